@@ -1,0 +1,43 @@
+# Everything runs in .venv, which the first target makes; `make demo` and `make test` are enough.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+export AUHEAT_REQUIRE_MODELS ?= 1
+
+.PHONY: help demo test check bench clean
+
+help:  ## show the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
+
+$(INSTALLED): pyproject.toml setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "auheat needs Python 3.11 or newer (make PYTHON=python3.12 ...)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,demo]'
+	@touch $@
+
+demo: $(INSTALLED)  ## make a labelled set, find landmarks, draw heatmaps, write the report
+	rm -rf demo-run
+	$(BIN)/auheat demo demo-run/rafdb
+	$(BIN)/auheat extract demo-run/rafdb --store demo-run/store
+	$(BIN)/auheat render --codebook martinez --store demo-run/store
+	$(BIN)/auheat report --store demo-run/store
+	@echo "Open $(CURDIR)/demo-run/store/report.html"
+
+test: $(INSTALLED)  ## style, types and tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy auheat cli
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED)  ## style and types alone
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy auheat cli
+
+bench: $(INSTALLED)  ## measure speed against peers in the same run
+	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+clean:  ## remove what the targets made
+	rm -rf demo-run build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

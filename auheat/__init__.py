@@ -1,0 +1,41 @@
+"""auheat: facial-expression training material that carries its own explanation.
+
+A folder of labelled face photos becomes HDF5 shards of photo, 68 landmarks and one heatmap of
+the facial action units (AUs) that an expert would inspect for its expression.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "AuheatError": "records",
+    "Codebook": "records",
+    "EXPRESSIONS": "records",
+    "Landmarks": "records",
+    "Sample": "records",
+    "Status": "records",
+    "list_codebooks": "facs",
+    "load_codebook": "facs",
+    "plan_heatmaps": "heatmaps",
+    "render_heatmaps": "heatmaps",
+    "content_digest": "shards",
+    "read_columns": "shards",
+    "load_detector": "landmarks",
+    "read_samples": "datasets",
+    "extract": "pipeline",
+    "render": "pipeline",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name on first use, so that `import auheat` stays quick."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'auheat' has no attribute {name!r}")
+    return getattr(import_module(f"auheat.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

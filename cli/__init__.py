@@ -1,0 +1,274 @@
+"""The command line: parse, one library call, print."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from auheat import __version__
+from auheat.records import AuheatError, Status
+
+
+class Group(click.Group):
+    """A group that turns an `AuheatError` into one line and exit code 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except AuheatError as error:
+            raise click.ClickException(str(error)) from error
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's signature)
+        return list(self.commands)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="auheat")
+def main() -> None:
+    """Turn labelled face photos into training shards with action-unit heatmaps.
+
+    \b
+    auheat extract rafdb/               photos -> landmarks
+    auheat render --codebook martinez   landmarks -> shards with heatmaps
+    auheat report                       one HTML page to look at
+
+    No photos at hand? `auheat demo rafdb/` makes a small labelled set.
+    """
+
+
+store_option = click.option(
+    "--store",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("auheat-data"),
+    envvar="AUHEAT_STORE",
+    show_default=True,
+    show_envvar=True,
+    help="Folder that holds landmarks/ and shards/.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+workers_option = click.option(
+    "--workers", type=int, help="Threads that read photos [default: one per core]."
+)
+overwrite_option = click.option(
+    "--overwrite", is_flag=True, help="Make anew what was made with other settings."
+)
+strict_option = click.option(
+    "--strict", is_flag=True, help="Exit 1 if any row has a bad status (see failed.csv)."
+)
+
+
+def options(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Apply several option decorators, the first on top in --help."""
+
+    def apply(function: Any) -> Any:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--train", default=40, show_default=True, help="Training photos per expression.")
+@click.option("--test", default=10, show_default=True, help="Test photos per expression.")
+@click.option("--seed", default=0, show_default=True, help="Another seed, another variation.")
+@json_option
+def demo(folder: Path, train: int, test: int, seed: int, as_json: bool) -> None:
+    """Write a small labelled set of one face in RAF-DB layout to FOLDER.
+
+    It is made from a public-domain portrait whose points are moved as each expression's muscles
+    move them. Needs scikit-image: pip install "auheat[demo]".
+
+    \b
+    auheat demo rafdb/
+    """
+    from auheat.demo import write_demo
+
+    _print_fields(write_demo(folder, train=train, test=test, seed=seed), as_json)
+
+
+@main.command()
+@click.argument("src", type=click.Path(path_type=Path))
+@store_option
+@click.option("--dataset", default="auto", show_default=True, help="auto, rafdb, folders, photos.")
+@click.option("--images", default="aligned", show_default=True, help="RAF-DB: aligned or original.")
+@click.option("--detector", default="mesh", show_default=True, help="What finds the landmarks.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N.")
+@click.option("--batch-size", default=32, show_default=True, help="Photos per batch.")
+@workers_option
+@click.option("--limit", type=int, help="Take only this many photos, spread over the set.")
+@click.option("--shard-size", default=1024, show_default=True, help="Rows per shard.")
+@overwrite_option
+@strict_option
+@json_option
+def extract(src: Path, as_json: bool, **settings: Any) -> None:
+    """Find 68 landmarks on every photo in SRC.
+
+    SRC has the RAF-DB layout, class folders (happy/, sad/, ... with or without train/ and test/),
+    or just photos. A photo that fails becomes a row with a status, never a crash; a stopped run
+    goes on where it was when the same command is given again.
+
+    \b
+    auheat extract rafdb/
+    auheat extract photos/ --limit 500 --store quick-look
+    """
+    from auheat.pipeline import extract as run
+
+    _print_summary(run(src, **settings), as_json)
+
+
+@main.command()
+@store_option
+@click.option("--codebook", default="martinez", show_default=True, help="A name or a YAML file.")
+@click.option("--name", help="What to call the shards [default: the codebook's name].")
+@click.option("--size", default=56, show_default=True, help="Side of the heatmap in pixels.")
+@click.option("--keep-low-confidence", is_flag=True, help="Let doubtful faces count as valid.")
+@workers_option
+@overwrite_option
+@strict_option
+@json_option
+def render(as_json: bool, **settings: Any) -> None:
+    """Draw one action-unit heatmap per face and write self-contained training shards.
+
+    \b
+    auheat render --codebook martinez
+    auheat render --codebook my-codebook.yaml --size 112
+    """
+    from auheat.pipeline import render as run
+
+    _print_summary(run(**settings), as_json)
+
+
+@main.command()
+@store_option
+@click.option("--name", help="Which shards, where there are several.")
+@click.option("--out", type=click.Path(path_type=Path), help="HTML file [default: in the store].")
+@json_option
+def report(store: Path, name: str | None, out: Path | None, as_json: bool) -> None:
+    """Write one self-contained HTML page: photos, landmarks, heatmaps, counts, doubtful faces.
+
+    \b
+    auheat report
+    """
+    from auheat.sheets import write_report
+
+    _print_fields({"report": str(write_report(store, name, out))}, as_json)
+
+
+@main.command()
+@click.argument("name", required=False)
+@json_option
+def codebooks(name: str | None, as_json: bool) -> None:
+    """List the codebooks, or show the action units of one by NAME (or of a YAML file).
+
+    \b
+    auheat codebooks
+    auheat codebooks martinez
+    """
+    from auheat.facs import list_codebooks, load_codebook
+
+    if name is None:
+        listed = [load_codebook(known) for known in list_codebooks()]
+        if as_json:
+            click.echo(json.dumps({book.name: book.title for book in listed}, indent=1))
+        else:
+            _print_table([("codebook", "title"), *((b.name, b.title) for b in listed)])
+        return
+    book = load_codebook(name)
+    if as_json:
+        units = {k: {c.au: c.weight for c in cues} for k, cues in book.expressions.items()}
+        click.echo(json.dumps({"name": book.name, "citation": book.citation} | units, indent=1))
+        return
+    click.echo(f"{book.title}\n{book.citation}\n")
+    for expression, cues in book.expressions.items():
+        click.echo(expression)
+        rows = [(f"  AU{c.au}", book.regions[c.au].name, _cue_note(c)) for c in cues]
+        _print_table(rows)
+        click.echo()
+
+
+@main.command()
+@store_option
+@json_option
+def verify(store: Path, as_json: bool) -> None:
+    """Check every shard of a store against its manifest; exit 1 where a rule is broken.
+
+    \b
+    auheat verify --store auheat-data
+    """
+    from auheat.store import verify_store
+
+    checked, findings = verify_store(store)
+    rows = [{"file": str(f.file), "problem": f.problem} for f in findings]
+    if as_json:
+        click.echo(json.dumps({"checked": [str(c) for c in checked], "findings": rows}, indent=1))
+    else:
+        for finding in findings:
+            click.echo(str(finding))
+        click.echo(f"{len(checked)} folders checked, {len(findings)} findings")
+    if findings:
+        sys.exit(1)
+
+
+@main.command()
+@click.option(
+    "--from",
+    "source",
+    type=click.Path(path_type=Path),
+    help="A mediapipe 0.10.21 wheel, or a folder with the .tflite files.",
+)
+@json_option
+def models(source: Path | None, as_json: bool) -> None:
+    """Show where the landmark models lie, or install them from a wheel or folder.
+
+    \b
+    auheat models
+    auheat models --from mediapipe-0.10.21-cp311-cp311-manylinux_2_28_x86_64.whl
+    """
+    from auheat.landmarks.weights import MODELS, find_model, install_models
+
+    if source is not None:
+        install_models(source)
+    _print_fields({name: str(find_model(name)) for name in MODELS}, as_json)
+
+
+def _cue_note(cue: Any) -> str:
+    weight = "" if cue.weight == 1 else f"weight {cue.weight:g}"
+    side = "" if cue.side == "both" else f"{cue.side} side"
+    return ", ".join(part for part in (weight, side) if part)
+
+
+def _print_summary(summary: Any, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(summary.as_dict(), indent=1))
+        return
+    rows = [(Status[name].name, str(n)) for name, n in summary.status.items() if n]
+    rows += [(key.replace("_", " "), str(value)) for key, value in summary.details.items()]
+    _print_table([("status", "rows"), *rows, ("total", str(summary.rows))])
+    fresh = summary.rows - summary.resumed
+    speed = f"{fresh} photos in {summary.seconds:.1f} s, {summary.rate:.0f}/s" if fresh else ""
+    there = f"{summary.resumed} were there already" if summary.resumed else ""
+    click.echo("; ".join(part for part in (speed, there) if part))
+    click.echo(f"written to {summary.folder}")
+    for warning in summary.warnings:
+        click.echo(f"note: {warning}", err=True)
+
+
+def _print_fields(fields: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(fields, indent=1))
+    else:
+        _print_table([(key, str(value)) for key, value in fields.items()])
+
+
+def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        click.echo("  ".join(cells).rstrip())

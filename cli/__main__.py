@@ -1,0 +1,5 @@
+"""`python -m auheat.cli`."""
+
+from auheat.cli import main
+
+main()

@@ -1,0 +1,116 @@
+"""Fixtures that several test modules share."""
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from auheat.facs import load_codebook
+from auheat.landmarks import load_detector
+from auheat.records import Codebook, Landmarks, Status
+
+
+@pytest.fixture(scope="session")
+def outside_data() -> Path:
+    """Real photos that are no part of the project."""
+    folder = os.environ.get("AUHEAT_TEST_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("AUHEAT_TEST_DATA names no folder of photos")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def martinez() -> Codebook:
+    return load_codebook("martinez")
+
+
+@pytest.fixture(scope="session")
+def detector():
+    return load_detector("mesh", "cpu")
+
+
+@pytest.fixture(scope="session")
+def portrait():
+    """The astronaut's portrait (H, W, 3) and its landmarks (68, 2)."""
+    pytest.importorskip("skimage", reason="scikit-image carries the portrait")
+    from auheat.demo import load_portrait
+
+    return load_portrait()
+
+
+@pytest.fixture
+def face_at(martinez):
+    """A function that places the mean face: (eye distance px, middle of the eyes, roll deg)."""
+
+    def place(eye: float = 50.0, middle=(50.0, 40.0), roll: float = 0.0) -> np.ndarray:
+        turn = np.deg2rad(roll)
+        rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+        return eye * martinez.frame.mean @ rotation.T + np.array(middle)
+
+    return place
+
+
+@pytest.fixture
+def random_faces(martinez):
+    """A function (n, seed) -> landmarks (n, 68, 2) of varied, tilted, distorted faces at 100 px."""
+
+    def make(n: int, seed: int = 0) -> np.ndarray:
+        rng = np.random.default_rng(seed)
+        turn = rng.uniform(-0.5, 0.5, n)
+        rotation = np.stack([np.cos(turn), -np.sin(turn), np.sin(turn), np.cos(turn)], -1)
+        noise = rng.normal(0, 0.02, (n, 68, 2))
+        faces = (martinez.frame.mean + noise) @ rotation.reshape(n, 2, 2).transpose(0, 2, 1)
+        eye, middle = rng.uniform(35, 60, (n, 1, 1)), rng.uniform(35, 60, (n, 1, 2))
+        return faces * eye + middle
+
+    return make
+
+
+class StubDetector:
+    """A detector of known answers: the mean face placed by the photo's first pixel."""
+
+    name = "stub"
+    digest = "0" * 64
+    device = "cpu"
+
+    def __init__(self, mean: np.ndarray):
+        self.mean = mean
+
+    def __call__(self, images) -> Landmarks:
+        n = len(images)
+        points = np.full((n, 68, 2), np.nan, np.float32)
+        status = np.full(n, Status.NO_FACE, np.uint8)
+        for i, image in enumerate(images):
+            height, width = image.shape[:2]
+            if min(height, width) > 8:
+                eye = width * (0.4 + image[0, 0, 0] / 2550)
+                points[i] = eye * self.mean + np.array([width / 2, height * 0.4])
+                status[i] = Status.OK
+        return Landmarks(points, np.where(status == 0, 0.9, 0).astype(np.float32), status)
+
+
+@pytest.fixture
+def stub_detector(monkeypatch, martinez):
+    """Make the pipeline use `StubDetector`, so that its own promises are tested quickly."""
+    stub = StubDetector(martinez.frame.mean)
+    monkeypatch.setattr("auheat.pipeline.load_detector", lambda *_: stub)
+    return stub
+
+
+@pytest.fixture
+def rafdb(tmp_path) -> Path:
+    """Twelve small photos in RAF-DB layout, two of them Neutral."""
+    root = tmp_path / "rafdb"
+    (root / "Image" / "aligned").mkdir(parents=True)
+    (root / "EmoLabel").mkdir()
+    lines = []
+    for i in range(12):
+        split = "train" if i < 8 else "test"
+        name, key = f"{split}_{i:05d}", [4, 1, 7, 6, 5, 2][i % 6]
+        image = np.full((40, 40, 3), 20 * i, np.uint8)
+        cv2.imwrite(str(root / "Image" / "aligned" / f"{name}_aligned.jpg"), image)
+        lines.append(f"{name}.jpg {key}\n")
+    (root / "EmoLabel" / "list_patition_label.txt").write_text("".join(lines))
+    return root

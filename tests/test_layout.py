@@ -1,0 +1,112 @@
+"""The house rules that a machine can see: who imports whom, file sizes, packages."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SIBLINGS = ("datasets", "facs", "heatmaps", "shards", "landmarks", "images")
+ORDER = [("records",), SIBLINGS, ("store",), ("pipeline",), ("demo", "sheets"), ("wsol",), ("cli",)]
+RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
+SOURCES = sorted([*ROOT.glob("auheat/**/*.py"), *ROOT.glob("cli/*.py")])
+
+
+def imported(file: Path) -> set[str]:
+    """Names of auheat's own modules that a file imports, at its top or inside a function."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name.removeprefix("auheat.") for name in found if name.startswith("auheat.")}
+
+
+def part(file: Path) -> str:
+    """The top-level part a file belongs to: "records", "landmarks", ..., "cli"."""
+    relative = file.relative_to(ROOT)
+    return "cli" if relative.parts[0] == "cli" else relative.parts[1].removesuffix(".py")
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=lambda f: str(f.relative_to(ROOT)))
+def test_imports_point_one_way(file):
+    here = part(file)
+    if here == "__init__":
+        assert not imported(file)
+        return
+    for name in imported(file):
+        other = name.split(".")[0]
+        if other in RANK and other != here:
+            assert RANK[other] < RANK[here], f"{here} imports {other}"
+
+
+def test_no_module_cycle():
+    graph = {}
+    for file in SOURCES:
+        name = ".".join(file.relative_to(ROOT).with_suffix("").parts).removeprefix("auheat.")
+        graph[name.removesuffix(".__init__")] = imported(file)
+    state = {}
+
+    def visit(name):
+        assert state.get(name) != "open", f"cycle through {name}"
+        if name in graph and name not in state:
+            state[name] = "open"
+            for other in graph[name]:
+                visit(other)
+            state[name] = "done"
+
+    for name in graph:
+        visit(name)
+    assert len(state) > 10
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=lambda f: str(f.relative_to(ROOT)))
+def test_files_and_functions_stay_small(file):
+    text = file.read_text()
+    assert len(text.splitlines()) <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 70, f"{node.name} does not fit a screen"
+
+
+def test_public_functions_say_what_they_do():
+    for file in SOURCES:
+        for node in ast.parse(file.read_text()).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                assert ast.get_docstring(node), f"{file.name}: {node.name} has no docstring"
+
+
+@pytest.mark.parametrize("module", ["auheat", "auheat.landmarks", "auheat.cli", "auheat.heatmaps"])
+def test_torch_is_not_loaded_before_it_is_needed(module):
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_every_public_name_loads():
+    import auheat
+
+    for name in auheat.__all__:
+        assert getattr(auheat, name) is not None
+    assert set(auheat.__all__) <= set(dir(auheat))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = auheat.nothing
+
+
+def test_the_wheel_lists_every_package_and_no_other():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folders = {f.parent.relative_to(ROOT) for f in SOURCES if f.name == "__init__.py"}
+    folders |= {f.parent.relative_to(ROOT) for f in ROOT.glob("codebooks/__init__.py")}
+    mapped = {"cli": "auheat.cli", "codebooks": "auheat.codebooks"}
+    expected = {mapped.get(str(f), ".".join(f.parts)) for f in folders}
+    assert set(settings["packages"]) == expected
+
+
+def test_versions_agree():
+    import auheat
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert auheat.__version__ == project["version"]
