@@ -44,22 +44,41 @@ After the prototypes of Ekman, Friesen and Hager, FACS Investigator's Guide (200
 
 MOTIONS: Mapping[int, tuple[tuple[tuple[int, ...], float, float, float], ...]] = MappingProxyType(
     {
-        1: (((20, 21), 0.01, -0.075, 0.26), ((19,), 0.0, -0.03, 0.2)),
-        2: (((18,), -0.01, -0.07, 0.24), ((17,), -0.01, -0.05, 0.2), ((19,), 0.0, -0.05, 0.2)),
-        4: (((20, 21), 0.03, 0.05, 0.2), ((19,), 0.015, 0.045, 0.2), ((21,), 0.03, 0.045, 0.16)),
+        1: (((20,), 0.005, -0.06, 0.28), ((21,), 0.01, -0.07, 0.28), ((19,), 0.0, -0.035, 0.26)),
+        2: (
+            ((17,), -0.01, -0.05, 0.24),
+            ((18,), -0.005, -0.065, 0.26),
+            ((19,), 0.0, -0.05, 0.26),
+            ((20,), 0.0, -0.025, 0.22),
+        ),
+        4: (((19,), 0.01, 0.035, 0.22), ((20,), 0.025, 0.045, 0.22), ((21,), 0.03, 0.045, 0.2)),
         5: (((37, 38), 0.0, -0.04, 0.13),),
         6: (((31, 36, 41), -0.01, -0.06, 0.26), ((40, 41), 0.0, -0.02, 0.1)),
         7: (((40, 41), 0.0, -0.03, 0.12), ((37, 38), 0.0, 0.015, 0.1)),
         9: (((31,), -0.01, -0.05, 0.18), ((28, 39), 0.01, -0.03, 0.16), ((21,), 0.02, 0.035, 0.16)),
-        10: (((50,), -0.005, -0.06, 0.18), ((49,), -0.01, -0.04, 0.16), ((61,), 0.0, -0.05, 0.1)),
-        12: (((48,), -0.085, -0.075, 0.28), ((60,), -0.06, -0.05, 0.16)),
-        15: (((48,), 0.005, 0.075, 0.24), ((59,), 0.0, 0.03, 0.16)),
+        10: (
+            ((49,), -0.005, -0.03, 0.16),
+            ((50,), 0.0, -0.05, 0.18),
+            ((51,), 0.0, -0.048, 0.18),
+            ((61,), 0.0, -0.05, 0.12),
+            ((62,), 0.0, -0.045, 0.12),
+        ),
+        12: (((48,), -0.08, -0.07, 0.26), ((49,), -0.045, -0.035, 0.2), ((59,), -0.05, -0.03, 0.2)),
+        15: (((48,), 0.005, 0.07, 0.22), ((49,), 0.0, 0.03, 0.18), ((59,), 0.0, 0.045, 0.2)),
         16: (((58,), -0.01, 0.05, 0.16), ((59,), -0.01, 0.045, 0.16), ((67,), 0.0, 0.04, 0.1)),
         17: (((8, 57), 0.0, -0.055, 0.26), ((58,), 0.0, -0.035, 0.16), ((57,), 0.0, -0.04, 0.16)),
-        20: (((48,), -0.095, 0.025, 0.26), ((59,), -0.045, 0.02, 0.18)),
+        20: (((48,), -0.085, 0.025, 0.24), ((49,), -0.05, 0.012, 0.2), ((59,), -0.05, 0.018, 0.2)),
         24: (((50, 51), 0.0, 0.035, 0.16), ((57, 58), 0.0, -0.04, 0.16), ((48,), 0.03, 0.0, 0.16)),
         25: (((57, 58), 0.0, 0.04, 0.18), ((66,), 0.0, 0.05, 0.12), ((51,), 0.0, -0.015, 0.12)),
-        26: (((8,), 0.0, 0.1, 0.34), ((57,), 0.0, 0.1, 0.26), ((58,), 0.01, 0.09, 0.2)),
+        26: (
+            ((8,), 0.0, 0.085, 0.34),
+            ((7,), 0.0, 0.08, 0.32),
+            ((6,), 0.01, 0.06, 0.3),
+            ((57,), 0.0, 0.085, 0.26),
+            ((58,), 0.0, 0.08, 0.24),
+            ((59,), 0.005, 0.055, 0.22),
+            ((8, 57), 0.0, 0.085, 0.3),
+        ),
     }
 )
 """How each unit moves the skin: (landmarks whose mean is moved, dx, dy, radius of influence).
@@ -113,7 +132,7 @@ def load_portrait() -> tuple[Array, Array]:
         from skimage.data import astronaut
     except ImportError as error:
         raise AuheatError('the demo needs scikit-image: pip install "auheat[demo]"') from error
-    photo = astronaut()
+    photo: Array = astronaut()  # type: ignore[no-untyped-call]
     found = load_detector("mesh", "cpu")([photo])
     if found.status[0] > Status.MANY_FACES:
         raise AuheatError("demo: no face found in the portrait (are the landmark models intact?)")
@@ -127,7 +146,7 @@ def make_photo(photo: Array, points: Array, expression: str, rng: np.random.Gene
     return vary(move_face(face, base, moved), base, rng)
 
 
-def magnify(photo: Array, points: Array, factor: float = 3.0) -> tuple[Array, Array]:
+def magnify(photo: Array, points: Array, factor: float = 2.0) -> tuple[Array, Array]:
     """Cut the face out and enlarge it, so that warping and shrinking lose nothing."""
     eye = float(np.hypot(*(points[45] - points[36])))
     low = np.maximum(points.min(0) - 1.2 * eye, 0).astype(int)
@@ -168,15 +187,19 @@ def motion_field(points: Array, aus: Mapping[int, float], shape: tuple[int, int]
     Each motion fades with Wendland's compact C2 kernel (1 - r)^4 (4 r + 1); where several
     overlap they are averaged rather than piled up.
     """
-    centres, shifts, radii = displace(points, aus)
-    y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
     total, weight = np.zeros((*shape, 2), np.float32), np.zeros(shape, np.float32)
-    for (cx, cy), shift, radius in zip(centres, shifts, radii, strict=True):
-        r = np.minimum(np.hypot(x - np.float32(cx), y - np.float32(cy)) / np.float32(radius), 1)
+    for centre, shift, radius in zip(*displace(points, aus), strict=True):
+        low = np.clip(np.floor(centre - radius), 0, shape[::-1]).astype(int)
+        high = np.clip(np.ceil(centre + radius) + 1, 0, shape[::-1]).astype(int)
+        rows, columns = slice(low[1], high[1]), slice(low[0], high[0])
+        dx = np.arange(low[0], high[0], dtype=np.float32) - np.float32(centre[0])
+        dy = np.arange(low[1], high[1], dtype=np.float32) - np.float32(centre[1])
+        r = np.minimum(np.hypot(dx, dy[:, None]) / np.float32(radius), 1)
         kernel = (1 - r) ** 4 * (4 * r + 1)
-        total += kernel[..., None] * shift.astype(np.float32)
-        weight += kernel
-    return total / np.maximum(weight, 1)[..., None]
+        total[rows, columns] += kernel[..., None] * shift.astype(np.float32)
+        weight[rows, columns] += kernel
+    field: Array = total / np.maximum(weight, 1)[..., None]
+    return field
 
 
 def move_face(photo: Array, points: Array, aus: Mapping[int, float]) -> Array:
@@ -185,7 +208,7 @@ def move_face(photo: Array, points: Array, aus: Mapping[int, float]) -> Array:
     field = motion_field(points, aus, shape)
     y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
     back_x, back_y = x, y
-    for _ in range(8):  # invert y + field(y) = x by fixed point; the field's slope is below one
+    for _ in range(6):  # invert y + field(y) = x by fixed point; the field's slope is below one
         shift = cv2.remap(field, back_x, back_y, cv2.INTER_LINEAR)
         back_x, back_y = x - shift[..., 0], y - shift[..., 1]
     return cv2.remap(photo, back_x, back_y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
@@ -203,7 +226,10 @@ def vary(face: Array, points: Array, rng: np.random.Generator) -> Array:
     over = 3  # drawn larger and averaged, for clean pixels
     matrix = over * np.hstack([rotation, (target - rotation @ middle)[:, None]])
     large = cv2.warpAffine(
-        face, matrix, (over * SIDE, over * SIDE), flags=cv2.INTER_LINEAR,
+        face,
+        matrix,
+        (over * SIDE, over * SIDE),
+        flags=cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_REPLICATE,
     )
     image = cv2.resize(large, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
@@ -211,7 +237,7 @@ def vary(face: Array, points: Array, rng: np.random.Generator) -> Array:
         image = image[:, ::-1]
     light = rng.uniform(0.75, 1.2) + np.linspace(-1, 1, SIDE) * rng.uniform(-0.2, 0.2)
     tint = rng.uniform(0.94, 1.06, 3)
-    out = image * light[None, :, None] * tint + rng.uniform(-12, 12)
+    out: Array = image * light[None, :, None] * tint + rng.uniform(-12, 12)
     out = cv2.GaussianBlur(out, (0, 0), rng.uniform(0.2, 0.9))
     out = out + rng.normal(0, rng.uniform(0, 5), out.shape)
     return np.clip(np.rint(out), 0, 255).astype(np.uint8)

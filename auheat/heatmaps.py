@@ -25,7 +25,7 @@ MIN_SIGMA = 1.5
 """Smallest sigma, in map pixels, that a map of that size shows well."""
 
 _NOSE = (27, 33)
-_CHUNK = 2**22
+_CHUNK = 2**15  # map pixels drawn at once: more do not fit a core's cache
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,7 +120,7 @@ def render_heatmaps(
             continue
         rows = xp.nonzero((labels == k) & finite & apart)
         rows = rows[0] if xp is np else rows[:, 0]
-        step = max(1, _CHUNK // (len(blobs[0]) * size[0] * size[1]))
+        step = max(1, _CHUNK // (size[0] * size[1])) if xp is np else max(1, len(rows))
         for start in range(0, len(rows), step):
             some = rows[start : start + step]
             maps[some] = _draw(points[some], sizes[some], blobs, plan.frame, size)
@@ -129,7 +129,7 @@ def render_heatmaps(
 
 
 def _draw(points: Any, sizes: Any, blobs: Sequence[Array], frame: Frame, size: Any) -> Any:
-    """Draw the same blobs on each face: the exponential of the largest exponent is the max."""
+    """Draw the same blobs on each face; the largest Gaussian is that of the least distance."""
     xp = _namespace(points)
     anchor, offset, sigma, angle, log_weight = (_like(points, b) for b in blobs)
     cos, sin, scale = (v[:, None] for v in fit_frame(points, frame))
@@ -139,13 +139,20 @@ def _draw(points: Any, sizes: Any, blobs: Sequence[Array], frame: Frame, size: A
     ax, ay = cos * xp.cos(angle) - sin * xp.sin(angle), sin * xp.cos(angle) + cos * xp.sin(angle)
     x = _grid(points, size[1]) * sizes[:, 1:] - 0.5
     y = _grid(points, size[0]) * sizes[:, :1] - 0.5
-    dx = (x[:, None, :] - cx[..., None])[:, :, None, :]
-    dy = (y[:, None, :] - cy[..., None])[:, :, :, None]
     along, across = scale * sigma[:, 0], scale * sigma[:, 1]
-    u = dx * (ax / along)[..., None, None] + dy * (ay / along)[..., None, None]
-    v = dy * (ax / across)[..., None, None] - dx * (ay / across)[..., None, None]
-    exponent = log_weight[:, None, None] - 0.5 * (u * u + v * v)
-    return xp.exp(xp.amax(exponent, 1))
+    least: Any = None
+    for b in range(anchor.shape[0]):
+        dx, dy = (x - cx[:, b : b + 1])[:, None, :], (y - cy[:, b : b + 1])[:, :, None]
+        c, s = ax[:, b, None, None], ay[:, b, None, None]
+        u = dx * (c / along[:, b, None, None]) + dy * (s / along[:, b, None, None])
+        v = dy * (c / across[:, b, None, None]) - dx * (s / across[:, b, None, None])
+        u *= u
+        v *= v
+        u += v
+        u -= 2 * log_weight[b]
+        least = u if least is None else xp.minimum(least, u)
+    least *= -0.5
+    return xp.exp(least)
 
 
 def smallest_sigma(
@@ -158,10 +165,9 @@ def smallest_sigma(
         return out
     _, _, scale = fit_frame(np.asarray(points, np.float64)[finite], plan.frame)
     shrink = np.min(np.array(size) / np.asarray(image_sizes)[finite], axis=1)
-    thinnest = np.array([np.inf if b is None else b[2].min() for b in plan.classes])
-    chosen = np.asarray(labels)[finite]
-    least = np.where(chosen >= 0, thinnest[chosen], np.inf)
-    out[finite] = least * scale * shrink
+    thinnest = [np.inf if blobs is None else blobs[2].min() for blobs in plan.classes]
+    thinnest.append(np.inf)  # what label -1 picks
+    out[finite] = np.array(thinnest)[np.asarray(labels)[finite]] * scale * shrink
     return out
 
 

@@ -152,7 +152,10 @@ def _write_column(shard: h5py.File, name: str, column: Column) -> None:
     else:
         dataset = shard.create_dataset(name, (len(values),), _TEXT, data=list(values))
     for key, value in column.attributes.items():
-        dataset.attrs[key] = value
+        if isinstance(value, list):
+            dataset.attrs.create(key, value, (len(value),), _TEXT)
+        else:
+            dataset.attrs[key] = value
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -261,7 +264,8 @@ def _as_bytes(values: Any) -> Iterator[bytes]:
 def verify_folder(folder: Path) -> list[Finding]:
     """Compare a stage's files with its manifest: one finding per rule that is broken."""
     try:
-        entries = read_manifest(folder)["shards"]
+        manifest = read_manifest(folder)
+        entries = manifest["shards"]
     except AuheatError as error:
         return [Finding(folder / MANIFEST, str(error).partition(": ")[2])]
     findings = []
@@ -269,6 +273,10 @@ def verify_folder(folder: Path) -> list[Finding]:
         problem = _check_shard(folder / entry.file, entry)
         if problem:
             findings.append(Finding(folder / entry.file, problem))
+    done, wanted = sum(entry.rows for entry in entries), manifest["fingerprint"].get("photos")
+    if done != wanted:
+        problem = f"{done} of {wanted} rows (run the same command again to finish)"
+        findings.append(Finding(folder / MANIFEST, problem))
     listed = {entry.file for entry in entries}
     strays = [f for f in folder.iterdir() if f.suffix in (".h5", ".part") and f.name not in listed]
     left = "not in the manifest (left by a stopped run)"

@@ -94,15 +94,17 @@ def _read_table(files: Sequence[Path]) -> Table:
     parts = [read_columns(file, wanted) for file in files]
     lengths = [len(part["id"]) for part in parts]
     columns: dict[str, Any] = {
-        key: sum((part[key] for part in parts), [])
-        if isinstance(parts[0][key], list)
-        else np.concatenate([part[key] for part in parts])
+        key: np.concatenate([np.asarray(part[key], _kind(part[key])) for part in parts])
         for key in wanted
     }
     shard = np.repeat(np.arange(len(files)), lengths)
     row = np.concatenate([np.arange(n) for n in lengths])
     names = list(read_attributes(files[0], "label")["names"])
     return Table(columns, shard, row, list(files), names)
+
+
+def _kind(values: Any) -> Any:
+    return values.dtype if isinstance(values, np.ndarray) else object
 
 
 def _count_status(table: Table) -> list[tuple[str, int, str]]:
@@ -175,16 +177,19 @@ def draw_panel(photo: Array, points: Array, heatmap: Array, side: int = PANEL) -
     A face that fills less of the photo is shown closer; all three show the same square.
     """
     view = _view(photo, points, side)
-    border = {"borderMode": cv2.BORDER_CONSTANT, "borderValue": (128, 128, 128)}
-    shrinking = np.hypot(*view[:, 0]) < 1
-    how = cv2.INTER_AREA if shrinking else cv2.INTER_CUBIC
-    face = cv2.warpAffine(photo, view, (side, side), flags=how, **border)
+    over = int(np.clip(np.ceil(1 / view[0, 0]), 1, 8))  # a large photo is drawn larger, averaged
+    finer = view * over + [[0, 0, (over - 1) / 2]] * 2
+    gray = (128, 128, 128)
+    large = cv2.warpAffine(
+        photo, finer, (over * side, over * side), flags=cv2.INTER_CUBIC, borderValue=gray
+    )
+    face = cv2.resize(large, (side, side), interpolation=cv2.INTER_AREA)
     h, w = heatmap.shape
     scale = np.array([photo.shape[1] / w, photo.shape[0] / h])
     to_photo = np.hstack([np.diag(scale), (0.5 * scale - 0.5)[:, None]])
     heat = cv2.warpAffine(
         heatmap.astype(np.float32),
-        (np.vstack([view, [0, 0, 1]])[:2] @ _homogeneous(to_photo)),
+        view @ np.vstack([to_photo, [0, 0, 1]]),
         (side, side),
         flags=cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_REPLICATE,
@@ -211,14 +216,10 @@ def _view(photo: Array, points: Array, side: int) -> Array:
     return np.hstack([scale * np.eye(2), ((side - 1) / 2 - scale * middle)[:, None]])
 
 
-def _homogeneous(matrix: Array) -> Array:
-    return np.vstack([matrix, [0, 0, 1]])
-
-
 def colorize(heat: Array) -> Array:
     """Return a heatmap (h, w) in [0, 1] as RGB u8, black to yellow."""
     level = np.rint(255 * np.clip(heat, 0, 1)).astype(np.uint8)
-    return cv2.cvtColor(cv2.applyColorMap(level, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+    return np.asarray(cv2.applyColorMap(level, cv2.COLORMAP_INFERNO))[..., ::-1].copy()
 
 
 def overlay(photo: Array, heat: Array) -> Array:
@@ -227,7 +228,8 @@ def overlay(photo: Array, heat: Array) -> Array:
     level = np.rint(255 * np.clip(heat, 0, 1)).astype(np.uint8)
     color = cv2.cvtColor(cv2.applyColorMap(level, cv2.COLORMAP_JET), cv2.COLOR_BGR2RGB)
     alpha = 0.65 * np.clip(2 * heat, 0, 1)[..., None]
-    return np.rint(gray * (1 - alpha) + color * alpha).astype(np.uint8)
+    blended: Array = np.rint(gray * (1 - alpha) + color * alpha).astype(np.uint8)
+    return blended
 
 
 def embed(image: Array) -> str:

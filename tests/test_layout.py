@@ -15,6 +15,15 @@ RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 SOURCES = sorted([*ROOT.glob("auheat/**/*.py"), *ROOT.glob("cli/*.py")])
 
 
+def module_name(file: Path) -> str:
+    """The name a file is imported by, without the leading "auheat."."""
+    name = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+    return name.removeprefix("auheat.").removesuffix(".__init__")
+
+
+MODULES = {module_name(file) for file in SOURCES}
+
+
 def imported(file: Path) -> set[str]:
     """Names of auheat's own modules that a file imports, at its top or inside a function."""
     found = set()
@@ -22,7 +31,10 @@ def imported(file: Path) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                is_module = inner.removeprefix("auheat.") in MODULES
+                found.add(inner if is_module else node.module)
     return {name.removeprefix("auheat.") for name in found if name.startswith("auheat.")}
 
 
@@ -45,10 +57,7 @@ def test_imports_point_one_way(file):
 
 
 def test_no_module_cycle():
-    graph = {}
-    for file in SOURCES:
-        name = ".".join(file.relative_to(ROOT).with_suffix("").parts).removeprefix("auheat.")
-        graph[name.removesuffix(".__init__")] = imported(file)
+    graph = {module_name(file): imported(file) for file in SOURCES}
     state = {}
 
     def visit(name):

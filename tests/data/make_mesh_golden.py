@@ -4,8 +4,7 @@ Run in an environment of its own (its pins clash with ours):
 `pip install mediapipe==0.10.21 scikit-image`, then `python tests/data/make_mesh_golden.py`.
 
 mesh_golden.npz: `matrix` (K, 2, 3) f64 maps pixels (x, y, 1) of a view to pixels of the portrait,
-`size` (K, 2) is a view's (H, W), `points` (K, 478, 2) f32 are pixels (x, y) of the view,
-`single` (478, 2) f32 is the first view with the model that has no attention (its irises are NaN).
+`size` (K, 2) is a view's (H, W), `points` (K, 478, 2) f32 are pixels (x, y) of the view.
 """
 
 from pathlib import Path
@@ -53,18 +52,15 @@ def render_view(image, matrix, size):
     return np.floor(upper * (1 - down) + lower * down + 0.5).astype(np.uint8)
 
 
-def find_points(image, refine):
-    """Return mediapipe's (478, 2) points in pixels; NaN where a model gives fewer."""
+def find_points(image):
+    """Return mediapipe's (478, 2) points in pixels."""
     import mediapipe
 
-    with mediapipe.solutions.face_mesh.FaceMesh(
-        static_image_mode=True, refine_landmarks=refine
-    ) as mesh:
-        faces = mesh.process(image).multi_face_landmarks
-    points = np.full((478, 2), np.nan)
-    found = np.array([(p.x, p.y) for p in faces[0].landmark])
-    points[: len(found)] = found * [image.shape[1], image.shape[0]]
-    return points.astype(np.float32)
+    options = {"static_image_mode": True, "refine_landmarks": True}
+    with mediapipe.solutions.face_mesh.FaceMesh(**options) as mesh:
+        (face,) = mesh.process(image).multi_face_landmarks
+    found = np.array([(p.x, p.y) for p in face.landmark])
+    return (found * [image.shape[1], image.shape[0]]).astype(np.float32)
 
 
 def main():
@@ -74,10 +70,9 @@ def main():
     matrix = np.stack([view_matrix(*view) for view in VIEWS])
     size = np.array([view[-1] for view in VIEWS])
     images = [render_view(portrait, m, s) for m, s in zip(matrix, size, strict=True)]
-    points = np.stack([find_points(image, refine=True) for image in images])
-    single = find_points(images[0], refine=False)
+    points = np.stack([find_points(image) for image in images])
     path = Path(__file__).with_name("mesh_golden.npz")
-    np.savez_compressed(path, matrix=matrix, size=size, points=points, single=single)
+    np.savez_compressed(path, matrix=matrix, size=size, points=points)
 
 
 if __name__ == "__main__":

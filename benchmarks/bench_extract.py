@@ -1,0 +1,60 @@
+"""Photos per second of `auheat extract`, beside its limits in the same run: decode, networks.
+
+    python benchmarks/bench_extract.py [FOLDER]      (a RAF-DB layout or class folders)
+
+Without FOLDER the demonstration set is used. Prints one JSON line. Cost grows linearly with the
+number of photos; the networks cost the same for each photo, decoding grows with its pixels.
+"""
+
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from auheat.datasets import read_samples
+from auheat.demo import write_demo
+from auheat.images import decode, read_bytes
+from auheat.landmarks import load_detector
+from auheat.pipeline import extract
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as tmp:
+        if len(sys.argv) > 1:
+            source = Path(sys.argv[1])
+        else:
+            source = Path(tmp) / "rafdb"
+            write_demo(source)
+        samples = read_samples(source)
+        detector = load_detector("mesh")
+
+        start = time.perf_counter()
+        images = [decode(read_bytes(source / s.path)) for s in samples]
+        decoding = time.perf_counter() - start
+
+        detector(images[:32])  # warm up
+        start = time.perf_counter()
+        for i in range(0, len(images), 32):
+            detector(images[i : i + 32])
+        networks = time.perf_counter() - start
+
+        summary = extract(source, Path(tmp) / "store")
+        n = len(samples)
+        result = {
+            "stage": "extract",
+            "device": detector.device,
+            "threads": torch.get_num_threads(),
+            "photos": n,
+            "photos_per_s": round(summary.rate, 1),
+            "decode_alone_per_s": round(n / decoding, 1),
+            "networks_alone_per_s": round(n / networks, 1),
+            "share_of_networks_alone": round(summary.rate * networks / n, 3),
+        }
+        print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

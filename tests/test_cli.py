@@ -1,0 +1,149 @@
+"""The command line: one library call per command, clear errors, and the whole chain once."""
+
+import inspect
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from auheat.cli import main
+from auheat.shards import content_digest
+
+COMMANDS = ("demo", "extract", "render", "report", "codebooks", "verify", "models")
+
+
+def run(*arguments, code: int = 0):
+    result = CliRunner().invoke(main, [str(a) for a in arguments])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def test_the_commands_are_those_of_the_readme_in_order():
+    assert tuple(main.commands) == COMMANDS
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_explains_every_option_and_gives_an_example(command):
+    text = run(command, "--help").output
+    assert f"auheat {command}" in text.partition("Options:")[0].partition("\n")[2]
+    for option in main.commands[command].params:
+        if isinstance(option, click.Option):
+            assert option.help, f"{command}: {option.name}"
+
+
+@pytest.mark.parametrize(
+    ("command", "module", "function"),
+    [
+        ("extract", "auheat.pipeline", "extract"),
+        ("render", "auheat.pipeline", "render"),
+        ("report", "auheat.sheets", "write_report"),
+        ("demo", "auheat.demo", "write_demo"),
+    ],
+)
+def test_options_have_the_names_and_defaults_of_the_parameters_they_set(command, module, function):
+    found = getattr(__import__(module, fromlist=[function]), function)
+    wanted = inspect.signature(found).parameters
+    arguments = [p for p in main.commands[command].params if isinstance(p, click.Argument)]
+    context = main.commands[command].make_context(command, ["somewhere"] * len(arguments))
+    assert set(context.params) - {"as_json"} == set(wanted)
+    for name, parameter in wanted.items():
+        if parameter.default is not inspect.Parameter.empty:
+            assert context.params[name] == parameter.default, name
+
+
+def test_an_error_is_one_line_and_exit_code_1(tmp_path):
+    result = run("render", "--store", tmp_path, code=1)
+    assert result.output.count("\n") == 1
+    assert result.output.startswith("Error: ")
+    assert "run `auheat extract` first" in result.output
+    assert run("extract", tmp_path / "gone", code=1).output.endswith("folder of photos)\n")
+
+
+def test_usage_mistakes_exit_with_2():
+    run("extract", code=2)
+    run("render", "--sise", "3", code=2)
+    run("nonsense", code=2)
+
+
+def test_the_store_may_come_from_the_environment(rafdb, tmp_path, stub_detector, monkeypatch):
+    monkeypatch.setenv("AUHEAT_STORE", str(tmp_path / "from-env"))
+    run("extract", rafdb)
+    run("render")
+    assert (tmp_path / "from-env" / "shards" / "martinez" / "00000.h5").is_file()
+
+
+def test_commands_follow_one_another_without_options(rafdb, tmp_path, stub_detector, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "12 photos in" in run("extract", "rafdb/").output
+    assert "OK" in run("render", "--codebook", "martinez").output
+    assert "report.html" in run("report").output
+    assert "2 folders checked, 0 findings" in run("verify").output
+    assert "12 were there already" in run("extract", "rafdb/").output
+
+
+def test_summaries_are_json_when_asked(rafdb, tmp_path, stub_detector):
+    store = ("--store", tmp_path / "s", "--json")
+    told = json.loads(CliRunner().invoke(main, ["extract", str(rafdb), *map(str, store)]).stdout)
+    assert told["rows"] == 12
+    assert told["status"]["OK"] == 12
+    assert told["rate"] > 0
+    drawn = json.loads(CliRunner().invoke(main, ["render", *map(str, store)]).stdout)
+    # thin: 0.06 eye distances of 40 * (0.4 + 20 i / 2550) px, shown at 56 / 40, are under 1.5 px
+    assert drawn["details"] == {"valid": 10, "thin_rows": 5}  # i = 0, 1, 3, 4, 5; 2 is Neutral
+    assert json.loads(run("verify", *store).output)["findings"] == []
+    assert json.loads(run("codebooks", "--json").output)["martinez"].startswith("Martinez")
+    assert json.loads(run("codebooks", "martinez", "--json").output)["Happiness"]["12"] == 1
+
+
+def test_verify_names_the_broken_file_and_exits_with_1(rafdb, tmp_path, stub_detector):
+    run("extract", rafdb, "--store", tmp_path / "s")
+    file = tmp_path / "s" / "landmarks" / "00000.h5"
+    file.write_bytes(file.read_bytes()[:-1])
+    assert f"{file}: " in run("verify", "--store", tmp_path / "s", code=1).output
+
+
+def test_codebooks_are_listed_and_shown():
+    assert "martinez" in run("codebooks").output
+    text = run("codebooks", "martinez").output
+    assert "10.1109/TAFFC.2017.2731763" in text
+    happiness = text.partition("Happiness\n")[2].partition("\n\n")[0]
+    assert [line.split()[0] for line in happiness.splitlines()] == ["AU6", "AU12", "AU25"]
+
+
+def test_models_are_found():
+    assert "face_landmark_with_attention.tflite" in run("models").output
+
+
+def auheat(*arguments) -> list[str]:
+    return [sys.executable, "-m", "auheat.cli", *map(str, arguments)]
+
+
+def test_the_whole_chain_on_the_demo_set_survives_a_kill(tmp_path, portrait):
+    """demo -> extract (killed once) -> render -> report -> verify, as a user types it."""
+    source = tmp_path / "rafdb"
+    subprocess.run(auheat("demo", source, "--train", 6, "--test", 2), check=True)
+    options = ("--shard-size", 16, "--batch-size", 8)
+    calm, store = tmp_path / "calm", tmp_path / "store"
+    subprocess.run(auheat("extract", source, "--store", calm, *options), check=True)
+    process = subprocess.Popen(auheat("extract", source, "--store", store, *options))
+    deadline = time.monotonic() + 120
+    while not (store / "landmarks" / "00000.h5").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    subprocess.run(auheat("extract", source, "--store", store, *options), check=True)
+    assert content_digest(store / "landmarks") == content_digest(calm / "landmarks")
+    run("render", "--store", store)
+    run("report", "--store", store)
+    assert "2 folders checked, 0 findings" in run("verify", "--store", store).output
+    told = json.loads(run("verify", "--store", store, "--json").output)
+    assert len(told["checked"]) == 2
+    failed = (store / "landmarks" / "failed.csv").read_text().splitlines()
+    assert failed == ["id,path,status"]
+    assert Path(store / "report.html").stat().st_size > 50_000

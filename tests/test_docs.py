@@ -1,0 +1,102 @@
+"""The documents tell the truth: commands, datasets, and examples that run."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from auheat.cli import main
+from auheat.pipeline import extract, render
+from auheat.shards import list_shards, read_attributes, read_columns
+from auheat.store import find_rendered
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+FORMAT = (ROOT / "FORMAT.md").read_text()
+
+
+def test_the_readme_lists_every_command_and_no_other():
+    listed = re.findall(r"^\| `auheat (\w+)", README, re.MULTILINE)
+    assert listed == list(main.commands)
+
+
+def test_the_readme_names_only_make_targets_that_exist():
+    targets = re.findall(r"^(\w+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(re.findall(r"^make (\w+)", README, re.MULTILINE)) == {"demo", "test"} <= set(targets)
+
+
+def test_the_readme_links_to_files_that_exist():
+    for target in re.findall(r"\]\(([^)]+)\)", README):
+        assert (ROOT / target).is_file(), target
+
+
+@pytest.fixture
+def store(rafdb, tmp_path, stub_detector) -> Path:
+    extract(rafdb, tmp_path / "auheat-data")
+    render(tmp_path / "auheat-data")
+    return tmp_path / "auheat-data"
+
+
+def documented(section: str) -> dict[str, str]:
+    """Dataset -> shape and type, as FORMAT.md's table of a section lists them."""
+    text = FORMAT.partition(f"## {section}\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`[^|]+) \| ([^|]+) \|", text, re.MULTILINE)
+    return {name: kind for names, kind in rows for name in re.findall(r"`(\w+)`", names)}
+
+
+@pytest.mark.parametrize("section", ["Landmark shards", "Training shards"])
+def test_the_format_lists_every_dataset_with_its_shape_and_type(section, store):
+    trained = section == "Training shards"
+    file = list_shards(find_rendered(store) if trained else store / "landmarks")[0]
+    columns, listed = read_columns(file), documented(section)
+    assert set(columns) == set(listed)
+    sizes = {"N": 12, "68": 68, "2": 2, "3": 3, "h": 56, "w": 56}
+    for name, kind in listed.items():
+        values = columns[name]
+        if isinstance(values, list):
+            assert "string" in kind or "variable-length" in kind
+            continue
+        if "float" in kind or "int" in kind or "bool" in kind:
+            assert str(values.dtype) in kind, name
+            shape = re.match(r"\(([^)]*)\)", kind).group(1)
+            assert values.shape == tuple(sizes[s] for s in re.findall(r"\w+", shape)), name
+
+
+@pytest.mark.parametrize("section", ["Landmark shards", "Training shards"])
+def test_the_format_lists_every_root_attribute(section, store):
+    trained = section == "Training shards"
+    file = list_shards(find_rendered(store) if trained else store / "landmarks")[0]
+    text = FORMAT.partition(f"## {section}\n")[2].partition("\n## ")[0]
+    listed = set(re.findall(r"`(\w+)`", text.partition("Root attributes:")[2]))
+    assert set(read_attributes(file)) == listed
+
+
+def test_the_examples_of_the_readme_run(store):
+    plain, drawn = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(plain.split("with ")[1].strip().splitlines()) <= 10
+    check = "assert images.shape == (10, 3, 112, 112) and images.dtype == torch.float32\n"
+    check += "assert heatmaps.shape == (10, 56, 56) and heatmaps.max() <= 1\n"
+    check += "assert sorted({names[k] for k in labels})[0] == 'Anger'\n"
+    environment = os.environ | {"PYTHONWARNINGS": "error"}
+    subprocess.run(
+        [sys.executable, "-c", plain + check], cwd=store.parent, check=True, env=environment
+    )
+    names: dict = {}
+    exec(drawn, names)
+    assert names["heatmaps"].shape == (1, 56, 56)
+    assert names["heatmaps"].max() > 0.9
+    assert bool(names["valid"][0])
+    assert np.isfinite(names["heatmaps"]).all()
+
+
+def test_the_project_names_no_package_index_or_foreign_path():
+    files = [p for p in ROOT.rglob("*") if p.is_file() and p.suffix in (".md", ".toml", ".txt")]
+    files += [ROOT / "Makefile", ROOT / "setup.py", ROOT / ".ci" / "run"]
+    for file in files:
+        if not {".venv", "build"} & set(file.relative_to(ROOT).parts):
+            text = file.read_text(errors="replace")
+            assert not re.search(r"index-url|find-links|==[\d.]+\+cpu", text), file

@@ -1,0 +1,160 @@
+"""Photo bytes against PIL, an independent reader."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from auheat.images import (
+    MAX_PIXELS,
+    UnreadableImageError,
+    decode,
+    make_portable,
+    read_bytes,
+    read_header,
+)
+
+RNG = np.random.default_rng(0)
+COARSE = RNG.integers(0, 255, (8, 12, 3), np.uint8)
+PHOTO = Image.fromarray(COARSE).resize((120, 80), Image.Resampling.BICUBIC)
+
+
+def encode(image: Image.Image, kind: str, **options) -> bytes:
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+def turned(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+def read_with_pil(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+SIXTEEN = Image.fromarray(np.asarray(PHOTO)[..., 0].astype(np.uint16) * 257)
+ALPHA = Image.fromarray(np.dstack([np.asarray(PHOTO), np.full((80, 120), 90, np.uint8)]))
+BYTES = {
+    "jpeg": encode(PHOTO, "JPEG"),
+    "progressive jpeg": encode(PHOTO, "JPEG", progressive=True),
+    "gray jpeg": encode(PHOTO.convert("L"), "JPEG"),
+    "cmyk jpeg": encode(PHOTO.convert("CMYK"), "JPEG"),
+    "png": encode(PHOTO, "PNG"),
+    "gray png": encode(PHOTO.convert("L"), "PNG"),
+    "16-bit png": encode(SIXTEEN, "PNG"),
+    "rgba png": encode(ALPHA, "PNG"),
+    "palette png": encode(PHOTO.convert("P"), "PNG"),
+    "webp": encode(PHOTO, "WEBP", lossless=True),
+    "tiff": encode(PHOTO, "TIFF"),
+    "bmp": encode(PHOTO, "BMP"),
+}
+VERBATIM = {"jpeg", "progressive jpeg", "gray jpeg", "png", "gray png"}
+
+
+@pytest.mark.parametrize("kind", BYTES)
+def test_pil_and_opencv_decode_portable_bytes_alike(kind):
+    stored = make_portable(BYTES[kind])
+    np.testing.assert_array_equal(decode(stored), read_with_pil(stored))
+    assert read_header(stored).portable
+
+
+@pytest.mark.parametrize("kind", BYTES)
+def test_bytes_are_kept_where_any_reader_agrees_on_them(kind):
+    assert (make_portable(BYTES[kind]) == BYTES[kind]) == (kind in VERBATIM)
+    assert make_portable(make_portable(BYTES[kind])) == make_portable(BYTES[kind])
+
+
+@pytest.mark.parametrize("kind", sorted(set(BYTES) - {"16-bit png", "cmyk jpeg"}))
+def test_pixels_equal_those_of_another_reader(kind):
+    np.testing.assert_array_equal(decode(BYTES[kind]), read_with_pil(BYTES[kind]))
+
+
+def test_sixteen_bits_are_reduced_not_cut_off():
+    expected = np.asarray(PHOTO)[..., :1].repeat(3, 2)
+    np.testing.assert_array_equal(decode(BYTES["16-bit png"]), expected)
+
+
+def test_cmyk_keeps_its_colours():
+    assert np.abs(decode(BYTES["cmyk jpeg"]).astype(int) - np.asarray(PHOTO)).mean() < 6
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_rotated_photo_is_stored_upright(orientation, kind):
+    data = encode(PHOTO, kind, exif=turned(orientation))
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
+    stored = make_portable(data)
+    assert decode(stored).shape == upright.shape
+    assert np.abs(read_with_pil(stored).astype(int) - upright).mean() < 4
+    if kind == "JPEG":
+        assert (stored == data) == (orientation == 1)
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "progressive jpeg", "png", "rgba png"])
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.9, 0.999])
+def test_a_file_cut_short_is_unreadable(kind, share):
+    data = BYTES[kind]
+    with pytest.raises(UnreadableImageError):
+        decode(data[: int(len(data) * share)])
+
+
+def test_a_flipped_bit_in_a_png_is_noticed():
+    data = bytearray(BYTES["png"])
+    data[len(data) // 2] ^= 4
+    with pytest.raises(UnreadableImageError, match="PNG damaged"):
+        decode(bytes(data))
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"no photo at all", b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"BM"]
+)
+def test_what_is_no_photo_is_unreadable(data):
+    with pytest.raises(UnreadableImageError):
+        make_portable(data)
+
+
+def test_a_small_file_that_decodes_to_too_much_is_refused_before_decoding():
+    side = 1 << 15
+    assert side * side > MAX_PIXELS
+    head = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    chunks = b"\x89PNG\r\n\x1a\n"
+    for name, body in ((b"IHDR", head), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b"")):
+        check = struct.pack(">I", zlib.crc32(name + body))
+        chunks += struct.pack(">I", len(body)) + name + body + check
+    with pytest.raises(UnreadableImageError, match="32768 x 32768 pixels"):
+        decode(chunks)
+
+
+def test_a_missing_file_is_unreadable(tmp_path):
+    with pytest.raises(UnreadableImageError, match="No such file"):
+        read_bytes(tmp_path / "gone.jpg")
+
+
+def test_a_huge_file_is_refused_unread(tmp_path):
+    file = tmp_path / "huge.jpg"
+    with file.open("wb") as handle:
+        handle.truncate(2**28 + 1)
+    with pytest.raises(UnreadableImageError, match="bytes"):
+        read_bytes(file)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(sorted(BYTES)), st.data())
+def test_mutated_bytes_decode_or_are_unreadable_and_nothing_else(kind, draw):
+    data = bytearray(BYTES[kind])
+    for _ in range(draw.draw(st.integers(1, 6))):
+        data[draw.draw(st.integers(0, len(data) - 1))] = draw.draw(st.integers(0, 255))
+    try:
+        image = decode(bytes(data))
+    except UnreadableImageError:
+        return
+    assert image.dtype == np.uint8
+    assert image.shape[2] == 3
