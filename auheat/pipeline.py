@@ -136,7 +136,9 @@ def extract(
             found, sizes = _find_landmarks(src, rows, find_faces, batch_size, workers, bar)
             folder.write(number, _landmark_columns(rows, found, sizes), attributes)
     seconds = time.perf_counter() - started
-    return _summarize("extract", store / LANDMARKS, len(samples), resumed, seconds, strict)
+    details = {"dataset": layout, "detector": find_faces.name, "device": find_faces.device}
+    target = store / LANDMARKS
+    return _summarize("extract", target, len(samples), resumed, seconds, strict, details)
 
 
 def render(
@@ -197,7 +199,8 @@ def render(
                 folder.write(number, columns, attributes)
             bar.update(len(rows["id"]))
     seconds = time.perf_counter() - started
-    return _summarize("render", target, made_with["photos"], resumed, seconds, strict)
+    details = {"codebook": book.name}
+    return _summarize("render", target, made_with["photos"], resumed, seconds, strict, details)
 
 
 def _digest_source(src: Path, samples: Sequence[Sample]) -> str:
@@ -338,7 +341,13 @@ def _training_columns(
 
 
 def _summarize(
-    stage: str, folder: Path, total: int, resumed: int, seconds: float, strict: bool
+    stage: str,
+    folder: Path,
+    total: int,
+    resumed: int,
+    seconds: float,
+    strict: bool,
+    details: dict[str, Any],
 ) -> Summary:
     """Count what the finished stage holds, list its failures, and say what should be looked at."""
     counts = dict.fromkeys(_STATUS_NAMES, 0)
@@ -353,7 +362,8 @@ def _summarize(
             valid += int(read_columns(file, ["valid"])["valid"].sum())
             thin += read_attributes(file, "heatmap")["thin_rows"]
     write_failed(folder, failed)
-    details: dict[str, Any] = {"valid": valid, "thin_rows": thin} if stage == "render" else {}
+    if stage == "render":
+        details |= {"valid": valid, "thin_rows": thin}
     warnings = []
     if failed:
         warnings.append(f"{len(failed)} of {total} rows need a look: {folder / FAILED}")

@@ -11,17 +11,20 @@ from typing import Any
 import click
 
 from auheat import __version__
-from auheat.records import AuheatError, Status
+from auheat.records import AuheatError
 
 
 class Group(click.Group):
-    """A group that turns an `AuheatError` into one line and exit code 1."""
+    """A group that turns an `AuheatError` into one line and exit code 1, Ctrl-C into 130."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except AuheatError as error:
             raise click.ClickException(str(error)) from error
+        except KeyboardInterrupt:
+            click.echo("\nStopped; the same command goes on from here.", err=True)
+            ctx.exit(130)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's signature)
         return list(self.commands)
@@ -248,9 +251,10 @@ def _print_summary(summary: Any, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(summary.as_dict(), indent=1))
         return
-    rows = [(Status[name].name, str(n)) for name, n in summary.status.items() if n]
+    rows = [(name, str(n)) for name, n in summary.status.items() if n]
+    rows += [("total", str(summary.rows))]
     rows += [(key.replace("_", " "), str(value)) for key, value in summary.details.items()]
-    _print_table([("status", "rows"), *rows, ("total", str(summary.rows))])
+    _print_table([("status", "rows"), *rows])
     fresh = summary.rows - summary.resumed
     speed = f"{fresh} photos in {summary.seconds:.1f} s, {summary.rate:.0f}/s" if fresh else ""
     there = f"{summary.resumed} were there already" if summary.resumed else ""

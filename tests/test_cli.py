@@ -71,6 +71,16 @@ def test_usage_mistakes_exit_with_2():
     run("nonsense", code=2)
 
 
+def test_ctrl_c_says_how_to_go_on_and_exits_with_130(rafdb, tmp_path, stub_detector, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(stub_detector), "__call__", stop)
+    result = run("extract", rafdb, "--store", tmp_path / "s", code=130)
+    assert "the same command goes on" in result.output
+    monkeypatch.undo()
+
+
 def test_the_store_may_come_from_the_environment(rafdb, tmp_path, stub_detector, monkeypatch):
     monkeypatch.setenv("AUHEAT_STORE", str(tmp_path / "from-env"))
     run("extract", rafdb)
@@ -93,9 +103,11 @@ def test_summaries_are_json_when_asked(rafdb, tmp_path, stub_detector):
     assert told["rows"] == 12
     assert told["status"]["OK"] == 12
     assert told["rate"] > 0
+    assert told["details"] == {"dataset": "rafdb", "detector": "stub", "device": "cpu"}
     drawn = json.loads(CliRunner().invoke(main, ["render", *map(str, store)]).stdout)
     # thin: 0.06 eye distances of 40 * (0.4 + 20 i / 2550) px, shown at 56 / 40, are under 1.5 px
-    assert drawn["details"] == {"valid": 10, "thin_rows": 5}  # i = 0, 1, 3, 4, 5; 2 is Neutral
+    # i = 0, 1, 3, 4, 5; 2 is Neutral
+    assert drawn["details"] == {"codebook": "martinez", "valid": 10, "thin_rows": 5}
     assert json.loads(run("verify", *store).output)["findings"] == []
     assert json.loads(run("codebooks", "--json").output)["martinez"].startswith("Martinez")
     assert json.loads(run("codebooks", "martinez", "--json").output)["Happiness"]["12"] == 1
