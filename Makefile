@@ -17,13 +17,19 @@ $(INSTALLED): pyproject.toml setup.py constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,demo]'
 	@touch $@
 
-demo: $(INSTALLED)  ## make a labelled set, find landmarks, draw heatmaps, write the report
+demo: $(INSTALLED)  ## the whole chain on a made set: landmarks, heatmaps, two runs, report
 	rm -rf demo-run
 	$(BIN)/auheat demo demo-run/rafdb
-	$(BIN)/auheat extract demo-run/rafdb --store demo-run/store
-	$(BIN)/auheat render --codebook martinez --store demo-run/store
-	$(BIN)/auheat report --store demo-run/store
+	$(BIN)/auheat extract demo-run/rafdb
+	$(BIN)/auheat render --codebook martinez
+	$(BIN)/auheat train --preset demo --name with-aus
+	$(BIN)/auheat train --preset demo --name without-aus --au-weight 0
+	$(BIN)/auheat evaluate with-aus
+	$(BIN)/auheat evaluate without-aus
+	$(BIN)/auheat report with-aus without-aus
 	@echo "Open $(CURDIR)/demo-run/store/report.html"
+
+demo: export AUHEAT_STORE = demo-run/store
 
 test: $(INSTALLED)  ## style, types and tests
 	$(BIN)/ruff check .

@@ -26,6 +26,12 @@ _HOME = {
     "read_samples": "datasets",
     "extract": "pipeline",
     "render": "pipeline",
+    "METHODS": "wsol.methods",
+    "ShardDataset": "wsol.data",
+    "au_alignment_loss": "wsol.losses",
+    "evaluate": "wsol.evaluation",
+    "make_config": "wsol.settings",
+    "train": "wsol.training",
 }
 __all__ = sorted(_HOME)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -51,42 +51,51 @@ class Table:
 
 
 def write_report(store: Path, name: str | None = None, out: Path | None = None) -> Path:
-    """Write the report of a store's training shards and return its path.
+    """Write the report of a store's training shards, without runs, and return its path.
 
     `name` chooses the shards where there are several, `out` defaults to report.html in the
     store. Raises `AuheatError`.
     """
+    return write_page(store / "report.html" if out is None else out, describe_store(store, name))
+
+
+def describe_store(store: Path, name: str | None = None) -> dict[str, Any]:
+    """Return what the report's page shows of a store's training shards; raises `AuheatError`."""
     folder = find_rendered(store, name)
     files, _ = list_finished(folder, "auheat render")
     table = _read_table(files)
     attributes = read_attributes(files[0])
-    page = _template().render(
-        version=__version__,
-        title=folder.name,
-        attributes=attributes,
-        total=len(table.row),
-        valid=int(table.columns["valid"].sum()),
-        status=_count_status(table),
-        labels=_count_labels(table),
-        histogram=draw_histogram(table.columns["score"]),
-        expressions=_show_expressions(table),
-        codebook=json.loads(attributes["codebook_json"]),
-        atlas=_draw_atlas(attributes),
-        doubtful=_show_doubtful(table),
-        labelled=bool(table.names),
+    return {
+        "title": folder.name,
+        "attributes": attributes,
+        "total": len(table.row),
+        "valid": int(table.columns["valid"].sum()),
+        "status": _count_status(table),
+        "labels": _count_labels(table),
+        "histogram": draw_histogram(table.columns["score"]),
+        "expressions": _show_expressions(table),
+        "codebook": json.loads(attributes["codebook_json"]),
+        "atlas": _draw_atlas(attributes),
+        "doubtful": _show_doubtful(table),
+        "labelled": bool(table.names),
+    }
+
+
+def write_page(out: Path, content: Mapping[str, Any]) -> Path:
+    """Fill the report's template and write it to one self-contained file; returns its path."""
+    env = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, loader=jinja2.FunctionLoader(_read)
     )
-    target = store / "report.html" if out is None else out
+    page = env.get_template("report.html").render(version=__version__, **content)
     try:
-        target.write_text(page, encoding="utf-8")
+        out.write_text(page, encoding="utf-8")
     except OSError as error:
-        raise AuheatError(f"{target}: cannot be written: {error.strerror}") from error
-    return target
+        raise AuheatError(f"{out}: cannot be written: {error.strerror}") from error
+    return out
 
 
-def _template() -> jinja2.Template:
-    text = (resources.files("auheat") / "templates" / "report.html").read_text(encoding="utf-8")
-    env = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return env.from_string(text)
+def _read(template: str) -> str:
+    return (resources.files("auheat") / "templates" / template).read_text(encoding="utf-8")
 
 
 def _read_table(files: Sequence[Path]) -> Table:

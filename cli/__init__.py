@@ -4,30 +4,25 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from auheat import __version__
-from auheat.records import AuheatError
 
-
-class Group(click.Group):
-    """A group that turns an `AuheatError` into one line and exit code 1, Ctrl-C into 130."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except AuheatError as error:
-            raise click.ClickException(str(error)) from error
-        except KeyboardInterrupt:
-            click.echo("\nStopped; the same command goes on from here.", err=True)
-            ctx.exit(130)
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's signature)
-        return list(self.commands)
+from .common import (
+    Group,
+    json_option,
+    overwrite_option,
+    print_fields,
+    print_summary,
+    print_table,
+    store_option,
+    strict_option,
+    workers_option,
+)
+from .runs import evaluate, report, train
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -38,42 +33,12 @@ def main() -> None:
     \b
     auheat extract rafdb/               photos -> landmarks
     auheat render --codebook martinez   landmarks -> shards with heatmaps
+    auheat train                        shards -> an interpretable classifier
+    auheat evaluate                     a run -> scores, beside their baselines
     auheat report                       one HTML page to look at
 
     No photos at hand? `auheat demo rafdb/` makes a small labelled set.
     """
-
-
-store_option = click.option(
-    "--store",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("auheat-data"),
-    envvar="AUHEAT_STORE",
-    show_default=True,
-    show_envvar=True,
-    help="Folder that holds landmarks/ and shards/.",
-)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
-workers_option = click.option(
-    "--workers", type=int, help="Threads that read photos [default: one per core]."
-)
-overwrite_option = click.option(
-    "--overwrite", is_flag=True, help="Make anew what was made with other settings."
-)
-strict_option = click.option(
-    "--strict", is_flag=True, help="Exit 1 if any row has a bad status (see failed.csv)."
-)
-
-
-def options(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Apply several option decorators, the first on top in --help."""
-
-    def apply(function: Any) -> Any:
-        for decorator in reversed(decorators):
-            function = decorator(function)
-        return function
-
-    return apply
 
 
 @main.command()
@@ -93,7 +58,7 @@ def demo(folder: Path, train: int, test: int, seed: int, as_json: bool) -> None:
     """
     from auheat.demo import write_demo
 
-    _print_fields(write_demo(folder, train=train, test=test, seed=seed), as_json)
+    print_fields(write_demo(folder, train=train, test=test, seed=seed), as_json)
 
 
 @main.command()
@@ -123,7 +88,7 @@ def extract(src: Path, as_json: bool, **settings: Any) -> None:
     """
     from auheat.pipeline import extract as run
 
-    _print_summary(run(src, **settings), as_json)
+    print_summary(run(src, **settings), as_json)
 
 
 @main.command()
@@ -145,23 +110,11 @@ def render(as_json: bool, **settings: Any) -> None:
     """
     from auheat.pipeline import render as run
 
-    _print_summary(run(**settings), as_json)
+    print_summary(run(**settings), as_json)
 
 
-@main.command()
-@store_option
-@click.option("--name", help="Which shards, where there are several.")
-@click.option("--out", type=click.Path(path_type=Path), help="HTML file [default: in the store].")
-@json_option
-def report(store: Path, name: str | None, out: Path | None, as_json: bool) -> None:
-    """Write one self-contained HTML page: photos, landmarks, heatmaps, counts, doubtful faces.
-
-    \b
-    auheat report
-    """
-    from auheat.sheets import write_report
-
-    _print_fields({"report": str(write_report(store, name, out))}, as_json)
+for command in (train, evaluate, report):
+    main.add_command(command)
 
 
 @main.command()
@@ -181,7 +134,7 @@ def codebooks(name: str | None, as_json: bool) -> None:
         if as_json:
             click.echo(json.dumps({book.name: book.title for book in listed}, indent=1))
         else:
-            _print_table([("codebook", "title"), *((b.name, b.title) for b in listed)])
+            print_table([("codebook", "title"), *((b.name, b.title) for b in listed)])
         return
     book = load_codebook(name)
     if as_json:
@@ -192,7 +145,7 @@ def codebooks(name: str | None, as_json: bool) -> None:
     for expression, cues in book.expressions.items():
         click.echo(expression)
         rows = [(f"  AU{c.au}", book.regions[c.au].name, _cue_note(c)) for c in cues]
-        _print_table(rows)
+        print_table(rows)
         click.echo()
 
 
@@ -238,41 +191,10 @@ def models(source: Path | None, as_json: bool) -> None:
 
     if source is not None:
         install_models(source)
-    _print_fields({name: str(find_model(name)) for name in MODELS}, as_json)
+    print_fields({name: str(find_model(name)) for name in MODELS}, as_json)
 
 
 def _cue_note(cue: Any) -> str:
     weight = "" if cue.weight == 1 else f"weight {cue.weight:g}"
     side = "" if cue.side == "both" else f"{cue.side} side"
     return ", ".join(part for part in (weight, side) if part)
-
-
-def _print_summary(summary: Any, as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps(summary.as_dict(), indent=1))
-        return
-    rows = [(name, str(n)) for name, n in summary.status.items() if n]
-    rows += [("total", str(summary.rows))]
-    rows += [(key.replace("_", " "), str(value)) for key, value in summary.details.items()]
-    _print_table([("status", "rows"), *rows])
-    fresh = summary.rows - summary.resumed
-    speed = f"{fresh} photos in {summary.seconds:.1f} s, {summary.rate:.0f}/s" if fresh else ""
-    there = f"{summary.resumed} were there already" if summary.resumed else ""
-    click.echo("; ".join(part for part in (speed, there) if part))
-    click.echo(f"written to {summary.folder}")
-    for warning in summary.warnings:
-        click.echo(f"note: {warning}", err=True)
-
-
-def _print_fields(fields: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps(fields, indent=1))
-    else:
-        _print_table([(key, str(value)) for key, value in fields.items()])
-
-
-def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())

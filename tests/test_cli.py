@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -13,9 +14,14 @@ import pytest
 from click.testing import CliRunner
 
 from auheat.cli import main
+from auheat.records import AuheatError
 from auheat.shards import content_digest
+from auheat.wsol.settings import TrainConfig
 
-COMMANDS = ("demo", "extract", "render", "report", "codebooks", "verify", "models")
+COMMANDS = (
+    *("demo", "extract", "render", "train", "evaluate", "report"),
+    *("codebooks", "verify", "models"),
+)
 
 
 def run(*arguments, code: int = 0):
@@ -42,19 +48,42 @@ def test_help_explains_every_option_and_gives_an_example(command):
     [
         ("extract", "auheat.pipeline", "extract"),
         ("render", "auheat.pipeline", "render"),
-        ("report", "auheat.sheets", "write_report"),
+        ("report", "auheat.wsol.report", "write_report"),
+        ("evaluate", "auheat.wsol.evaluation", "evaluate"),
         ("demo", "auheat.demo", "write_demo"),
     ],
 )
 def test_options_have_the_names_and_defaults_of_the_parameters_they_set(command, module, function):
     found = getattr(__import__(module, fromlist=[function]), function)
     wanted = inspect.signature(found).parameters
-    arguments = [p for p in main.commands[command].params if isinstance(p, click.Argument)]
+    arguments = [p for p in main.commands[command].params if p.param_type_name == "argument"]
+    arguments = [p for p in arguments if p.required]
     context = main.commands[command].make_context(command, ["somewhere"] * len(arguments))
     assert set(context.params) - {"as_json"} == set(wanted)
     for name, parameter in wanted.items():
         if parameter.default is not inspect.Parameter.empty:
             assert context.params[name] == parameter.default, name
+
+
+def test_train_has_an_option_for_every_setting():
+    fields = set(TrainConfig.__dataclass_fields__)
+    options = {p.name for p in main.commands["train"].params}
+    assert options == fields | {"store", "preset", "overwrite", "as_json"}
+
+
+@pytest.mark.parametrize(("text", "layers"), [("5", (5,)), ("5+4", (5, 4)), ("1,2", (1, 2))])
+def test_layers_are_read_as_the_paper_writes_them(text, layers, monkeypatch):
+    seen = []
+
+    def note(store, config, *_):
+        seen.append(config)
+        raise AuheatError("enough")
+
+    monkeypatch.setattr("auheat.wsol.training.train", note)
+    run("train", "--layers", text, "--classes", "Anger, Happiness", code=1)
+    assert seen[0].layers == layers
+    assert seen[0].classes == ("Anger", "Happiness")
+    assert "--layers: 'top'" in run("train", "--layers", "top", code=1).output
 
 
 def test_an_error_is_one_line_and_exit_code_1(tmp_path):
@@ -63,6 +92,26 @@ def test_an_error_is_one_line_and_exit_code_1(tmp_path):
     assert result.output.startswith("Error: ")
     assert "run `auheat extract` first" in result.output
     assert run("extract", tmp_path / "gone", code=1).output.endswith("folder of photos)\n")
+
+
+def test_training_requests_that_cannot_be_met_say_so(rafdb, tmp_path, stub_detector):
+    store = ("--store", tmp_path / "s")
+    assert "run `auheat extract` first" in run("render", *store, code=1).output
+    assert "run `auheat render` first" in run("train", *store, code=1).output
+    assert "run `auheat train` first" in run("evaluate", *store, code=1).output
+    run("extract", rafdb, *store)
+    run("render", *store)
+    for options, words in [
+        (("--preset", "quick"), "one of none, demo"),
+        (("--method", "camm"), "'camm' is not known (one of cam"),
+        (("--backbone", "resnet52"), "one of resnet18, resnet34"),
+        (("--layers", "6"), "expected some of 1 to 5"),
+        (("--classes", "Joy,Anger"), "'Joy' is not in the shards"),
+        (("--weights", tmp_path / "gone.pth"), "gone.pth"),
+        (("--au-weight", "-1"), "expected 0 or more"),
+    ]:
+        result = run("train", *store, "--preset", "demo", *options, code=1)
+        assert words in result.output.splitlines()[-1], result.output
 
 
 def test_usage_mistakes_exit_with_2():
@@ -78,7 +127,6 @@ def test_ctrl_c_says_how_to_go_on_and_exits_with_130(rafdb, tmp_path, stub_detec
     monkeypatch.setattr(type(stub_detector), "__call__", stop)
     result = run("extract", rafdb, "--store", tmp_path / "s", code=130)
     assert "the same command goes on" in result.output
-    monkeypatch.undo()
 
 
 def test_the_store_may_come_from_the_environment(rafdb, tmp_path, stub_detector, monkeypatch):
@@ -137,7 +185,7 @@ def auheat(*arguments) -> list[str]:
 
 
 def test_the_whole_chain_on_the_demo_set_survives_a_kill(tmp_path, portrait):
-    """demo -> extract (killed once) -> render -> report -> verify, as a user types it."""
+    """demo -> extract (killed once) -> render -> train -> evaluate -> report -> verify."""
     source = tmp_path / "rafdb"
     subprocess.run(auheat("demo", source, "--train", 6, "--test", 2), check=True)
     options = ("--shard-size", 16, "--batch-size", 8)
@@ -152,6 +200,16 @@ def test_the_whole_chain_on_the_demo_set_survives_a_kill(tmp_path, portrait):
     subprocess.run(auheat("extract", source, "--store", store, *options), check=True)
     assert content_digest(store / "landmarks") == content_digest(calm / "landmarks")
     run("render", "--store", store)
+    small = ("--preset", "demo", "--epochs", 2, "--image-size", 32)
+    told = json.loads(run("train", "--store", store, *small, "--name", "quick", "--json").stdout)
+    assert (told["epochs"], told["resumed"]) == (2, 0)
+    assert any("warning" in note or "scratch" in note for note in told["notes"])
+    table = run("evaluate", "--store", store).output
+    assert re.search(r"^quick +[01]\.\d{3}", table, re.MULTILINE)
+    assert re.search(r"^uniform map .* 0\.000 +0\.000 +0\.000$", table, re.MULTILINE)
+    assert "14 test photos, 12 with a heatmap" in table
+    again = run("train", "--store", store, *small, "--name", "quick", "--json").stdout
+    assert json.loads(again)["resumed"] == 2
     run("report", "--store", store)
     assert "2 folders checked, 0 findings" in run("verify", "--store", store).output
     told = json.loads(run("verify", "--store", store, "--json").output)

@@ -76,7 +76,7 @@ def test_the_format_lists_every_root_attribute(section, store):
 
 
 def test_the_examples_of_the_readme_run(store):
-    plain, drawn = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    plain, drawn, aligned = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len(plain.split("with ")[1].strip().splitlines()) <= 10
     check = "assert images.shape == (10, 3, 112, 112) and images.dtype == torch.float32\n"
     check += "assert heatmaps.shape == (10, 56, 56) and heatmaps.max() <= 1\n"
@@ -85,6 +85,10 @@ def test_the_examples_of_the_readme_run(store):
     subprocess.run(
         [sys.executable, "-c", plain + check], cwd=store.parent, check=True, env=environment
     )
+    learnt: dict = {}
+    exec(aligned, learnt)
+    assert 0 < learnt["loss"].item() < 4
+    assert learnt["features"].grad.abs().sum() > 0
     names: dict = {}
     exec(drawn, names)
     assert names["heatmaps"].shape == (1, 56, 56)

@@ -1,36 +1,16 @@
 """The report: every element there, nothing outside it, and pictures that show what they say."""
 
 import base64
-import html.parser
 import re
 
 import cv2
 import numpy as np
 import pytest
+from helpers import Page
 
 from auheat.pipeline import extract, render
 from auheat.records import AuheatError
 from auheat.sheets import colorize, draw_codebook, draw_histogram, draw_panel, overlay, write_report
-
-
-class Page(html.parser.HTMLParser):
-    """Counts the tags by class and keeps every address and text."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.tags, self.sources, self.texts = [], [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        found = dict(attrs)
-        self.tags.append((tag, found.get("class"), found.get("id")))
-        self.sources += [v for k, v in attrs if k in ("src", "href", "action", "data")]
-
-    def handle_data(self, data):
-        self.texts.append(data.strip())
-
-    def count(self, tag, kind=None):
-        return sum(t == tag and (kind is None or c == kind) for t, c, _ in self.tags)
 
 
 @pytest.fixture

@@ -1,0 +1,269 @@
+"""A run's folder: settings, weights and learning curve, enough to go on or to evaluate elsewhere.
+
+config.json       settings, classes, normalisation, codebook with regions, detector
+split.json        which rows were held out for validation
+metrics.jsonl     one line per epoch
+best.safetensors  weights of the best validation epoch; last.safetensors also has what it
+                  takes to go on (optimizer tensors, and the epoch in its metadata)
+maps.safetensors  mean training heatmap of each class, a baseline for evaluation
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from auheat.facs import list_codebooks, load_codebook
+from auheat.heatmaps import plan_heatmaps, render_heatmaps
+from auheat.images import decode
+from auheat.records import AuheatError, Blob, Codebook, Cue, Frame, Region
+from auheat.shards import read_attributes, read_columns, sync, write_json
+from auheat.wsol.methods import Classifier, build_classifier
+
+RUNS = "runs"
+CONFIG, SPLIT, METRICS = "config.json", "split.json", "metrics.jsonl"
+BEST, LAST, MAPS = "best.safetensors", "last.safetensors", "maps.safetensors"
+RUN_VERSION = 0
+_OPTIMIZER = "optimizer/"
+_CHECKED_ROWS = 16
+
+
+def find_run(store: Path, run: str | Path | None = None) -> Path:
+    """Return a run's folder: a path, a name in `store`/runs, or the newest one there.
+
+    Raises `AuheatError` naming the runs there are.
+    """
+    if run is not None and (Path(run) / CONFIG).is_file():
+        return Path(run)
+    there = sorted((store / RUNS).glob(f"*/{CONFIG}"), key=lambda f: f.stat().st_mtime_ns)
+    names = [file.parent.name for file in there]
+    if not names:
+        raise AuheatError(f"{run or store / RUNS}: no run (run `auheat train` first)")
+    if run is None:
+        return there[-1].parent
+    if str(run) not in names:
+        raise AuheatError(f"{run}: no such run (there: {', '.join(sorted(names))})")
+    return store / RUNS / str(run)
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """Return a run's config.json; raises `AuheatError` where it cannot be used."""
+    try:
+        config: dict[str, Any] = json.loads((run / CONFIG).read_text(encoding="utf-8"))
+        version = config["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AuheatError(f"{run / CONFIG}: no run's settings (run `auheat train`)") from error
+    if version != RUN_VERSION:
+        raise AuheatError(f"{run / CONFIG}: format {version!r} (this auheat reads {RUN_VERSION})")
+    return config
+
+
+def read_split(run: Path) -> list[str]:
+    """Return the ids of the rows a run held out for validation; raises `AuheatError`."""
+    try:
+        return [str(key) for key in json.loads((run / SPLIT).read_text(encoding="utf-8"))["val"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AuheatError(f"{run / SPLIT}: unreadable (run `auheat train` again)") from error
+
+
+def start_run(run: Path, config: Mapping[str, Any], overwrite: bool = False) -> int:
+    """Make or reopen a run's folder; return how many of its epochs are done.
+
+    Raises `AuheatError` where it holds a run with other settings and `overwrite` is not set.
+    """
+    config = json.loads(json.dumps(config))
+    if overwrite and (run / CONFIG).is_file():
+        shutil.rmtree(run)
+    if (run / CONFIG).is_file():
+        _check_same(run, read_config(run), config)
+    elif run.is_dir() and any(run.iterdir()):
+        raise AuheatError(f"{run}: not empty, and no run (choose another --name)")
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        write_json(run / CONFIG, config)
+    except OSError as error:
+        raise AuheatError(f"{run}: cannot be written: {error.strerror}") from error
+    if not (run / LAST).is_file():
+        return 0
+    return int(read_metadata(run / LAST)["epochs_done"])
+
+
+def _check_same(run: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    before = {**old.get("settings", {}), **old.get("data", {})}
+    now = {**new["settings"], **new["data"]}
+    for key in sorted({*before, *now} - {"device"}):
+        if before.get(key) != now.get(key):
+            raise AuheatError(
+                f"{run}: trained with {key} {before.get(key)!r}, now asked with {now.get(key)!r} "
+                "(--overwrite trains it anew, --name keeps both)"
+            )
+
+
+def save_tensors(file: Path, tensors: Mapping[str, Tensor], **metadata: Any) -> None:
+    """Replace a safetensors file in one step, synced; metadata values are kept as JSON."""
+    part = file.with_name(file.name + ".part")
+    plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    safetensors.torch.save_file(plain, part, {k: json.dumps(v) for k, v in metadata.items()})
+    sync(part)
+    part.replace(file)
+    sync(file.parent)
+
+
+def load_tensors(file: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file; raises `AuheatError` where it is missing or damaged."""
+    try:
+        return safetensors.torch.load_file(file)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise AuheatError(f"{file}: no readable checkpoint (run `auheat train`)") from error
+
+
+def read_metadata(file: Path) -> dict[str, Any]:
+    """Return what `save_tensors` was given as metadata; raises `AuheatError`."""
+    try:
+        with safetensors.safe_open(file, "pt") as opened:
+            return {k: json.loads(v) for k, v in (opened.metadata() or {}).items()}
+    except (OSError, safetensors.SafetensorError, ValueError) as error:
+        raise AuheatError(f"{file}: no readable checkpoint (run `auheat train`)") from error
+
+
+def save_state(
+    run: Path, model: Classifier, optimizer: torch.optim.Optimizer, **metadata: Any
+) -> None:
+    """Write last.safetensors: weights, optimizer tensors, and progress as metadata."""
+    state = {
+        f"{_OPTIMIZER}{index}/{key}": torch.as_tensor(value)
+        for index, entry in optimizer.state_dict()["state"].items()
+        for key, value in entry.items()
+        if value is not None
+    }
+    save_tensors(run / LAST, {**model.state_dict(), **state}, **metadata)
+
+
+def load_state(run: Path, model: Classifier, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Load what `save_state` wrote into a model and its optimizer; return the metadata."""
+    tensors = load_tensors(run / LAST)
+    state: dict[int, dict[str, Tensor]] = {}
+    for name in [k for k in tensors if k.startswith(_OPTIMIZER)]:
+        _, index, key = name.split("/")
+        state.setdefault(int(index), {})[key] = tensors.pop(name)
+    _fill(model, tensors, run / LAST)
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    return read_metadata(run / LAST)
+
+
+def load_classifier(run: Path, file: str = BEST) -> tuple[Classifier, dict[str, Any]]:
+    """Return a run's trained classifier, in evaluation mode on the CPU, and its config.
+
+    Raises `AuheatError` for a run without checkpoint, or one that does not fit its config.
+    """
+    config = read_config(run)
+    if not (run / file).is_file():
+        raise AuheatError(f"{run / file}: no checkpoint (run the same `auheat train` to finish)")
+    settings, norm = config["settings"], config["normalisation"]
+    classes = len(config["class_names"])
+    model = build_classifier(
+        settings["method"], settings["backbone"], classes, norm["mean"], norm["std"]
+    )
+    tensors = load_tensors(run / file)
+    _fill(model, {k: v for k, v in tensors.items() if not k.startswith(_OPTIMIZER)}, run / file)
+    return model.eval(), config
+
+
+def _fill(model: Classifier, tensors: dict[str, Tensor], file: Path) -> None:
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        what = str(error).splitlines()[1].strip()
+        raise AuheatError(f"{file}: not of this method and backbone: {what}") from error
+
+
+def pack_codebook(book: Codebook) -> dict[str, Any]:
+    """Return a codebook with its regions and frame as plain values, for JSON."""
+    return {
+        "name": book.name,
+        "title": book.title,
+        "citation": book.citation,
+        "digest": book.digest,
+        "expressions": {k: [asdict(cue) for cue in v] for k, v in book.expressions.items()},
+        "regions": [asdict(region) for region in book.regions.values()],
+        "frame": {"mean": book.frame.mean.tolist(), "weights": book.frame.weights.tolist()},
+    }
+
+
+def unpack_codebook(plain: Mapping[str, Any]) -> Codebook:
+    """Return the codebook that `pack_codebook` made plain."""
+    regions = {}
+    for entry in plain["regions"]:
+        blobs = tuple(
+            Blob(tuple(b["anchor"]), tuple(b["offset"]), tuple(b["sigma"]), b["angle"], b["side"])
+            for b in entry["blobs"]
+        )
+        regions[entry["au"]] = Region(**(entry | {"blobs": blobs}))
+    expressions = {k: tuple(Cue(**cue) for cue in v) for k, v in plain["expressions"].items()}
+    frame = Frame(np.array(plain["frame"]["mean"]), np.array(plain["frame"]["weights"]))
+    return Codebook(
+        plain["name"],
+        plain["title"],
+        plain["citation"],
+        MappingProxyType(expressions),
+        MappingProxyType(regions),
+        frame,
+        plain["digest"],
+    )
+
+
+def read_codebook(files: Sequence[Path]) -> Codebook:
+    """Return the codebook that shards were drawn from, as they carry it.
+
+    Shards name the units of each expression, the installed package says where units are. A few
+    stored heatmaps are drawn again to see that nothing has changed in between. Raises
+    `AuheatError` where it has.
+    """
+    carried = read_attributes(files[0])
+    places = load_codebook(list_codebooks()[0])
+    expressions = {
+        row["expression"]: tuple(
+            Cue(u["au"], u["weight"], u["side"], u["role"]) for u in row["aus"]
+        )
+        for row in json.loads(carried["codebook_json"])
+    }
+    book = Codebook(
+        carried["codebook"],
+        carried["codebook_title"],
+        carried["codebook_citation"],
+        MappingProxyType(expressions),
+        places.regions,
+        places.frame,
+        carried["codebook_digest"],
+    )
+    for file in files:
+        if read_attributes(file)["codebook_digest"] != book.digest:
+            raise AuheatError(f"{file}: drawn from another codebook than {files[0].name}")
+    _check_drawn(files[0], book)
+    return book
+
+
+def _check_drawn(file: Path, book: Codebook) -> None:
+    rows = read_columns(file, ["valid", "landmarks", "label", "heatmap", "image"])
+    some = np.flatnonzero(rows["valid"])[:_CHECKED_ROWS]
+    plan = plan_heatmaps(book, read_attributes(file, "label")["names"])
+    unknown = {c.au for cues in book.expressions.values() for c in cues} - set(book.regions)
+    if unknown:
+        raise AuheatError(f"{file}: units {sorted(unknown)} have no region in this auheat")
+    sizes = np.array([decode(rows["image"][i]).shape[:2] for i in some]).reshape(-1, 2)
+    shape = rows["heatmap"].shape[1:]
+    maps, _ = render_heatmaps(rows["landmarks"][some], rows["label"][some], plan, sizes, shape)
+    if np.abs(255 * maps - rows["heatmap"][some]).max(initial=0) > 2:
+        raise AuheatError(f"{file}: drawn with other regions (run `auheat render --overwrite`)")

@@ -1,0 +1,235 @@
+"""Training: from shards to a run's folder.
+
+The learning rate and all randomness are functions of seed, epoch and step, so a stopped run that
+goes on equals one that was never stopped. The test split is never looked at.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from auheat import __version__
+from auheat.landmarks.runtime import pick_device
+from auheat.records import AuheatError
+from auheat.shards import SHARDS, read_attributes, write_json
+from auheat.store import find_rendered, list_finished
+from auheat.wsol import checkpoints
+from auheat.wsol.backbones import find_weights, load_weights
+from auheat.wsol.data import ShardDataset, split_validation
+from auheat.wsol.engine import Engine, Material
+from auheat.wsol.methods import IMAGENET_MEAN, IMAGENET_STD, Classifier, build_classifier
+from auheat.wsol.settings import OPTIMIZERS, TrainConfig
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """What a training run did: its best epoch (from 1) by validation accuracy, and how fast.
+
+    `resumed` epochs were there already; `rate` is images per second of this call's epochs.
+    """
+
+    run: Path
+    epochs: int
+    resumed: int
+    best_epoch: int
+    val_accuracy: float
+    val_loss: float
+    seconds: float
+    rate: float
+    notes: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the summary as plain values, for JSON."""
+        return asdict(self) | {"run": str(self.run), "notes": list(self.notes)}
+
+
+def load_material(store: Path, config: TrainConfig) -> Material:
+    """Open a run's training and validation rows; the test split stays closed.
+
+    Rows of split "val" are the validation set where there are any, else it is cut from train.
+    Raises `AuheatError` where there is too little to train on.
+    """
+    folder = find_rendered(store, config.shards)
+    files, fingerprint = list_finished(folder, "auheat render")
+    size, classes = config.image_size, config.classes
+    train = ShardDataset(files, "train", size, classes)
+    val = ShardDataset(files, "val", size, classes)
+    if len(train.class_names) < 2:
+        raise AuheatError(f"{folder}: {len(train.class_names)} classes (at least 2 are needed)")
+    rows = np.arange(len(train))
+    if len(val):
+        chosen, val_rows = rows, np.arange(len(val))
+    else:
+        cut = split_validation(train.labels, train.persons, config.val_fraction, config.seed)
+        chosen, val, val_rows = rows[~cut], train, rows[cut]
+    count = np.bincount(train.labels[chosen], minlength=len(train.class_names))
+    for name, n in zip(train.class_names, count, strict=True):
+        if n == 0:
+            raise AuheatError(f"{folder}: no training photo of {name} (--classes leaves it out)")
+    if not len(val_rows):
+        raise AuheatError(f"{folder}: too few photos to hold any out for validation")
+    about = {
+        "shards": folder.relative_to(store / SHARDS).as_posix(),
+        "source": fingerprint.get("source"),
+        "train_rows": len(chosen),
+        "val_rows": len(val_rows),
+        "train_per_class": count.tolist(),
+        "left_out": dict(train.left_out),
+    }
+    return Material(folder, train, chosen, val, val_rows, about)
+
+
+def train(
+    store: Path,
+    config: TrainConfig,
+    overwrite: bool = False,
+    tell: Callable[[str], None] = tqdm.write,
+) -> RunSummary:
+    """Train a classifier on a store's shards and write `store`/runs/NAME.
+
+    The same call goes on where a stopped run was, and does nothing for a finished one. What
+    should be known beforehand (weights, speed, estimated time) goes to `tell`. Raises
+    `AuheatError`; Ctrl-C raises `KeyboardInterrupt` with a text that says how to go on.
+    """
+    device = pick_device(config.device)
+    material = load_material(store, config)
+    run = store / checkpoints.RUNS / config.run_name
+    done = checkpoints.start_run(run, _describe(config, material), overwrite)
+    if done >= config.epochs:
+        return _summarize(run, config, done, 0.0, 0.0, ("was finished already",))
+    _write_split_and_maps(run, material)
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        model, notes = _build(config, len(material.dataset.class_names))
+        model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        optimizer = OPTIMIZERS[config.optimizer][0](model, config)
+        best: dict[str, Any] = {}
+        if done:
+            best = checkpoints.load_state(run, model, optimizer)["best"]
+            _cut_metrics(run, done)
+        engine = Engine(config, material, model, optimizer, device)
+        notes = (*notes, *engine.forecast(done))
+        for note in notes:
+            tell(note)
+        started = time.perf_counter()
+        for epoch in range(done, config.epochs):
+            try:
+                line = engine.run_epoch(epoch)
+            except KeyboardInterrupt as error:
+                raise KeyboardInterrupt(
+                    f"{run}: stopped in epoch {epoch + 1} of {config.epochs}, {epoch} are saved "
+                    "(the same command goes on from there)"
+                ) from error
+            if not best or _is_better(line, best):
+                best = line
+                checkpoints.save_tensors(run / checkpoints.BEST, model.state_dict(), **line)
+            _append_metrics(run, line)
+            checkpoints.save_state(run, model, optimizer, epochs_done=epoch + 1, best=best)
+        seconds = time.perf_counter() - started
+    rate = (config.epochs - done) * len(material.train) / seconds
+    return _summarize(run, config, done, seconds, rate, notes)
+
+
+def _describe(config: TrainConfig, material: Material) -> dict[str, Any]:
+    """Return config.json: all that evaluation needs besides photos, on whatever machine."""
+    made_with = read_attributes(material.dataset.files[0])
+    book = checkpoints.read_codebook(material.dataset.files)
+    return {
+        "format": checkpoints.RUN_VERSION,
+        "auheat": __version__,
+        "settings": asdict(config) | {"name": config.run_name},
+        "data": material.about | {"codebook_digest": book.digest},
+        "class_names": material.dataset.class_names,
+        "shard_classes": material.dataset.shard_classes,
+        "normalisation": {"mean": IMAGENET_MEAN, "std": IMAGENET_STD},
+        "codebook": checkpoints.pack_codebook(book),
+        "detector": made_with["detector"],
+        "detector_digest": made_with["detector_digest"],
+    }
+
+
+def _build(config: TrainConfig, classes: int) -> tuple[Classifier, tuple[str, ...]]:
+    """Return a classifier with the weights asked for, and what is to be said of them."""
+    model = build_classifier(config.method, config.backbone, classes)
+    if config.weights == "none":
+        return model, ("weights: none, trained from scratch",)
+    if config.weights == "auto":
+        file = find_weights(config.backbone)
+        if file is None:
+            return model, (
+                f"warning: no published weights of {config.backbone} in AUHEAT_WEIGHTS or "
+                "torch's hub cache: trained from scratch, which takes far more photos",
+            )
+    else:
+        file = Path(config.weights)
+    messages = load_weights(model.backbone, file, getattr(model.head, "fc", None))
+    return model, (f"weights: {file}", *messages)
+
+
+def _write_split_and_maps(run: Path, material: Material) -> None:
+    """Note the rows held out, and each class's mean training heatmap (K, h, w) in [0, 1]."""
+    held_out = [material.held_out.ids[i] for i in material.val]
+    write_json(run / checkpoints.SPLIT, {"val": held_out})
+    total: dict[int, Any] = {}
+    count: dict[int, int] = {}
+    for index in material.train.tolist():
+        label = int(material.dataset.labels[index])
+        heatmap, valid = material.dataset.read_heatmap(index)
+        if valid:
+            total[label] = total.get(label, 0) + heatmap.astype(np.float64) / 255
+            count[label] = count.get(label, 0) + 1
+    if not total:
+        raise AuheatError(f"{material.folder}: no training photo has a heatmap")
+    blank = np.zeros_like(next(iter(total.values())))
+    classes = range(len(material.dataset.class_names))
+    means = [total[k] / count[k] if k in total else blank for k in classes]
+    maps = torch.from_numpy(np.stack(means).astype(np.float32))
+    checkpoints.save_tensors(run / checkpoints.MAPS, {"mean_heatmap": maps})
+
+
+def _is_better(line: dict[str, Any], best: dict[str, Any]) -> bool:
+    """Whether an epoch's validation accuracy is higher, or equal with a lower loss."""
+    return (line["val_accuracy"], -line["val_loss"]) > (best["val_accuracy"], -best["val_loss"])
+
+
+def _append_metrics(run: Path, line: dict[str, Any]) -> None:
+    with (run / checkpoints.METRICS).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def _cut_metrics(run: Path, done: int) -> None:
+    """Drop the line of an epoch that was measured but not saved."""
+    file = run / checkpoints.METRICS
+    lines = file.read_text(encoding="utf-8").splitlines()[:done] if file.is_file() else []
+    file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def _summarize(
+    run: Path,
+    config: TrainConfig,
+    resumed: int,
+    seconds: float,
+    rate: float,
+    notes: tuple[str, ...],
+) -> RunSummary:
+    best = checkpoints.read_metadata(run / checkpoints.LAST)["best"]
+    return RunSummary(
+        run,
+        config.epochs,
+        resumed,
+        best["epoch"],
+        best["val_accuracy"],
+        best["val_loss"],
+        round(seconds, 3),
+        round(rate, 2),
+        notes,
+    )

@@ -1,0 +1,134 @@
+"""The commands about runs: train, evaluate, report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from auheat.records import AuheatError
+
+from .common import (
+    json_option,
+    overwrite_option,
+    print_fields,
+    print_table,
+    store_option,
+)
+
+
+@click.command()
+@store_option
+@click.option("--preset", default="none", show_default=True, help="demo: a thin network, minutes.")
+@click.option("--method", default=None, help="[default: cam]")
+@click.option("--backbone", default=None, help="[default: resnet50; demo: thin]")
+@click.option("--weights", default=None, help="auto, none, or a .pth or .safetensors file.")
+@click.option("--image-size", type=int, help="Side of the network's input [default: 224].")
+@click.option("--au-weight", type=float, help="Weight of the AU loss; 0: none [default: 4].")
+@click.option("--layers", help="Layers to align, 1 to 5, such as 5 or 5+4 [default: 5].")
+@click.option("--epochs", type=int, help="Passes over the photos [default: 30].")
+@click.option("--batch-size", type=int, help="Photos per step [default: 32].")
+@click.option("--lr", type=float, help="Highest learning rate.")
+@click.option("--weight-decay", type=float, help="[default: 0.0005]")
+@click.option("--optimizer", help="sgd (Nesterov, cosine) or adamw (one cycle) [default: sgd].")
+@click.option("--val-fraction", type=float, help="Share of train held out [default: 0.1].")
+@click.option("--classes", help="Only these expressions, such as Happiness,Anger,Neutral.")
+@click.option("--seed", type=int, help="Another seed, another run [default: 0].")
+@click.option("--device", default=None, help="auto, cpu, cuda [default: auto].")
+@click.option("--shards", help="Which shards, where there are several.")
+@click.option("--name", help="What to call the run [default: made of its settings].")
+@overwrite_option
+@json_option
+def train(
+    store: Path,
+    preset: str,
+    layers: str | None,
+    classes: str | None,
+    overwrite: bool,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Train a classifier whose attention is drawn to the heatmaps (--au-weight 0: left alone).
+
+    The best epoch is chosen on photos held out from train; the test photos stay unseen until
+    `evaluate`. A stopped run goes on when the same command is given again.
+
+    \b
+    auheat train --preset demo
+    auheat train --preset demo --au-weight 0 --name without-aus
+    auheat train --backbone resnet50 --epochs 60 --device cuda
+    """
+    from auheat.wsol.settings import make_config
+    from auheat.wsol.training import train as run
+
+    config = make_config(preset, layers=_numbers(layers), classes=_names(classes), **settings)
+    summary = run(store, config, overwrite, lambda note: click.echo(note, err=True))
+    fields = summary.as_dict()
+    notes = fields.pop("notes")
+    print_fields(fields | ({"notes": notes} if as_json else {}), as_json)
+
+
+@click.command()
+@click.argument("run", required=False)
+@store_option
+@click.option("--split", default="test", show_default=True, help="test, or val.")
+@click.option("--shards", help="Score on these shards [default: those of the run].")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda.")
+@json_option
+def evaluate(store: Path, as_json: bool, **settings: Any) -> None:
+    """Score RUN (a name or folder; by default the newest) on the test photos.
+
+    Accuracy, and how far attention and CAM agree with the expected action units, beside the
+    baselines without which a cosine means little.
+
+    \b
+    auheat evaluate
+    auheat evaluate without-aus
+    """
+    from auheat.wsol.evaluation import evaluate as score
+    from auheat.wsol.report import tabulate
+
+    result = score(store, **settings).as_dict()
+    if as_json:
+        click.echo(json.dumps(result, indent=1))
+        return
+    print_table(tabulate([result]))
+    click.echo(f"{result['n']} {result['split']} photos, {result['n_valid']} with a heatmap")
+
+
+@click.command()
+@click.argument("runs", nargs=-1)
+@store_option
+@click.option("--name", help="Which shards, where there are several.")
+@click.option("--out", type=click.Path(path_type=Path), help="HTML file [default: in the store].")
+@json_option
+def report(
+    store: Path, runs: tuple[str, ...], name: str | None, out: Path | None, as_json: bool
+) -> None:
+    """Write one self-contained HTML page: faces, heatmaps, counts, and RUNS side by side.
+
+    RUNS are names or folders, by default all of the store's.
+
+    \b
+    auheat report
+    auheat report with-aus without-aus --out comparison.html
+    """
+    from auheat.wsol.report import write_report
+
+    print_fields({"report": str(write_report(store, runs, name, out))}, as_json)
+
+
+def _numbers(text: str | None) -> tuple[int, ...] | None:
+    """Read "5+4" or "5,4" as (5, 4)."""
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.replace(",", "+").split("+"))
+    except ValueError as error:
+        raise AuheatError(f"--layers: {text!r} (expected numbers such as 5 or 5+4)") from error
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(part.strip() for part in text.split(","))

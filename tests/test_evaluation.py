@@ -1,0 +1,249 @@
+"""Evaluation: its numbers against NumPy and SciPy photo by photo, and its errors."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import pearsonr
+from wsol_helpers import BOOK, NAMES, make_store
+
+from auheat.heatmaps import plan_heatmaps, render_heatmaps
+from auheat.records import AuheatError
+from auheat.wsol.checkpoints import load_classifier, load_tensors
+from auheat.wsol.data import ShardDataset
+from auheat.wsol.evaluation import evaluate
+from auheat.wsol.settings import make_config
+from auheat.wsol.training import train
+
+SIDE = 32
+SETTINGS = {"image_size": SIDE, "batch_size": 8, "device": "cpu"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Tiny models gain nothing from threads, and lose much to them on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    """A store with an evaluated run of a few epochs; tests only read it."""
+    store = make_store(tmp_path_factory.mktemp("evaluated"), counts=(("train", 8), ("test", 5)))
+    config = make_config("demo", name="few", epochs=8, **SETTINGS)
+    train(store, config, tell=lambda _: None)
+    return store, evaluate(store)
+
+
+def photo_by_photo(store):
+    """The scores again, one photo at a time, in NumPy; only the network itself is shared."""
+    run = store / "runs" / "few"
+    model, _ = load_classifier(run)
+    dataset = ShardDataset(store / "shards" / "martinez", "test", SIDE)
+    plan = plan_heatmaps(BOOK, NAMES)
+    rows = []
+    for item in dataset:
+        with torch.no_grad():
+            output = model(item["image"][None].float() / 255)
+        maps = {f"layer{n}": output.features[n - 1][0].numpy().mean(0) for n in range(1, 6)} | {
+            "cam": output.maps[0, item["label"]].numpy()
+        }
+        predicted = int(output.logits[0].argmax())
+        maps["cam_predicted"] = output.maps[0, predicted].numpy()
+        row = {"label": item["label"], "predicted": predicted}
+        points = item["landmarks"].numpy()[None]
+        drawn = {
+            k: render_heatmaps(points, np.array([k]), plan, (SIDE, SIDE), (SIDE, SIDE))[0][0]
+            for k in range(1, len(NAMES))
+        }
+        if item["label"] == 0:
+            rows.append(row)
+            continue
+        own = drawn[item["label"]]
+        for name, values in maps.items():
+            row[name] = cosine(resize(scale(values)), own)
+        top = resize(scale(maps["layer5"]))
+        r = {k: pearsonr(top.ravel(), a.ravel()).statistic for k, a in drawn.items()}
+        others = [v for k, v in r.items() if k != item["label"]]
+        row["centred"] = r[item["label"]]
+        row["margin"] = row["centred"] - np.mean(others)
+        row["rank1"] = float(row["centred"] > max(others))
+        wrong = [cosine(a, own) for k, a in drawn.items() if k != item["label"]]
+        row["wrong"], row["uniform"] = np.mean(wrong), cosine(np.ones_like(own), own)
+        rows.append(row)
+    return rows
+
+
+def cosine(a, b):
+    return float((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum()))
+
+
+def scale(m):
+    return (m - m.min()) / (m.max() - m.min())
+
+
+def resize(m):
+    """Bilinear with half-pixel centres, by hand."""
+
+    def axis(n):
+        at = np.clip((np.arange(SIDE) + 0.5) * n / SIDE - 0.5, 0, n - 1)
+        low = np.minimum(np.floor(at).astype(int), n - 2)
+        return low, at - low
+
+    (y, fy), (x, fx) = axis(m.shape[0]), axis(m.shape[1])
+    fy = fy[:, None]
+    top = m[y][:, x] * (1 - fx) + m[y][:, x + 1] * fx
+    bottom = m[y + 1][:, x] * (1 - fx) + m[y + 1][:, x + 1] * fx
+    return top * (1 - fy) + bottom * fy
+
+
+def test_every_score_equals_the_one_computed_photo_by_photo(evaluated):
+    store, result = evaluated
+    rows = photo_by_photo(store)
+    assert result.n == len(rows) == 20
+    assert result.n_valid == 15
+    assert result.accuracy == pytest.approx(np.mean([r["label"] == r["predicted"] for r in rows]))
+
+    def balanced(key):
+        return np.mean([np.mean([r[key] for r in rows if r["label"] == k]) for k in (1, 2, 3)])
+
+    for field, key in (
+        ("att_cos", "layer5"),
+        ("cam_cos", "cam"),
+        ("cam_cos_predicted", "cam_predicted"),
+        ("att_cos_centred", "centred"),
+        ("margin", "margin"),
+        ("rank1", "rank1"),
+    ):
+        assert getattr(result, field) == pytest.approx(balanced(key), abs=1e-4), field
+    assert result.baselines["wrong_class"]["att_cos"] == pytest.approx(balanced("wrong"), abs=1e-4)
+    assert result.baselines["uniform"]["att_cos"] == pytest.approx(balanced("uniform"), abs=1e-4)
+    for k, name in enumerate(NAMES[1:], 1):
+        mine = [r for r in rows if r["label"] == k]
+        assert result.per_class[name]["margin"] == pytest.approx(
+            np.mean([r["margin"] for r in mine]), abs=1e-4
+        )
+        expected = [
+            np.mean([r[c] for r in mine]) for c in (*(f"layer{n}" for n in range(1, 6)), "cam")
+        ]
+        assert result.matrix["values"][k - 1] == pytest.approx(expected, abs=1e-4)
+
+
+def test_mean_heatmap_baseline_is_the_class_balanced_mean_map(evaluated):
+    store, result = evaluated
+    means = load_tensors(store / "runs" / "few" / "maps.safetensors")["mean_heatmap"].numpy()
+    constant = resize(scale(means[1:].mean(0)))
+    dataset = ShardDataset(store / "shards" / "martinez", "test", SIDE)
+    plan = plan_heatmaps(BOOK, NAMES)
+    by_class = {1: [], 2: [], 3: []}
+    for item in dataset:
+        if item["label"]:
+            own, _ = render_heatmaps(
+                item["landmarks"].numpy()[None],
+                np.array([item["label"]]),
+                plan,
+                (SIDE, SIDE),
+                (SIDE, SIDE),
+            )
+            by_class[item["label"]].append(cosine(constant, own[0]))
+    expected = np.mean([np.mean(v) for v in by_class.values()])
+    assert result.baselines["mean_heatmap"]["att_cos"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_baselines_that_know_no_photo_are_no_better_than_chance(evaluated):
+    _, result = evaluated
+    assert set(result.baselines) == {"mean_heatmap", "uniform", "centre_gaussian", "wrong_class"}
+    assert result.baselines["uniform"]["att_cos_centred"] == 0
+    assert result.baselines["uniform"]["margin"] == 0
+    assert result.baselines["wrong_class"]["rank1"] == 0
+    for scores in result.baselines.values():
+        assert scores["margin"] < 0.05
+
+
+def test_alignment_shows_in_the_scores(evaluated):
+    _, result = evaluated
+    assert result.att_cos > result.baselines["centre_gaussian"]["att_cos"]
+    assert result.margin > 0.05
+
+
+def test_files_hold_what_was_returned(evaluated):
+    store, result = evaluated
+    run = store / "runs" / "few"
+    saved = json.loads((run / "evaluation.json").read_text())
+    assert saved == json.loads(json.dumps(result.as_dict()))
+    assert saved["per_class"]["Neutral"]["att_cos"] is None
+    assert sum(map(sum, saved["confusion"])) == 20
+    assert saved["matrix"]["rows"] == list(NAMES[1:])
+    assert saved["matrix"]["columns"] == [*(f"layer {n}" for n in range(1, 6)), "CAM"]
+    with np.load(run / "evaluation.npz", allow_pickle=False) as arrays:
+        for name in ("attention", "cam", "heatmap"):
+            assert arrays[f"mean_{name}"].shape == (4, SIDE, SIDE)
+            assert arrays[f"mean_{name}"][0].max() == 0
+            assert arrays[f"mean_{name}"][1:].max() <= 1
+            assert arrays[f"example_{name}"].shape == (6, SIDE, SIDE)
+        assert arrays["example_image"].dtype == np.uint8
+        assert arrays["example_label"].tolist() == [1, 1, 2, 2, 3, 3]
+        assert all(key.startswith("test") for key in arrays["example_id"])
+
+
+def test_a_copied_run_is_evaluated_elsewhere_with_the_same_scores(evaluated, tmp_path):
+    store, result = evaluated
+    shutil.copytree(store / "runs" / "few", tmp_path / "few")
+    other = make_store(tmp_path / "other", counts=(("train", 8), ("test", 5)))
+    assert evaluate(other, tmp_path / "few") == result
+
+
+def test_scores_do_not_depend_on_the_stored_size_of_heatmaps(evaluated, tmp_path):
+    _, result = evaluated
+    store, _ = evaluated
+    finer = make_store(tmp_path, counts=(("train", 8), ("test", 5)), size=60)
+    assert evaluate(finer, store / "runs" / "few").as_dict() == result.as_dict()
+
+
+def test_held_out_rows_are_evaluated_by_their_ids(evaluated, tmp_path):
+    store, _ = evaluated
+    shutil.copytree(store / "runs" / "few", tmp_path / "few")
+    result = evaluate(store, tmp_path / "few", split="val")
+    lines = (tmp_path / "few" / "metrics.jsonl").read_text().splitlines()
+    best = max(map(json.loads, lines), key=lambda x: (x["val_accuracy"], -x["val_loss"]))
+    assert result.n == 4
+    assert result.accuracy == pytest.approx(best["val_accuracy"])
+
+
+def test_a_run_on_some_classes_is_scored_on_those(tmp_path):
+    store = make_store(tmp_path)
+    chosen = ("Sadness", "Happiness")
+    config = make_config("demo", epochs=1, classes=chosen, name="two", **SETTINGS)
+    train(store, config, tell=lambda _: None)
+    result = evaluate(store)
+    assert result.class_names == chosen
+    assert result.n == result.n_valid == 6
+    assert result.left_out == {"other class": 6}
+    assert result.matrix["rows"] == list(chosen)
+
+
+def test_bad_requests_are_one_error_each(evaluated, tmp_path):
+    store, _ = evaluated
+    run = store / "runs" / "few"
+    with pytest.raises(AuheatError, match="no such run \\(there: few\\)"):
+        evaluate(store, "other")
+    with pytest.raises(AuheatError, match="--split: 'all'"):
+        evaluate(store, split="all")
+    with pytest.raises(AuheatError, match="no run \\(run `auheat train` first"):
+        evaluate(make_store(tmp_path / "bare"))
+    renamed = make_store(tmp_path / "renamed", names=(*NAMES[:3], "Anger"))
+    with pytest.raises(AuheatError, match="classes Neutral, Happiness, Surprise, Anger \\(run few"):
+        evaluate(renamed, run)
+    with pytest.raises(AuheatError, match="no 'ours'"):
+        evaluate(store, shards="ours")
+    untested = make_store(tmp_path / "untested", counts=(("train", 2),))
+    with pytest.raises(AuheatError, match="no test photos"):
+        evaluate(untested, run)
+    shutil.copytree(run, tmp_path / "stopped")
+    (tmp_path / "stopped" / "best.safetensors").unlink()
+    with pytest.raises(AuheatError, match="no checkpoint"):
+        evaluate(store, tmp_path / "stopped")

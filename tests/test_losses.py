@@ -1,0 +1,111 @@
+"""The loss against NumPy written from equations 1 to 3."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from auheat.wsol.heads import Output
+from auheat.wsol.losses import attention, au_alignment_loss, resize_heatmap, total_loss
+
+RNG = np.random.default_rng(0)
+
+
+def cosine_by_hand(t, a):
+    product = sum(x * y for x, y in zip(t.ravel(), a.ravel(), strict=True))
+    return product / (np.sqrt((t**2).sum()) * np.sqrt((a**2).sum()))
+
+
+def shrink_by_hand(a, factor):
+    h, w = a.shape[0] // factor, a.shape[1] // factor
+    return a.reshape(h, factor, w, factor).mean((1, 3))
+
+
+def test_attention_is_the_channel_mean():
+    features = RNG.normal(size=(2, 5, 3, 4))
+    by_hand = sum(features[:, j] for j in range(5)) / 5
+    np.testing.assert_allclose(attention(torch.tensor(features)), by_hand)
+
+
+def test_alignment_equals_one_minus_cosine_by_hand_over_valid_rows():
+    features, heatmap = RNG.normal(size=(3, 6, 7, 7)), RNG.uniform(size=(3, 28, 28))
+    valid = torch.tensor([True, False, True])
+    expected = np.mean(
+        [1 - cosine_by_hand(features[i].mean(0), shrink_by_hand(heatmap[i], 4)) for i in (0, 2)]
+    )
+    got = au_alignment_loss(torch.tensor(features), torch.tensor(heatmap), valid)
+    assert got.item() == pytest.approx(expected, abs=1e-6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    arrays(np.float32, (2, 3, 4, 4), elements=st.floats(-9, 9, width=32)),
+    arrays(np.float32, (2, 8, 8), elements=st.floats(0, 1, width=32)),
+)
+def test_alignment_lies_in_0_2_and_its_gradient_is_finite(features, heatmap):
+    inputs = torch.tensor(features, requires_grad=True)
+    loss = au_alignment_loss(inputs, torch.tensor(heatmap), torch.tensor([True, True]))
+    loss.backward()
+    assert -1e-5 <= loss.item() <= 2 + 1e-5
+    assert torch.isfinite(inputs.grad).all()
+
+
+def test_alignment_ignores_scale_and_the_heatmap_of_rows_that_are_not_valid():
+    features, heatmap = torch.rand(2, 3, 6, 6), torch.rand(2, 12, 12)
+    valid = torch.tensor([True, False])
+    loss = au_alignment_loss(features, heatmap, valid)
+    heatmap[1] = torch.nan
+    torch.testing.assert_close(au_alignment_loss(7 * features, 255 * heatmap, valid), loss)
+
+
+def test_without_a_valid_row_alignment_is_exactly_zero_and_still_differentiable():
+    features = torch.rand(2, 3, 6, 6, requires_grad=True)
+    loss = au_alignment_loss(features, torch.full((2, 6, 6), torch.nan), torch.zeros(2).bool())
+    assert loss.item() == 0
+    loss.backward()
+    assert torch.equal(features.grad, torch.zeros_like(features))
+
+
+def test_attention_that_equals_the_heatmap_has_no_loss():
+    heatmap = torch.rand(2, 14, 14)
+    features = heatmap[:, None].expand(-1, 8, -1, -1)
+    assert au_alignment_loss(features, heatmap, torch.ones(2).bool()).item() < 1e-6
+
+
+def test_heatmap_is_enlarged_bilinearly_for_a_finer_layer():
+    ramp = torch.arange(4.0).expand(1, 4, 4)
+    expected = [0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3]
+    assert resize_heatmap(ramp, (8, 8))[0, 3].tolist() == pytest.approx(expected)
+
+
+def make_output(n=4, classes=3):
+    features = tuple(torch.rand(n, 5, 8 // 2**i, 8 // 2**i) for i in (0, 0, 1, 1, 1))
+    return Output(torch.randn(n, classes), torch.rand(n, classes, 4, 4), (), features)
+
+
+def cross_entropy_by_hand(logits, labels):
+    e = np.exp(logits - logits.max(1, keepdims=True))
+    p = e / e.sum(1, keepdims=True)
+    return -np.log(p[np.arange(len(labels)), labels]).mean()
+
+
+def test_total_is_equation_3_with_one_term_per_layer_and_auxiliary_logits():
+    output, labels = make_output(), torch.tensor([0, 1, 2, 0])
+    output = output._replace(aux_logits=(torch.randn(4, 3),))
+    heatmap, valid = torch.rand(4, 8, 8), torch.tensor([True, True, False, True])
+    loss = total_loss(output, labels, heatmap, valid, 4.0, (3, 5))
+    logits = [output.logits, *output.aux_logits]
+    classes = sum(cross_entropy_by_hand(v.numpy(), labels.numpy()) for v in logits)
+    terms = [au_alignment_loss(output.features[n], heatmap, valid).item() for n in (2, 4)]
+    assert loss.total.item() == pytest.approx(classes + 4 * sum(terms), rel=1e-5)
+    assert loss.classes.item() == pytest.approx(classes, rel=1e-5)
+    assert loss.alignment.item() == pytest.approx(sum(terms), rel=1e-5)
+
+
+@pytest.mark.parametrize("au_weight", [0.0, 4.0])
+def test_without_a_valid_row_the_total_is_exactly_cross_entropy(au_weight):
+    output, labels = make_output(), torch.tensor([0, 1, 2, 0])
+    loss = total_loss(output, labels, torch.rand(4, 8, 8), torch.zeros(4).bool(), au_weight)
+    assert torch.equal(loss.total, torch.nn.functional.cross_entropy(output.logits, labels))

@@ -1,0 +1,118 @@
+"""The report with runs: every element once per run, numbers as in evaluation.json."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from helpers import Page
+from wsol_helpers import make_store
+
+from auheat.records import AuheatError
+from auheat.wsol.evaluation import evaluate
+from auheat.wsol.report import Run, draw_curves, tabulate, write_report
+from auheat.wsol.settings import make_config
+from auheat.wsol.training import train
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A store with two evaluated runs, with and without AUs."""
+    root = make_store(tmp_path_factory.mktemp("runs"))
+    for name, weight in (("with-aus", 4.0), ("without-aus", 0.0)):
+        settings = {"image_size": 32, "epochs": 2, "batch_size": 8, "au_weight": weight}
+        train(root, make_config("demo", name=name, **settings), tell=lambda note: None)
+        evaluate(root, name)
+    return root
+
+
+@pytest.fixture(scope="module")
+def page(store):
+    return write_report(store).read_text()
+
+
+def test_the_report_holds_every_element_for_every_run(page):
+    parsed = Page(page)
+    assert parsed.count("figure", "chart") == 3
+    assert parsed.count("polyline") == 3 * 2 * 2  # curves x runs x (train, validation)
+    assert parsed.count("table", "confusion shaded") == 2
+    assert parsed.count("table", "cosines shaded") == 2
+    assert parsed.count("img", "mean") == 3 * (1 + 2 + 2)  # classes x (A, attention, CAM per run)
+    assert parsed.count("figure", "example") == 3 * 2
+    strip = page.partition('<div class="strip">')[2].partition("</figure>")[0]
+    assert strip.count("<img") == 2 + 2 * 2
+    assert parsed.count("figure", "photo") > 0  # the store's own part is still there
+    headings = [t for t in parsed.texts if t in ("ATT-COS", "margin", "rank-1", "centred")]
+    assert len(headings) >= 4
+
+
+def test_the_headline_shows_the_scores_and_the_baselines(store, page):
+    table = page.partition('<table id="scores">')[2].partition("</table>")[0]
+    rows = {
+        re.search(r"<td>(.*?)</td>", row).group(1): re.findall(r'class="n">([^<]*)<', row)
+        for row in table.split("<tr")[2:]
+    }
+    for run in ("with-aus", "without-aus"):
+        scores = json.loads((store / "runs" / run / "evaluation.json").read_text())
+        keys = ("accuracy", "balanced_accuracy", "cam_cos", "att_cos", "att_cos_centred")
+        assert rows[run] == [f"{scores[k]:.3f}" for k in (*keys, "margin", "rank1")]
+    assert "uniform map" in rows
+    assert rows["uniform map"][4:] == ["0.000"] * 3
+
+
+def test_confusion_counts_are_those_of_the_evaluation(store, page):
+    scores = json.loads((store / "runs" / "with-aus" / "evaluation.json").read_text())
+    table = page.partition('<table class="confusion shaded">')[2].partition("</table>")[0]
+    cells = [int(n) for n in re.findall(r"--share:[\d.]+\">(\d+)<", table)]
+    assert cells == np.array(scores["confusion"]).ravel().tolist()
+
+
+def test_the_report_needs_nothing_from_outside(page):
+    assert all(source.startswith("data:image/jpeg;base64,") for source in Page(page).sources)
+
+
+def test_runs_can_be_chosen_and_copied_elsewhere(store, tmp_path):
+    shutil.copytree(store / "runs" / "with-aus", tmp_path / "carried")
+    text = write_report(store, [str(tmp_path / "carried")], out=tmp_path / "r.html").read_text()
+    assert Page(text).count("table", "confusion shaded") == 1
+    assert "carried" in text
+    with pytest.raises(AuheatError, match="nobody: no such run"):
+        write_report(store, ["nobody"])
+
+
+def test_a_run_that_was_not_evaluated_is_said_to_be_so(store, tmp_path):
+    other = tmp_path / "store"
+    shutil.copytree(store, other)
+    for file in (other / "runs" / "with-aus").glob("evaluation.*"):
+        file.unlink()
+    text = write_report(other).read_text()
+    assert "Not evaluated yet: with-aus" in text
+    assert Page(text).count("table", "confusion shaded") == 1
+
+
+def test_a_damaged_evaluation_is_one_clear_error(store, tmp_path):
+    other = tmp_path / "store"
+    shutil.copytree(store, other)
+    (other / "runs" / "with-aus" / "evaluation.json").write_text("{")
+    with pytest.raises(AuheatError, match=r"with-aus: unreadable .*run `auheat evaluate` again"):
+        write_report(other)
+
+
+def test_curves_run_from_left_to_right_and_from_least_to_greatest():
+    curve = [{"a": 1.0, "b": 3.0}, {"a": 2.0, "b": 5.0}, {"a": 1.5, "b": 4.0}]
+    chart = draw_curves("t", (("a", "train"), ("b", "validation")), [Run("r", {}, curve, {}, {})])
+    assert chart["low"] == "1"
+    assert chart["high"] == "5"
+    assert chart["lines"][0]["points"] == "0.00,100.00 50.00,75.00 100.00,87.50"
+    assert chart["lines"][1]["points"] == "0.00,50.00 50.00,0.00 100.00,25.00"
+    assert [line["dashed"] for line in chart["lines"]] == [True, False]
+
+
+def test_curves_of_a_run_without_epochs_are_empty():
+    chart = draw_curves("t", (("a", "train"),), [Run("r", {}, [], {}, {})])
+    assert chart["lines"][0]["points"] == ""
+
+
+def test_no_results_make_a_table_of_headings_alone():
+    assert len(tabulate([])) == 1
