@@ -7,9 +7,11 @@ import cv2
 import numpy as np
 import pytest
 
-from auheat.facs import load_codebook
-from auheat.landmarks import load_detector
-from auheat.records import Codebook, Landmarks, Status
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line sets it, before torch
+
+from auheat.facs import load_codebook  # noqa: E402
+from auheat.landmarks import load_detector  # noqa: E402
+from auheat.records import Codebook, Landmarks, Status  # noqa: E402
 
 
 @pytest.fixture(scope="session")
