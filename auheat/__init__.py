@@ -4,8 +4,14 @@ A folder of labelled face photos becomes HDF5 shards of photo, 68 landmarks and 
 the facial action units (AUs) that an expert would inspect for its expression.
 """
 
+import os
 from importlib import import_module
 from typing import Any
+
+# OpenCV reads these when it is loaded, by whichever module comes first: the size from which on
+# it refuses to decode (auheat.images.MAX_PIXELS), and that a bad photo is no line on stderr.
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**27))
+os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
 
 __version__ = "0.1.0"
 

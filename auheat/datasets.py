@@ -6,6 +6,7 @@ every adapter maps to names. Paths from label files cannot leave the source fold
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -88,7 +89,7 @@ def _read_rafdb(source: Path, images: str) -> Iterator[Sample]:
     folder = (root / "Image" / images).relative_to(source)
     if not (source / folder).is_dir():
         raise AuheatError(f"{source / folder}: no such folder (--images chooses {IMAGES})")
-    text = (root / _LABEL_FILE).read_text(encoding="utf-8", errors="replace")
+    text = (root / _LABEL_FILE).read_text(encoding="utf-8-sig", errors="replace")
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
@@ -109,9 +110,20 @@ def is_plain_name(name: str) -> bool:
 
 
 def _split_folders(source: Path) -> dict[Path, str]:
-    """Folders of a set that is cut into splits, or the source itself for one that is not."""
+    """Folders of a set that is cut into splits, or the source itself for one that is not.
+
+    Raises `AuheatError` for a photo beside the split folders, which would be lost silently.
+    """
     found = {d: SPLITS[d.name.casefold()] for d in _folders(source) if d.name.casefold() in SPLITS}
-    return found or {source: ""}
+    if not found:
+        return {source: ""}
+    for path in _photos(source):
+        if source / path.relative_to(source).parts[0] not in found:
+            raise AuheatError(
+                f"{path}: a photo beside {', '.join(sorted(d.name for d in found))} (move it into "
+                "one of them, or use --dataset photos to read all without labels)"
+            )
+    return found
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -143,25 +155,46 @@ def _read_class_folders(source: Path, _images: str) -> Iterator[Sample]:
 
 
 def _read_photos(source: Path, _images: str) -> Iterator[Sample]:
-    for root, split in _split_folders(source).items():
-        for path in _photos(root):
-            yield _sample(source, path, "", split)
+    for path in _photos(source):
+        first, *rest = path.relative_to(source).parts
+        yield _sample(source, path, "", SPLITS.get(first.casefold(), "") if rest else "")
 
 
 def _sample(source: Path, path: Path, label: str, split: str) -> Sample:
     relative = path.relative_to(source)
-    return Sample(relative.as_posix(), relative, label, split)
+    name = relative.as_posix()
+    if not name.isprintable() and any("\ud800" <= c <= "\udfff" for c in name):
+        raise AuheatError(f"{source}: file name {name!a} is not UTF-8 (rename it)")
+    return Sample(name, relative, label, split)
 
 
 def _photos(folder: Path) -> Iterator[Path]:
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in SUFFIXES and not hidden and path.is_file():
-            yield path
+    """List everything named like a photo, sorted; what is no regular file is a row, too.
+
+    Raises `AuheatError` for a folder that cannot be read, or one behind a link: neither may be
+    lost silently.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise AuheatError(f"{error.filename}: {error.strerror} (every folder must be readable)")
+
+    found = []
+    for root, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in folders:
+            if (Path(root) / name).is_symlink():
+                raise AuheatError(f"{Path(root) / name}: a link to a folder (put its photos here)")
+        found += [
+            Path(root) / name
+            for name in files
+            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
+        ]
+    yield from sorted(found)
 
 
 def _numbered_folders(source: Path) -> bool:
-    return any(d.name.isdigit() for root in _split_folders(source) for d in _folders(root))
+    inner = [d for d in _folders(source) if d.name.casefold() in SPLITS]
+    return any(d.name.isdigit() for root in (source, *inner) for d in _folders(root))
 
 
 def _has_photos(source: Path) -> bool:

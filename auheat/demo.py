@@ -87,6 +87,9 @@ In outer-eye distances, x outwards from the midline on the image's left side bei
 the right side is the mirror image.
 """
 
+MARKER = "made-by-auheat-demo.txt"
+"""Lies in a folder that this module filled, and may therefore fill again."""
+
 _SPLITS = ("train", "test")
 
 
@@ -98,9 +101,10 @@ def write_demo(folder: Path, train: int = 40, test: int = 10, seed: int = 0) -> 
     """
     if train < 1 or test < 0:
         raise AuheatError(f"--train {train} --test {test}: (expected at least 1 and 0)")
-    if folder.exists() and any(folder.iterdir()) and not (folder / "EmoLabel").is_dir():
-        raise AuheatError(f"{folder}: not empty (choose a new folder)")
+    if folder.exists() and any(folder.iterdir()) and not (folder / MARKER).is_file():
+        raise AuheatError(f"{folder}: not empty, and not made by this command (choose another)")
     photo, points = load_portrait()
+    _clear(folder)
     (folder / "Image" / "aligned").mkdir(parents=True, exist_ok=True)
     (folder / "EmoLabel").mkdir(exist_ok=True)
     counts = dict(zip(_SPLITS, (train, test), strict=True))
@@ -121,6 +125,14 @@ def write_demo(folder: Path, train: int = 40, test: int = 10, seed: int = 0) -> 
                 bar.update()
     (folder / "EmoLabel" / "list_patition_label.txt").write_text("".join(lines))
     return {"folder": str(folder), "photos": total, **counts, "expressions": len(PROTOTYPES)}
+
+
+def _clear(folder: Path) -> None:
+    """Mark the folder as ours and drop the photos of an earlier, perhaps larger, set."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARKER).write_text("Everything here was made by `auheat demo`.\n")
+    for file in (folder / "Image" / "aligned").glob("*_aligned.jpg"):
+        file.unlink()
 
 
 def load_portrait() -> tuple[Array, Array]:

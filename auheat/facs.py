@@ -37,11 +37,18 @@ SIGMA_RANGE = (0.06, 0.20)
 """Sigmas outside it, in outer-eye distances, vanish on a small map or cover the face."""
 
 OPTIONAL_WEIGHT = 0.5
+MAX_TEXT = 2**20
 _REGIONS = "facs.yaml"
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe loader that refuses a key given twice, which YAML would silently take the last of."""
+    """Safe loader that refuses aliases, whose nesting can explode, and a key given twice."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not read (write the values out)")
+        node: yaml.Node | None = super().compose_node(parent, index)
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -113,7 +120,10 @@ def describe_codebook(book: Codebook) -> list[dict[str, Any]]:
 def _load_yaml(file: Traversable | Path) -> tuple[dict[str, Any], str]:
     """Return the parsed mapping and a canonical text of it, which comments do not change."""
     try:
-        raw = yaml.load(file.read_text(encoding="utf-8"), _Loader)  # noqa: S506 (a safe loader)
+        text = file.read_text(encoding="utf-8")
+        if len(text) > MAX_TEXT:
+            raise AuheatError(f"{file.name}: {len(text)} characters (at most {MAX_TEXT})")
+        raw = yaml.load(text, _Loader)  # noqa: S506 (a safe loader)
     except OSError as error:
         raise AuheatError(f"{file.name}: {error.strerror} (expected a codebook file)") from error
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:

@@ -7,27 +7,23 @@ pipeline turns into a row with a status.
 
 from __future__ import annotations
 
-import os
 import re
+import stat
 import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from auheat.records import Array
 
 MAX_PIXELS = 2**27
-"""Images decoded larger than this (134 megapixels) are refused."""
+"""Images decoded larger than this (134 megapixels) are refused; OpenCV is told in `auheat`."""
 
 MAX_BYTES = 2**28
 """Files larger than this (256 MiB) are refused unread."""
-
-os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))  # read when cv2 is loaded
-os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # a bad photo is a row, not a line on stderr
-
-import cv2  # noqa: E402
 
 _NEXT_MARKER = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
 _ORIENTATION = 0x0112
@@ -52,7 +48,10 @@ class Header:
 def read_bytes(path: Path) -> bytes:
     """Return a file's bytes; raise `UnreadableImageError` where that fails or the file is huge."""
     try:
-        n = path.stat().st_size
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):
+            raise UnreadableImageError("no regular file")
+        n = about.st_size
         if n > MAX_BYTES:
             raise UnreadableImageError(f"{n} bytes (at most {MAX_BYTES})")
         return path.read_bytes()

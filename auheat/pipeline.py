@@ -24,7 +24,7 @@ from tqdm import tqdm
 from auheat.datasets import detect_dataset, read_samples
 from auheat.facs import describe_codebook, load_codebook
 from auheat.heatmaps import MIN_SIGMA, Plan, plan_heatmaps, render_heatmaps, smallest_sigma
-from auheat.images import UnreadableImageError, decode, make_portable, read_bytes
+from auheat.images import UnreadableImageError, decode, make_portable, read_bytes, read_header
 from auheat.landmarks import load_detector
 from auheat.records import EXPRESSIONS, Array, AuheatError, Landmarks, Sample, Status
 from auheat.shards import (
@@ -161,6 +161,7 @@ def render(
     _check_positive(size=size, workers=workers)
     book = load_codebook(codebook)
     files, made_with = list_finished(store / LANDMARKS, "auheat extract")
+    found_with = read_attributes(files[0])
     source = read_source(store)
     labels = {label for file in files for label in read_columns(file, ["label"])["label"]}
     names = tuple(label for label in EXPRESSIONS if label in labels)
@@ -183,8 +184,8 @@ def render(
         "codebook_citation": book.citation,
         "codebook_digest": book.digest,
         "codebook_json": json.dumps(describe_codebook(book)),
-        "detector": made_with["detector"],
-        "detector_digest": made_with["detector_digest"],
+        "detector": found_with["detector"],
+        "detector_digest": found_with["detector_digest"],
     }
     plan = plan_heatmaps(book, names)
     started, resumed = time.perf_counter(), 0
@@ -294,16 +295,24 @@ def _collect_photos(source: Path, rows: dict[str, Any], workers: int | None) -> 
     """Return each row's portable photo bytes, b"" where there is nothing to store."""
     pool = joblib.Parallel(n_jobs=_threads(workers), backend="threading", batch_size=1)
     readable = rows["status"] != Status.UNREADABLE
-    jobs = zip(rows["path"], readable, strict=True)
-    photos: list[bytes] = pool(joblib.delayed(_photo)(source / p, ok) for p, ok in jobs)
+    jobs = zip(rows["path"], readable, rows["size"].tolist(), strict=True)
+    photos: list[bytes] = pool(joblib.delayed(_photo)(source / p, *rest) for p, *rest in jobs)
     return photos
 
 
-def _photo(file: Path, readable: bool) -> bytes:
+def _photo(file: Path, readable: bool, size: list[int]) -> bytes:
+    """Return a photo's portable bytes; raises `AuheatError` where it is another than before."""
     try:
-        return make_portable(read_bytes(file)) if readable else b""
+        data = make_portable(read_bytes(file)) if readable else b""
+        header = read_header(data) if data else None
     except UnreadableImageError:
         return b""
+    if header is not None and list(header.size) != size:
+        raise AuheatError(
+            f"{file}: {header.size[1]} x {header.size[0]} pixels, but {size[1]} x {size[0]} when "
+            "its landmarks were found (run `auheat extract --overwrite` again)"
+        )
+    return data
 
 
 def _training_columns(

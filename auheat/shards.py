@@ -89,7 +89,8 @@ class ShardFolder:
             return {}
         if not overwrite:
             manifest = read_manifest(self.folder)
-            _check_fingerprint(self.folder, manifest["fingerprint"], self.fingerprint)
+            if manifest["shards"]:  # nothing is finished that other settings could mix with
+                _check_fingerprint(self.folder, manifest["fingerprint"], self.fingerprint)
             return {e.file: e for e in manifest["shards"] if self._is_whole(e)}
         (self.folder / MANIFEST).unlink()
         for file in self.folder.glob("[0-9]*.h5"):
@@ -166,6 +167,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         version = raw["format"]
         entries = [ShardEntry(**{k: e[k] for k in _ENTRY_FIELDS}) for e in raw["shards"]]
         fingerprint = dict(raw["fingerprint"])
+        kinds = {(type(e.file), type(e.rows), type(e.bytes), type(e.sha256)) for e in entries}
+        if not kinds <= {(str, int, int, str)} or type(fingerprint["photos"]) is not int:
+            raise TypeError("a field of the wrong type")
     except OSError as error:
         raise AuheatError(f"{file}: {error.strerror} (no finished stage here)") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -188,6 +192,13 @@ def list_shards(folder: Path) -> list[Path]:
         if not file.is_file():
             raise AuheatError(f"{file}: missing (run the same command again to rebuild it)")
     return files
+
+
+def check_format(file: Path, wanted: str) -> None:
+    """Raise `AuheatError` unless a shard's root attribute `format` is the one wanted."""
+    found = read_attributes(file).get("format")
+    if found != wanted:
+        raise AuheatError(f"{file}: format {found!r} (expected {wanted!r}; run `auheat verify`)")
 
 
 def read_columns(file: Path, names: Sequence[str] | None = None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from auheat.shards import (
     MANIFEST,
     SHARDS,
     Finding,
+    check_format,
     list_shards,
     read_manifest,
     verify_folder,
@@ -19,6 +20,7 @@ from auheat.shards import (
 )
 
 SOURCE = "source.json"
+_FORMATS = {"auheat extract": "auheat-landmarks", "auheat render": "auheat-training"}
 
 
 def write_source(store: Path, source: Path) -> None:
@@ -46,19 +48,22 @@ def list_finished(folder: Path, command: str) -> tuple[list[Path], dict[str, Any
     done, wanted = sum(e.rows for e in manifest["shards"]), manifest["fingerprint"]["photos"]
     if done != wanted:
         raise AuheatError(f"{folder}: {done} of {wanted} rows (run `{command}` again to finish)")
-    return list_shards(folder), manifest["fingerprint"]
+    files = list_shards(folder)
+    for file in files:
+        check_format(file, _FORMATS[command])
+    return files, manifest["fingerprint"]
 
 
-def find_rendered(store: Path, name: str | None = None) -> Path:
+def find_rendered(store: Path, name: str | None = None, option: str = "--name") -> Path:
     """Return the folder of training shards called `name`, or the only one there is.
 
-    Raises `AuheatError` listing what is there.
+    Raises `AuheatError` listing what is there, and the `option` that chooses.
     """
     there = sorted(p.parent.name for p in (store / SHARDS).glob(f"*/{MANIFEST}"))
     if not there:
         raise AuheatError(f"{store / SHARDS}: no shards (run `auheat render` first)")
     if name is None and len(there) > 1:
-        raise AuheatError(f"{store / SHARDS}: choose one with --name ({', '.join(there)})")
+        raise AuheatError(f"{store / SHARDS}: choose one with {option} ({', '.join(there)})")
     chosen = there[0] if name is None else name
     if chosen not in there:
         raise AuheatError(f"{store / SHARDS}: no {chosen!r} (there: {', '.join(there)})")

@@ -25,7 +25,6 @@ from .common import (
 )
 from .runs import evaluate, report, train
 
-
 # Read when torch is loaded. Threads that spin while they wait make a shared machine several times
 # slower (measured: 10 images/s instead of 54), and gain a tenth on a quiet one.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

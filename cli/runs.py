@@ -24,7 +24,9 @@ from .common import (
 @click.option("--preset", default="none", show_default=True, help="demo: a thin network, minutes.")
 @click.option("--method", default=None, help="[default: cam]")
 @click.option("--backbone", default=None, help="[default: resnet50; demo: thin]")
-@click.option("--weights", default=None, help="auto, none, or a .pth or .safetensors file.")
+@click.option(
+    "--weights", default=None, help="auto (what is cached, no download), none, or a file."
+)
 @click.option("--image-size", type=int, help="Side of the network's input [default: 224].")
 @click.option("--au-weight", type=float, help="Weight of the AU loss; 0: none [default: 4].")
 @click.option("--layers", help="Layers to align, 1 to 5, such as 5 or 5+4 [default: 5].")

@@ -9,9 +9,9 @@ import pytest
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line sets it, before torch
 
-from auheat.facs import load_codebook  # noqa: E402
-from auheat.landmarks import load_detector  # noqa: E402
-from auheat.records import Codebook, Landmarks, Status  # noqa: E402
+from auheat.facs import load_codebook
+from auheat.landmarks import load_detector
+from auheat.records import Codebook, Landmarks, Status
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """Layouts, label names, and label files that mean harm."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -106,6 +107,52 @@ def test_a_photo_beside_class_folders_is_not_dropped_silently(tmp_path):
     with pytest.raises(AuheatError, match=r"stray\.jpg: a photo beside the class folders"):
         read_samples(tmp_path)
     assert len(read_samples(tmp_path, "photos")) == 2
+
+
+@pytest.mark.parametrize("extra", ["happy/9.jpg", "9.jpg", "holiday/deep/9.jpg"])
+def test_photos_beside_split_folders_are_not_dropped_silently(tmp_path, extra):
+    touch(tmp_path, "train/happy/1.jpg", "test/sad/2.jpg", extra, "readme/notes.txt")
+    with pytest.raises(AuheatError, match=r"9\.jpg: a photo beside test, train"):
+        read_samples(tmp_path)
+    assert len(read_samples(tmp_path, "photos")) == 3
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(tmp_path, monkeypatch):
+    touch(tmp_path, "a.jpg", "locked/b.jpg")
+    real = os.scandir
+
+    def locked(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr("os.scandir", locked)
+    with pytest.raises(AuheatError, match="locked: Permission denied"):
+        read_samples(tmp_path, "photos")
+
+
+def test_links_to_folders_are_refused_and_broken_links_are_rows(tmp_path):
+    touch(tmp_path / "photos", "a.jpg", "x.jpg/inside.png")
+    (tmp_path / "photos" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    ids = [s.id for s in read_samples(tmp_path / "photos")]
+    assert ids == ["a.jpg", "gone.jpg", "x.jpg/inside.png"]
+    (tmp_path / "photos" / "more").symlink_to(tmp_path / "photos")
+    with pytest.raises(AuheatError, match="more: a link to a folder"):
+        read_samples(tmp_path / "photos")
+
+
+def test_a_file_name_that_is_not_utf8_is_named(tmp_path):
+    (tmp_path / os.fsdecode(b"caf\xe9.jpg")).write_bytes(b"x")
+    with pytest.raises(AuheatError, match=r"udce9\.jpg' is not UTF-8"):
+        read_samples(tmp_path)
+    touch(tmp_path / "ok", "naïve 2.jpg")
+    assert [s.id for s in read_samples(tmp_path / "ok")] == ["naïve 2.jpg"]
+
+
+def test_a_byte_order_mark_in_the_label_file_is_no_part_of_a_name(rafdb):
+    file = rafdb / "EmoLabel" / "list_patition_label.txt"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert {s.split for s in read_samples(rafdb)} == {"train", "test"}
 
 
 def test_numbered_folders_are_refused_because_their_order_differs(tmp_path):

@@ -97,9 +97,22 @@ def test_a_moved_pixel_lands_where_the_field_sends_it(portrait):
     assert dy > 5
 
 
-def test_a_folder_with_other_files_is_not_touched(tmp_path, portrait):
-    (tmp_path / "mine.txt").write_text("keep")
-    with pytest.raises(AuheatError, match="not empty"):
-        write_demo(tmp_path, train=1, test=0)
+def test_a_folder_with_other_files_is_not_touched(tmp_path, rafdb, portrait):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "mine.txt").write_text("keep")
+    before = read(rafdb)
+    for folder in (tmp_path / "own", rafdb):
+        with pytest.raises(AuheatError, match="not empty, and not made by this command"):
+            write_demo(folder, train=1, test=0)
+    assert read(rafdb) == before
+
+
+def test_a_smaller_set_leaves_nothing_of_a_larger_one(tmp_path, portrait):
+    write_demo(tmp_path / "a", train=2, test=0)
+    write_demo(tmp_path / "a", train=1, test=0)
+    assert len(read_samples(tmp_path / "a")) == len(list(tmp_path.rglob("*.jpg"))) == 7
+
+
+def test_bad_numbers_are_refused(tmp_path):
     with pytest.raises(AuheatError, match="--train 0"):
         write_demo(tmp_path / "new", train=0)

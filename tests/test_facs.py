@@ -137,6 +137,8 @@ TEXTS = {
     "- 1": "not a mapping",
     "a: [": "no valid YAML",
     "name: x": "is missing",
+    "a: &a [1]\nb: *a": "aliases are not read",
+    "a: " + "x" * 2**20: "characters \\(at most 1048576\\)",
     "name: x\ntitle: ''\ncitation: c\nexpressions: {fear: {required: [1]}}": "title: ''",
     "name: x\ntitle: t\ncitation: c\nexpressions: []": "expressions: not a mapping",
     "name: x\ntitle: t\ncitation: c\nauthor: me\nexpressions: {}": "unknown key 'author'",

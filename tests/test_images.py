@@ -1,7 +1,10 @@
 """Photo bytes against PIL, an independent reader."""
 
 import io
+import os
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -131,6 +134,28 @@ def test_a_small_file_that_decodes_to_too_much_is_refused_before_decoding():
         chunks += struct.pack(">I", len(body)) + name + body + check
     with pytest.raises(UnreadableImageError, match="32768 x 32768 pixels"):
         decode(chunks)
+
+
+def test_opencv_is_told_the_bound_whichever_module_loads_it_first():
+    program = (
+        "import auheat, cv2, numpy as np;"
+        "ok, data = cv2.imencode('.bmp', np.zeros((64, 64, 3), np.uint8));"
+        "side = (1 << 14).to_bytes(4, 'little');"
+        "bad = data.tobytes()[:18] + side * 2 + data.tobytes()[26:];"
+        "import auheat.images as i\n"
+        "try: i.decode(bad)\n"
+        "except i.UnreadableImageError: print('refused')"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout == "refused\n"
+    assert os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] == str(MAX_PIXELS)
+
+
+def test_what_is_no_regular_file_is_unreadable(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(UnreadableImageError, match="no regular file"):
+        read_bytes(tmp_path / "pipe.jpg")
 
 
 def test_a_missing_file_is_unreadable(tmp_path):

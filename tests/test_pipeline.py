@@ -231,6 +231,22 @@ def test_a_photo_that_vanished_before_render_is_a_row(rafdb, tmp_path, stub_dete
     assert rows["heatmap"][i].max() == 0
 
 
+def test_a_photo_replaced_before_render_is_noticed(rafdb, tmp_path, stub_detector):
+    extract(rafdb, tmp_path / "s")
+    file = rafdb / "Image" / "aligned" / "train_00003_aligned.jpg"
+    cv2.imwrite(str(file), np.zeros((30, 50, 3), np.uint8))
+    with pytest.raises(AuheatError, match="50 x 30 pixels, but 40 x 40 when its landmarks"):
+        render(tmp_path / "s")
+
+
+def test_shards_of_another_stage_are_refused(rafdb, tmp_path, stub_detector):
+    extract(rafdb, tmp_path / "s")
+    render(tmp_path / "s")
+    shutil.copy(find_rendered(tmp_path / "s") / "00000.h5", tmp_path / "s" / "landmarks")
+    with pytest.raises(AuheatError, match="format 'auheat-training' .expected 'auheat-landmarks'"):
+        render(tmp_path / "s", name="again")
+
+
 def test_requests_that_cannot_be_met_say_what_is_missing(rafdb, tmp_path, stub_detector):
     store = tmp_path / "s"
     with pytest.raises(AuheatError, match="nothing there .run `auheat extract` first"):
@@ -311,5 +327,5 @@ def test_a_killed_run_resumes_to_what_an_undisturbed_one_gives(rafdb, tmp_path):
         folders, findings = verify_store(store)
         assert findings == []
         assert [content_digest(f) for f in folders] == calm
-        assert list_finished(folders[0], "")[1]["photos"] == 12
+        assert list_finished(folders[0], "auheat extract")[1]["photos"] == 12
     assert kills >= 6

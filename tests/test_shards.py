@@ -12,6 +12,7 @@ from auheat.records import AuheatError
 from auheat.shards import (
     Column,
     ShardFolder,
+    check_format,
     content_digest,
     list_shards,
     read_attributes,
@@ -51,7 +52,13 @@ def test_a_shard_is_read_back_as_it_was_written(folder):
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(st.tuples(st.text(st.characters(exclude_characters="\0")), st.binary())))
+@given(
+    st.lists(
+        st.tuples(
+            st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])), st.binary()
+        )
+    )
+)
 def test_any_text_and_bytes_survive(tmp_path_factory, rows):
     folder = tmp_path_factory.mktemp("any")
     texts, blobs = [r[0] for r in rows], [r[1] for r in rows]
@@ -115,6 +122,30 @@ def test_a_broken_manifest_is_one_clear_error(folder, text):
     with pytest.raises(AuheatError, match=r"manifest\.json: not a manifest"):
         read_manifest(folder)
     assert len(verify_folder(folder)) == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("rows", "2"), ("rows", None), ("file", 3), ("sha256", 1), ("bytes", 1.5)]
+)
+def test_a_manifest_with_a_field_of_the_wrong_type_is_one_clear_error(folder, key, value):
+    file = folder / "manifest.json"
+    manifest = json.loads(file.read_text())
+    manifest["shards"][0][key] = value
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(AuheatError, match="not a manifest .a field of the wrong type"):
+        read_manifest(folder)
+
+
+def test_a_run_that_finished_nothing_does_not_bind_the_next(tmp_path):
+    ShardFolder(tmp_path, PRINT)
+    ShardFolder(tmp_path, PRINT | {"photos": 5}).write(0, columns(5), {})
+    assert read_manifest(tmp_path)["fingerprint"]["photos"] == 5
+
+
+def test_a_shard_of_another_kind_is_refused(folder):
+    check_format(folder / "00000.h5", "test")
+    with pytest.raises(AuheatError, match=r"format 'test' \(expected 'auheat-training'"):
+        check_format(folder / "00000.h5", "auheat-training")
 
 
 def test_a_manifest_of_another_version_is_refused(folder):
