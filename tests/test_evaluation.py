@@ -11,7 +11,14 @@ from wsol_helpers import BOOK, NAMES, make_store
 
 from auheat.heatmaps import plan_heatmaps, render_heatmaps
 from auheat.records import AuheatError
-from auheat.wsol.checkpoints import load_classifier, load_tensors
+from auheat.wsol import checkpoints
+from auheat.wsol.checkpoints import (
+    load_classifier,
+    load_tensors,
+    pack_codebook,
+    save_tensors,
+    unpack_codebook,
+)
 from auheat.wsol.data import ShardDataset
 from auheat.wsol.evaluation import evaluate
 from auheat.wsol.settings import make_config
@@ -204,10 +211,15 @@ def test_scores_do_not_depend_on_the_stored_size_of_heatmaps(evaluated, tmp_path
     assert evaluate(finer, store / "runs" / "few").as_dict() == result.as_dict()
 
 
-def test_held_out_rows_are_evaluated_by_their_ids(evaluated, tmp_path):
+def test_held_out_rows_are_evaluated_by_their_ids_beside_the_test_scores(evaluated, tmp_path):
     store, _ = evaluated
     shutil.copytree(store / "runs" / "few", tmp_path / "few")
+    before = (tmp_path / "few" / "evaluation.json").read_bytes()
     result = evaluate(store, tmp_path / "few", split="val")
+    assert (tmp_path / "few" / "evaluation.json").read_bytes() == before
+    assert json.loads((tmp_path / "few" / "evaluation-val.json").read_text())["split"] == "val"
+    with np.load(tmp_path / "few" / "evaluation-val.npz") as arrays:
+        assert "mean_attention" in arrays
     lines = (tmp_path / "few" / "metrics.jsonl").read_text().splitlines()
     best = max(map(json.loads, lines), key=lambda x: (x["val_accuracy"], -x["val_loss"]))
     assert result.n == 4
@@ -226,6 +238,27 @@ def test_a_run_on_some_classes_is_scored_on_those(tmp_path):
     assert result.matrix["rows"] == list(chosen)
 
 
+def test_without_a_name_the_newest_run_with_a_checkpoint_is_taken(evaluated, tmp_path):
+    store, result = evaluated
+    shutil.copytree(store, tmp_path / "store")
+    newer = tmp_path / "store" / "runs" / "newer"
+    newer.mkdir()
+    shutil.copy(store / "runs" / "few" / "config.json", newer)
+    assert evaluate(tmp_path / "store").run == result.run == "few"
+    shutil.rmtree(tmp_path / "store" / "runs" / "few")
+    with pytest.raises(AuheatError, match="no run has finished an epoch .*`auheat train`.*newer"):
+        evaluate(tmp_path / "store")
+
+
+def test_a_run_without_mean_heatmap_is_one_clear_error(evaluated, tmp_path):
+    store, _ = evaluated
+    shutil.copytree(store / "runs" / "few", tmp_path / "few")
+    for tensors in ({"a": torch.ones(1)}, {"mean_heatmap": torch.ones(3)}):
+        save_tensors(tmp_path / "few" / "maps.safetensors", tensors)
+        with pytest.raises(AuheatError, match="maps.safetensors: no mean_heatmap"):
+            evaluate(store, tmp_path / "few")
+
+
 def test_bad_requests_are_one_error_each(evaluated, tmp_path):
     store, _ = evaluated
     run = store / "runs" / "few"
@@ -241,9 +274,79 @@ def test_bad_requests_are_one_error_each(evaluated, tmp_path):
     with pytest.raises(AuheatError, match="no 'ours'"):
         evaluate(store, shards="ours")
     untested = make_store(tmp_path / "untested", counts=(("train", 2),))
-    with pytest.raises(AuheatError, match="no test photos"):
+    with pytest.raises(
+        AuheatError, match="no test photos \\(--split val scores the photos held out"
+    ):
         evaluate(untested, run)
     shutil.copytree(run, tmp_path / "stopped")
     (tmp_path / "stopped" / "best.safetensors").unlink()
     with pytest.raises(AuheatError, match="no checkpoint"):
         evaluate(store, tmp_path / "stopped")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("settings", None, "no settings.method \\(expected a name"),
+        ("settings", [], "no settings.method"),
+        ("settings.image_size", "big", "settings.image_size is 'big' \\(expected a whole number"),
+        ("settings.layers", 5, "settings.layers is '5'"),
+        ("settings.seed", None, "no settings.seed"),
+        ("data", "martinez", "no data.shards"),
+        ("data.shards", 3, "data.shards is '3'"),
+        ("normalisation", None, "no normalisation.mean"),
+        ("normalisation.mean", [0.5], "normalisation.mean is '\\[0.5\\]' \\(expected three"),
+        ("normalisation.std", [0, 1, 1], "normalisation.std"),
+        ("codebook", [], "codebook is"),
+        ("shard_classes", None, "no shard_classes"),
+        ("class_names", "Neutral", "class_names is 'Neutral' \\(expected a list"),
+        ("class_names", ["Joy", "Neutral"], "class_names has Joy \\(expected some of shard_cl"),
+    ],
+)
+def test_a_config_edited_by_hand_is_one_error_that_names_the_field(
+    evaluated, tmp_path, path, value, message
+):
+    store, _ = evaluated
+    shutil.copytree(store / "runs" / "few", tmp_path / "few")
+    config = json.loads((tmp_path / "few" / "config.json").read_text())
+    *outer, key = path.split(".")
+    place = config[outer[0]] if outer else config
+    place.pop(key) if value is None else place.update({key: value})
+    (tmp_path / "few" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(AuheatError, match=f"config.json: {message}"):
+        evaluate(store, tmp_path / "few")
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda book: book.clear(),
+        lambda book: book.update(regions=[]),
+        lambda book: book.update(expressions=[1]),
+        lambda book: book["regions"][0].update(colour="red"),
+        lambda book: book["regions"][0].update(blobs=None),
+        lambda book: book["frame"].update(mean=[[0, 0]]),
+        lambda book: book["frame"].update(weights=["a"] * 68),
+        lambda book: book["expressions"]["Happiness"][0].update(weight="much"),
+    ],
+)
+def test_a_codebook_edited_by_hand_is_one_error_that_names_its_file(edit):
+    plain = json.loads(json.dumps(pack_codebook(BOOK)))
+    edit(plain)
+    with pytest.raises(AuheatError, match="here/config.json: codebook is damaged"):
+        unpack_codebook(plain, "here/config.json")
+
+
+def test_a_checkpoint_that_cannot_be_written_is_one_error_and_keeps_the_old(tmp_path, monkeypatch):
+    with pytest.raises(AuheatError, match="gone/a.safetensors: cannot be written"):
+        save_tensors(tmp_path / "gone" / "a.safetensors", {"a": torch.ones(1)})
+    file = tmp_path / "a.safetensors"
+    save_tensors(file, {"a": torch.ones(1)})
+
+    def fill_disk(path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "sync", fill_disk)
+    with pytest.raises(AuheatError, match="a.safetensors: cannot be written: .*No space left"):
+        save_tensors(file, {"a": torch.zeros(1)})
+    assert load_tensors(file)["a"] == 1

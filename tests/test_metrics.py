@@ -66,12 +66,12 @@ def test_margin_and_rank1_by_hand():
     assert scores.rank1[:2].tolist() == [1, 1]
 
 
-def test_a_tie_is_no_rank1_and_one_class_has_no_margin():
+def test_a_tie_is_no_rank1_and_one_class_has_neither_margin_nor_rank1():
     maps = torch.rand(1, 5, 5)
     tie = metrics.score_maps(maps, maps[:, None].expand(1, 2, 5, 5), torch.tensor([0]))
     assert tie.rank1.item() == 0
     alone = metrics.score_maps(maps, maps[:, None], torch.tensor([0]))
-    assert (alone.margin.item(), alone.rank1.item()) == (0, 1)
+    assert (alone.margin.item(), alone.rank1.item()) == (0, 0)
 
 
 def test_balanced_mean_weighs_classes_equally():

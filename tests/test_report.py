@@ -11,7 +11,7 @@ from wsol_helpers import make_store
 
 from auheat.records import AuheatError
 from auheat.wsol.evaluation import evaluate
-from auheat.wsol.report import Run, draw_curves, tabulate, write_report
+from auheat.wsol.report import Run, draw_curves, read_run, tabulate, write_report
 from auheat.wsol.settings import make_config
 from auheat.wsol.training import train
 
@@ -97,6 +97,98 @@ def test_a_damaged_evaluation_is_one_clear_error(store, tmp_path):
     (other / "runs" / "with-aus" / "evaluation.json").write_text("{")
     with pytest.raises(AuheatError, match=r"with-aus: unreadable .*run `auheat evaluate` again"):
         write_report(other)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"run": "with-aus"}'])
+def test_an_evaluation_with_other_content_names_its_run(store, tmp_path, content):
+    other = tmp_path / "store"
+    shutil.copytree(store, other)
+    (other / "runs" / "with-aus" / "evaluation.json").write_text(content)
+    with pytest.raises(AuheatError, match=r"with-aus: unreadable .*run `auheat evaluate` again"):
+        write_report(other)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("accuracy", "high"),
+        ("n", None),
+        ("class_names", [1, 2, 3, 4]),
+        ("confusion", [[1]]),
+        ("baselines", {}),
+        ("matrix", {"rows": ["a"]}),
+    ],
+)
+def test_a_score_of_the_wrong_type_names_its_run(store, tmp_path, key, value):
+    other = tmp_path / "store"
+    shutil.copytree(store, other)
+    file = other / "runs" / "with-aus" / "evaluation.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
+    with pytest.raises(AuheatError, match=r"with-aus: unreadable .*run `auheat evaluate` again"):
+        write_report(other)
+
+
+def test_damaged_arrays_name_their_run(store, tmp_path):
+    other = tmp_path / "store"
+    shutil.copytree(store, other)
+    file = other / "runs" / "with-aus" / "evaluation.npz"
+    with np.load(file) as opened:
+        arrays = dict(opened)
+    empty_zip = b"PK\x05\x06" + bytes(18)
+    for content in (b"", b"PK\x03\x04", empty_zip, file.read_bytes()[:-400]):
+        file.write_bytes(content)
+        with pytest.raises(AuheatError, match=r"with-aus: unreadable .*`auheat evaluate` again"):
+            write_report(other)
+    for key, value in (("mean_cam", np.ones(3)), ("example_predicted", np.full(6, 9))):
+        np.savez(file, **(arrays | {key: value}))
+        with pytest.raises(AuheatError, match=r"with-aus: unreadable .*`auheat evaluate` again"):
+            write_report(other)
+
+
+@pytest.mark.parametrize("line", ["{}", "[]", "{", '{"train_accuracy": null}'])
+def test_a_damaged_learning_curve_names_its_file(store, tmp_path, line):
+    other = tmp_path / "store"
+    shutil.copytree(store, other)
+    with (other / "runs" / "with-aus" / "metrics.jsonl").open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(AuheatError, match=r"with-aus/metrics.jsonl: unreadable .*`auheat train`"):
+        write_report(other)
+
+
+def test_a_run_stopped_in_its_first_epoch_is_said_to_be_so(store, tmp_path):
+    other = tmp_path / "store"
+    shutil.copytree(store, other)
+    for file in (other / "runs" / "with-aus").iterdir():
+        if file.name not in ("config.json", "split.json"):
+            file.unlink()
+    text = write_report(other).read_text()
+    assert "Not trained yet: with-aus" in text
+    assert "Not evaluated yet" not in text
+    assert Page(text).count("table", "confusion shaded") == 1
+    assert "Not trained yet" in write_report(other, ["with-aus"]).read_text()
+
+
+def test_validation_scores_stay_out_of_the_report(store, page, tmp_path):
+    other = tmp_path / "store"
+    shutil.copytree(store, other)
+    evaluate(other, "with-aus", split="val")
+    assert write_report(other).read_text() == page
+
+
+def test_each_run_tells_its_weights_and_what_it_was_scored_on(store, page):
+    told = "weights none, image size 32, au weight 4.0, layers [5], epochs 2, seed 0"
+    assert f"{told}; scored on 12 test photos, 9 of them with a heatmap" in page
+    run = read_run(store / "runs" / "with-aus")
+    assert run.settings["weights"] == "none"
+
+
+def test_baselines_say_whose_they_are_where_runs_have_others(store):
+    one, two = (read_run(store / "runs" / n).scores for n in ("with-aus", "without-aus"))
+    assert ("uniform map", *tabulate([one])[-2][1:]) == tabulate([one, two])[-2]
+    uniform = two["baselines"]["uniform"] | {"att_cos": 0.1}
+    changed = two | {"baselines": two["baselines"] | {"uniform": uniform}}
+    assert tabulate([one, changed])[-2][0] == "uniform map (of with-aus)"
+    assert tabulate([changed])[-2][0] == "uniform map"
 
 
 def test_curves_run_from_left_to_right_and_from_least_to_greatest():

@@ -1,7 +1,9 @@
 """Training: what a run writes, that it goes on exactly, and every bad request's error."""
 
+import hashlib
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -177,6 +179,52 @@ def test_a_finished_run_is_not_repeated_and_other_settings_need_overwrite(traine
     assert again.best_epoch == summary.best_epoch
 
 
+def test_a_run_does_not_go_on_with_other_shards_of_the_same_name(tmp_path):
+    store = make_store(tmp_path)
+    train(store, quick(epochs=1), tell=silent)
+    shutil.rmtree(store / "shards")
+    make_store(tmp_path, seed=1)
+    with pytest.raises(AuheatError, match="trained with material '[0-9a-f]{64}', now asked with"):
+        train(store, quick(epochs=1), tell=silent)
+
+
+def test_a_run_that_notes_neither_material_nor_weights_goes_on(store):
+    run = train(store, quick(epochs=1), tell=silent).run
+    config = json.loads((run / "config.json").read_text())
+    for key in ("material", "weights_file", "weights_sha256"):
+        del config["data"][key]
+    (run / "config.json").write_text(json.dumps(config))
+    assert train(store, quick(epochs=1), tell=silent).resumed == 1
+
+
+def test_weights_are_told_by_name_and_digest(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "none"))
+    monkeypatch.delenv("AUHEAT_WEIGHTS", raising=False)
+    published = quick(backbone="resnet18", weights="auto")
+    assert set(training._identify_weights(published).values()) == {"none"}
+    monkeypatch.setenv("AUHEAT_WEIGHTS", str(tmp_path))
+    (tmp_path / "resnet18-f37072fd.pth").write_bytes(b"weights")
+    told = tuple(training._identify_weights(published).values())
+    assert told == ("resnet18-f37072fd.pth", hashlib.sha256(b"weights").hexdigest())
+
+
+def test_a_run_goes_on_with_the_weights_it_began_with_alone(store, tmp_path):
+    file = tmp_path / "own.pth"
+    config = quick(weights=str(file), epochs=1)
+    model, _ = training._build(quick(weights="none"), 4)
+    torch.save(model.backbone.state_dict(), file)
+    run = train(store, config, tell=silent).run
+    data = json.loads((run / "config.json").read_text())["data"]
+    assert data["weights_file"] == "own.pth"
+    assert data["weights_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert train(store, config, tell=silent).resumed == 1
+    torch.save({k: v + 1 for k, v in model.backbone.state_dict().items()}, file)
+    with pytest.raises(AuheatError, match="trained with weights_sha256 '"):
+        train(store, config, tell=silent)
+    with pytest.raises(AuheatError, match="gone.pth: cannot be read \\(--weights takes"):
+        train(store, replace(config, weights="gone.pth"), tell=silent)
+
+
 def test_overwrite_trains_anew(store):
     train(store, quick(epochs=1), tell=silent)
     summary = train(store, quick(epochs=1, au_weight=0.0), overwrite=True, tell=silent)
@@ -284,6 +332,13 @@ def test_presets_give_way_to_what_is_asked_for():
         ({"batch_size": 1}, "--batch-size: 1"),
         ({"au_weight": -1.0}, "--au-weight: -1.0"),
         ({"val_fraction": 1.0}, "--val-fraction: 1.0"),
+        ({"weight_decay": -0.1}, "--weight-decay: -0.1 \\(expected 0 or more"),
+        ({"weight_decay": math.inf}, "--weight-decay: inf"),
+        ({"seed": -1}, "--seed: -1 \\(expected 0 to 4294967295"),
+        ({"seed": 2**32}, "--seed: 4294967296"),
+        ({"layers": (5, 4, 5)}, "--layers: 5 is given twice"),
+        ({"classes": ("Anger", "Anger")}, "--classes: 'Anger' is given twice"),
+        ({"image_size": 15}, "--image-size: 15 \\(expected 16 or more"),
     ],
 )
 def test_settings_no_run_could_use_are_refused(settings, message):
@@ -333,3 +388,12 @@ def test_damaged_checkpoints_and_configs_are_one_error_each(store):
     (run / "config.json").write_text('{"format": 9}')
     with pytest.raises(AuheatError, match="format 9"):
         checkpoints.load_classifier(run)
+
+
+def test_a_checkpoint_without_progress_is_one_clear_error(store):
+    run = train(store, quick(epochs=1), tell=silent).run
+    tensors = checkpoints.load_tensors(run / "last.safetensors")
+    for metadata in ({}, {"epochs_done": 1}, {"epochs_done": 1, "best": {"epoch": 1}}):
+        checkpoints.save_tensors(run / "last.safetensors", tensors, **metadata)
+        with pytest.raises(AuheatError, match="last.safetensors: no progress in it"):
+            train(store, quick(epochs=1), tell=silent)

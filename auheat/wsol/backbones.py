@@ -23,7 +23,7 @@ from auheat.records import AuheatError
 STRIDES = (2, 2, 1, 2, 1, 1)
 """Strides of conv1, maxpool and layer1 to layer4."""
 
-_HINT = "--weights takes auto, none, a .pth or a .safetensors file"
+WEIGHTS_HINT = "--weights takes auto, none, a .pth or a .safetensors file"
 
 
 class BasicBlock(nn.Module):
@@ -231,15 +231,15 @@ def _read_tensors(file: Path) -> dict[str, Tensor]:
         if file.suffix == ".safetensors":
             return safetensors.torch.load_file(file)
         if file.suffix != ".pth":
-            raise AuheatError(f"{file}: a kind of file not read here ({_HINT})")
+            raise AuheatError(f"{file}: a kind of file not read here ({WEIGHTS_HINT})")
         # weights_only is torch's restricted reader: tensors and plain containers, no code
         raw = torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, safetensors.SafetensorError) as error:
-        raise AuheatError(f"{file}: cannot be read ({_HINT})") from error
+        raise AuheatError(f"{file}: cannot be read ({WEIGHTS_HINT})") from error
     except (RuntimeError, EOFError, ValueError, KeyError, UnpicklingError) as error:
-        raise AuheatError(f"{file}: no checkpoint of plain tensors ({_HINT})") from error
+        raise AuheatError(f"{file}: no checkpoint of plain tensors ({WEIGHTS_HINT})") from error
     if not isinstance(raw, dict) or not all(isinstance(v, Tensor) for v in raw.values()):
-        raise AuheatError(f"{file}: no checkpoint of plain tensors ({_HINT})")
+        raise AuheatError(f"{file}: no checkpoint of plain tensors ({WEIGHTS_HINT})")
     return dict(raw)
 
 

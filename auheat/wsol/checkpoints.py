@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
@@ -36,11 +36,14 @@ CONFIG, SPLIT, METRICS = "config.json", "split.json", "metrics.jsonl"
 BEST, LAST, MAPS = "best.safetensors", "last.safetensors", "maps.safetensors"
 RUN_VERSION = 0
 _OPTIMIZER = "optimizer/"
+_BEST_KEYS = ("epoch", "val_accuracy", "val_loss")
 _CHECKED_ROWS = 16
+_SHOWN = 40
+_FACE = 32
 
 
 def find_run(store: Path, run: str | Path | None = None) -> Path:
-    """Return a run's folder: a path, a name in `store`/runs, or the newest one there.
+    """Return a run's folder: a path, a name in `store`/runs, or the newest with a checkpoint.
 
     Raises `AuheatError` naming the runs there are.
     """
@@ -51,14 +54,20 @@ def find_run(store: Path, run: str | Path | None = None) -> Path:
     if not names:
         raise AuheatError(f"{run or store / RUNS}: no run (run `auheat train` first)")
     if run is None:
-        return there[-1].parent
+        trained = [file.parent for file in there if (file.parent / BEST).is_file()]
+        if not trained:
+            raise AuheatError(
+                f"{store / RUNS}: no run has finished an epoch (run the same `auheat train` to "
+                f"finish; there: {', '.join(sorted(names))})"
+            )
+        return trained[-1]
     if str(run) not in names:
         raise AuheatError(f"{run}: no such run (there: {', '.join(sorted(names))})")
     return store / RUNS / str(run)
 
 
 def read_config(run: Path) -> dict[str, Any]:
-    """Return a run's config.json; raises `AuheatError` where it cannot be used."""
+    """Return a run's config.json, its fields checked; raises `AuheatError` for one of no use."""
     try:
         config: dict[str, Any] = json.loads((run / CONFIG).read_text(encoding="utf-8"))
         version = config["format"]
@@ -66,7 +75,75 @@ def read_config(run: Path) -> dict[str, Any]:
         raise AuheatError(f"{run / CONFIG}: no run's settings (run `auheat train`)") from error
     if version != RUN_VERSION:
         raise AuheatError(f"{run / CONFIG}: format {version!r} (this auheat reads {RUN_VERSION})")
+    for path, (fits, expected) in _FIELDS.items():
+        value: Any = config
+        for key in path.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        if not fits(value):
+            told = f"{path} is {str(value)[:_SHOWN]!r}" if value is not None else f"no {path}"
+            raise AuheatError(f"{run / CONFIG}: {told} (expected {expected}, as `train` wrote it)")
+    unknown = set(config["class_names"]) - set(config["shard_classes"])
+    if unknown:
+        raise AuheatError(
+            f"{run / CONFIG}: class_names has {', '.join(sorted(unknown))} (expected some of "
+            f"shard_classes: {', '.join(config['shard_classes'])})"
+        )
     return config
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_rgb(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(map(_is_number, value))
+
+
+def _is_deviation(value: Any) -> bool:
+    return _is_rgb(value) and min(value) > 0
+
+
+def _are_layers(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_size, value))
+
+
+def _are_names(value: Any) -> bool:
+    there = isinstance(value, list) and all(map(_is_text, value))
+    return there and len(value) == len(set(value)) > 0
+
+
+_Check = tuple[Callable[[Any], bool], str]
+_FIELDS: Mapping[str, _Check] = MappingProxyType(
+    {
+        "settings.method": (_is_text, "a name"),
+        "settings.backbone": (_is_text, "a name"),
+        "settings.weights": (_is_text, "auto, none or a file"),
+        "settings.image_size": (_is_size, "a whole number above 0"),
+        "settings.au_weight": (_is_number, "a number"),
+        "settings.layers": (_are_layers, "a list of whole numbers"),
+        "settings.epochs": (_is_size, "a whole number above 0"),
+        "settings.seed": (_is_count, "a whole number"),
+        "data.shards": (_is_text, "the name of shards"),
+        "normalisation.mean": (_is_rgb, "three numbers"),
+        "normalisation.std": (_is_deviation, "three numbers above 0"),
+        "codebook": (lambda value: isinstance(value, dict), "a codebook"),
+        "shard_classes": (_are_names, "a list of different names"),
+        "class_names": (_are_names, "a list of different names"),
+    }
+)
+"""What of config.json is used after training: path -> whether a value fits, and what would."""
 
 
 def read_split(run: Path) -> list[str]:
@@ -96,13 +173,29 @@ def start_run(run: Path, config: Mapping[str, Any], overwrite: bool = False) -> 
         raise AuheatError(f"{run}: cannot be written: {error.strerror}") from error
     if not (run / LAST).is_file():
         return 0
-    return int(read_metadata(run / LAST)["epochs_done"])
+    return int(read_progress(run)["epochs_done"])
+
+
+def read_progress(run: Path) -> dict[str, Any]:
+    """Return the metadata of last.safetensors: `epochs_done`, and the `best` epoch's line.
+
+    Raises `AuheatError` where these are not in it.
+    """
+    metadata = read_metadata(run / LAST)
+    best = metadata.get("best")
+    there = isinstance(best, dict) and all(_is_number(best.get(key)) for key in _BEST_KEYS)
+    if not (there and _is_size(metadata.get("epochs_done"))):
+        raise AuheatError(
+            f"{run / LAST}: no progress in it (`auheat train --overwrite` starts anew)"
+        )
+    return metadata
 
 
 def _check_same(run: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     before = {**old.get("settings", {}), **old.get("data", {})}
     now = {**new["settings"], **new["data"]}
-    for key in sorted({*before, *now} - {"device"}):
+    # what an older auheat did not note cannot be compared
+    for key in sorted({*before} - {"device"}):
         if before.get(key) != now.get(key):
             raise AuheatError(
                 f"{run}: trained with {key} {before.get(key)!r}, now asked with {now.get(key)!r} "
@@ -111,13 +204,22 @@ def _check_same(run: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> No
 
 
 def save_tensors(file: Path, tensors: Mapping[str, Tensor], **metadata: Any) -> None:
-    """Replace a safetensors file in one step, synced; metadata values are kept as JSON."""
+    """Replace a safetensors file in one step, synced; metadata values are kept as JSON.
+
+    Raises `AuheatError` where it cannot be written; what was there before is kept.
+    """
     part = file.with_name(file.name + ".part")
     plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    safetensors.torch.save_file(plain, part, {k: json.dumps(v) for k, v in metadata.items()})
-    sync(part)
-    part.replace(file)
-    sync(file.parent)
+    try:
+        safetensors.torch.save_file(plain, part, {k: json.dumps(v) for k, v in metadata.items()})
+        sync(part)
+        part.replace(file)
+        sync(file.parent)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise AuheatError(
+            f"{file}: cannot be written: {error} (finished epochs are kept; with space on the "
+            "disk the same command goes on)"
+        ) from error
 
 
 def load_tensors(file: Path) -> dict[str, Tensor]:
@@ -160,7 +262,7 @@ def load_state(run: Path, model: Classifier, optimizer: torch.optim.Optimizer) -
     _fill(model, tensors, run / LAST)
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
-    return read_metadata(run / LAST)
+    return read_progress(run)
 
 
 def load_classifier(run: Path, file: str = BEST) -> tuple[Classifier, dict[str, Any]]:
@@ -202,8 +304,26 @@ def pack_codebook(book: Codebook) -> dict[str, Any]:
     }
 
 
-def unpack_codebook(plain: Mapping[str, Any]) -> Codebook:
-    """Return the codebook that `pack_codebook` made plain."""
+def unpack_codebook(plain: Mapping[str, Any], file: str | Path = CONFIG) -> Codebook:
+    """Return the codebook that `pack_codebook` made plain.
+
+    Raises `AuheatError`, naming the `file` it came from, where its maps cannot be drawn.
+    """
+    try:
+        book = _unpack(plain)
+        plan = plan_heatmaps(book, list(book.expressions))
+        labels = np.arange(len(plan.names))
+        face = np.tile(_FACE * (1 + book.frame.mean), (len(labels), 1, 1))
+        render_heatmaps(face, labels, plan, (2 * _FACE, 2 * _FACE), (8, 8))  # damage shows here
+    except (AuheatError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise AuheatError(
+            f"{file}: codebook is damaged ({what}; expected as `train` wrote it)"
+        ) from error
+    return book
+
+
+def _unpack(plain: Mapping[str, Any]) -> Codebook:
     regions = {}
     for entry in plain["regions"]:
         blobs = tuple(

@@ -41,6 +41,7 @@ from auheat.wsol.metrics import (
 )
 
 RESULT, ARRAYS = "evaluation.json", "evaluation.npz"
+VAL_RESULT, VAL_ARRAYS = "evaluation-val.json", "evaluation-val.npz"
 SPLITS = ("test", "val")
 GAUSSIAN_SIGMAS = (0.1, 0.125, 0.15, 0.175, 0.2, 0.225, 0.25, 0.3, 0.35, 0.4, 0.5)
 """Sigmas, in image sides, among which the best centred Gaussian is sought."""
@@ -103,9 +104,10 @@ def evaluate(
 ) -> Evaluation:
     """Score a run (a path, a name, or the newest) and write evaluation.json and .npz into it.
 
-    `split` is "test", or "val" for the rows held out of training. Accuracy counts every row,
-    map scores the rows whose class has a heatmap and whose landmarks can be relied on. `shards`
-    defaults to those the run was trained on. Raises `AuheatError`.
+    `split` is "test", or "val" for the rows held out of training, whose scores go to
+    evaluation-val.json and .npz, which no report shows. Accuracy counts every row, map scores
+    the rows whose class has a heatmap and whose landmarks can be relied on. `shards` defaults to
+    those the run was trained on. Raises `AuheatError`.
     """
     if split not in SPLITS:
         raise AuheatError(f"--split: {split!r} is not known (one of {', '.join(SPLITS)})")
@@ -114,7 +116,10 @@ def evaluate(
     target = pick_device(device)
     model = model.to(target).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     dataset, rows = _choose_rows(store, folder, config, split, shards)
-    plan = plan_heatmaps(checkpoints.unpack_codebook(config["codebook"]), config["class_names"])
+    plan = plan_heatmaps(
+        checkpoints.unpack_codebook(config["codebook"], folder / checkpoints.CONFIG),
+        config["class_names"],
+    )
     judge = Judge(plan, int(config["settings"]["image_size"]), _mean_heatmap(folder), target)
     loader = make_loader(Subset(dataset, rows.tolist()), _BATCH)
     with torch.inference_mode(), tqdm(total=len(rows), desc="evaluate", unit="photo") as bar:
@@ -124,8 +129,9 @@ def evaluate(
             judge.add(images, look(model, images), moved, dataset)
             bar.update(len(images))
     result = judge.conclude(folder.name, split, dict(dataset.left_out))
-    write_json(folder / RESULT, result.as_dict())
-    _write_arrays(folder / ARRAYS, judge.arrays())
+    scores, arrays = (RESULT, ARRAYS) if split == "test" else (VAL_RESULT, VAL_ARRAYS)
+    write_json(folder / scores, result.as_dict())
+    _write_arrays(folder / arrays, judge.arrays())
     return result
 
 
@@ -139,7 +145,7 @@ def _choose_rows(
     store: Path, run: Path, config: Mapping[str, Any], split: str, shards: str | None
 ) -> tuple[ShardDataset, Array]:
     """Return the dataset and the rows of it to be scored."""
-    folder = find_rendered(store, shards or config["data"]["shards"])
+    folder = find_rendered(store, shards or config["data"]["shards"], "--shards")
     files, _ = list_finished(folder, "auheat render")
     size, names = int(config["settings"]["image_size"]), config["class_names"]
     known = ShardDataset(files, "no rows", size).shard_classes
@@ -155,13 +161,20 @@ def _choose_rows(
         held_out = set(checkpoints.read_split(run))
         rows = np.array([i for i, key in enumerate(dataset.ids) if key in held_out], np.intp)
     if not len(rows):
-        raise AuheatError(f"{folder}: no {split} photos (--split is one of {', '.join(SPLITS)})")
+        hint = {
+            "test": "--split val scores the photos held out from training",
+            "val": "none that this run held out from training is among these shards",
+        }
+        raise AuheatError(f"{folder}: no {split} photos ({hint[split]})")
     return dataset, rows
 
 
 def _mean_heatmap(run: Path) -> Tensor:
     """Return the class-balanced mean training heatmap (h, w): the best map that knows no photo."""
-    means = checkpoints.load_tensors(run / checkpoints.MAPS)["mean_heatmap"]
+    file = run / checkpoints.MAPS
+    means = checkpoints.load_tensors(file).get("mean_heatmap")
+    if means is None or means.ndim != 3 or not means.numel() or not means.any():
+        raise AuheatError(f"{file}: no mean_heatmap in it (`auheat train --overwrite` makes it)")
     there = means.amax((1, 2)) > 0
     return means[there].mean(0)
 

@@ -77,8 +77,8 @@ def score_maps(maps: Tensor, heatmaps: Tensor, own: Tensor) -> MapScores:
     """Score maps (N, H, W) against the heatmap of every class, drawn on the same photo.
 
     heatmaps (N, K, H, W), own (N,) the index of the row's own class among the K. With r the
-    centred cosine, margin is r with the own class less the mean r with the others (0 for K = 1);
-    rank1 is 1 where the own class's r is the highest, which a tie is not.
+    centred cosine, margin is r with the own class less the mean r with the others; rank1 is 1
+    where the own class's r is the highest, which a tie is not. Both are 0 for K = 1.
     """
     n, k = heatmaps.shape[:2]
     rows = torch.arange(n, device=own.device)
@@ -88,8 +88,10 @@ def score_maps(maps: Tensor, heatmaps: Tensor, own: Tensor) -> MapScores:
     others[rows, own] = False
     rest = torch.where(others, r, 0).sum(1) / max(k - 1, 1)
     best = torch.where(others, r, -torch.inf).amax(1)
-    margin = mine - rest if k > 1 else torch.zeros_like(mine)
-    return MapScores(cosine(maps, heatmaps[rows, own]), mine, margin, (mine > best).to(r.dtype))
+    margin, rank1 = mine - rest, (mine > best).to(r.dtype)
+    if k == 1:  # nothing to be told apart from
+        margin, rank1 = torch.zeros_like(mine), torch.zeros_like(mine)
+    return MapScores(cosine(maps, heatmaps[rows, own]), mine, margin, rank1)
 
 
 def class_means(values: Tensor, labels: Tensor, classes: int) -> Tensor:

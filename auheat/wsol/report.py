@@ -7,6 +7,8 @@ report costs no inference.
 from __future__ import annotations
 
 import json
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,9 +51,27 @@ BASELINES = (
 )
 
 
+_DAMAGE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    IndexError,
+    AttributeError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+    cv2.error,
+)
+"""What reading or drawing a file raises whose content is not what was once written."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Run:
-    """A run as its files tell it; scores and arrays are empty where it was not evaluated."""
+    """A run as its files tell it.
+
+    The curve is empty before the first epoch; scores and arrays where it was not evaluated.
+    """
 
     name: str
     settings: Mapping[str, Any]
@@ -87,18 +107,47 @@ def read_run(folder: Path) -> Run:
     """Read a run's files; raises `AuheatError` where one is damaged."""
     config = read_config(folder)
     settings = config["settings"] | {"shards": config["data"]["shards"]}
+    settings["weights"] = config["data"].get("weights_file", settings["weights"])
+    curve = _read_curve(folder / METRICS)
+    if not (folder / RESULT).is_file():
+        return Run(folder.name, settings, curve, {}, {})
     try:
-        lines = (folder / METRICS).read_text(encoding="utf-8").splitlines()
-        curve = [json.loads(line) for line in lines]
-        scores: dict[str, Any] = {}
-        arrays: dict[str, Array] = {}
-        if (folder / RESULT).is_file():
-            scores = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-            with np.load(folder / ARRAYS, allow_pickle=False) as opened:
-                arrays = {key: opened[key] for key in opened.files}
-    except (OSError, ValueError) as error:
-        raise AuheatError(f"{folder}: unreadable ({error}); run `auheat evaluate` again") from error
-    return Run(folder.name, settings, curve, scores, arrays)
+        scores = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        with (
+            (folder / ARRAYS).open("rb") as file,  # np.load leaves a damaged one open
+            np.load(file, allow_pickle=False) as opened,
+        ):
+            arrays = {key: opened[key] for key in opened.files}
+        run = Run(folder.name, settings, curve, scores, arrays)
+        _check_scores(run)
+    except _DAMAGE as error:
+        what = f"{type(error).__name__}: {error}"
+        raise AuheatError(f"{folder}: unreadable ({what}); run `auheat evaluate` again") from error
+    return run
+
+
+def _read_curve(file: Path) -> list[dict[str, float]]:
+    """Return the numbers of each epoch, none where a run was stopped in its first."""
+    if not file.is_file():
+        return []
+    wanted = [key for _, keys in CURVES for key, _ in keys]
+    try:
+        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        return [{key: float(line[key]) for key in wanted} for line in lines]
+    except _DAMAGE as error:
+        what = f"{type(error).__name__}: {error}"
+        raise AuheatError(f"{file}: unreadable ({what}); `auheat train` makes it anew") from error
+
+
+def _check_scores(run: Run) -> None:
+    """Raise one of `_DAMAGE` unless all that the page shows of a run can be shown."""
+    names = [name + "" for name in run.scores["class_names"]]
+    for key, _ in COLUMNS:
+        float(run.scores[key])
+    for key in ("attention", "cam", "heatmap"):
+        if run.arrays[f"mean_{key}"].shape[:1] != (len(names),):
+            raise ValueError(f"mean_{key} is not of {len(names)} classes")
+    describe_runs([run])
 
 
 def describe_runs(runs: Sequence[Run]) -> dict[str, Any]:
@@ -106,7 +155,8 @@ def describe_runs(runs: Sequence[Run]) -> dict[str, Any]:
     scored = [run for run in runs if run.scores]
     return {
         "runs": [{"name": run.name, "settings": _tell_settings(run)} for run in runs],
-        "unscored": [run.name for run in runs if not run.scores],
+        "untrained": [run.name for run in runs if not run.curve and not run.scores],
+        "unscored": [run.name for run in runs if run.curve and not run.scores],
         "curves": [draw_curves(title, keys, runs) for title, keys in CURVES],
         "headline": tabulate([run.scores for run in scored]) if scored else [],
         "scored": len(scored),
@@ -118,17 +168,28 @@ def describe_runs(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def _tell_settings(run: Run) -> str:
-    keys = ("method", "backbone", "image_size", "au_weight", "layers", "epochs", "seed")
-    return ", ".join(f"{key.replace('_', ' ')} {run.settings[key]}" for key in keys)
+    keys = ("method", "backbone", "weights", "image_size", "au_weight", "layers", "epochs", "seed")
+    told = ", ".join(f"{key.replace('_', ' ')} {run.settings[key]}" for key in keys)
+    if not run.scores:
+        return told
+    split, n, n_valid = (run.scores[key] for key in ("split", "n", "n_valid"))
+    return f"{told}; scored on {n:d} {split} photos, {n_valid:d} of them with a heatmap"
 
 
 def tabulate(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """Return the headline table as text: a heading, runs, then the baselines of the first."""
+    """Return the headline table as text: a heading, runs, then the baselines of the first.
+
+    These say whose they are where another run, of other classes or shards, has others.
+    """
     rows = [("", *(heading for _, heading in COLUMNS))]
     rows += [(scores["run"], *_cells(scores)) for scores in results]
     if results:
-        table = results[0]["baselines"]
-        rows += [(title, *_cells(table[key])) for key, title in BASELINES]
+        tables = [[_cells(scores["baselines"][key]) for key, _ in BASELINES] for scores in results]
+        differ = any(table != tables[0] for table in tables)
+        whose = f" (of {results[0]['run']})" if differ else ""
+        rows += [
+            (title + whose, *cells) for (_, title), cells in zip(BASELINES, tables[0], strict=True)
+        ]
     return rows
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -16,6 +16,8 @@ from auheat.wsol.backbones import BACKBONES
 from auheat.wsol.methods import METHODS, Classifier
 
 N_LAYERS = 5
+MIN_SIDE = 16
+"""Of photos with a shorter side the last layer would make a map of a single pixel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,23 +84,37 @@ def make_config(preset: str = "none", **settings: Any) -> TrainConfig:
     _check_one_of("--method", config.method, METHODS)
     _check_one_of("--backbone", config.backbone, BACKBONES)
     _check_one_of("--optimizer", config.optimizer, OPTIMIZERS)
-    for key in ("image_size", "epochs", "batch_size", "lr"):
+    for key in ("epochs", "batch_size", "lr"):
         if not 0 < getattr(config, key) < math.inf:
             raise AuheatError(f"--{key.replace('_', '-')}: {getattr(config, key)} (expected > 0)")
+    if not MIN_SIDE <= config.image_size < math.inf:
+        raise AuheatError(f"--image-size: {config.image_size} (expected {MIN_SIDE} or more)")
     if config.batch_size < 2:
         raise AuheatError("--batch-size: 1 (batch normalisation needs 2 or more)")
-    if not 0 <= config.au_weight < math.inf:
-        raise AuheatError(f"--au-weight: {config.au_weight} (expected 0 or more)")
+    for key in ("au_weight", "weight_decay"):
+        if not 0 <= getattr(config, key) < math.inf:
+            option = f"--{key.replace('_', '-')}"
+            raise AuheatError(f"{option}: {getattr(config, key)} (expected 0 or more)")
+    if not 0 <= config.seed < 2**32:
+        raise AuheatError(f"--seed: {config.seed} (expected 0 to {2**32 - 1})")
     if not 0 < config.val_fraction < 1:
         raise AuheatError(f"--val-fraction: {config.val_fraction} (expected between 0 and 1)")
     if not config.layers or not set(config.layers) <= set(range(1, N_LAYERS + 1)):
         raise AuheatError(f"--layers: {config.layers} (expected some of 1 to {N_LAYERS})")
+    _check_distinct("--layers", config.layers)
+    _check_distinct("--classes", config.classes or ())
     return config
 
 
 def _check_one_of(option: str, value: str, known: Mapping[str, Any]) -> None:
     if value not in known:
         raise AuheatError(f"{option}: {value!r} is not known (one of {', '.join(known)})")
+
+
+def _check_distinct(option: str, values: Sequence[Any]) -> None:
+    for value in values:
+        if values.count(value) > 1:
+            raise AuheatError(f"{option}: {value!r} is given twice (once is enough)")
 
 
 def cosine_rate(progress: float) -> float:

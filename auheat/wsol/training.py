@@ -6,6 +6,7 @@ goes on equals one that was never stopped. The test split is never looked at.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -20,10 +21,10 @@ from tqdm import tqdm
 from auheat import __version__
 from auheat.landmarks.runtime import pick_device
 from auheat.records import AuheatError
-from auheat.shards import SHARDS, read_attributes, write_json
+from auheat.shards import SHARDS, file_digest, read_attributes, write_json
 from auheat.store import find_rendered, list_finished
 from auheat.wsol import checkpoints
-from auheat.wsol.backbones import find_weights, load_weights
+from auheat.wsol.backbones import WEIGHTS_HINT, find_weights, load_weights
 from auheat.wsol.data import ShardDataset, split_validation
 from auheat.wsol.engine import Engine, Material
 from auheat.wsol.methods import IMAGENET_MEAN, IMAGENET_STD, Classifier, build_classifier
@@ -58,7 +59,7 @@ def load_material(store: Path, config: TrainConfig) -> Material:
     Rows of split "val" are the validation set where there are any, else it is cut from train.
     Raises `AuheatError` where there is too little to train on.
     """
-    folder = find_rendered(store, config.shards)
+    folder = find_rendered(store, config.shards, "--shards")
     files, fingerprint = list_finished(folder, "auheat render")
     size, classes = config.image_size, config.classes
     train = ShardDataset(files, "train", size, classes)
@@ -79,7 +80,8 @@ def load_material(store: Path, config: TrainConfig) -> Material:
         raise AuheatError(f"{folder}: too few photos to hold any out for validation")
     about = {
         "shards": folder.relative_to(store / SHARDS).as_posix(),
-        "source": fingerprint.get("source"),
+        # all that decided the shards, so that a run never goes on with others of the same name
+        "material": hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest(),
         "train_rows": len(chosen),
         "val_rows": len(val_rows),
         "train_per_class": count.tolist(),
@@ -147,7 +149,7 @@ def _describe(config: TrainConfig, material: Material) -> dict[str, Any]:
         "format": checkpoints.RUN_VERSION,
         "auheat": __version__,
         "settings": asdict(config) | {"name": config.run_name},
-        "data": material.about | {"codebook_digest": book.digest},
+        "data": material.about | {"codebook_digest": book.digest} | _identify_weights(config),
         "class_names": material.dataset.class_names,
         "shard_classes": material.dataset.shard_classes,
         "normalisation": {"mean": IMAGENET_MEAN, "std": IMAGENET_STD},
@@ -157,20 +159,34 @@ def _describe(config: TrainConfig, material: Material) -> dict[str, Any]:
     }
 
 
+def _choose_weights(config: TrainConfig) -> Path | None:
+    """Return the checkpoint a run starts from, None for fresh weights."""
+    if config.weights == "none":
+        return None
+    return find_weights(config.backbone) if config.weights == "auto" else Path(config.weights)
+
+
+def _identify_weights(config: TrainConfig) -> dict[str, str]:
+    """Return name and sha256 of the weights a run starts from: "auto" does not say which."""
+    file = _choose_weights(config)
+    try:
+        name, digest = ("none", "none") if file is None else (file.name, file_digest(file))
+    except OSError as error:
+        raise AuheatError(f"{file}: cannot be read ({WEIGHTS_HINT})") from error
+    return {"weights_file": name, "weights_sha256": digest}
+
+
 def _build(config: TrainConfig, classes: int) -> tuple[Classifier, tuple[str, ...]]:
     """Return a classifier with the weights asked for, and what is to be said of them."""
     model = build_classifier(config.method, config.backbone, classes)
+    file = _choose_weights(config)
     if config.weights == "none":
         return model, ("weights: none, trained from scratch",)
-    if config.weights == "auto":
-        file = find_weights(config.backbone)
-        if file is None:
-            return model, (
-                f"warning: no published weights of {config.backbone} in AUHEAT_WEIGHTS or "
-                "torch's hub cache: trained from scratch, which takes far more photos",
-            )
-    else:
-        file = Path(config.weights)
+    if file is None:
+        return model, (
+            f"warning: no published weights of {config.backbone} in AUHEAT_WEIGHTS or "
+            "torch's hub cache: trained from scratch, which takes far more photos",
+        )
     messages = load_weights(model.backbone, file, getattr(model.head, "fc", None))
     return model, (f"weights: {file}", *messages)
 
@@ -221,7 +237,7 @@ def _summarize(
     rate: float,
     notes: tuple[str, ...],
 ) -> RunSummary:
-    best = checkpoints.read_metadata(run / checkpoints.LAST)["best"]
+    best = checkpoints.read_progress(run)["best"]
     return RunSummary(
         run,
         config.epochs,
