@@ -13,13 +13,18 @@ from auheat.records import AuheatError
 
 
 class Group(click.Group):
-    """A group that turns an `AuheatError` into one line and exit code 1, Ctrl-C into 130."""
+    """A group that turns what went wrong into one line and exit code 1, Ctrl-C into 130."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except AuheatError as error:
             raise click.ClickException(str(error)) from error
+        except BrokenPipeError:  # the reader of a pipe has gone; click ends quietly
+            raise
+        except OSError as error:  # a full disk, a folder that may not be written
+            where = error.filename or "this machine"
+            raise click.ClickException(f"{where}: {error.strerror or error}") from error
         except KeyboardInterrupt as stop:
             note = str(stop) or "Stopped; the same command goes on from here."
             click.echo(f"\n{note}", err=True)

@@ -129,6 +129,15 @@ def test_ctrl_c_says_how_to_go_on_and_exits_with_130(rafdb, tmp_path, stub_detec
     assert "the same command goes on" in result.output
 
 
+def test_a_full_disk_is_one_line(rafdb, tmp_path, stub_detector, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device", "somewhere")
+
+    monkeypatch.setattr("auheat.pipeline.write_failed", full)
+    result = run("extract", rafdb, "--store", tmp_path / "s", code=1)
+    assert result.output.splitlines()[-1] == "Error: somewhere: No space left on device"
+
+
 def test_the_store_may_come_from_the_environment(rafdb, tmp_path, stub_detector, monkeypatch):
     monkeypatch.setenv("AUHEAT_STORE", str(tmp_path / "from-env"))
     run("extract", rafdb)
