@@ -50,15 +50,6 @@ class Table:
     names: list[str]
 
 
-def write_report(store: Path, name: str | None = None, out: Path | None = None) -> Path:
-    """Write the report of a store's training shards, without runs, and return its path.
-
-    `name` chooses the shards where there are several, `out` defaults to report.html in the
-    store. Raises `AuheatError`.
-    """
-    return write_page(store / "report.html" if out is None else out, describe_store(store, name))
-
-
 def describe_store(store: Path, name: str | None = None) -> dict[str, Any]:
     """Return what the report's page shows of a store's training shards; raises `AuheatError`."""
     folder = find_rendered(store, name)

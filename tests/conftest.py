@@ -23,6 +23,17 @@ def outside_data() -> Path:
     return Path(folder)
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """Tiny models gain nothing from threads, and lose much to them on a busy machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def martinez() -> Codebook:
     return load_codebook("martinez")

@@ -10,7 +10,8 @@ from helpers import Page
 
 from auheat.pipeline import extract, render
 from auheat.records import AuheatError
-from auheat.sheets import colorize, draw_codebook, draw_histogram, draw_panel, overlay, write_report
+from auheat.sheets import colorize, draw_codebook, draw_histogram, draw_panel, overlay
+from auheat.wsol.report import write_report
 
 
 @pytest.fixture
