@@ -1,0 +1,311 @@
+"""The detector `fan`: the Face Alignment Network on the faces that `mesh` finds, in batches.
+
+`mesh` gives 68 points, score and status; their box gives a square crop; FAN gives a heatmap for
+each point, whose peak is the point. Crop, decoding and the way back follow face-alignment 1.5.0,
+whose package gives the network's class (`pip install "auheat[fan]"`); the weights are the user's.
+Rows without a face stay so. `score` and `status` are those of `mesh`: FAN itself, made to be
+given a face, has no number for "there is none".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import io
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from auheat.landmarks.mesh import MeshDetector
+from auheat.landmarks.runtime import pick_device
+from auheat.landmarks.sampling import Pixels, pack
+from auheat.records import MIRROR, Array, AuheatError, Landmarks
+
+VERSION = "fan 1"
+"""Raised whenever the code changes the points, so that the digest changes too."""
+
+WEIGHTS = "2DFAN4-11f355bf06.pth.tar"
+"""The name under which face-alignment keeps the weights in torch's hub cache."""
+
+VARIABLE = "AUHEAT_FAN"
+"""The environment variable that may name the weights file."""
+
+CROP = 256
+"""The network's input is CROP x CROP pixels."""
+
+CHUNK, CPU_CHUNK = 32, 4
+"""Faces that go through the network at once; more are taken in turns, to bound the memory.
+
+On a CPU eight at once took longer per face than one.
+"""
+
+RAISE = 0.12
+SPAN = 200 / 195
+"""A crop's middle lies RAISE box heights above the box's, its side is SPAN x (width + height)."""
+
+_ONE = 2048
+"""OpenCV's bilinear weights are multiples of 1 / _ONE."""
+
+
+def box_points(points: Array) -> Array:
+    """Return the boxes (M, 2, 2), corners (x, y), of points (M, P, 2)."""
+    return np.stack([points.min(1), points.max(1)], 1)
+
+
+def place_crops(boxes: Array) -> tuple[Array, Array]:
+    """Return centre (M, 2) and side (M,) f64 px of the crops for boxes (M, 2, 2) of landmarks.
+
+    The rule by which FAN was trained, as face-alignment applies it. Raises `AuheatError` for a
+    box without area or with a number that is not finite.
+    """
+    boxes = np.asarray(boxes, np.float64).reshape(-1, 2, 2)
+    size = boxes[:, 1] - boxes[:, 0]
+    good = np.isfinite(boxes).all((1, 2)) & (size > 0).all(1)
+    if not good.all():
+        row = int(np.flatnonzero(~good)[0])
+        raise AuheatError(f"box {row}: {boxes[row].tolist()} (finite, high corner above low)")
+    centre = boxes.mean(1)
+    centre[:, 1] -= RAISE * size[:, 1]
+    return centre, size.sum(1) * SPAN
+
+
+def _taps(centre: Array, side: Array) -> tuple[Tensor, Tensor]:
+    """Return the image pixels that a crop's pixels lie between, and their weights.
+
+    Both (M, 2, 2, CROP): axis (x, y), one neighbour and the other, place in the crop; the weights
+    are integers that sum to _ONE. The library cuts whole pixels, from the crop's first pixel
+    (counted from one) to its end, both truncated, and resizes this patch by half-pixel rules.
+    """
+    half = (side / 2)[:, None]
+    start = np.trunc(centre - half + side[:, None] / CROP)
+    size = np.maximum(np.trunc(centre + half) - start, 1)
+    at = (np.arange(CROP) + 0.5) * (size[..., None] / CROP) - 0.5
+    low = np.floor(at)
+    high_weight = (at - low).astype(np.float32)
+    weight = np.rint(np.stack([1 - high_weight, high_weight], 2) * _ONE)
+    inside = np.clip(np.stack([low, low + 1], 2), 0, size[..., None, None] - 1)
+    index = inside + start[..., None, None]
+    return torch.from_numpy(index.astype(np.int64)), torch.from_numpy(weight.astype(np.int32))
+
+
+def cut_crops(pixels: Pixels, image: Tensor, centre: Array, side: Array) -> Tensor:
+    """Cut M upright crops, image (M,), centre (M, 2) and side (M,) px: (M, 3, CROP, CROP) in 0..1.
+
+    Outside the image is black. The integer arithmetic is that of OpenCV's vectorised
+    `resize(INTER_LINEAR)`, which FAN's authors use: so every device gives the same bits.
+    """
+    device = pixels.flat.device
+    index, weight = (part.to(device) for part in _taps(centre, side))
+    last = pixels.size[image].flip(1).view(-1, 2, 1, 1) - 1
+    weight = weight * ((index >= 0) & (index <= last))
+    index = torch.minimum(index.clamp(min=0), last)
+    columns, column_weight = index[:, 0, :, None, :], weight[:, 0, :, None, None, :]
+    rows, row_weight = index[:, 1, :, :, None], weight[:, 1, :, None, :, None]
+    rows = rows * (last[:, 0, None] + 1) + pixels.start[image].view(-1, 1, 1, 1)
+    shift = torch.tensor([0, 8, 16], dtype=torch.int32, device=device).view(3, 1, 1)
+    shape = (len(image), 3, CROP, CROP)
+    crops = torch.full(shape, 2, dtype=torch.int32, device=device)
+    for i in range(2):
+        line = torch.zeros_like(crops)
+        for k in range(2):
+            found = torch.take(pixels.flat, rows[:, i] + columns[:, k]).unsqueeze(1)
+            line += ((found >> shift) & 255) * column_weight[:, k]
+        crops += ((line >> 4) * row_weight[:, i]) >> 16
+    return (crops >> 2).float() / 255
+
+
+def predict_heatmaps(network: nn.Module, crops: Tensor, flip: bool) -> Tensor:
+    """Return f32 heatmaps (M, 68, h, w) of crops (M, 3, CROP, CROP) in 0..1.
+
+    With `flip`, those of the mirrored crops, mirrored back, are added.
+    """
+    crops = crops.to(next(network.parameters()).dtype)
+    heatmaps: Tensor = network(crops)[-1].float()
+    if flip:
+        mirrored: Tensor = network(crops.flip(-1))[-1].float()
+        heatmaps = heatmaps + mirrored.flip(-1)[:, torch.from_numpy(MIRROR).to(crops.device)]
+    return heatmaps
+
+
+def decode_heatmaps(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
+    """Return peaks (M, P, 2) in heatmap pixels, with edges at integers, and heights (M, P).
+
+    A peak is the middle of the highest pixel, and a quarter pixel towards the higher neighbour
+    along x and along y; not so in the outermost pixels, which lack one.
+    """
+    height, width = heatmaps.shape[2:]
+    flat = heatmaps.flatten(2)
+    peak, best = flat.max(2)
+    x, y = best % width, best // width
+    inside = (x > 0) & (x < width - 1) & (y > 0) & (y < height - 1)
+
+    def slope(step: int) -> Tensor:
+        ahead, behind = (
+            flat.gather(2, (best + s).clamp(0, height * width - 1).unsqueeze(2)).squeeze(2)
+            for s in (step, -step)
+        )
+        return torch.sign(ahead - behind) * inside
+
+    quarter = torch.stack([slope(1), slope(width)], -1) / 4
+    return torch.stack([x, y], -1) + 0.5 + quarter, peak
+
+
+def chunk_size(device: torch.device) -> int:
+    """Return how many faces go through the network at once on a device."""
+    return CPU_CHUNK if device.type == "cpu" else CHUNK
+
+
+def locate(
+    network: nn.Module, pixels: Pixels, image: Tensor, boxes: Array, *, flip: bool = True
+) -> Array:
+    """Return the points (M, 68, 2) f32 px of M faces: image (M,), boxes (M, 2, 2) of landmarks.
+
+    The library maps a peak into its crop's square and drops the fraction, which moves a point
+    half a pixel up and left on average; here the fraction stays and the half is subtracted, as
+    pixel centres lie at integers. Raises `AuheatError` for a bad box, and for heatmaps that are
+    not finite.
+    """
+    centre, side = place_crops(boxes)
+    points = np.zeros((len(side), len(MIRROR), 2), np.float32)
+    chunk = chunk_size(image.device)
+    for i in range(0, len(side), chunk):
+        part = slice(i, i + chunk)
+        with torch.inference_mode():
+            crops = cut_crops(pixels, image[part], centre[part], side[part])
+            heatmaps = predict_heatmaps(network, crops, flip)
+            place, peak = decode_heatmaps(heatmaps)
+        if not torch.isfinite(peak).all():
+            raise AuheatError(
+                "fan: the network's heatmaps are not finite (other weights, or half=False where "
+                "half precision overflows)"
+            )
+        share = place.cpu().numpy().astype(np.float64) / heatmaps.shape[-1] - 0.5
+        points[part] = share * side[part, None, None] + centre[part, None] - 0.5
+    return points
+
+
+def _load_class() -> Callable[[int], nn.Module]:
+    try:
+        network: Callable[[int], nn.Module] = importlib.import_module("face_alignment.models").FAN
+    except (ImportError, AttributeError) as error:
+        raise AuheatError(
+            f'fan: face-alignment cannot be used, {error} (pip install "auheat[fan]")'
+        ) from error
+    return network
+
+
+def find_weights(model: Path | None = None) -> Path:
+    """Return the weights file: `model`, else AUHEAT_FAN's, else the one in torch's hub cache.
+
+    Raises `AuheatError` where it is absent; nothing is ever downloaded.
+    """
+    cache = Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS
+    named = model or os.environ.get(VARIABLE)
+    path = Path(named) if named else cache
+    if path.is_file():
+        return path
+    raise AuheatError(
+        f"{path}: FAN's weights are not there (name a file with --model or {VARIABLE}, or put "
+        f"face-alignment's {WEIGHTS} at {cache})"
+    )
+
+
+def _read_state(path: Path, data: bytes) -> Mapping[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load(data)
+        state: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load and its unpickler raise whatever the bytes provoke
+        text = str(error).partition("\n")[0]
+        raise AuheatError(
+            f"{path}: not readable as weights, {text} (a plain state dict)"
+        ) from error
+    named = isinstance(state, Mapping) and all(
+        isinstance(key, str) and torch.is_tensor(value) for key, value in state.items()
+    )
+    if not named:
+        raise AuheatError(f"{path}: holds no tensors by name (a plain state dict is needed)")
+    tensors: Mapping[str, Tensor] = state
+    return tensors
+
+
+def load_network(path: Path, data: bytes) -> nn.Module:
+    """Build FAN with the weights in `data`, the bytes of `path`; as many stacks as they fill.
+
+    The bytes are a safetensors file or one of torch.save, by the suffix. Raises `AuheatError` for
+    a missing package, unreadable bytes, and keys or shapes that are not FAN's.
+    """
+    make = _load_class()
+    state = _read_state(path, data)
+    stacks = len({found[0] for key in state if (found := re.match(r"m\d+\.", key))})
+    # On the meta device nothing is drawn, so that the caller's random numbers stay as they are.
+    with torch.device("meta"):
+        network = make(max(stacks, 1))
+    try:
+        missing, unexpected = network.load_state_dict(state, strict=False, assign=True)
+    except RuntimeError as error:
+        text = str(error).splitlines()[-1].strip()
+        raise AuheatError(f"{path}: {text} (the weights of a FAN are needed)") from error
+    for kind, keys in (("missing", missing), ("unexpected", unexpected)):
+        if keys:
+            some = ", ".join(keys[:3])
+            raise AuheatError(f"{path}: {len(keys)} {kind} keys: {some} (a FAN's are needed)")
+    return network.requires_grad_(False).eval()
+
+
+def place_network(network: nn.Module, device: torch.device, half: bool) -> nn.Module:
+    """Move a FAN to a device, in float16 or float32, channels last: a sixth faster on a CPU."""
+    network = network.to(device, torch.float16 if half else torch.float32)
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+class FanDetector:
+    """68 points of one face per image: found by `mesh`, placed by FAN.
+
+    `model` is the weights file (see `find_weights`). `flip` adds the mirrored crop's heatmaps, as
+    the library does unless told otherwise; it doubles the network's time. `half` runs the network
+    in float16: by default on CUDA only, as CPUs are slower at it.
+    """
+
+    name = "fan"
+
+    def __init__(
+        self,
+        device: str = "auto",
+        model: Path | None = None,
+        *,
+        flip: bool = True,
+        half: bool | None = None,
+    ) -> None:
+        self._device = pick_device(device)
+        self._flip = flip
+        half = self._device.type == "cuda" if half is None else half
+        path = find_weights(model)
+        data = path.read_bytes()
+        self._network = place_network(load_network(path, data), self._device, half)
+        self._mesh = MeshDetector(device)
+        self.device = str(self._device)
+        settings = repr((VERSION, CROP, RAISE, SPAN, flip, half, self._mesh.digest)).encode()
+        self.digest = hashlib.sha256(settings + hashlib.sha256(data).digest()).hexdigest()
+
+    def __call__(self, images: Sequence[Array]) -> Landmarks:
+        """Return a row for each image (H, W, 3) uint8 RGB, points in that image's own pixels."""
+        faces = self._mesh(images)
+        points = np.full_like(faces.points, np.nan)
+        rows = np.flatnonzero(np.isfinite(faces.points).all((1, 2)))
+        chunk = chunk_size(self._device)
+        for i in range(0, len(rows), chunk):
+            part = rows[i : i + chunk]
+            pixels = pack([images[k] for k in part], self._device)
+            everything = torch.arange(len(part), device=self._device)
+            boxes = box_points(faces.points[part])
+            points[part] = locate(self._network, pixels, everything, boxes, flip=self._flip)
+        return Landmarks(points, faces.score, faces.status)
