@@ -71,9 +71,30 @@ def demo(folder: Path, train: int, test: int, seed: int, as_json: bool) -> None:
 @store_option
 @click.option("--dataset", default="auto", show_default=True, help="auto, rafdb, folders, photos.")
 @click.option("--images", default="aligned", show_default=True, help="RAF-DB: aligned or original.")
-@click.option("--detector", default="mesh", show_default=True, help="What finds the landmarks.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N.")
-@click.option("--batch-size", default=32, show_default=True, help="Photos per batch.")
+@click.option(
+    "--detector",
+    default="mesh",
+    show_default=True,
+    help="mesh, fan, mediapipe, or a file or folder of points that exist already.",
+)
+@click.option(
+    "--landmark-map",
+    default="fitted",
+    show_default=True,
+    help="How the mesh's 478 vertices become 68 points: fitted, or index (one vertex each).",
+)
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    help="fan: FAN's weights; mediapipe: face_landmarker.task.",
+)
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="auto, cpu, cuda, cuda:N; several with commas, such as cuda:0,cuda:1.",
+)
+@click.option("--batch-size", type=int, help="Photos per batch [default: as suits the device].")
 @workers_option
 @click.option("--limit", type=int, help="Take only this many photos, spread over the set.")
 @click.option("--shard-size", default=1024, show_default=True, help="Rows per shard.")
@@ -90,6 +111,8 @@ def extract(src: Path, as_json: bool, **settings: Any) -> None:
     \b
     auheat extract rafdb/
     auheat extract photos/ --limit 500 --store quick-look
+    auheat extract rafdb/ --device cuda:0,cuda:1
+    auheat extract rafdb/ --detector openface-csvs/
     """
     from auheat.pipeline import extract as run
 

@@ -87,6 +87,8 @@ class StubDetector:
     name = "stub"
     digest = "0" * 64
     device = "cpu"
+    engine = "none"
+    batch_size = 32
 
     def __init__(self, mean: np.ndarray):
         self.mean = mean
@@ -108,7 +110,7 @@ class StubDetector:
 def stub_detector(monkeypatch, martinez):
     """Make the pipeline use `StubDetector`, so that its own promises are tested quickly."""
     stub = StubDetector(martinez.frame.mean)
-    monkeypatch.setattr("auheat.pipeline.load_detector", lambda *_: stub)
+    monkeypatch.setattr("auheat.pipeline.extraction.load_detector", lambda *_: stub)
     return stub
 
 

@@ -133,7 +133,7 @@ def test_a_full_disk_is_one_line(rafdb, tmp_path, stub_detector, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device", "somewhere")
 
-    monkeypatch.setattr("auheat.pipeline.write_failed", full)
+    monkeypatch.setattr("auheat.pipeline.summary.write_failed", full)
     result = run("extract", rafdb, "--store", tmp_path / "s", code=1)
     assert result.output.splitlines()[-1] == "Error: somewhere: No space left on device"
 
@@ -160,7 +160,12 @@ def test_summaries_are_json_when_asked(rafdb, tmp_path, stub_detector):
     assert told["rows"] == 12
     assert told["status"]["OK"] == 12
     assert told["rate"] > 0
-    assert told["details"] == {"dataset": "rafdb", "detector": "stub", "device": "cpu"}
+    assert told["details"] == {
+        "dataset": "rafdb",
+        "detector": "stub",
+        "device": "cpu",
+        "engine": "none",
+    }
     drawn = json.loads(CliRunner().invoke(main, ["render", *map(str, store)]).stdout)
     # thin: 0.06 eye distances of 40 * (0.4 + 20 i / 2550) px, shown at 56 / 40, are under 1.5 px
     # i = 0, 1, 3, 4, 5; 2 is Neutral

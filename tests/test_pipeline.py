@@ -282,7 +282,8 @@ import numpy as np
 from conftest import StubDetector
 from auheat import pipeline, shards
 from auheat.facs import load_codebook
-pipeline.load_detector = lambda *_: StubDetector(load_codebook("martinez").frame.mean)
+from auheat.pipeline import extraction
+extraction.load_detector = lambda *_: StubDetector(load_codebook("martinez").frame.mean)
 left = int(sys.argv[3])
 real = {"sync": os.fsync, "replace": Path.replace}
 def counted(name):

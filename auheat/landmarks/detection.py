@@ -18,6 +18,9 @@ PAD = 1.25
 MIN_SCORE = 0.5
 MIN_OVERLAP = 0.3
 MAX_FACES = 8
+CANDIDATES = 128
+"""Anchors per image that can tell of a face, best first; one face speaks through 10 to 60."""
+
 MANY_SIDE = 0.4
 
 _GRIDS = ((16, 2), (8, 6))
@@ -41,6 +44,11 @@ class Faces:
         box, keypoints = (transform_points(matrix, p * SIDE) for p in (self.box, self.keypoints))
         return Faces(self.score, box, keypoints)
 
+    def replaced(self, index: Tensor, other: Faces) -> Faces:
+        """Return a copy with the faces of the images `index` taken from another record."""
+        mine, theirs = ((f.score, f.box, f.keypoints) for f in (self, other))
+        return Faces(*(a.index_copy(0, index, b) for a, b in zip(mine, theirs, strict=True)))
+
     def take(self, slot: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return score (N,), box (N, 2, 2) and keypoints (N, 6, 2) of one slot (N,) per image."""
         row = torch.arange(len(slot), device=slot.device)
@@ -61,13 +69,14 @@ def anchors() -> Tensor:
 def decode(raw: Tensor, centres: Tensor) -> Tensor:
     """Turn the detector's numbers (N, A, 16) into points (N, A, 8, 2) in 0..1.
 
-    The first two points are the corners of the box, the others the six keypoints.
+    `centres` (A, 2) or (N, A, 2) are the anchors'. The first two points are the corners of the
+    box, the others the six keypoints.
     """
     pairs = raw.view(*raw.shape[:2], 8, 2) / SIDE
     centre = pairs[:, :, 0] + centres
     half = pairs[:, :, 1] / 2
     corners = torch.stack([centre - half, centre + half], 2)
-    return torch.cat([corners, pairs[:, :, 2:] + centres.unsqueeze(1)], 2)
+    return torch.cat([corners, pairs[:, :, 2:] + centres.unsqueeze(-2)], 2)
 
 
 def overlap(box: Tensor, others: Tensor) -> Tensor:
@@ -114,6 +123,23 @@ def letterbox(size: Tensor, pad: float = PAD) -> Tensor:
     top = torch.stack([step, zero, (width - step * SIDE) / 2], -1)
     bottom = torch.stack([zero, step, (height - step * SIDE) / 2], -1)
     return torch.stack([top, bottom], 1)
+
+
+def quarters(size: Tensor) -> Tensor:
+    """Return (N, 9, 2, 3): detector pixels -> pixels of nine overlapping parts of images (H, W).
+
+    Each part is a square of half the long side; three by three of them cover the image.
+    """
+    height, width = size.float().unbind(1)
+    side = torch.maximum(height, width) / 2
+    share = torch.tensor([0.0, 0.5, 1.0], device=size.device)
+    left = (width - side).unsqueeze(1) * share
+    top = (height - side).unsqueeze(1) * share
+    step, zero = (side / SIDE).view(-1, 1, 1).expand(-1, 3, 3), torch.zeros_like(side)
+    flat = zero.view(-1, 1, 1).expand(-1, 3, 3)
+    x, y = left.unsqueeze(1).expand(-1, 3, 3), top.unsqueeze(2).expand(-1, 3, 3)
+    rows = [torch.stack([step, flat, x], -1), torch.stack([flat, step, y], -1)]
+    return torch.stack(rows, -2).flatten(1, 2)
 
 
 def choose_face(faces: Faces, size: Tensor) -> tuple[Tensor, Tensor]:

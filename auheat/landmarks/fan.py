@@ -293,6 +293,8 @@ class FanDetector:
         self._network = place_network(load_network(path, data), self._device, half)
         self._mesh = MeshDetector(device)
         self.device = str(self._device)
+        self.engine = "torch, float16" if half else "torch, float32"
+        self.batch_size = self._mesh.batch_size
         settings = repr((VERSION, CROP, RAISE, SPAN, flip, half, self._mesh.digest)).encode()
         self.digest = hashlib.sha256(settings + hashlib.sha256(data).digest()).hexdigest()
 

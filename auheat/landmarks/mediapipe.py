@@ -20,6 +20,7 @@ import torch
 
 from auheat.landmarks.detection import MANY_SIDE, MAX_FACES, Faces, choose_face
 from auheat.landmarks.mapping import load_map
+from auheat.landmarks.sampling import check_images
 from auheat.records import N_POINTS, Array, AuheatError, Landmarks, Status
 
 VERSION = "mediapipe 1"
@@ -133,8 +134,9 @@ class MediapipeDetector:
 
     name = "mediapipe"
     device = "cpu"
+    batch_size = 32
 
-    def __init__(self, model: Path | None = None, landmark_map: str = "index") -> None:
+    def __init__(self, model: Path | None = None, landmark_map: str = "fitted") -> None:
         self._map = load_map(landmark_map)
         path = find_task(model)
         task = path.read_bytes()
@@ -143,17 +145,15 @@ class MediapipeDetector:
         digest = hashlib.sha256(repr(settings).encode())
         for part in (task, self._map.index.tobytes(), self._map.weight.tobytes()):
             digest.update(hashlib.sha256(part).digest())
+        self.engine = f"mediapipe {version}"
         self.digest = digest.hexdigest()
 
     def __call__(self, images: Sequence[Array]) -> Landmarks:
         """Return a row for each image (H, W, 3) uint8 RGB, points in that image's own pixels."""
         vertices = np.full((len(images), N_VERTICES, 2), np.nan, np.float32)
         status = np.full(len(images), Status.NO_FACE, np.uint8)
-        for i, image in enumerate(images):
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-                found = f"{image.dtype} of shape {image.shape}"
-                raise AuheatError(f"image {i}: {found} (uint8 of shape (H, W, 3) is needed)")
-            if not image.size:
+        for i, image in enumerate(check_images(images)):
+            if not images[i].size:  # nothing to look at
                 continue
             size = (image.shape[0], image.shape[1])
             faces = read_vertices(self._detect(image), size)

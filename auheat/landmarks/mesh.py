@@ -1,61 +1,62 @@
 """The detector `mesh`: face detector and attention mesh, batched, with a verdict per photo.
 
-A photo's path: find faces, keep the largest central one, find the mesh in its region, and again
-in the region which that mesh gives. Where the face is not plain (no detection, a weak one, or
-one that disagrees with the mesh) a third pass follows, and a second look: the detector must find
-the face again in the upright region that the mesh claims, at the same place. That, and not the
-mesh's own face flag, is what tells a face from a texture.
+A photo's path: find faces, in its quarters where the whole shows none; keep the largest central
+one; find the mesh in its region, and again in the region which that mesh gives where it lies
+elsewhere. Where the face is not plain (no detection, a weak one, or one that disagrees with the
+mesh) another pass follows, and a second look: the detector must find the face again in the upright
+region that the mesh claims, at the same place. That, and not the mesh's own face flag, is what
+tells a face from a texture.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from auheat.landmarks import detection
-from auheat.landmarks.detection import SIDE, choose_face, letterbox
-from auheat.landmarks.networks import FILES, MeshNetworks
+from auheat.landmarks import detection, roi
+from auheat.landmarks.detection import (
+    SIDE,
+    Faces,
+    choose_face,
+    letterbox,
+    quarters,
+    weighted_merge,
+)
+from auheat.landmarks.engines import load_networks
+from auheat.landmarks.mapping import LandmarkMap, load_map
+from auheat.landmarks.networks import FILES
 from auheat.landmarks.roi import (
     roi_from_detection,
     roi_from_image,
     roi_from_points,
     roi_matrix,
+    settle,
+    weigh_move,
     widen,
 )
 from auheat.landmarks.runtime import pick_device
-from auheat.landmarks.sampling import Pixels, pack
 from auheat.landmarks.weights import MODELS
 from auheat.records import Array, Landmarks, Status
 
-VERSION = "mesh 1"
+VERSION = "mesh 2"
 """Raised whenever the code changes the points, so that the digest changes too."""
 
+VERTICES = 478
 EYE_CORNERS = (33, 263)
 """Vertices of the outer eye corners: the one on the image's left, the other."""
-
-# fmt: off
-IBUG = (
-    127, 234, 93, 58, 172, 136, 149, 148, 152, 377, 378, 365, 397, 288, 323, 454, 356,  # jaw
-    70, 63, 105, 66, 107, 336, 296, 334, 293, 300,  # brows
-    168, 197, 5, 4, 240, 97, 2, 326, 460,  # nose
-    33, 160, 158, 133, 153, 144, 362, 385, 387, 263, 373, 380,  # eyes
-    61, 39, 37, 0, 267, 269, 291, 405, 314, 17, 84, 181,  # lips, outer contour
-    78, 82, 13, 312, 308, 317, 14, 87,  # lips, inner contour
-)
-# fmt: on
-"""The mesh vertex that stands for each of the 68 points."""
 
 _KEYPOINTS = ((33, 133), (362, 263), (4, 4), (13, 14))
 """Vertices whose midpoints are the detector's first four keypoints: eyes, nose tip, mouth."""
 
-PASSES = 2
-MAX_BATCH = 64
-"""Images that go through the networks at once; more are taken in turns, to bound the memory."""
+MAX_BATCH = {"cpu": 64, "cuda": 256}
+MAX_BATCH_PIXELS = 2**27
+"""Images, and their pixels, that go through the networks at once, to bound the memory."""
 
 # Measured on 1,447 photos with a face and 607 crops of other things. Of the photos 1,442 have a
 # candidate of 0.5 or more; all of those have a flag >= 0.99, and in the second look a score >= 0.53
@@ -77,7 +78,7 @@ class Look:
 
     `points` (N, 478, 2) px, `flag` (N,) of the mesh, `score` (N,) of the detector, `agreement`
     (N,): how far detector and mesh are apart, in outer-eye distances; `found` (N,) bool: whether
-    the detector saw a face in the whole image.
+    the detector saw a face in the whole image, not in a quarter or a second look alone.
     """
 
     points: Tensor
@@ -117,13 +118,15 @@ def decide_status(look: Look, many: Tensor) -> Tensor:
     return status.masked_fill_(sure & many, Status.MANY_FACES)
 
 
-def settings_digest() -> str:
+def settings_digest(landmark_map: LandmarkMap) -> str:
     """Return the sha256 over everything in this detector that decides the points."""
-    rules = (PASSES, PLAIN_SCORE, PLAIN_FLAG, OK_SCORE, OK_FLAG, OK_AGREEMENT, LOW_SCORE)
+    rules = (PLAIN_SCORE, PLAIN_FLAG, OK_SCORE, OK_FLAG, OK_AGREEMENT, LOW_SCORE, LOW_AGREEMENT)
     finding = (detection.PAD, detection.MIN_SCORE, detection.MIN_OVERLAP, detection.MANY_SIDE)
-    settings = (VERSION, IBUG, _KEYPOINTS, rules, LOW_AGREEMENT, finding)
+    regions = (roi.MARGIN, roi.WHOLE, roi.SETTLE_SCALE, roi.SETTLE_RISE, roi.STILL)
+    points = (landmark_map.index.tolist(), landmark_map.weight.tolist(), _KEYPOINTS)
     models = [MODELS[name] for name in FILES]
-    return hashlib.sha256(repr((settings, models)).encode()).hexdigest()
+    settings = (VERSION, rules, finding, regions, points, models)
+    return hashlib.sha256(repr(settings).encode()).hexdigest()
 
 
 class MeshDetector:
@@ -131,56 +134,98 @@ class MeshDetector:
 
     name = "mesh"
 
-    def __init__(self, device: str = "auto") -> None:
+    def __init__(
+        self, device: str = "auto", landmark_map: str = "fitted", engine: str = "auto"
+    ) -> None:
         self._device = pick_device(device)
-        self._networks = MeshNetworks(self._device)
+        self._map = load_map(landmark_map)
+        self._networks = load_networks(self._device, engine)
         self.device = str(self._device)
-        self.digest = settings_digest()
+        self.engine = self._networks.engine
+        self.batch_size = MAX_BATCH[self._device.type]
+        self.digest = settings_digest(self._map)
 
     def __call__(self, images: Sequence[Array]) -> Landmarks:
         """Return a row for each image (H, W, 3) uint8 RGB, points in that image's own pixels."""
-        parts = [self._batch(images[i : i + MAX_BATCH]) for i in range(0, len(images), MAX_BATCH)]
-        points = np.concatenate([np.zeros((0, 68, 2), np.float32), *(p[0] for p in parts)])
+        vertices, score, status = self.find_mesh(images)
+        return Landmarks(self._map(vertices), score, status)
+
+    def find_mesh(self, images: Sequence[Array]) -> tuple[Array, Array, Array]:
+        """Return the mesh itself, (N, 478, 2) float32 px, and `Landmarks`' score and status."""
+        parts = [self._batch(part) for part in split(images, self.batch_size)]
+        vertices = np.concatenate([np.zeros((0, VERTICES, 2), np.float32), *(p[0] for p in parts)])
         score = np.concatenate([np.zeros(0, np.float32), *(p[1] for p in parts)])
         status = np.concatenate([np.zeros(0, np.uint8), *(p[2] for p in parts)])
-        return Landmarks(points, score, status)
+        return vertices, score, status
 
     def _batch(self, images: Sequence[Array]) -> tuple[Array, Array, Array]:
         with torch.inference_mode():
-            pixels = pack(images, self._device)
-            look, many = self._first_look(pixels)
-            plain = (look.score >= PLAIN_SCORE) & (look.flag >= PLAIN_FLAG)
+            photos = self._networks.load(images)
+            look, many = self._first_look(photos)
+            plain = (look.score >= PLAIN_SCORE) & (look.flag >= PLAIN_FLAG) & look.found
             doubtful = (~plain | (look.agreement > OK_AGREEMENT)).nonzero().squeeze(1)
             if len(doubtful):
-                second = self._second_look(pixels, doubtful, look)
+                second = self._second_look(photos, doubtful, look)
                 look = look.replaced(doubtful, second)
             status = decide_status(look, many)
             absent = status == Status.NO_FACE
             score = torch.minimum(look.score, look.flag).masked_fill(absent, 0)
-            points = look.points[:, list(IBUG)].masked_fill(absent.view(-1, 1, 1), float("nan"))
+            points = look.points.masked_fill(absent.view(-1, 1, 1), float("nan"))
             return points.cpu().numpy(), score.cpu().numpy(), status.cpu().numpy()
 
-    def _first_look(self, pixels: Pixels) -> tuple[Look, Tensor]:
+    def _first_look(self, photos: Any) -> tuple[Look, Tensor]:
         """Detect in whole images, then find the mesh; undetected faces are assumed to fill them."""
-        everything = torch.arange(len(pixels), device=self._device)
-        faces = self._networks.detect(pixels, everything, letterbox(pixels.size))
-        slot, many = choose_face(faces, pixels.size)
+        everything = torch.arange(len(photos), device=self._device)
+        size = photos.size.to(self._device)
+        faces = self._networks.detect(photos, everything, letterbox(size))
+        found = faces.score[:, 0] > 0
+        unseen = (~found).nonzero().squeeze(1)
+        if len(unseen):
+            faces = faces.replaced(unseen, self._search(photos, unseen, size[unseen]))
+        slot, many = choose_face(faces, size)
         score, box, keypoints = faces.take(slot)
-        found = score > 0
-        roi = roi_from_image(pixels.size)
-        roi = torch.where(found.unsqueeze(1), roi_from_detection(box, keypoints), roi)
-        for _ in range(PASSES):
-            points, flag = self._networks.mesh(pixels, everything, roi)
-            roi = roi_from_points(points, *EYE_CORNERS)
+        detected = settle(roi_from_detection(box, keypoints))
+        region = torch.where((score > 0).unsqueeze(1), detected, roi_from_image(size))
+        points, flag = self._networks.mesh(photos, everything, region)
+        following = roi_from_points(points, *EYE_CORNERS)
+        weight = weigh_move(region, following).masked_fill(score == 0, 1)
+        moved = (weight > 0).nonzero().squeeze(1)
+        if len(moved):
+            again, flag_again = self._networks.mesh(photos, moved, following[moved])
+            share = weight[moved].view(-1, 1, 1)
+            points = points.index_copy(0, moved, torch.lerp(points[moved], again, share))
+            flag = flag.index_copy(0, moved, flag_again)
         agreement = measure_agreement(keypoints, points)
         return Look(points, flag, score, agreement, found), many
 
-    def _second_look(self, pixels: Pixels, image: Tensor, first: Look) -> Look:
+    def _search(self, photos: Any, image: Tensor, size: Tensor) -> Faces:
+        """Detect in overlapping parts of images (M,), for faces too small in the whole."""
+        parts = quarters(size)
+        m, n = parts.shape[:2]
+        everywhere = image.repeat_interleave(n)
+        faces = self._networks.detect(photos, everywhere, parts.flatten(0, 1))
+        points = torch.cat([faces.box, faces.keypoints], 2)
+        return weighted_merge(faces.score.view(m, -1), points.reshape(m, -1, 8, 2))
+
+    def _second_look(self, photos: Any, image: Tensor, first: Look) -> Look:
         """Go over the images (M,) once more from what the first look gave, upright and close up."""
-        roi = roi_from_points(first.points[image], *EYE_CORNERS)
-        points, flag = self._networks.mesh(pixels, image, roi)
-        roi = widen(roi_from_points(points, *EYE_CORNERS), detection.PAD)
-        faces = self._networks.detect(pixels, image, roi_matrix(roi, SIDE), LOW_SCORE)
+        region = roi_from_points(first.points[image], *EYE_CORNERS)
+        points, flag = self._networks.mesh(photos, image, region)
+        region = widen(roi_from_points(points, *EYE_CORNERS), detection.PAD)
+        faces = self._networks.detect(photos, image, roi_matrix(region, SIDE), LOW_SCORE)
         score, _, keypoints = faces.take(torch.zeros_like(image))
         agreement = measure_agreement(keypoints, points)
         return Look(points, flag, score, agreement, first.found[image])
+
+
+def split(images: Sequence[Array], count: int) -> Iterator[Sequence[Array]]:
+    """Yield runs of at most `count` images and, but for single ones, MAX_BATCH_PIXELS pixels."""
+    start, pixels = 0, 0
+    for i, image in enumerate(images):
+        n = image.shape[0] * image.shape[1] if image.ndim > 1 else 0
+        if i > start and (i - start == count or pixels + n > MAX_BATCH_PIXELS):
+            yield images[start:i]
+            start, pixels = i, 0
+        pixels += n
+    if start < len(images):
+        yield images[start:]

@@ -31,10 +31,12 @@ class RegionMatrix(nn.Module):
         self.subset: Tensor
         self.factor: Tensor
         self.middle: Tensor
+        self.rest: Tensor
         self.register_buffer("subset", torch.tensor(subset))
         factor = [scale[0] / size[0], scale[1] / size[1]]
         self.register_buffer("factor", torch.tensor(factor))
         self.register_buffer("middle", torch.tensor([size[0] / 2, size[1] / 2]))
+        self.register_buffer("rest", torch.eye(4)[2:])
 
     def forward(self, points: Tensor) -> Tensor:
         xy = points[..., :2]
@@ -48,8 +50,7 @@ class RegionMatrix(nn.Module):
         linear = turn * ((high - low) * self.factor).unsqueeze(1)
         shift = centre - torch.matmul(linear, self.middle.unsqueeze(-1))
         top = torch.cat([linear, torch.zeros_like(shift), shift], -1)
-        rest = torch.eye(4, dtype=top.dtype, device=top.device)[2:].expand(len(top), 2, 4)
-        return torch.cat([top, rest], 1)
+        return torch.cat([top, torch.zeros_like(top) + self.rest], 1)
 
 
 class RegionFeatures(nn.Module):
@@ -68,12 +69,13 @@ class RegionFeatures(nn.Module):
         at = torch.einsum("hwk,nck->nhwc", self.cells, matrix[:, :2])
         # A cell counts only if all four neighbours exist; grid_sample alone would fade out.
         inside = ((at >= 0.5) & (at <= self.source - 0.5)).all(-1).unsqueeze(1)
-        sampled = F.grid_sample(features, at * 2 / self.source - 1, align_corners=False)
-        return sampled * inside
+        grid = at * 2 / self.source - 1
+        sampled = F.grid_sample(features.to(grid.dtype), grid, align_corners=False)
+        return (sampled * inside).to(features.dtype)
 
 
 def place_points(points: Tensor, matrix: Tensor) -> Tensor:
     """Map points (N, P, D) by matrices (N, 4, 4); only x and y change."""
     flat = torch.cat([points[..., :2], torch.zeros_like(points[..., :1])], -1)
-    moved = torch.matmul(flat, matrix[:, :2, :3].mT) + matrix[:, None, :2, 3]
+    moved = torch.matmul(flat, matrix[:, :2, :3].transpose(1, 2)) + matrix[:, None, :2, 3]
     return torch.cat([moved, points[..., 2:]], -1)

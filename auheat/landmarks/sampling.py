@@ -15,6 +15,9 @@ from auheat.records import Array, AuheatError
 CPU_BLOCK = 2**17
 """Crop pixels sampled at a time on a CPU: what stays in its cache is done three times as fast."""
 
+MAX_SIDE = 2**15 - 2
+"""The longest side that OpenCV crops from."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pixels:
@@ -28,24 +31,37 @@ class Pixels:
         return len(self.start)
 
 
-def pack(images: Sequence[Array], device: torch.device) -> Pixels:
-    """Lay images (H, W, 3) uint8 RGB end to end on a device; an empty one becomes a black pixel."""
+def check_images(images: Sequence[Array]) -> list[Array]:
+    """Return images (H, W, 3) uint8 RGB; an empty one becomes a black pixel.
+
+    Raises `AuheatError` for another kind, or a side over MAX_SIDE.
+    """
     for i, image in enumerate(images):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             found = f"{image.dtype} of shape {image.shape}"
             raise AuheatError(f"image {i}: {found} (uint8 of shape (H, W, 3) is needed)")
+        if max(image.shape[:2]) > MAX_SIDE:
+            height, width = image.shape[:2]
+            raise AuheatError(f"image {i}: {width} x {height} pixels (at most {MAX_SIDE} a side)")
     black = np.zeros((1, 1, 3), np.uint8)
-    images = [image if image.size else black for image in images]
+    return [image if image.size else black for image in images]
+
+
+def pack(images: Sequence[Array], device: torch.device) -> Pixels:
+    """Lay images (H, W, 3) uint8 RGB end to end on a device; an empty one becomes a black pixel."""
+    images = check_images(images)
     size = np.array([image.shape[:2] for image in images], np.int64).reshape(-1, 2)
     ends = np.cumsum(size[:, 0] * size[:, 1])
     start = np.concatenate([[0], ends[:-1]]).astype(np.int64) if len(ends) else ends
-    flat = np.empty((int(ends[-1]) if len(ends) else 0, 4), np.uint8)
+    count = int(ends[-1]) if len(ends) else 0
+    # Pinned memory goes to a CUDA device while the processor goes on.
+    packed = torch.empty(count, dtype=torch.int32, pin_memory=device.type == "cuda")
+    flat = packed.numpy().view(np.uint8).reshape(-1, 4)
     for image, begin, end in zip(images, start, ends, strict=True):
         target = flat[begin:end].reshape(*image.shape[:2], 4)
         cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2RGBA, dst=target)
-    packed = torch.from_numpy(flat.view(np.int32).reshape(-1))
     return Pixels(
-        packed.to(device),
+        packed.to(device, non_blocking=True),
         torch.from_numpy(start).to(device),
         torch.from_numpy(size).to(device),
     )

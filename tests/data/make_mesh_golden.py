@@ -1,12 +1,17 @@
-"""Record what mediapipe 0.10.21 finds on views of the astronaut portrait.
+"""Record what mediapipe 0.10.21 finds on views of the astronaut portrait, and on other photos.
 
 Run in an environment of its own (its pins clash with ours):
-`pip install mediapipe==0.10.21 scikit-image`, then `python tests/data/make_mesh_golden.py`.
+`pip install mediapipe==0.10.21 scikit-image`, then
+`python tests/data/make_mesh_golden.py [FOLDER]`.
 
 mesh_golden.npz: `matrix` (K, 2, 3) f64 maps pixels (x, y, 1) of a view to pixels of the portrait,
 `size` (K, 2) is a view's (H, W), `points` (K, 478, 2) f32 are pixels (x, y) of the view.
+
+mesh_golden_photos.npz: `name` (K,) of the photos in FOLDER on which a face was found, and its
+`points`; the photos are not part of the project, and the test that needs them skips without.
 """
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -58,9 +63,23 @@ def find_points(image):
 
     options = {"static_image_mode": True, "refine_landmarks": True}
     with mediapipe.solutions.face_mesh.FaceMesh(**options) as mesh:
-        (face,) = mesh.process(image).multi_face_landmarks
-    found = np.array([(p.x, p.y) for p in face.landmark])
+        faces = mesh.process(image).multi_face_landmarks
+    if not faces:
+        return None
+    found = np.array([(p.x, p.y) for p in faces[0].landmark])
     return (found * [image.shape[1], image.shape[0]]).astype(np.float32)
+
+
+def record_photos(folder):
+    """Write mesh_golden_photos.npz of the photos in a folder."""
+    import cv2
+
+    paths = sorted(p for p in folder.iterdir() if p.suffix in (".jpg", ".png"))
+    photos = {p.name: cv2.cvtColor(cv2.imread(str(p)), cv2.COLOR_BGR2RGB) for p in paths}
+    found = {name: find_points(photo) for name, photo in photos.items()}
+    found = {name: points for name, points in found.items() if points is not None}
+    path = Path(__file__).with_name("mesh_golden_photos.npz")
+    np.savez_compressed(path, name=np.array(list(found)), points=np.stack(list(found.values())))
 
 
 def main():
@@ -77,3 +96,5 @@ def main():
 
 if __name__ == "__main__":
     main()
+    if len(sys.argv) > 1:
+        record_photos(Path(sys.argv[1]))

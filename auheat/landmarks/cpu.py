@@ -1,0 +1,153 @@
+"""The networks on a CPU: OpenVINO for the rebuilt graphs, OpenCV for the crops, a thread a core."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from auheat.landmarks.detection import SIDE
+from auheat.landmarks.networks import CROP, MeshNetworks, load_graphs
+from auheat.landmarks.sampling import check_images
+from auheat.records import Array
+
+BLOCK = 8
+"""Crops that go through a network at once: what lies in a core's cache is done fastest."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Images:
+    """N photos where they lie: `size` (N, 2) int64 is their (H, W)."""
+
+    pixels: list[Array]
+    size: Tensor
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+
+def cut(images: Images, image: Array, matrix: Array, side: int, border: int) -> Array:
+    """Cut M square crops (M, side, side, 3) uint8: image (M,), matrix (M, 2, 3) crop -> image px.
+
+    Bilinear, to 1/32 of a pixel (OpenCV's arithmetic); `border` is OpenCV's word for what lies
+    outside the photo.
+    """
+    crops = np.empty((len(matrix), side, side, 3), np.uint8)
+    how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    for crop, i, m in zip(crops, image, matrix, strict=True):
+        # Beyond a million pixels OpenCV's fixed point overflows, and nothing is seen there anyway.
+        if np.isfinite(m).all() and np.abs(m).max() < 2**20:
+            source = images.pixels[i]
+            cv2.warpAffine(source, m, (side, side), dst=crop, flags=how, borderMode=border)
+        else:
+            crop[:] = 0
+    return crops
+
+
+def compile_graph(graph: fx.GraphModule, side: int, scale: float, shift: float) -> Any:
+    """Compile a graph for crops (M, side, side, 3) uint8, valued byte / scale - shift, in float32.
+
+    The graph is handed over through OpenVINO's own reader of torch programs. The precision is
+    stated, since bfloat16, its choice on some processors, would move points by fifths of a pixel.
+    """
+    import openvino
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+    from openvino.preprocess import PrePostProcessor
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of tracing: the graphs hold no data-dependent branch
+        example = torch.zeros(2, 3, side, side)
+        traced: Any = torch.jit.trace(graph, example, check_trace=False)  # type: ignore[no-untyped-call]
+        frozen = torch.jit.freeze(traced.eval())
+    manager = FrontEndManager()  # it and the decoder must outlive the conversion
+    reader, decoder = manager.load_by_framework("pytorch"), TorchScriptPythonDecoder(frozen)
+    model = reader.convert(reader.load(decoder))
+    model.reshape([-1, 3, side, side])
+    prepared = PrePostProcessor(model)
+    crops = prepared.input()
+    crops.tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC"))
+    crops.model().set_layout(openvino.Layout("NCHW"))
+    crops.preprocess().convert_element_type(openvino.Type.f32).scale(scale).mean(shift)
+    cores = count_cores()
+    options = {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": cores}
+    options["INFERENCE_NUM_THREADS"] = cores
+    return openvino.Core().compile_model(prepared.build(), "CPU", options)
+
+
+def count_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class CpuNetworks(MeshNetworks):
+    """The networks in OpenVINO; each core cuts and runs blocks of crops of its own."""
+
+    engine = "OpenVINO, float32"
+
+    def __init__(self) -> None:
+        detector, attention = load_graphs()
+        super().__init__(torch.device("cpu"), attention)
+        self._cores = count_cores()
+        self._pool = ThreadPoolExecutor(self._cores, "auheat-mesh")
+        self._detector = self._requests(compile_graph(detector, SIDE, 127.5, 1))
+        self._attention = self._requests(compile_graph(attention, CROP, 255, 0))
+
+    def _requests(self, compiled: Any) -> SimpleQueue[Any]:
+        """Return a stock of requests, one per core: each holds the memory of one run."""
+        stock: SimpleQueue[Any] = SimpleQueue()
+        for _ in range(self._cores):
+            stock.put(compiled.create_infer_request())
+        return stock
+
+    def load(self, images: Sequence[Array]) -> Images:
+        """Keep the photos where they are."""
+        checked = check_images(images)
+        size = [image.shape[:2] for image in checked]
+        return Images(checked, torch.tensor(size, dtype=torch.int64).reshape(-1, 2))
+
+    def run_detector(self, photos: Images, image: Tensor, matrix: Tensor) -> Sequence[Tensor]:
+        """Run blocks of crops on all cores."""
+
+        def crop(at: Array, m: Array) -> Array:
+            return cut(photos, at, m, SIDE, cv2.BORDER_CONSTANT)
+
+        return self._run(self._detector, crop, image, matrix)
+
+    def run_attention(self, photos: Images, image: Tensor, matrix: Tensor) -> Sequence[Tensor]:
+        """Run blocks of crops on all cores."""
+
+        def crop(at: Array, m: Array) -> Array:
+            return cut(photos, at, m, CROP, cv2.BORDER_REPLICATE)
+
+        return self._run(self._attention, crop, image, matrix)
+
+    def _run(
+        self,
+        stock: SimpleQueue[Any],
+        crop: Callable[[Array, Array], Array],
+        image: Tensor,
+        matrix: Tensor,
+    ) -> Sequence[Tensor]:
+        at, m = image.numpy(), matrix.numpy()
+
+        def work(start: int) -> list[Array]:
+            crops = crop(at[start : start + BLOCK], m[start : start + BLOCK])
+            request = stock.get()
+            try:
+                request.infer([crops], share_inputs=True)
+                return [np.array(tensor.data) for tensor in request.output_tensors]
+            finally:
+                stock.put(request)
+
+        parts = list(self._pool.map(work, range(0, len(at), BLOCK)))
+        return [torch.from_numpy(np.concatenate(outputs)) for outputs in zip(*parts, strict=True)]

@@ -1,0 +1,57 @@
+"""What every landmark detector offers, and one made of several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import Protocol
+
+import numpy as np
+
+from auheat.records import Array, Landmarks
+
+
+class Detector(Protocol):
+    """Finds the 68 points of one face in each image.
+
+    `digest` (hex sha256) changes with anything that may change the points by more than rounding;
+    `device` and `engine` say where and by what it runs; `batch_size` images go through at once.
+    """
+
+    name: str
+    digest: str
+    device: str
+    engine: str
+    batch_size: int
+
+    def __call__(self, images: Sequence[Array]) -> Landmarks:
+        """Return a row for each image (H, W, 3) uint8 RGB, points in that image's own pixels."""
+        ...
+
+
+class DetectorGroup:
+    """Detectors of one kind, each on a device of its own, that share every batch.
+
+    A batch is cut into as many runs as there are devices; a row is what any one would give.
+    """
+
+    def __init__(self, detectors: Sequence[Detector]) -> None:
+        self._detectors = list(detectors)
+        self._pool = ThreadPoolExecutor(len(self._detectors), "auheat-device")
+        first = self._detectors[0]
+        self.name, self.digest, self.engine = first.name, first.digest, first.engine
+        self.device = ",".join(detector.device for detector in self._detectors)
+        self.batch_size = sum(detector.batch_size for detector in self._detectors)
+
+    def __call__(self, images: Sequence[Array]) -> Landmarks:
+        """Return a row for each image, in their order."""
+        n = len(self._detectors)
+        cuts = [len(images) * k // n for k in range(n + 1)]
+        runs = [images[a:b] for a, b in pairwise(cuts)]
+        found = list(self._pool.map(lambda d, run: d(run), self._detectors, runs))
+        return Landmarks(
+            np.concatenate([f.points for f in found]),
+            np.concatenate([f.score for f in found]),
+            np.concatenate([f.status for f in found]),
+        )

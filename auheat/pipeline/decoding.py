@@ -1,0 +1,74 @@
+"""Photos read and decoded on threads, a bounded number of them ahead of their use."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import cv2
+
+from auheat.images import UnreadableImageError, decode, read_bytes
+from auheat.records import Array
+
+DETECTION_SIDE = 1280
+"""Photos with a longer side are shrunk to it before the detector sees them.
+
+It finds no face under a twentieth of the side, and looks at a face in 192 pixels: nothing is lost,
+and memory stays bounded.
+"""
+
+T = TypeVar("T")
+
+
+def count_threads(workers: int | None) -> int:
+    """Return `workers`, by default one per core that this process may use."""
+    if workers is not None:
+        return workers
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def read_ahead(
+    work: Callable[[Path], T], files: Iterable[Path], workers: int | None, ahead: int
+) -> Generator[T, None, None]:
+    """Yield work(file) in order; threads do at most `ahead` files before they are asked for.
+
+    Reading and OpenCV's decoding leave the interpreter to others, so threads are enough.
+    """
+    pool = ThreadPoolExecutor(count_threads(workers), "auheat-decode")
+    pending: deque[Future[T]] = deque()
+    try:
+        for file in files:
+            pending.append(pool.submit(work, file))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def decode_small(file: Path) -> tuple[Array, tuple[int, int]] | None:
+    """Return pixels for the detector and the photo's full (H, W); None where it is unreadable."""
+    try:
+        image = decode(read_bytes(file))
+    except UnreadableImageError:
+        return None
+    height, width = image.shape[:2]
+    shrink = DETECTION_SIDE / max(height, width)
+    if shrink < 1:
+        small = (max(1, round(width * shrink)), max(1, round(height * shrink)))
+        image = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
+    return image, (height, width)
+
+
+def measure(file: Path) -> tuple[int, int]:
+    """Return the (H, W) of the upright photo; (0, 0) where it is unreadable."""
+    try:
+        height, width = decode(read_bytes(file)).shape[:2]
+    except UnreadableImageError:
+        return 0, 0
+    return height, width

@@ -1,0 +1,114 @@
+"""extract(): photos -> landmark shards."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from auheat.datasets import detect_dataset, read_samples
+from auheat.landmarks import DETECTORS, load_detector
+from auheat.pipeline.locating import Finding, Reading
+from auheat.pipeline.summary import STATUS_NAMES, Summary, check_positive, summarize
+from auheat.records import Array, Landmarks, Sample
+from auheat.shards import FORMAT_VERSION, LANDMARKS, Column, ShardFolder
+from auheat.store import write_source
+
+
+def extract(
+    src: Path,
+    store: Path,
+    dataset: str = "auto",
+    images: str = "aligned",
+    detector: str = "mesh",
+    landmark_map: str = "fitted",
+    model: Path | None = None,
+    device: str = "auto",
+    batch_size: int | None = None,
+    workers: int | None = None,
+    limit: int | None = None,
+    shard_size: int = 1024,
+    overwrite: bool = False,
+    strict: bool = False,
+) -> Summary:
+    """Find 68 landmarks on every photo of a data set and write them to `store`/landmarks.
+
+    `detector` is a name (with its `landmark_map`, `model` file and `device`, see `load_detector`),
+    or a file or folder of points that exist already, matched to the photos by their ids. `limit`
+    takes that many photos, spread evenly over the set; `workers` threads decode photos (default:
+    one per core) while the detector computes in batches (default: as suits the device). A photo
+    that fails is a row with a status, listed in failed.csv; with `strict` it is an error, once all
+    is written. Raises `AuheatError`.
+    """
+    check_positive(batch_size=batch_size, workers=workers, limit=limit, shard_size=shard_size)
+    layout = detect_dataset(src) if dataset == "auto" else dataset
+    samples = read_samples(src, layout, images)
+    locate: Finding | Reading
+    if detector not in DETECTORS and Path(detector).exists():
+        locate = Reading(Path(detector), samples, workers)
+    else:
+        locate = Finding(load_detector(detector, device, landmark_map, model), batch_size, workers)
+    if limit is not None and limit < len(samples):
+        samples = [samples[i * len(samples) // limit] for i in range(limit)]
+    made_with = {"detector": locate.name, "detector_digest": locate.digest}
+    fingerprint = {
+        "stage": "extract",
+        "source": _digest_source(src, samples),
+        "dataset": layout,
+        **made_with,
+        "photos": len(samples),
+        "shard_size": shard_size,
+    }
+    folder = ShardFolder(store / LANDMARKS, fingerprint, overwrite)
+    write_source(store, src)
+    attributes = {
+        "format": "auheat-landmarks",
+        "version": FORMAT_VERSION,
+        "dataset": layout,
+        **made_with,
+    }
+    started, resumed = time.perf_counter(), 0
+    with tqdm(total=len(samples), desc="extract", unit="photo") as bar:
+        for number, start in enumerate(range(0, len(samples), shard_size)):
+            rows = samples[start : start + shard_size]
+            if folder.has(number):
+                resumed += len(rows)
+                bar.update(len(rows))
+                continue
+            found, sizes = locate(src, rows, bar)
+            folder.write(number, _landmark_columns(rows, found, sizes), attributes)
+    seconds = time.perf_counter() - started
+    details = {"dataset": layout, "detector": locate.name, **locate.details()}
+    target, notes = store / LANDMARKS, locate.notes()
+    return summarize("extract", target, len(samples), resumed, seconds, strict, details, notes)
+
+
+def _digest_source(src: Path, samples: Sequence[Sample]) -> str:
+    """Return the sha256 of what the photos are called, labelled, and how large their files are."""
+    digest = hashlib.sha256()
+    for s in samples:
+        try:
+            n = (src / s.path).stat().st_size
+        except OSError:
+            n = -1
+        row = [s.id, s.path.as_posix(), s.label, s.split, s.person, n]
+        digest.update(json.dumps(row).encode())
+    return digest.hexdigest()
+
+
+def _landmark_columns(rows: Sequence[Sample], found: Landmarks, sizes: Array) -> dict[str, Column]:
+    return {
+        "id": Column([r.id for r in rows], {}),
+        "path": Column([r.path.as_posix() for r in rows], {}),
+        "person": Column([r.person for r in rows], {}),
+        "label": Column([r.label for r in rows], {}),
+        "split": Column([r.split for r in rows], {}),
+        "landmarks": Column(found.points, {"order": "iBUG-68", "unit": "pixel"}),
+        "score": Column(found.score, {}),
+        "status": Column(found.status, {"names": STATUS_NAMES}),
+        "size": Column(sizes, {"order": "H, W"}),
+    }

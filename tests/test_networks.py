@@ -1,0 +1,99 @@
+"""The networks on every engine: the same graphs, the same points."""
+
+import numpy as np
+import pytest
+import torch
+
+from auheat.landmarks.cpu import compile_graph
+from auheat.landmarks.detection import SIDE
+from auheat.landmarks.engines import ENGINES, load_networks
+from auheat.landmarks.mesh import MeshDetector
+from auheat.landmarks.networks import CROP, halve, load_graphs, refine
+from auheat.records import AuheatError
+
+
+def test_refined_regions_replace_their_points_and_irises_are_appended():
+    base = torch.arange(30.0).reshape(1, 30, 1, 1)  # ten points (x, y, z)
+    parts = [torch.full((1, 4, 1, 1), v) for v in (100.0, 200.0, 300.0, 400.0)]
+    regions = [torch.tensor([0, 3]), torch.tensor([9, 5])]
+    found = refine(base, parts, regions)[0]
+    assert found.shape == (14, 2)
+    assert found[:, 0].tolist() == [100, 3, 6, 100, 12, 200, 18, 21, 24, 200, 300, 300, 400, 400]
+    assert found[1].tolist() == [3, 4]
+
+
+@pytest.fixture(scope="module")
+def crops(portrait):
+    """A face, its mirror image, and noise, as bytes (N, 192, 192, 3)."""
+    import cv2
+
+    face = cv2.resize(portrait[0][10:230, 110:330], (CROP, CROP), interpolation=cv2.INTER_AREA)
+    noise = np.random.default_rng(0).integers(0, 256, face.shape).astype(np.uint8)
+    return np.stack([face, face[:, ::-1], noise])
+
+
+def test_openvino_gives_what_torch_gives_for_any_number_of_crops(crops):
+    pytest.importorskip("openvino")
+    _, attention = load_graphs()
+    request = compile_graph(attention, CROP, 255, 0).create_infer_request()
+    images = torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255
+    with torch.inference_mode():
+        expected = attention(images)
+    for n in (1, 2, 3):
+        request.infer([crops[:n]])
+        found = [tensor.data for tensor in request.output_tensors]
+        assert len(found) == len(expected)
+        for ours, theirs in zip(found, expected, strict=True):
+            assert ours.shape == theirs[:n].shape
+            np.testing.assert_allclose(ours, theirs[:n], atol=1e-3)
+
+
+def test_openvino_detects_what_torch_detects(crops):
+    pytest.importorskip("openvino")
+    detector, _ = load_graphs()
+    small = np.ascontiguousarray(crops[:, ::3, ::3][:, :64, :64].repeat(2, 1).repeat(2, 2))
+    request = compile_graph(detector, SIDE, 127.5, 1).create_infer_request()
+    request.infer([small])
+    with torch.inference_mode():
+        expected = detector(torch.from_numpy(small).permute(0, 3, 1, 2) / 127.5 - 1)
+    for tensor, theirs in zip(request.output_tensors, expected, strict=True):
+        np.testing.assert_allclose(tensor.data, theirs, atol=1e-3)
+
+
+def test_half_precision_moves_points_by_hundredths_of_a_pixel(crops):
+    _, attention = load_graphs()
+    images = torch.from_numpy(crops[:2]).permute(0, 3, 1, 2).float() / 255
+    with torch.inference_mode():
+        expected = attention(images)
+        found = halve(attention, CROP)(images.half())
+    points = slice(0, 4)  # the mesh, the lips and both eyes; irises are not used
+    for ours, theirs in zip(found[points], expected[points], strict=True):
+        assert ours.dtype == torch.float32  # what speaks in pixels stays exact
+        off = (ours - theirs).abs()
+        assert 0 < off.max() < 0.2
+        assert off.mean() < 0.03
+    assert sum(p.dtype == torch.float16 for p in attention.parameters()) > 150
+
+
+def test_every_engine_finds_the_same_face(portrait):
+    photos = [portrait[0], np.ascontiguousarray(portrait[0][:300, ::-1])]
+    found = {engine: MeshDetector("cpu", engine=engine)(photos) for engine in ENGINES}
+    width = np.linalg.norm(found["auto"].points[:, 36] - found["auto"].points[:, 45], axis=-1)
+    for other in found.values():
+        off = np.linalg.norm(other.points - found["float32"].points, axis=-1).mean(1)
+        assert (off < 0.005 * width).all()
+        assert other.status.tolist() == [0, 0]
+
+
+def test_engines_that_cannot_run_are_errors():
+    with pytest.raises(AuheatError, match="engine 'tpu': not known .*float16"):
+        load_networks(torch.device("cpu"), "tpu")
+    with pytest.raises(AuheatError, match="needs a CPU"):
+        load_networks(torch.device("meta"), "openvino")
+
+
+def test_torch_runs_where_openvino_is_not_installed(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert load_networks(torch.device("cpu")).engine == "torch, float32"
+    with pytest.raises(AuheatError, match="pip install openvino"):
+        load_networks(torch.device("cpu"), "openvino")
