@@ -81,7 +81,7 @@ def demo(folder: Path, train: int, test: int, seed: int, as_json: bool) -> None:
     "--landmark-map",
     default="fitted",
     show_default=True,
-    help="How the mesh's 478 vertices become 68 points: fitted, or index (one vertex each).",
+    help="How the mesh's 468 vertices become 68 points: fitted, or index (one vertex each).",
 )
 @click.option(
     "--model",

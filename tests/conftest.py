@@ -89,6 +89,7 @@ class StubDetector:
     device = "cpu"
     engine = "none"
     batch_size = 32
+    lanes = 2
 
     def __init__(self, mean: np.ndarray):
         self.mean = mean

@@ -35,11 +35,12 @@ def crops(portrait):
 def test_openvino_gives_what_torch_gives_for_any_number_of_crops(crops):
     pytest.importorskip("openvino")
     _, attention = load_graphs()
-    request = compile_graph(attention, CROP, 255, 0).create_infer_request()
+    compiled = compile_graph(attention, CROP, 255, 0, (1, 2, 3))
     images = torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255
     with torch.inference_mode():
         expected = attention(images)
-    for n in (1, 2, 3):
+    for n, network in zip((1, 2, 3), compiled, strict=True):
+        request = network.create_infer_request()
         request.infer([crops[:n]])
         found = [tensor.data for tensor in request.output_tensors]
         assert len(found) == len(expected)
@@ -52,7 +53,8 @@ def test_openvino_detects_what_torch_detects(crops):
     pytest.importorskip("openvino")
     detector, _ = load_graphs()
     small = np.ascontiguousarray(crops[:, ::3, ::3][:, :64, :64].repeat(2, 1).repeat(2, 2))
-    request = compile_graph(detector, SIDE, 127.5, 1).create_infer_request()
+    (network,) = compile_graph(detector, SIDE, 127.5, 1, (3,))
+    request = network.create_infer_request()
     request.infer([small])
     with torch.inference_mode():
         expected = detector(torch.from_numpy(small).permute(0, 3, 1, 2) / 127.5 - 1)

@@ -100,7 +100,7 @@ def read_templates(folder):
 
 
 def measure(photos, templates):
-    """Return vertices (N, 478, 2) and targets (N, 68, 2) in the frame of each face's eyes."""
+    """Return vertices (N, 468, 2) and targets (N, 68, 2) in the frame of each face's eyes."""
     detector = MeshDetector("cpu", "index")
     vertices, goals = [], []
     for photo, template in zip(tqdm(photos, unit="photo"), templates, strict=True):
@@ -115,7 +115,7 @@ def measure(photos, templates):
 
 
 def mirror_vertices(mean):
-    """Return (478,): each vertex's partner on the other side of a mean mesh (478, 2)."""
+    """Return (468,): each vertex's partner on the other side of a mean mesh (468, 2)."""
     for _ in range(3):  # the mean is not quite symmetric before the first rounds have made it so
         distance = np.linalg.norm(mean[:, None] - mean[None] * [-1, 1], axis=-1)
         _, partner = linear_sum_assignment(distance)
@@ -165,7 +165,7 @@ def complete(weights, partner):
 
 
 def apply(whole, vertices):
-    """Return points (N, 68, 2) of vertices (N, 478, 2)."""
+    """Return points (N, 68, 2) of vertices (N, 468, 2)."""
     rows = [sum(w * vertices[:, v] for v, w in whole[p].items()) for p in range(68)]
     return np.stack(rows, 1)
 

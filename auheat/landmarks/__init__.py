@@ -44,7 +44,7 @@ def load_detector(
     """Return a detector on a device, or on several, named with commas between them.
 
     `device` is "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N"; several share each
-    batch. `landmark_map`, "fitted" or "index", says how 478 vertices become 68 points; `model` is
+    batch. `landmark_map`, "fitted" or "index", says how 468 vertices become 68 points; `model` is
     the file that `fan` and `mediapipe` need. Raises `AuheatError`.
     """
     if name not in DETECTORS:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from auheat.landmarks.sampling import transform_points
 
@@ -100,8 +101,12 @@ def weighted_merge(
     left = torch.where(score >= least, score, 0)
     flat = points.flatten(2)
     row = torch.arange(len(score), device=score.device)
-    scores, merged = [], []
+    scores: list[Tensor] = []
+    merged: list[Tensor] = []
     for _ in range(count):
+        # On a CPU it is cheap to see that nothing is left; a GPU would have to be waited for.
+        if scores and not left.is_cuda and not bool(left.any()):
+            break
         best, index = left.max(1)
         box = points[row, index, :2]
         taken = overlap(box, points[:, :, :2]) > MIN_OVERLAP
@@ -111,8 +116,9 @@ def weighted_merge(
         scores.append(best)
         merged.append(torch.bmm((weight / total).unsqueeze(1), flat).squeeze(1))
         left = left.masked_fill(taken, 0)
-    found = torch.stack(merged, 1).view(len(score), count, 8, 2)
-    return Faces(torch.stack(scores, 1), found[:, :, :2], found[:, :, 2:])
+    n, rest = len(score), count - len(scores)
+    found = F.pad(torch.stack(merged, 1).view(n, -1, 8, 2), (0, 0, 0, 0, 0, rest))
+    return Faces(F.pad(torch.stack(scores, 1), (0, rest)), found[:, :, :2], found[:, :, 2:])
 
 
 def letterbox(size: Tensor, pad: float = PAD) -> Tensor:

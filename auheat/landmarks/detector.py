@@ -16,7 +16,8 @@ class Detector(Protocol):
     """Finds the 68 points of one face in each image.
 
     `digest` (hex sha256) changes with anything that may change the points by more than rounding;
-    `device` and `engine` say where and by what it runs; `batch_size` images go through at once.
+    `device` and `engine` say where and by what it runs; `batch_size` images go through at once,
+    and calls from `lanes` threads at the same time keep the device busiest.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Detector(Protocol):
     device: str
     engine: str
     batch_size: int
+    lanes: int
 
     def __call__(self, images: Sequence[Array]) -> Landmarks:
         """Return a row for each image (H, W, 3) uint8 RGB, points in that image's own pixels."""
@@ -43,6 +45,7 @@ class DetectorGroup:
         self.name, self.digest, self.engine = first.name, first.digest, first.engine
         self.device = ",".join(detector.device for detector in self._detectors)
         self.batch_size = sum(detector.batch_size for detector in self._detectors)
+        self.lanes = first.lanes
 
     def __call__(self, images: Sequence[Array]) -> Landmarks:
         """Return a row for each image, in their order."""

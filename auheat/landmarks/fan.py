@@ -276,6 +276,7 @@ class FanDetector:
     """
 
     name = "fan"
+    lanes = 1
 
     def __init__(
         self,

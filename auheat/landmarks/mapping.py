@@ -1,4 +1,4 @@
-"""From the mesh's 478 vertices to the 68 iBUG points: a few vertices each, weights summing to 1."""
+"""From the mesh's 468 vertices to the 68 iBUG points: a few vertices each, weights summing to 1."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ tools/fit_landmark_map.py."""
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LandmarkMap:
-    """An affine map 478 -> 68: point p is the sum over k of weight[p, k] * vertex[index[p, k]].
+    """An affine map 468 -> 68: point p is the sum over k of weight[p, k] * vertex[index[p, k]].
 
     `index` (68, K) int64, `weight` (68, K) float32; each row of weights sums to one, so that the
     points move, turn and grow with the mesh.
@@ -41,7 +41,10 @@ class LandmarkMap:
     weight: Array
 
     def __call__(self, vertices: Array) -> Array:
-        """Return points (N, 68, 2) float32 of vertices (N, 478, 2), in the same pixels."""
+        """Return points (N, 68, 2) float32 of vertices (N, V, 2), in the same pixels.
+
+        V is at least 468; MediaPipe's irises, which follow, are not used.
+        """
         points: Array = np.einsum("npkd,pk->npd", vertices[:, self.index], self.weight)
         return points.astype(np.float32)
 

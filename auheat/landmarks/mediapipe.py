@@ -135,6 +135,7 @@ class MediapipeDetector:
     name = "mediapipe"
     device = "cpu"
     batch_size = 32
+    lanes = 1
 
     def __init__(self, model: Path | None = None, landmark_map: str = "fitted") -> None:
         self._map = load_map(landmark_map)

@@ -47,7 +47,7 @@ from auheat.records import Array, Landmarks, Status
 VERSION = "mesh 2"
 """Raised whenever the code changes the points, so that the digest changes too."""
 
-VERTICES = 478
+VERTICES = 468
 EYE_CORNERS = (33, 263)
 """Vertices of the outer eye corners: the one on the image's left, the other."""
 
@@ -76,7 +76,7 @@ LOW_AGREEMENT = 0.4
 class Look:
     """What one look at N faces gave, with the evidence for them.
 
-    `points` (N, 478, 2) px, `flag` (N,) of the mesh, `score` (N,) of the detector, `agreement`
+    `points` (N, 468, 2) px, `flag` (N,) of the mesh, `score` (N,) of the detector, `agreement`
     (N,): how far detector and mesh are apart, in outer-eye distances; `found` (N,) bool: whether
     the detector saw a face in the whole image, not in a quarter or a second look alone.
     """
@@ -95,7 +95,7 @@ class Look:
 
 
 def measure_agreement(keypoints: Tensor, points: Tensor) -> Tensor:
-    """Return (M,): mean distance of keypoints (M, 6, 2) from the mesh (M, 478, 2), in eye widths.
+    """Return (M,): mean distance of keypoints (M, 6, 2) from the mesh (M, 468, 2), in eye widths.
 
     Eye centres, nose tip and mouth count; an eye width is the distance of the outer corners.
     """
@@ -122,7 +122,7 @@ def settings_digest(landmark_map: LandmarkMap) -> str:
     """Return the sha256 over everything in this detector that decides the points."""
     rules = (PLAIN_SCORE, PLAIN_FLAG, OK_SCORE, OK_FLAG, OK_AGREEMENT, LOW_SCORE, LOW_AGREEMENT)
     finding = (detection.PAD, detection.MIN_SCORE, detection.MIN_OVERLAP, detection.MANY_SIDE)
-    regions = (roi.MARGIN, roi.WHOLE, roi.SETTLE_SCALE, roi.SETTLE_RISE, roi.STILL)
+    regions = (roi.MARGIN, roi.WHOLE, roi.SETTLE_SCALE, roi.SETTLE_RISE, roi.FADE)
     points = (landmark_map.index.tolist(), landmark_map.weight.tolist(), _KEYPOINTS)
     models = [MODELS[name] for name in FILES]
     settings = (VERSION, rules, finding, regions, points, models)
@@ -133,6 +133,7 @@ class MeshDetector:
     """68 points of one face per image; see the module's text for how."""
 
     name = "mesh"
+    lanes = 3  # while one batch is in the networks, another is cut, merged, or judged
 
     def __init__(
         self, device: str = "auto", landmark_map: str = "fitted", engine: str = "auto"
@@ -151,7 +152,7 @@ class MeshDetector:
         return Landmarks(self._map(vertices), score, status)
 
     def find_mesh(self, images: Sequence[Array]) -> tuple[Array, Array, Array]:
-        """Return the mesh itself, (N, 478, 2) float32 px, and `Landmarks`' score and status."""
+        """Return the mesh itself, (N, 468, 2) float32 px, and `Landmarks`' score and status."""
         parts = [self._batch(part) for part in split(images, self.batch_size)]
         vertices = np.concatenate([np.zeros((0, VERTICES, 2), np.float32), *(p[0] for p in parts)])
         score = np.concatenate([np.zeros(0, np.float32), *(p[1] for p in parts)])

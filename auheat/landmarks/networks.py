@@ -46,22 +46,31 @@ class Photos(Protocol):
 
 
 def load_graphs() -> tuple[fx.GraphModule, fx.GraphModule]:
-    """Return the face detector and the attention mesh, rebuilt in float32."""
+    """Return the face detector and the attention mesh, rebuilt in float32.
+
+    The mesh gives its points, the lips, both eyes and the face flag. Its irises are cut off with
+    all that is computed for them alone: none of the 68 points may follow the gaze.
+    """
     detector, attention = (tflite.load(find_model(name)) for name in FILES)
+    (last,) = (node for node in attention.graph.nodes if node.op == "output")
+    mesh, lips, left, right, _, _, flag = last.args[0]
+    last.args = ((mesh, lips, left, right, flag),)
+    attention.graph.eliminate_dead_code()
+    attention.delete_all_unused_submodules()
+    attention.recompile()
     return detector, attention
 
 
 def refine(base: Tensor, parts: list[Tensor], regions: list[Tensor]) -> Tensor:
-    """Replace what the refined regions cover and append the irises: (M, 478, 2) crop pixels.
+    """Replace what the refined regions cover: (M, 468, 2) crop pixels.
 
-    `base` (M, 1404, 1, 1) holds 468 points (x, y, z); `parts` are lips, left eye, right eye,
-    left iris, right iris, each (M, 2P, 1, 1); `regions` say which points the first three replace.
+    `base` (M, 1404, 1, 1) holds 468 points (x, y, z); `parts` are lips, left eye and right eye,
+    each (M, 2P, 1, 1); `regions` say which points each of them replaces.
     """
     points = base.reshape(len(base), -1, 3)[..., :2].clone()
-    pairs = [part.reshape(len(part), -1, 2) for part in parts]
-    for index, refined in zip(regions, pairs, strict=False):
-        points[:, index] = refined
-    return torch.cat([points, *pairs[len(regions) :]], 1)
+    for index, part in zip(regions, parts, strict=True):
+        points[:, index] = part.reshape(len(part), -1, 2)
+    return points
 
 
 class MeshNetworks(ABC):
@@ -98,7 +107,7 @@ class MeshNetworks(ABC):
         return faces.moved(matrix)
 
     def mesh(self, photos: Any, image: Tensor, roi: Tensor) -> tuple[Tensor, Tensor]:
-        """Return points (M, 478, 2) in image pixels and face flags (M,) of regions roi (M, 4)."""
+        """Return points (M, 468, 2) in image pixels and face flags (M,) of regions roi (M, 4)."""
         matrix = roi_matrix(roi, CROP)
         outputs = self.run_attention(photos, image, matrix)
         base, *parts, flag = (output.float() for output in outputs)

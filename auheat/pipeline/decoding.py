@@ -1,4 +1,4 @@
-"""Photos read and decoded on threads, a bounded number of them ahead of their use."""
+"""Work done on threads, a bounded number of items ahead of their use: photos read and decoded."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import cv2
 
@@ -21,7 +21,11 @@ It finds no face under a twentieth of the side, and looks at a face in 192 pixel
 and memory stays bounded.
 """
 
+S = TypeVar("S")
 T = TypeVar("T")
+
+Decoded: TypeAlias = tuple[Array, tuple[int, int]] | None
+"""A photo's pixels for the detector and its full (H, W); None where it is unreadable."""
 
 
 def count_threads(workers: int | None) -> int:
@@ -31,18 +35,19 @@ def count_threads(workers: int | None) -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def read_ahead(
-    work: Callable[[Path], T], files: Iterable[Path], workers: int | None, ahead: int
+def work_ahead(
+    work: Callable[[S], T], items: Iterable[S], threads: int, ahead: int
 ) -> Generator[T, None, None]:
-    """Yield work(file) in order; threads do at most `ahead` files before they are asked for.
+    """Yield work(item) in order; threads do at most `ahead` items before they are asked for.
 
-    Reading and OpenCV's decoding leave the interpreter to others, so threads are enough.
+    Reading, OpenCV's decoding and the networks leave the interpreter to others, so threads are
+    enough.
     """
-    pool = ThreadPoolExecutor(count_threads(workers), "auheat-decode")
+    pool = ThreadPoolExecutor(threads, "auheat-ahead")
     pending: deque[Future[T]] = deque()
     try:
-        for file in files:
-            pending.append(pool.submit(work, file))
+        for item in items:
+            pending.append(pool.submit(work, item))
             if len(pending) > ahead:
                 yield pending.popleft().result()
         while pending:
@@ -51,7 +56,7 @@ def read_ahead(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def decode_small(file: Path) -> tuple[Array, tuple[int, int]] | None:
+def decode_small(file: Path) -> Decoded:
     """Return pixels for the detector and the photo's full (H, W); None where it is unreadable."""
     try:
         image = decode(read_bytes(file))

@@ -12,8 +12,10 @@ import numpy as np
 
 from auheat.landmarks import Detector
 from auheat.landmarks.imports import load_points
-from auheat.pipeline.decoding import count_threads, decode_small, measure, read_ahead
+from auheat.pipeline.decoding import Decoded, count_threads, decode_small, measure, work_ahead
 from auheat.records import Array, Landmarks, Sample, Status
+
+_FIELDS = ("points", "score", "status")
 
 
 class Finding:
@@ -26,25 +28,35 @@ class Finding:
 
     def __call__(self, src: Path, rows: Sequence[Sample], bar: Any) -> tuple[Landmarks, Array]:
         """Return a row for each photo, and sizes (N, 2): (H, W), zero if unreadable."""
-        n, step = len(rows), self._batch
+        files = (src / row.path for row in rows)
+        threads, lanes = count_threads(self._workers), self._detector.lanes
+        parts = []
+        with closing(work_ahead(decode_small, files, threads, self._batch)) as decoded:
+            batches = iter(lambda: list(islice(decoded, self._batch)), [])
+            with closing(work_ahead(self._find, batches, lanes, lanes)) as found:
+                for part in found:
+                    parts.append(part)
+                    bar.update(len(part[1]))
+        marks, sizes = zip(*parts, strict=True)
+        joined = (np.concatenate([getattr(m, k) for m in marks]) for k in _FIELDS)
+        return Landmarks(*joined), np.concatenate(sizes)
+
+    def _find(self, batch: Sequence[Decoded]) -> tuple[Landmarks, Array]:
+        """Run the detector over a batch; photos that could not be read are rows that say so."""
+        n = len(batch)
         points = np.full((n, 68, 2), np.nan, np.float32)
         score, status = np.zeros(n, np.float32), np.full(n, Status.UNREADABLE, np.uint8)
         sizes = np.zeros((n, 2), np.int32)
-        files = (src / row.path for row in rows)
-        with closing(read_ahead(decode_small, files, self._workers, step)) as decoded:
-            for start in range(0, n, step):
-                batch = list(islice(decoded, step))
-                seen = [(i, *item) for i, item in enumerate(batch, start) if item is not None]
-                if seen:
-                    at, images, full = zip(*seen, strict=True)
-                    index = list(at)
-                    found = self._detector(images)
-                    sizes[index] = full
-                    small = np.array([image.shape[:2] for image in images])
-                    grow = (sizes[index] / small)[:, None, ::-1]
-                    points[index] = (found.points + 0.5) * grow - 0.5
-                    score[index], status[index] = found.score, found.status
-                bar.update(len(batch))
+        seen = [(i, *item) for i, item in enumerate(batch) if item is not None]
+        if seen:
+            at, images, full = zip(*seen, strict=True)
+            index = list(at)
+            found = self._detector(images)
+            sizes[index] = full
+            small = np.array([image.shape[:2] for image in images])
+            grow = (sizes[index] / small)[:, None, ::-1]
+            points[index] = (found.points + 0.5) * grow - 0.5
+            score[index], status[index] = found.score, found.status
         return Landmarks(points, score, status), sizes
 
     def details(self) -> dict[str, Any]:
@@ -70,8 +82,8 @@ class Reading:
         """Return a row for each photo, and sizes (N, 2): (H, W), zero if unreadable."""
         files = (src / row.path for row in rows)
         sizes = np.zeros((len(rows), 2), np.int32)
-        ahead = 4 * count_threads(self._workers)
-        for i, size in enumerate(read_ahead(measure, files, self._workers, ahead)):
+        threads = count_threads(self._workers)
+        for i, size in enumerate(work_ahead(measure, files, threads, 4 * threads)):
             sizes[i] = size
             bar.update()
         return self._matching.find([row.id for row in rows], sizes), sizes
