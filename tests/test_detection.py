@@ -158,20 +158,25 @@ def test_settling_enlarges_a_region_and_moves_it_towards_the_forehead(angle, sid
     ("move", "weight"),
     [
         ((0, 0, 1, 0), 0),
-        ((0, 0, np.exp(0.1), 0), 1),
-        ((0, 0, np.exp(-0.2), 0), 1),
-        ((0.03, 0.04, 1, 0), 1),  # a twentieth of the side, in all
-        ((0, 0, 1, -0.1), 1),
-        ((0.02, 0.02, np.exp(0.05), 0.08), 0),  # some of each, but 0.85 of none
-        ((0, 0, 1, 0.0925), 0.5),
-        ((0, 0.04625, 1, 0), 0.5),
+        ((0, 0, np.exp(0.15), 0), 0),  # one step of each kind
+        ((0.048, 0.064, 1, 0), 0),
+        ((0, 0, 1, -0.15), 0),
+        ((0, 0, np.exp(-0.15 * 1.15), 0), 1),  # and a step and FADE
+        ((0, -0.092, 1, 0), 1),
+        ((0, 0, 1, 0.4), 1),
+        ((0, 0, np.exp(0.15 * 1.075), 0), 0.5),
+        (
+            (0, 0.08 * 1.075 * 0.6, 1, 0.15 * 1.075 * 0.8),
+            0.5,
+        ),  # at right angles
+        ((0.03, 0, np.exp(0.06), 0.06), 0),
         ((0, 0, float("nan"), 0), 1),
     ],
 )
 def test_a_second_pass_counts_for_as_much_as_the_region_moved(move, weight):
     x, y, scale, turn = move
     before = torch.tensor([[40.0, 50.0, 200.0, 3.1]])
-    after = before + torch.tensor([[200 * x, 200 * y, 200 * (scale - 1), turn]])
+    after = before + torch.tensor([[200.0 * x, 200 * y, 200 * (scale - 1), turn]])
     assert roi.weigh_move(before, after).item() == pytest.approx(weight, abs=1e-3)
 
 

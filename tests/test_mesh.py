@@ -12,7 +12,15 @@ import torch
 from auheat.landmarks import detection, load_detector, roi
 from auheat.landmarks.engines import load_networks
 from auheat.landmarks.mapping import IBUG
-from auheat.landmarks.mesh import EYE_CORNERS, Look, decide_status, measure_agreement
+from auheat.landmarks.mesh import (
+    EYE_CORNERS,
+    VERTICES,
+    Look,
+    MeshDetector,
+    decide_status,
+    measure_agreement,
+    split,
+)
 from auheat.records import MIRROR, Status
 
 HERE = Path(__file__).parent / "data"
@@ -117,6 +125,7 @@ def find_as_mediapipe(networks, images):
 
 def apart(points, theirs):
     """Mean distance of the vertices of each face, in outer-eye distances."""
+    theirs = theirs[:, :VERTICES]  # then the irises follow, which auheat does not use
     width = np.linalg.norm(theirs[:, 33] - theirs[:, 263], axis=-1)
     return np.linalg.norm(points - theirs, axis=-1).mean(1) / width
 
@@ -154,21 +163,56 @@ def test_points_follow_the_face_through_scale_roll_and_mirror(mesh, views):
     assert inner.max() < 0.04
 
 
-def test_a_photo_gives_the_same_points_whatever_its_neighbours(mesh, portrait, face):
+@pytest.fixture(scope="module")
+def mixed(portrait):
+    """64 photos of mixed sizes: faces of all scales and tilts, and none."""
     rng = np.random.default_rng(2)
-    others = [
-        rng.integers(0, 256, (h, w, 3)).astype(np.uint8) for h, w in [(1, 1), (9, 700), (333, 90)]
-    ]
-    small = np.ascontiguousarray(face[::2, ::2])
-    photos = [portrait, *others, face, small]
-    alone = [mesh([photo]) for photo in photos]
-    together = mesh(photos)
-    many = mesh(photos[::-1] * 12)  # more than go through the networks at once
-    for i, one in enumerate(alone):
-        for batch, k in ((together, i), (many, len(photos) - 1 - i), (many, 71 - i)):
-            assert batch.status[k] == one.status[0]
-            assert batch.score[k] == pytest.approx(one.score[0], abs=1e-4)
-            np.testing.assert_allclose(batch.points[k], one.points[0], atol=0.02)
+    photos = [portrait, np.zeros((1, 1, 3), np.uint8)]
+    for i in range(62):
+        height, width = (int(n) for n in rng.integers(30, 500, 2))
+        if i % 6 == 0:
+            photos.append(rng.integers(0, 256, (height, width, 3)).astype(np.uint8))
+            continue
+        scale, turn = rng.uniform(0.15, 1.2) * min(height, width) / 220, rng.uniform(-30, 30)
+        matrix = cv2.getRotationMatrix2D((224.0, 110.0), turn, scale)
+        matrix[:, 2] += [width / 2 - 224, height / 2 - 110]
+        photos.append(cv2.warpAffine(portrait, matrix, (width, height), flags=cv2.INTER_AREA))
+    return photos
+
+
+@pytest.mark.parametrize("engine", ["auto", "float32"])
+def test_a_photo_gives_the_same_points_whatever_its_neighbours(engine, mixed):
+    mesh = MeshDetector("cpu", engine=engine)
+    alone = [mesh([photo]) for photo in mixed]
+    assert sum(one.status[0] in USABLE for one in alone) >= 35
+    assert sum(one.status[0] == Status.NO_FACE for one in alone) > 8
+    order = np.random.default_rng(3).permutation(64)
+    shuffled = mesh([mixed[k] for k in order])
+    uneven = [mesh(mixed[a:b]) for a, b in ((0, 7), (7, 24), (24, 64))]
+    found = [(np.argsort(order), shuffled), (range(7), uneven[0])]
+    found += [(range(-7, 57), uneven[1]), (range(-24, 40), uneven[2])]
+    compared = 0
+    for places, batch in found:
+        for i, k in enumerate(places):
+            if 0 <= k < len(batch.status):
+                assert batch.status[k] == alone[i].status[0]
+                assert batch.score[k] == pytest.approx(alone[i].score[0], abs=1e-4)
+                np.testing.assert_allclose(batch.points[k], alone[i].points[0], atol=0.02)
+                compared += 1
+    assert compared == 128
+
+
+def test_more_images_than_fit_at_once_go_in_turns(mixed):
+    assert [len(part) for part in split(mixed, 25)] == [25, 25, 14]
+    huge = [np.broadcast_to(np.uint8(0), (9000, 9000, 3))] * 3
+    assert [len(part) for part in split([*huge, mixed[1]], 25)] == [1, 1, 2]
+    assert list(split([], 25)) == []
+
+
+def test_views_and_mirrored_views_of_an_array_are_photos_like_others(mesh, portrait):
+    views = [portrait[10:230, 330:110:-1], portrait[10:230:2, 110:330:2], portrait[:, :, ::-1]]
+    copies = mesh([np.array(view) for view in views])
+    np.testing.assert_array_equal(mesh(views).points, copies.points)
 
 
 def test_odd_images_are_rows_without_a_face_and_none_at_all_no_row(mesh, face):
@@ -218,6 +262,35 @@ def test_tight_and_tiny_faces_are_found(mesh, portrait):
     assert shift < 0.05 * width
 
 
+def test_a_face_too_small_for_the_whole_photo_is_found_in_a_part_of_it(mesh, portrait):
+    rng = np.random.default_rng(5)
+    head = np.ascontiguousarray(portrait[30:200, 140:310])
+    small = cv2.resize(head, (48, 48), interpolation=cv2.INTER_AREA)
+    photo = np.full((300, 400, 3), 120, np.uint8) + rng.integers(0, 9, (300, 400, 1), np.uint8)
+    photo[220:268, 330:378] = small
+    found = mesh([photo, head])
+    assert found.status[0] == Status.OK
+    there = (found.points[1] + 0.5) * 48 / 170 - 0.5 + [330, 220]
+    assert np.linalg.norm(found.points[0] - there, axis=-1).mean() < 1
+    networks, size = mesh._networks, torch.tensor([photo.shape[:2]])
+    with torch.inference_mode():  # what the whole photo shows alone would not have been enough
+        seen = networks.detect(networks.load([photo]), torch.arange(1), detection.letterbox(size))
+    assert seen.score.max() == 0
+
+
+@pytest.mark.parametrize("side", [20, 12, 4])
+def test_faces_of_a_few_pixels_are_rows_with_a_status(mesh, face, side):
+    tiny = cv2.resize(face, (side, side), interpolation=cv2.INTER_AREA)
+    lost = np.full((400, 400, 3), 90, np.uint8)
+    lost[200 : 200 + side, 100 : 100 + side] = tiny
+    found = mesh([tiny, lost])
+    for points, score, status in zip(found.points, found.score, found.status, strict=True):
+        assert np.isnan(points).all() == (status == Status.NO_FACE) == (score == 0)
+        if status in USABLE:
+            assert (points > -side).all()
+    assert found.status[1] == Status.NO_FACE or np.isfinite(found.points[1]).all()
+
+
 def test_pictures_without_a_face_are_not_taken_for_one(mesh, portrait):
     data = pytest.importorskip("skimage.data")
     rng = np.random.default_rng(4)
@@ -234,11 +307,12 @@ def test_pictures_without_a_face_are_not_taken_for_one(mesh, portrait):
     assert np.isin(status, USABLE).mean() <= 0.1
 
 
-def test_digest_names_the_settings_and_is_the_same_for_every_device(mesh):
+def test_digest_names_the_settings_and_is_the_same_for_every_engine(mesh):
     assert mesh.name == "mesh"
     assert mesh.device == "cpu"
     assert len(bytes.fromhex(mesh.digest)) == 32
-    assert mesh.digest == load_detector("mesh", "auto").digest
+    assert mesh.digest == MeshDetector("cpu", engine="float32").digest
+    assert mesh.digest != MeshDetector("cpu", "index").digest
 
 
 def test_nearly_all_expression_photos_give_points(mesh, outside):
@@ -248,17 +322,61 @@ def test_nearly_all_expression_photos_give_points(mesh, outside):
     assert np.isin(found.status, USABLE).mean() >= 0.99
 
 
-def test_points_are_as_accurate_as_the_networks_allow(mesh, outside):
-    errors = []
-    for path in sorted((outside / "landmarks_dev").glob("*.pts")):
-        image = next(p for p in (path.with_suffix(s) for s in (".jpg", ".png")) if p.is_file())
+@pytest.fixture(scope="module")
+def annotated():
+    """Photos with 68 points marked by hand, as they are and as tight crops of 100 x 100 px."""
+    folder = Path(os.environ.get("AUHEAT_TEST_DATA", "nowhere")) / "landmarks_dev"
+    if not folder.is_dir():
+        pytest.skip("AUHEAT_TEST_DATA is not set: no photos outside the project")
+    whole, tight = [], []
+    for path in sorted(folder.glob("*.pts")):
+        image = read(
+            next(p for p in (path.with_suffix(s) for s in (".jpg", ".png")) if p.is_file())
+        )
         text = path.read_text().split("{")[1].split("}")[0]
         truth = np.array(text.split(), float).reshape(-1, 2) - 1  # .pts counts pixels from 1
-        found = mesh([read(image)]).points[0]
-        width = np.linalg.norm(truth[36] - truth[45])
-        errors.append(np.linalg.norm(found - truth, axis=-1) / width)
-    errors = np.array(errors)
+        whole.append((image, truth))
+        low, high = truth.min(0), truth.max(0)
+        side = (high - low).max()
+        x, y = np.floor((low + high - side) / 2).astype(int)
+        edge = int(np.ceil(side))
+        padded = cv2.copyMakeBorder(image, edge, edge, edge, edge, cv2.BORDER_REPLICATE)
+        crop = padded[y + edge : y + 2 * edge, x + edge : x + 2 * edge]
+        small = cv2.resize(crop, (100, 100), interpolation=cv2.INTER_AREA)
+        tight.append((small, (truth - [x, y] + 0.5) * 100 / edge - 0.5))
+    return {"whole": whole, "tight": tight}
+
+
+def measure_errors(detector, pairs):
+    """Distance of each point (N, 68), in outer-eye distances; NaN where no face was found."""
+    found = detector([image for image, _ in pairs]).points
+    truth = np.stack([points for _, points in pairs])
+    width = np.linalg.norm(truth[:, 36] - truth[:, 45], axis=-1)
+    return np.linalg.norm(found - truth, axis=-1) / width[:, None]
+
+
+def test_points_are_more_accurate_than_the_model_they_are_built_from(mesh, annotated):
+    errors = measure_errors(mesh, annotated["whole"])
     chosen = errors.mean(1) < 0.5  # also False where no face was found
     assert (~chosen).sum() <= 1
-    assert errors[chosen][:, 17:].mean() <= 0.034
-    assert errors[chosen].mean() <= 0.047
+    assert errors[chosen][:, 17:].mean() <= 0.031  # mediapipe: 0.0327
+    assert errors[chosen].mean() <= 0.044  # mediapipe: 0.0447
+    plain = measure_errors(MeshDetector("cpu", "index"), annotated["whole"])
+    assert errors[chosen].mean() < plain[chosen].mean()
+
+
+def test_tight_small_crops_are_all_found_and_nearly_as_accurate(mesh, annotated):
+    errors = measure_errors(mesh, annotated["tight"])
+    assert np.isfinite(errors).all()
+    assert errors[:, 17:].mean() <= 0.036
+
+
+def test_saving_second_passes_makes_few_faces_worse(mesh, annotated, monkeypatch):
+    pairs = annotated["whole"] + annotated["tight"]
+    saving = measure_errors(mesh, pairs).mean(1)
+    ones = lambda before, after: torch.ones(len(before))  # noqa: E731
+    monkeypatch.setattr("auheat.landmarks.mesh.weigh_move", ones)
+    twice = measure_errors(mesh, pairs).mean(1)
+    worse = saving - twice > 0.01
+    assert np.isfinite(twice).sum() >= len(pairs) - 1
+    assert worse.sum() <= 0.05 * len(pairs)

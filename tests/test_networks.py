@@ -4,22 +4,42 @@ import numpy as np
 import pytest
 import torch
 
-from auheat.landmarks.cpu import compile_graph
+from auheat.landmarks import tflite
+from auheat.landmarks.cpu import compile_graph, share
 from auheat.landmarks.detection import SIDE
 from auheat.landmarks.engines import ENGINES, load_networks
 from auheat.landmarks.mesh import MeshDetector
-from auheat.landmarks.networks import CROP, halve, load_graphs, refine
+from auheat.landmarks.networks import CROP, FILES, halve, load_graphs, refine
+from auheat.landmarks.weights import find_model
 from auheat.records import AuheatError
 
 
-def test_refined_regions_replace_their_points_and_irises_are_appended():
+def test_refined_regions_replace_their_points():
     base = torch.arange(30.0).reshape(1, 30, 1, 1)  # ten points (x, y, z)
-    parts = [torch.full((1, 4, 1, 1), v) for v in (100.0, 200.0, 300.0, 400.0)]
-    regions = [torch.tensor([0, 3]), torch.tensor([9, 5])]
-    found = refine(base, parts, regions)[0]
-    assert found.shape == (14, 2)
-    assert found[:, 0].tolist() == [100, 3, 6, 100, 12, 200, 18, 21, 24, 200, 300, 300, 400, 400]
+    parts = [torch.full((1, 4, 1, 1), v) for v in (100.0, 200.0)]
+    found = refine(base, parts, [torch.tensor([0, 3]), torch.tensor([9, 5])])[0]
+    assert found.shape == (10, 2)
+    assert found[:, 0].tolist() == [100, 3, 6, 100, 12, 200, 18, 21, 24, 200]
     assert found[1].tolist() == [3, 4]
+
+
+def test_the_mesh_is_cut_free_of_its_irises():
+    _, attention = load_graphs()
+    with torch.inference_mode():
+        outputs = attention(torch.zeros(2, 3, CROP, CROP))
+    assert [output.shape[1] for output in outputs] == [1404, 160, 142, 142, 1]
+    whole = tflite.load(find_model(FILES[1]))
+    assert len(attention.graph.nodes) < len(whole.graph.nodes) - 50
+    with torch.inference_mode():
+        expected = whole(torch.zeros(2, 3, CROP, CROP))
+    for ours, theirs in zip(outputs, (*expected[:4], expected[6]), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_crops_go_through_in_blocks_of_the_compiled_sizes():
+    assert share(11) == [(0, 4), (4, 4), (8, 1), (9, 1), (10, 1)]
+    assert share(1) == [(0, 1)]
+    assert sum(size for _, size in share(1003)) == 1003
 
 
 @pytest.fixture(scope="module")

@@ -117,16 +117,17 @@ class CpuNetworks(MeshNetworks):
     def __init__(self) -> None:
         detector, attention = load_graphs()
         super().__init__(torch.device("cpu"), attention)
-        self._cores = count_cores()
-        self._pool = ThreadPoolExecutor(self._cores, "auheat-mesh")
+        # Two threads a core: while one waits for a network, the other cuts what comes next.
+        self._threads = 2 * count_cores()
+        self._pool = ThreadPoolExecutor(self._threads, "auheat-mesh")
         self._detector = self._requests(compile_graph(detector, SIDE, 127.5, 1, BLOCKS))
         self._attention = self._requests(compile_graph(attention, CROP, 255, 0, BLOCKS))
 
     def _requests(self, compiled: Sequence[Any]) -> Stock:
-        """Return a stock of requests per size, one per core: each holds the memory of one run."""
+        """Return a stock of requests per size, one per thread: each holds the memory of a run."""
         stock: Stock = {size: SimpleQueue() for size in BLOCKS}
         for size, network in zip(BLOCKS, compiled, strict=True):
-            for _ in range(self._cores):
+            for _ in range(self._threads):
                 stock[size].put(network.create_infer_request())
         return stock
 

@@ -32,7 +32,7 @@ class Pixels:
 
 
 def check_images(images: Sequence[Array]) -> list[Array]:
-    """Return images (H, W, 3) uint8 RGB; an empty one becomes a black pixel.
+    """Return images (H, W, 3) uint8 RGB, contiguous; an empty one becomes a black pixel.
 
     Raises `AuheatError` for another kind, or a side over MAX_SIDE.
     """
@@ -44,7 +44,7 @@ def check_images(images: Sequence[Array]) -> list[Array]:
             height, width = image.shape[:2]
             raise AuheatError(f"image {i}: {width} x {height} pixels (at most {MAX_SIDE} a side)")
     black = np.zeros((1, 1, 3), np.uint8)
-    return [image if image.size else black for image in images]
+    return [np.ascontiguousarray(image) if image.size else black for image in images]
 
 
 def pack(images: Sequence[Array], device: torch.device) -> Pixels:
@@ -59,7 +59,7 @@ def pack(images: Sequence[Array], device: torch.device) -> Pixels:
     flat = packed.numpy().view(np.uint8).reshape(-1, 4)
     for image, begin, end in zip(images, start, ends, strict=True):
         target = flat[begin:end].reshape(*image.shape[:2], 4)
-        cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2RGBA, dst=target)
+        cv2.cvtColor(image, cv2.COLOR_RGB2RGBA, dst=target)
     return Pixels(
         packed.to(device, non_blocking=True),
         torch.from_numpy(start).to(device),
