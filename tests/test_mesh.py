@@ -196,7 +196,7 @@ def test_a_photo_gives_the_same_points_whatever_its_neighbours(engine, mixed):
         for i, k in enumerate(places):
             if 0 <= k < len(batch.status):
                 assert batch.status[k] == alone[i].status[0]
-                assert batch.score[k] == pytest.approx(alone[i].score[0], abs=1e-4)
+                assert batch.score[k] == pytest.approx(alone[i].score[0], abs=1e-3)
                 np.testing.assert_allclose(batch.points[k], alone[i].points[0], atol=0.02)
                 compared += 1
     assert compared == 128
