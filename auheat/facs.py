@@ -6,10 +6,10 @@ which units an expression has. Every mistake in them is one error that names fil
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import json
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -17,8 +17,8 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import yaml
 
+from auheat.facs_checks import check_keys, check_list, check_text, load_yaml, show
 from auheat.records import (
     EXPRESSIONS,
     MIRROR,
@@ -37,26 +37,37 @@ SIGMA_RANGE = (0.06, 0.20)
 """Sigmas outside it, in outer-eye distances, vanish on a small map or cover the face."""
 
 OPTIONAL_WEIGHT = 0.5
-MAX_TEXT = 2**20
+_ROLES = ("required", "optional", "alternatives")
 _REGIONS = "facs.yaml"
+_HEAD = ({"name", "title", "citation", "expressions"}, {"notes", "unverified"})
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe loader that refuses aliases, whose nesting can explode, and a key given twice."""
+@dataclass(frozen=True, slots=True, eq=False)
+class NotedCodebook(Codebook):
+    """A codebook with what its file says about its facts.
 
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases are not read (write the values out)")
-        node: yaml.Node | None = super().compose_node(parent, index)
-        return node
+    `notes` is general; `remarks` maps an expression to its own note, and `unverified` to what of
+    it could not be checked at its source, for the expressions where there is such a thing.
+    """
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                line = node.start_mark.line + 1
-                raise yaml.YAMLError(f"line {line}: {key!r} is given twice")
-        return super().construct_mapping(node, deep=deep)
+    notes: str
+    remarks: Mapping[str, str]
+    unverified: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One difference between two codebooks: its kind, where it is, and both values.
+
+    `kind` is "expression" (only in one; `au` None, the values are its AUs), "au" (only in one),
+    "weight", "side" or "role". The value on a side that lacks the expression or AU is None.
+    """
+
+    kind: str
+    expression: str
+    au: int | None
+    a: Any
+    b: Any
 
 
 def list_codebooks() -> list[str]:
@@ -65,43 +76,81 @@ def list_codebooks() -> list[str]:
     return sorted(f.name[:-5] for f in files if f.name.endswith(".yaml") and f.name != _REGIONS)
 
 
-def load_codebook(name: str | Path) -> Codebook:
+def load_codebook(name: str | Path) -> NotedCodebook:
     """Load a codebook by its name, or from a YAML file of the same form.
 
     Raises `AuheatError` naming file and path for an unknown name, key, expression or AU, a
     duplicate, a weight outside (0, 1], or an AU without a region.
     """
-    known = list_codebooks()
-    if isinstance(name, str) and name in known:
-        file: Traversable | Path = resources.files("auheat.codebooks") / f"{name}.yaml"
-    else:
-        file = Path(name)
-        if file.suffix not in (".yaml", ".yml"):
-            raise AuheatError(
-                f"codebook {str(name)!r}: unknown (known: {', '.join(known)}; or a .yaml file)"
-            )
-    raw, text = _load_yaml(file)
+    file = _find_codebook(name)
+    raw, text = load_yaml(file)
     frame, regions, region_text = _load_regions()
     where = file.name
-    _check_keys(where, raw, {"name", "title", "citation", "expressions"}, {"notes"})
+    check_keys(where, raw, *_HEAD)
     expressions = _read_expressions(where, raw["expressions"], regions)
     digest = hashlib.sha256((text + region_text).encode()).hexdigest()
-    return Codebook(
-        _text(f"{where}: name", raw["name"]),
-        _text(f"{where}: title", raw["title"]),
-        _text(f"{where}: citation", raw["citation"]),
+    notes, doubt = (_optional_text(f"{where}: {k}", raw, k) for k in ("notes", "unverified"))
+    entries = list(zip(expressions, raw["expressions"].values(), strict=True))
+    remarks = {k: _optional_text(where, e, "note") for k, e in entries}
+    unverified = {k: _optional_text(where, e, "unverified") or doubt for k, e in entries}
+    return NotedCodebook(
+        check_text(f"{where}: name", raw["name"]),
+        check_text(f"{where}: title", raw["title"]),
+        check_text(f"{where}: citation", raw["citation"]),
         MappingProxyType(expressions),
-        MappingProxyType(regions),
+        regions,
         frame,
         digest,
+        notes=notes,
+        remarks=MappingProxyType({k: text for k, text in remarks.items() if text}),
+        unverified=MappingProxyType({k: text for k, text in unverified.items() if text}),
     )
 
 
+def validate_codebook(path: str | Path) -> list[str]:
+    """Return every problem of a codebook file, one line each; an empty list means that it loads.
+
+    Looks at each entry by itself, so that one run shows all mistakes. A file that is no YAML
+    mapping has one problem. `path` may also be the name of a codebook that comes with auheat.
+    """
+    problems: list[str] = []
+
+    def check(function: Callable[..., Any], *values: Any) -> Any:
+        try:
+            return function(*values)
+        except AuheatError as error:
+            problems.append(str(error))
+            return None
+
+    try:
+        file = _find_codebook(path)
+        raw, _ = load_yaml(file)
+    except AuheatError as error:
+        return [str(error)]
+    where, names = file.name, set[str]()
+    check(check_keys, where, raw, *_HEAD)
+    for key in ("name", "title", "citation", "notes", "unverified"):
+        check(_optional_text, f"{where}: {key}", raw, key)
+    if "expressions" in raw and check(_check_expressions, where, raw["expressions"]):
+        for key, entry in raw["expressions"].items():
+            names.add(check(_read_name, where, key, names))
+            check(_read_cues, _path(where, key), entry, _load_regions()[1])
+    return problems
+
+
 def describe_codebook(book: Codebook) -> list[dict[str, Any]]:
-    """Return a codebook as plain rows: expression, and number, name, role, weight of its AUs."""
+    """Return a codebook as plain rows: expression, its note, and its AUs.
+
+    Each row has `expression`, `note`, `unverified` (what could not be checked at the source, ""
+    where all was) and `aus`, a list of number, name, role, weight and side.
+    """
+    remarks: Mapping[str, str] = book.remarks if isinstance(book, NotedCodebook) else {}
+    unverified: Mapping[str, str] = book.unverified if isinstance(book, NotedCodebook) else {}
     return [
         {
             "expression": expression,
+            "note": remarks.get(expression, ""),
+            "unverified": unverified.get(expression, ""),
             "aus": [
                 {
                     "au": cue.au,
@@ -117,48 +166,88 @@ def describe_codebook(book: Codebook) -> list[dict[str, Any]]:
     ]
 
 
-def _load_yaml(file: Traversable | Path) -> tuple[dict[str, Any], str]:
-    """Return the parsed mapping and a canonical text of it, which comments do not change."""
-    try:
-        text = file.read_text(encoding="utf-8")
-        if len(text) > MAX_TEXT:
-            raise AuheatError(f"{file.name}: {len(text)} characters (at most {MAX_TEXT})")
-        raw = yaml.load(text, _Loader)  # noqa: S506 (a safe loader)
-    except OSError as error:
-        raise AuheatError(f"{file.name}: {error.strerror} (expected a codebook file)") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise AuheatError(f"{file.name}: no valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(raw, dict):
-        raise AuheatError(f"{file.name}: not a mapping (expected name, citation, expressions)")
-    try:
-        return raw, json.dumps(raw, sort_keys=True)
-    except (TypeError, ValueError) as error:
-        raise AuheatError(f"{file.name}: a key or value of a kind not used here") from error
+def diff_codebooks(a: Codebook, b: Codebook) -> list[Difference]:
+    """Return how two codebooks differ, in order of `EXPRESSIONS`, then AU; empty where they agree.
+
+    Compares expressions, and their AUs with weight, side and role; not names, notes or citations.
+    """
+    found = []
+    for expression in EXPRESSIONS:
+        ours, theirs = a.expressions.get(expression), b.expressions.get(expression)
+        if ours is None or theirs is None:
+            if ours is not theirs:
+                listed = [None if c is None else [cue.au for cue in c] for c in (ours, theirs)]
+                found.append(Difference("expression", expression, None, *listed))
+            continue
+        left, right = ({cue.au: cue for cue in cues} for cues in (ours, theirs))
+        for au in sorted(left.keys() | right.keys()):
+            found += _compare_cues(expression, au, left.get(au), right.get(au))
+    return found
 
 
-def _load_regions() -> tuple[Frame, dict[int, Region], str]:
-    raw, text = _load_yaml(resources.files("auheat.codebooks") / _REGIONS)
-    _check_keys(_REGIONS, raw, {"frame", "regions"})
-    _check_keys(f"{_REGIONS}: frame", raw["frame"], {"source", "weights", "mean"})
+def _compare_cues(expression: str, au: int, a: Cue | None, b: Cue | None) -> list[Difference]:
+    if a is None or b is None:
+        weights = (None if cue is None else cue.weight for cue in (a, b))
+        return [Difference("au", expression, au, *weights)]
+    return [
+        Difference(kind, expression, au, getattr(a, kind), getattr(b, kind))
+        for kind in ("weight", "side", "role")
+        if getattr(a, kind) != getattr(b, kind)
+    ]
+
+
+def _find_codebook(name: str | Path) -> Traversable | Path:
+    known = list_codebooks()
+    if isinstance(name, str) and name in known:
+        return resources.files("auheat.codebooks") / f"{name}.yaml"
+    file = Path(name)
+    if file.suffix not in (".yaml", ".yml"):
+        raise AuheatError(
+            f"codebook {str(name)!r}: unknown (known: {', '.join(known)}; or a .yaml file)"
+        )
+    return file
+
+
+@functools.cache
+def _load_regions() -> tuple[Frame, Mapping[int, Region], str]:
+    raw, text = load_yaml(resources.files("auheat.codebooks") / _REGIONS)
+    check_keys(_REGIONS, raw, {"frame", "regions", "unplaced"})
+    check_keys(f"{_REGIONS}: frame", raw["frame"], {"source", "weights", "mean"})
     mean = np.array(raw["frame"]["mean"], np.float64)
     if mean.shape != (N_POINTS, 2):
         raise AuheatError(f"{_REGIONS}: frame.mean: shape {mean.shape} (expected (68, 2))")
     weights = np.zeros(N_POINTS)
     for point, weight in raw["frame"]["weights"].items():
         weights[point] = weight
-    regions = {}
-    for au, entry in raw["regions"].items():
-        where = f"{_REGIONS}: regions.{au}"
-        _check_keys(where, entry, {"name", "muscle", "source", "blobs"})
-        blobs = tuple(b for i, e in enumerate(entry["blobs"]) for b in _read_blobs(where, i, e))
-        regions[int(au)] = Region(int(au), entry["name"], entry["muscle"], blobs, entry["source"])
-    return Frame(mean, weights / weights.sum()), dict(sorted(regions.items())), text
+    weights /= weights.sum()
+    for array in (mean, weights):
+        array.flags.writeable = False  # shared by every codebook
+    regions = {au: _read_region(au, entry) for au, entry in sorted(raw["regions"].items())}
+    return Frame(mean, weights), MappingProxyType(regions), text
+
+
+def _read_region(au: int, entry: Any) -> Region:
+    where = f"{_REGIONS}: regions.{au}"
+    check_keys(where, entry, {"name", "muscle", "source", "blobs"})
+    listed = check_list(f"{where}.blobs", entry["blobs"])
+    blobs = tuple(b for i, e in enumerate(listed) for b in _read_blobs(where, i, e))
+    name, muscle, source = (
+        check_text(f"{where}.{key}", entry[key]) for key in ("name", "muscle", "source")
+    )
+    return Region(au, name, muscle, blobs, source)
+
+
+@functools.cache
+def unplaced_units() -> Mapping[int, str]:
+    """Return the codes of FACS that have no place on 68 landmarks, each with its reason."""
+    raw, _ = load_yaml(resources.files("auheat.codebooks") / _REGIONS)
+    return MappingProxyType(dict(raw["unplaced"]))
 
 
 def _read_blobs(region: str, index: int, entry: Any) -> list[Blob]:
     """Return a blob and its mirror image, or one blob where it lies on the midline."""
     where = f"{region}.blobs[{index}]"
-    _check_keys(where, entry, {"anchor", "sigma"}, {"offset", "angle"})
+    check_keys(where, entry, {"anchor", "sigma"}, {"offset", "angle"})
     anchor = tuple(entry["anchor"])
     if not anchor or not all(type(p) is int and 0 <= p < N_POINTS for p in anchor):
         raise AuheatError(f"{where}.anchor: {entry['anchor']} (expected landmarks 0 to 67)")
@@ -180,79 +269,94 @@ def _read_blobs(region: str, index: int, entry: Any) -> list[Blob]:
 def _read_expressions(
     where: str, raw: Any, regions: Mapping[int, Region]
 ) -> dict[str, tuple[Cue, ...]]:
-    if not isinstance(raw, dict) or not raw:
-        raise AuheatError(f"{where}: expressions: not a mapping (expected name: AUs)")
     expressions: dict[str, tuple[Cue, ...]] = {}
-    for key, entry in raw.items():
-        path = f"{where}: expressions.{key}"
-        name = SYNONYMS.get(str(key).casefold())
-        if name is None:
-            raise AuheatError(f"{path}: unknown expression (known: {', '.join(EXPRESSIONS)})")
-        if name in expressions:
-            raise AuheatError(f"{path}: {name} is given twice")
-        expressions[name] = _read_cues(path, entry, regions)
+    for key, entry in _check_expressions(where, raw).items():
+        name = _read_name(where, key, expressions)
+        expressions[name] = _read_cues(_path(where, key), entry, regions)
     return expressions
 
 
+def _check_expressions(where: str, raw: Any) -> dict[Any, Any]:
+    if not isinstance(raw, dict) or not raw:
+        raise AuheatError(f"{where}: expressions: {show(raw)} (expected a mapping of name to AUs)")
+    return raw
+
+
+def _path(where: str, key: Any) -> str:
+    return f"{where}: expressions.{key if str(key).isprintable() else show(key)}"
+
+
+def _read_name(where: str, key: Any, seen: Iterable[str]) -> str:
+    name = SYNONYMS.get(str(key).casefold())
+    if name is None:
+        known = ", ".join(EXPRESSIONS)
+        raise AuheatError(f"{_path(where, key)}: unknown expression (known: {known})")
+    if name in seen:
+        raise AuheatError(f"{_path(where, key)}: {name} is given twice")
+    return name
+
+
 def _read_cues(path: str, entry: Any, regions: Mapping[int, Region]) -> tuple[Cue, ...]:
-    _check_keys(path, entry, set(), {"required", "optional", "alternatives", "note"})
-    listed = [("required", f"{path}.required", e) for e in _list(path, entry, "required")]
-    for i, group in enumerate(_list(path, entry, "alternatives")):
-        if not isinstance(group, list):
-            raise AuheatError(f"{path}.alternatives[{i}]: {group!r} (expected a list of AUs)")
-        listed += [("alternatives", f"{path}.alternatives[{i}]", e) for e in group]
-    listed += [("optional", f"{path}.optional", e) for e in _list(path, entry, "optional")]
+    check_keys(path, entry, set(), {*_ROLES, "note", "unverified"})
+    for key in ("note", "unverified"):
+        _optional_text(f"{path}.{key}", entry, key)
+    groups = []
+    for role in _ROLES:
+        spot = f"{path}.{role}"
+        listed = check_list(spot, entry.get(role, []))
+        if role == "alternatives":
+            groups += [
+                (role, f"{spot}[{i}]", check_list(f"{spot}[{i}]", group))
+                for i, group in enumerate(listed)
+            ]
+        else:
+            groups.append((role, spot, listed))
     cues: dict[int, Cue] = {}
-    for role, spot, item in listed:
-        cue = _read_cue(spot, item, role, regions)
-        if cue.au not in cues:
-            cues[cue.au] = cue
-        elif role != "alternatives":  # alternatives share units; they are drawn as their union
-            raise AuheatError(f"{spot}: AU {cue.au} is given twice")
+    for role, spot, items in groups:
+        group = _read_group(spot, items, role, regions)
+        for au in group.keys() & cues.keys():
+            # alternatives share units, being drawn as their union; else a unit stands once
+            if cues[au].role != role:
+                raise AuheatError(f"{spot}: AU {au} is given twice (also {cues[au].role})")
+            if cues[au] != group[au]:
+                raise AuheatError(f"{spot}: AU {au} has another weight or side before")
+        cues |= group
     if not cues:
-        raise AuheatError(f"{path}: no AUs (expected required, optional or alternatives)")
+        raise AuheatError(f"{path}: no AUs (expected {', '.join(_ROLES)})")
     return tuple(cues[au] for au in sorted(cues))
+
+
+def _read_group(
+    spot: str, items: list[Any], role: str, regions: Mapping[int, Region]
+) -> dict[int, Cue]:
+    group: dict[int, Cue] = {}
+    for i, item in enumerate(items):
+        cue = _read_cue(f"{spot}[{i}]", item, role, regions)
+        if cue.au in group:
+            raise AuheatError(f"{spot}[{i}]: AU {cue.au} is given twice")
+        group[cue.au] = cue
+    return group
 
 
 def _read_cue(where: str, item: Any, role: str, regions: Mapping[int, Region]) -> Cue:
     fields = item if isinstance(item, dict) else {"au": item}
-    _check_keys(where, fields, {"au"}, {"weight", "side"})
+    check_keys(where, fields, {"au"}, {"weight", "side"})
     au = fields["au"]
-    if type(au) is not int or au not in regions:
-        known = ", ".join(str(k) for k in regions)
-        raise AuheatError(f"{where}: AU {au!r} has no region (known: {known})")
+    if type(au) is not int or au not in regions:  # bool is an int, but no unit
+        known = f"(known: {', '.join(str(k) for k in regions)})"
+        if type(au) is int and au in unplaced_units():
+            raise AuheatError(f"{where}: AU {au} has no region: {unplaced_units()[au]} {known}")
+        raise AuheatError(f"{where}: unknown AU {show(au)} {known}")
     weight = fields.get("weight", OPTIONAL_WEIGHT if role == "optional" else 1)
-    number = type(weight) in (int, float)  # bool is an int, but no weight
-    if not number or not math.isfinite(weight) or not 0 < weight <= 1:
-        raise AuheatError(f"{where}: AU {au}: weight {weight!r} (expected above 0, at most 1)")
+    if type(weight) not in (int, float) or not 0 < weight <= 1:  # nor is bool a weight, nor NaN
+        raise AuheatError(f"{where}: AU {au}: weight {show(weight)} (expected above 0, at most 1)")
     side = fields.get("side", "both")
     if side not in SIDES:
-        raise AuheatError(f"{where}: AU {au}: side {side!r} (known: {', '.join(SIDES)})")
+        raise AuheatError(f"{where}: AU {au}: side {show(side)} (known: {', '.join(SIDES)})")
+    if side != "both" and all(blob.side == "middle" for blob in regions[au].blobs):
+        raise AuheatError(f"{where}: AU {au}: side {side!r} of a unit on the midline (only: both)")
     return Cue(au, float(weight), side, role)
 
 
-def _list(path: str, entry: dict[str, Any], key: str) -> list[Any]:
-    value = entry.get(key, [])
-    if not isinstance(value, list):
-        raise AuheatError(f"{path}.{key}: {value!r} (expected a list)")
-    return value
-
-
-def _text(where: str, value: Any) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise AuheatError(f"{where}: {value!r} (expected text)")
-    return " ".join(value.split())
-
-
-def _check_keys(
-    where: str, entry: Any, required: Iterable[str], optional: Iterable[str] = ()
-) -> None:
-    if not isinstance(entry, dict):
-        raise AuheatError(f"{where}: {entry!r} (expected a mapping)")
-    known = [*sorted(required), *sorted(optional)]
-    for key in entry:
-        if key not in known:
-            raise AuheatError(f"{where}: unknown key {key!r} (known: {', '.join(known)})")
-    for key in required:
-        if key not in entry:
-            raise AuheatError(f"{where}: {key!r} is missing")
+def _optional_text(spot: str, entry: dict[str, Any], key: str) -> str:
+    return check_text(spot, entry[key]) if key in entry else ""

@@ -37,11 +37,29 @@ EXPRESSIONS = (
     "Pain",
     "Cluelessness",
     "Speech",
+    "Happily Surprised",
+    "Happily Disgusted",
+    "Happily Sad",
+    "Happily Fearful",
+    "Sadly Fearful",
+    "Sadly Angry",
+    "Sadly Surprised",
+    "Sadly Disgusted",
+    "Fearfully Angry",
+    "Fearfully Surprised",
+    "Fearfully Disgusted",
+    "Angrily Surprised",
+    "Angrily Disgusted",
+    "Disgustedly Surprised",
+    "Appalled",
+    "Hatred",
+    "Awed",
 )
 """Canonical expression names; the first seven stand in the paper's class order."""
 
 SYNONYMS = MappingProxyType(
     {name.casefold(): name for name in EXPRESSIONS}
+    | {n.casefold().replace(" ", joint): n for n in EXPRESSIONS for joint in ("_", "-", "")}
     | {
         "neutrality": "Neutral",
         "happy": "Happiness",
@@ -57,6 +75,8 @@ SYNONYMS = MappingProxyType(
         "contemptuous": "Contempt",
         "clueless": "Cluelessness",
         "talking": "Speech",
+        "hate": "Hatred",
+        "awe": "Awed",
     }
 )
 """Casefolded name, as data sets spell it -> canonical expression name."""
