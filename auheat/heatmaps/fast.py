@@ -2,12 +2,13 @@
 
 The log of a Gaussian is a quadratic form, which is a matrix product of two thin factors: rows
 times 3, and 3 times columns. So a whole chunk of patches, one per blob and all of similar size,
-is one batched product, one exponential and one rounding; what is left per blob is the maximum of
-its patch and the map, byte by byte. Cost grows with the pixels that blobs reach.
+is one batched product, one exponential and one rounding; then the patches of different maps go
+onto them at once, byte by byte. Cost grows with the pixels that blobs reach.
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import cv2
@@ -22,8 +23,8 @@ from auheat.records import Array
 LEVELS = 255
 """The byte that stands for 1."""
 
-_CHUNK = 2**18  # pixels of patches calculated at once: larger ones gain nothing
-_FACES = 256  # faces drawn together: more maps do not fit a core's cache
+_CHUNK = 2**18  # pixels of patches calculated at once: more do not fit a core's cache
+_FACES = 1024  # faces drawn together: fewer make small chunks
 _STEP = 8  # boxes of a chunk differ in height by less
 
 
@@ -63,25 +64,35 @@ def _paint(maps: Array, row: Array, blobs: Array) -> None:
     heights, widths = boxes[1] - boxes[0], boxes[3] - boxes[2]
     groups = (heights - 1) // _STEP
     order = np.lexsort((-widths, groups))
-    row, blobs, boxes = row[order], blobs[:, order], boxes[:, order]
+    row, blobs, top, left = row[order], blobs[:, order], boxes[0, order], boxes[2, order]
     chunks = _split(groups[order], heights[order], widths[order])
     room = max((n * h * w for _, n, h, w in chunks), default=0)
     values, patches = np.empty(room, np.float32), np.empty(room, np.uint8)
-    flat = maps.reshape(-1, maps.shape[2])
     for start, n, height, width in chunks:
         some = slice(start, start + n)
+        y = np.minimum(top[some], maps.shape[1] - height)  # the patch may be larger than the box
+        x = np.minimum(left[some], maps.shape[2] - width)
         value = values[: n * height * width].reshape(n, height, width)
-        patch = patches[: value.size].reshape(n * height, width)
-        _evaluate(blobs[:, some], boxes[:, some], value)
-        two = value.reshape(n * height, width)
-        cv2.exp(two, two)
-        cv2.convertScaleAbs(two, patch)
-        top, bottom, left, right = boxes[:, some] + 0
-        down = row[some] * maps.shape[1]
-        ends = (down + top, down + bottom, left, right, bottom - top, right - left)
-        for i, (t, b, x0, x1, h, w) in enumerate(zip(*(e.tolist() for e in ends), strict=True)):
-            target = flat[t:b, x0:x1]
-            cv2.max(target, patch[i * height : i * height + h, :w], target)
+        patch = patches[: value.size].reshape(n, height, width)
+        _evaluate(blobs[:, some], y, x, value)
+        flat = value.reshape(n * height, width)
+        cv2.exp(flat, flat)
+        cv2.convertScaleAbs(flat, patch.reshape(flat.shape))
+        _stamp(maps, patch, row[some], y, x)
+
+
+def _stamp(maps: Array, patch: Array, row: Array, top: Array, left: Array) -> None:
+    """Raise maps to patches (n, h, w) whose corners lie at `top` and `left` of map `row` (n,)."""
+    height, width = patch.shape[1:]
+    shape = (len(maps), maps.shape[1] - height + 1, maps.shape[2] - width + 1, height, width)
+    windows = np.ndarray(shape, np.uint8, maps, 0, maps.strides + maps.strides[1:])
+    order = np.argsort(row, kind="stable")
+    run = np.flatnonzero(np.diff(row[order], prepend=-1))
+    turns = np.diff(run, append=len(row))
+    for turn in range(int(turns.max())):  # a map takes one patch at a time
+        some = order[run[turns > turn] + turn]
+        at = row[some], top[some], left[some]
+        windows[at] = np.maximum(windows[at], patch[some])
 
 
 def _reach(blobs: Array, size: Any) -> Array:
@@ -105,28 +116,28 @@ def _split(groups: Array, heights: Array, widths: Array) -> list[tuple[int, int,
     A chunk stays within a group and within a bounded area. Boxes are sorted by group, the widest
     first, so that the first of a chunk says how wide its patches are.
     """
+    bounds = [0, *(np.flatnonzero(np.diff(groups)) + 1).tolist(), len(groups)]
     chunks = []
-    ends = [*(np.flatnonzero(np.diff(groups)) + 1).tolist(), len(groups)]
-    start = 0
-    for end in ends:
-        while start < end:
-            tallest, width = (int(groups[start]) + 1) * _STEP, int(widths[start])
-            n = min(end - start, max(1, _CHUNK // (tallest * width)))
-            chunks.append((start, n, int(heights[start : start + n].max()), width))
-            start += n
+    for start, end in pairwise(bounds):
+        height, at = int(heights[start:end].max(initial=0)), start
+        while at < end:
+            width = int(widths[at])
+            n = min(end - at, max(1, _CHUNK // (height * width)))
+            chunks.append((at, n, height, width))
+            at += n
     return chunks
 
 
-def _evaluate(blobs: Array, boxes: Array, out: Array) -> None:
-    """Write the log of 255 times each Gaussian, from its box's corner on, to out (n, h, w)."""
+def _evaluate(blobs: Array, top: Array, left: Array, out: Array) -> None:
+    """Write the log of 255 times each Gaussian, from a corner (n,) on, to out (n, h, w)."""
     n, height, width = out.shape
     x, y, a, b, c, peak = blobs[..., None]
-    dx = np.arange(width) + boxes[2][:, None] - x
-    dy = np.arange(height) + boxes[0][:, None] - y
-    left = np.ones((n, height, 3), np.float32)
-    left[..., 0] = peak + np.log(LEVELS) - 0.5 * c * dy * dy
-    left[..., 1] = dy
-    right = np.ones((n, 3, width), np.float32)
-    right[:, 1] = -b * dx
-    right[:, 2] = -0.5 * a * dx * dx
-    np.matmul(left, right, out=out)
+    dx = np.arange(width) + (left[:, None] - x)
+    dy = np.arange(height) + (top[:, None] - y)
+    rows = np.ones((n, height, 3), np.float32)
+    rows[..., 0] = peak + np.log(LEVELS) - 0.5 * c * dy * dy
+    rows[..., 1] = dy
+    columns = np.ones((n, 3, width), np.float32)
+    columns[:, 1] = -b * dx
+    columns[:, 2] = -0.5 * a * dx * dx
+    np.matmul(rows, columns, out=out)
