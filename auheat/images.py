@@ -123,7 +123,7 @@ def make_portable(data: bytes) -> bytes:
 
 
 def _read_jpeg_header(data: bytes) -> Header:
-    """Walk the segments to the end-of-image marker, so that a file cut short is noticed."""
+    """Walk the segments to the pixels, and look for the end mark: a file cut short is noticed."""
     size, portable, at, end = None, True, 2, len(data)
     while True:
         found = _NEXT_MARKER.search(data, at)
@@ -138,6 +138,10 @@ def _read_jpeg_header(data: bytes) -> Header:
         body, at = data[at + 2 : at + length], at + length
         if at > end:
             raise UnreadableImageError("JPEG cut short")
+        if marker == 0xDA:  # coded pixels follow, in which the end's own mark cannot occur
+            if data.find(b"\xff\xd9", at) < 0:
+                raise UnreadableImageError("JPEG cut short")
+            break
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             precision, height, width, channels = struct.unpack_from(">BHHB", body)
             size = (height, width)

@@ -10,6 +10,7 @@ import json
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -35,10 +36,12 @@ def main() -> None:
         images = [decode(read_bytes(source / s.path)) for s in samples]
         decoding = time.perf_counter() - start
 
-        detector(images[:32])  # warm up
+        size = detector.batch_size
+        batches = [images[i : i + size] for i in range(0, len(images), size)]
+        detector(batches[0])  # warm up
         start = time.perf_counter()
-        for i in range(0, len(images), 32):
-            detector(images[i : i + 32])
+        with ThreadPoolExecutor(detector.lanes) as pool:
+            list(pool.map(detector, batches))
         networks = time.perf_counter() - start
 
         summary = extract(source, Path(tmp) / "store")
@@ -46,6 +49,7 @@ def main() -> None:
         result = {
             "stage": "extract",
             "device": detector.device,
+            "engine": detector.engine,
             "threads": torch.get_num_threads(),
             "photos": n,
             "photos_per_s": round(summary.rate, 1),
