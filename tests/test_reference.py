@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from helpers import mirror_points
@@ -218,6 +219,12 @@ def test_whole_factors_of_shrinking_average_the_pixels():
     np.testing.assert_allclose(small, mean, atol=1e-6)
 
 
+def test_averaging_does_not_round_above_one():
+    whole = render_one(GOLDEN["points"][0], "Happiness", (100, 100))
+    assert cv2.resize(whole, (9, 9), interpolation=cv2.INTER_AREA).max() > 1 - 1e-6
+    assert render_one(GOLDEN["points"][0], "Happiness", (100, 100), (9, 9)).max() <= 1
+
+
 @pytest.mark.parametrize("out_size", [(448, 300), (150, 300)])
 def test_enlarging_interpolates_between_pixel_centres(out_size):
     points = GOLDEN["points"][1]
@@ -228,7 +235,7 @@ def test_enlarging_interpolates_between_pixel_centres(out_size):
 
 
 def test_rows_without_a_map_are_zero_and_not_valid():
-    names = [*NAMES, "Anything"]
+    names = [*NAMES, "Anything", "Anger"]
     face = GOLDEN["points"][0]
     points = np.repeat(face[None], 8, 0)
     points[5, 67, 1] = np.nan
@@ -305,7 +312,7 @@ def test_most_units_of_a_symmetric_face_are_symmetric(unit):
 def test_upper_lip_and_stretcher_are_lopsided_and_half_of_the_chin_is_missing():
     assert 0.4 < mirror_cosine(10) < 0.9
     assert 0.4 < mirror_cosine(20) < 0.9
-    assert mirror_cosine(17) < 0.1
+    assert mirror_cosine(17) < 0.6
 
 
 def test_the_missing_half_of_the_chin_is_on_the_right_of_the_image():
@@ -334,10 +341,15 @@ def test_the_upper_lip_and_stretcher_discs_take_the_wrong_points():
     assert place_ellipses(20, at, (224, 224)) == (((27, 127), disc), ((30, 130), disc))
 
 
-@pytest.mark.parametrize(("side", "radius"), [(100, 12), (300, 38), (224, 28), (20, 2), (28, 4)])
-def test_halves_of_a_pixel_round_to_even_radii(side, radius):
-    ellipses = place_ellipses(1, [(0, 0)] * 68, (100, side))
-    assert {axes for _, axes in ellipses} == {(radius, 10)}
+@pytest.mark.parametrize(
+    ("side", "eighth", "tenth", "sixth"),
+    [(100, 12, 10, 17), (224, 28, 22, 37), (300, 38, 30, 50), (20, 2, 2, 3), (15, 2, 2, 2)],
+)
+def test_shares_of_a_side_are_rounded_with_halves_to_even(side, eighth, tenth, sixth):
+    at = [(0, 0)] * 68
+    assert {axes for _, axes in place_ellipses(1, at, (100, side))} == {(eighth, 10)}
+    assert {axes for _, axes in place_ellipses(2, at, (side, 80))} == {(10, tenth)}
+    assert place_ellipses(6, at, (side, 100)) == (((0, sixth), (10, tenth)),) * 2
 
 
 def test_disgust_lights_the_eyes_and_not_the_upper_lip():
@@ -356,12 +368,7 @@ def test_radii_are_pixels_so_that_a_small_photo_has_larger_spots():
     assert cosine(small, area[224]) < 0.9
 
 
-@pytest.mark.parametrize(("name", "missing"), [("Anger", 22), ("Sadness", 11)])
-def test_units_without_a_shape_are_missing(name, missing):
-    assert missing not in ACTION_UNITS[name]
-
-
-def test_neutral_has_no_units_and_the_rest_are_the_papers_six():
+def test_expressions_have_the_units_of_the_table_and_neutral_has_none():
     assert {name: sorted(units) for name, units in ACTION_UNITS.items()} == {
         name: sorted(units) for name, units in SLOW_UNITS.items()
     }
