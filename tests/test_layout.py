@@ -9,8 +9,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SIBLINGS = ("datasets", "facs", "heatmaps", "shards", "landmarks", "images")
-ORDER = [("records",), SIBLINGS, ("store",), ("pipeline",), ("demo", "sheets"), ("wsol",), ("cli",)]
+SIBLINGS = ("datasets", "facs", "heatmaps", "reference", "shards", "landmarks", "images")
+ORDER = [
+    ("records",),
+    ("facs_checks",),
+    SIBLINGS,
+    ("store",),
+    ("pipeline",),
+    ("demo", "sheets"),
+    ("wsol",),
+    ("cli",),
+]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 SOURCES = sorted([*ROOT.glob("auheat/**/*.py"), *ROOT.glob("cli/*.py")])
 
