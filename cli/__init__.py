@@ -12,6 +12,7 @@ import click
 
 from auheat import __version__
 
+from .codebooks import codebooks
 from .common import (
     Group,
     json_option,
@@ -121,9 +122,19 @@ def extract(src: Path, as_json: bool, **settings: Any) -> None:
 
 @main.command()
 @store_option
-@click.option("--codebook", default="martinez", show_default=True, help="A name or a YAML file.")
-@click.option("--name", help="What to call the shards [default: the codebook's name].")
+@click.option("--codebook", help="A name or a YAML file [default: martinez].")
+@click.option("--name", help="What to call the shards [default: codebook, and what is special].")
 @click.option("--size", default=56, show_default=True, help="Side of the heatmap in pixels.")
+@click.option("--generic", is_flag=True, help="Show all AUs of the codebook, whatever the label.")
+@click.option("--landmarks", is_flag=True, help="Show the landmarks themselves, and no AUs.")
+@click.option("--per-au", is_flag=True, help="Add a heatmap for each action unit.")
+@click.option("--per-class", is_flag=True, help="Add a heatmap for each expression.")
+@click.option(
+    "--geometry",
+    default="face",
+    show_default=True,
+    help="face, or reference: the paper authors' own maps, mistakes included.",
+)
 @click.option("--keep-low-confidence", is_flag=True, help="Let doubtful faces count as valid.")
 @workers_option
 @overwrite_option
@@ -135,46 +146,16 @@ def render(as_json: bool, **settings: Any) -> None:
     \b
     auheat render --codebook martinez
     auheat render --codebook my-codebook.yaml --size 112
+    auheat render --generic --per-au
+    auheat render --geometry reference
     """
     from auheat.pipeline import render as run
 
     print_summary(run(**settings), as_json)
 
 
-for command in (train, evaluate, report):
+for command in (train, evaluate, report, codebooks):
     main.add_command(command)
-
-
-@main.command()
-@click.argument("name", required=False)
-@json_option
-def codebooks(name: str | None, as_json: bool) -> None:
-    """List the codebooks, or show the action units of one by NAME (or of a YAML file).
-
-    \b
-    auheat codebooks
-    auheat codebooks martinez
-    """
-    from auheat.facs import list_codebooks, load_codebook
-
-    if name is None:
-        listed = [load_codebook(known) for known in list_codebooks()]
-        if as_json:
-            click.echo(json.dumps({book.name: book.title for book in listed}, indent=1))
-        else:
-            print_table([("codebook", "title"), *((b.name, b.title) for b in listed)])
-        return
-    book = load_codebook(name)
-    if as_json:
-        units = {k: {c.au: c.weight for c in cues} for k, cues in book.expressions.items()}
-        click.echo(json.dumps({"name": book.name, "citation": book.citation} | units, indent=1))
-        return
-    click.echo(f"{book.title}\n{book.citation}\n")
-    for expression, cues in book.expressions.items():
-        click.echo(expression)
-        rows = [(f"  AU{c.au}", book.regions[c.au].name, _cue_note(c)) for c in cues]
-        print_table(rows)
-        click.echo()
 
 
 @main.command()
@@ -220,9 +201,3 @@ def models(source: Path | None, as_json: bool) -> None:
     if source is not None:
         install_models(source)
     print_fields({name: str(find_model(name)) for name in MODELS}, as_json)
-
-
-def _cue_note(cue: Any) -> str:
-    weight = "" if cue.weight == 1 else f"weight {cue.weight:g}"
-    side = "" if cue.side == "both" else f"{cue.side} side"
-    return ", ".join(part for part in (weight, side) if part)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,19 @@ import numpy as np
 from tqdm import tqdm
 
 from auheat.facs import describe_codebook, load_codebook
-from auheat.heatmaps import MIN_SIGMA, Plan, plan_heatmaps, render_heatmaps, smallest_sigma
+from auheat.heatmaps import (
+    LANDMARK_SIGMA,
+    MIN_SIGMA,
+    Plan,
+    plan_heatmaps,
+    plan_units,
+    render_bytes,
+    smallest_sigma,
+)
 from auheat.images import UnreadableImageError, make_portable, read_bytes, read_header
 from auheat.pipeline.decoding import count_threads
 from auheat.pipeline.summary import STATUS_NAMES, Summary, check_positive, summarize
-from auheat.records import EXPRESSIONS, AuheatError, Status
+from auheat.records import EXPRESSIONS, Array, AuheatError, Codebook, Status
 from auheat.shards import (
     FORMAT_VERSION,
     LANDMARKS,
@@ -29,56 +38,111 @@ from auheat.shards import (
 )
 from auheat.store import check_name, list_finished, read_source
 
+GEOMETRIES = ("face", "reference")
+"""Gaussians in the face's own frame, or the paper authors' own maps, mistakes included."""
+
+REFERENCE_CODEBOOK = "belharbi2024"
+"""The codebook that says what the authors' maps show."""
+
 _POINTS = (Status.OK, Status.MANY_FACES, Status.LOW_CONFIDENCE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawing:
+    """What is drawn for each row: which map, by which geometry, and what beside it."""
+
+    book: Codebook
+    names: tuple[str, ...]
+    mode: str
+    geometry: str
+    per_au: bool
+    per_class: bool
+    size: int
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the fingerprint says of it."""
+        return {
+            "codebook": self.book.name,
+            "codebook_digest": self.book.digest,
+            "mode": self.mode,
+            "geometry": self.geometry,
+            "per_au": self.per_au,
+            "per_class": self.per_class,
+            "size": self.size,
+        }
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """What the shards say of it."""
+        return {
+            "codebook": self.book.name,
+            "codebook_title": self.book.title,
+            "codebook_citation": self.book.citation,
+            "codebook_digest": self.book.digest,
+            "codebook_json": json.dumps(describe_codebook(self.book)),
+            "mode": self.mode,
+            "geometry": self.geometry,
+        }
+
+    @property
+    def name(self) -> str:
+        """What the shards are called unless a name is given."""
+        special = [w for w in (self.mode, self.geometry) if w not in ("expression", "face")]
+        return "-".join([self.book.name, *special])
 
 
 def render(
     store: Path,
-    codebook: str = "martinez",
+    codebook: str | None = None,
     name: str | None = None,
     size: int = 56,
+    generic: bool = False,
+    landmarks: bool = False,
+    per_au: bool = False,
+    per_class: bool = False,
+    geometry: str = "face",
     keep_low_confidence: bool = False,
     workers: int | None = None,
     overwrite: bool = False,
     strict: bool = False,
 ) -> Summary:
-    """Draw one AU heatmap per face and write self-contained shards to `store`/shards/`name`.
+    """Draw one heatmap per face and write self-contained shards to `store`/shards/`name`.
 
-    `codebook` is a name or a YAML file, `name` defaults to the codebook's, `size` is the side of
-    the square map that covers the whole photo. A LOW_CONFIDENCE row's heatmap counts as valid
-    only with `keep_low_confidence`. Raises `AuheatError`, and with `strict` also for rows with a
-    bad status.
+    `codebook` is a name or a YAML file (default: martinez), `size` is the side of the square map
+    that covers the whole photo. The map shows the AUs of the row's expression; with `generic` all
+    AUs of the codebook, whatever the label; with `landmarks` a Gaussian at every landmark off the
+    jaw. `per_au` and `per_class` add a map for each AU and each expression of the codebook.
+    `geometry` "reference" draws the paper authors' own maps (codebook belharbi2024, nothing
+    beside). `name` defaults to the codebook's, followed by what is special (martinez-generic). A
+    LOW_CONFIDENCE row's heatmap counts as valid only with `keep_low_confidence`. Raises
+    `AuheatError`, and with `strict` also for rows with a bad status.
     """
     check_positive(size=size, workers=workers)
-    book = load_codebook(codebook)
+    book = load_codebook(_choose_codebook(codebook, geometry))
+    mode = _choose_mode(generic, landmarks, per_au, per_class, geometry)
     files, made_with = list_finished(store / LANDMARKS, "auheat extract")
     found_with = read_attributes(files[0])
     source = read_source(store)
     labels = {label for file in files for label in read_columns(file, ["label"])["label"]}
     names = tuple(label for label in EXPRESSIONS if label in labels)
+    drawing = _Drawing(book, names, mode, geometry, per_au, per_class, size)
     fingerprint = {
         "stage": "render",
         "landmarks": hashlib.sha256(json.dumps(made_with, sort_keys=True).encode()).hexdigest(),
-        "codebook": book.name,
-        "codebook_digest": book.digest,
-        "size": size,
+        **drawing.settings,
         "keep_low_confidence": keep_low_confidence,
         "photos": made_with["photos"],
     }
-    target = store / SHARDS / check_name(book.name if name is None else name)
+    target = store / SHARDS / check_name(drawing.name if name is None else name)
     folder = ShardFolder(target, fingerprint, overwrite)
     attributes = {
         "format": "auheat-training",
         "version": FORMAT_VERSION,
-        "codebook": book.name,
-        "codebook_title": book.title,
-        "codebook_citation": book.citation,
-        "codebook_digest": book.digest,
-        "codebook_json": json.dumps(describe_codebook(book)),
+        **drawing.attributes,
         "detector": found_with["detector"],
         "detector_digest": found_with["detector_digest"],
     }
-    plan = plan_heatmaps(book, names)
     started, resumed = time.perf_counter(), 0
     with tqdm(total=made_with["photos"], desc="render", unit="photo") as bar:
         for number, file in enumerate(files):
@@ -87,12 +151,50 @@ def render(
                 resumed += len(rows["id"])
             else:
                 photos = _collect_photos(source, rows, workers)
-                columns = _training_columns(rows, photos, plan, size, keep_low_confidence)
+                columns = _training_columns(rows, photos, drawing, keep_low_confidence)
                 folder.write(number, columns, attributes)
             bar.update(len(rows["id"]))
     seconds = time.perf_counter() - started
     details = {"codebook": book.name}
+    details |= {"mode": mode} if mode != "expression" else {}
+    details |= {"geometry": geometry} if geometry != "face" else {}
     return summarize("render", target, made_with["photos"], resumed, seconds, strict, details)
+
+
+def _choose_codebook(codebook: str | None, geometry: str) -> str:
+    """Return the codebook's name or file; raises `AuheatError` where the geometry has its own."""
+    if geometry not in GEOMETRIES:
+        known = ", ".join(GEOMETRIES)
+        raise AuheatError(f"--geometry: {geometry!r} is not known (one of {known})")
+    if geometry == "reference" and codebook not in (None, REFERENCE_CODEBOOK):
+        raise AuheatError(
+            f"--codebook: {codebook!r}, but --geometry reference draws {REFERENCE_CODEBOOK} alone "
+            "(leave one of them out)"
+        )
+    return codebook or (REFERENCE_CODEBOOK if geometry == "reference" else "martinez")
+
+
+def _choose_mode(
+    generic: bool, landmarks: bool, per_au: bool, per_class: bool, geometry: str
+) -> str:
+    """Return what the heatmap shows; raises `AuheatError` for requests that exclude each other."""
+    asked = {
+        "--generic": generic,
+        "--landmarks": landmarks,
+        "--per-au": per_au,
+        "--per-class": per_class,
+    }
+    given = [option for option, on in asked.items() if on]
+    if geometry == "reference" and given:
+        raise AuheatError(
+            f"{', '.join(given)}: not with --geometry reference, whose maps are the authors' own, "
+            "one per expression (leave one of them out)"
+        )
+    if generic and landmarks:
+        raise AuheatError("--generic, --landmarks: a heatmap shows one of them (leave one out)")
+    if landmarks and per_au:
+        raise AuheatError("--per-au: --landmarks draws no action units (leave one out)")
+    return "generic" if generic else "landmarks" if landmarks else "expression"
 
 
 def _collect_photos(source: Path, rows: dict[str, Any], workers: int | None) -> list[bytes]:
@@ -120,22 +222,18 @@ def _photo(file: Path, readable: bool, size: list[int]) -> bytes:
 
 
 def _training_columns(
-    rows: dict[str, Any], photos: list[bytes], plan: Plan, size: int, keep_low: bool
+    rows: dict[str, Any], photos: list[bytes], drawing: _Drawing, keep_low: bool
 ) -> dict[str, Column]:
     """Join one landmark shard with its photos and heatmaps."""
     n = len(photos)
     empty = np.array([not photo for photo in photos])
     status = np.where(empty, Status.UNREADABLE, rows["status"]).astype(np.uint8)
-    index = {name: k for k, name in enumerate(plan.names)}
+    index = {name: k for k, name in enumerate(drawing.names)}
     label = np.array([index.get(text, -1) for text in rows["label"]], np.int64)
     wanted = [s for s in _POINTS if keep_low or s != Status.LOW_CONFIDENCE]
     usable = np.isin(status, wanted)
     points = np.where(empty[:, None, None], np.float32(np.nan), rows["landmarks"])
     shown = np.where(usable[:, None, None], points, np.nan)
-    sizes = np.maximum(rows["size"], 1)
-    maps, valid = render_heatmaps(shown, label, plan, sizes, (size, size))
-    thin = smallest_sigma(shown, label, plan, sizes, (size, size)) < MIN_SIGMA
-    heatmap = np.rint(255 * maps).astype(np.uint8)
     transform = np.tile(np.eye(2, 3, dtype=np.float32), (n, 1, 1))
     return {
         "id": Column(rows["id"], {}),
@@ -143,11 +241,56 @@ def _training_columns(
         "person": Column(rows["person"], {}),
         "split": Column(rows["split"], {}),
         "image": Column(photos, {"encoding": "JPEG or PNG bytes, upright, 8-bit"}),
-        "label": Column(label, {"names": list(plan.names)}),
+        "label": Column(label, {"names": list(drawing.names)}),
         "status": Column(status, {"names": STATUS_NAMES}),
         "score": Column(rows["score"], {}),
         "landmarks": Column(points, {"order": "iBUG-68", "unit": "pixel"}),
         "transform": Column(transform, {"maps": "source pixels to stored pixels"}),
-        "heatmap": Column(heatmap, {"scale": 1 / 255, "thin_rows": int(thin.sum())}),
-        "valid": Column(valid, {}),
+        **_draw_columns(shown, label, np.maximum(rows["size"], 1), drawing),
     }
+
+
+def _draw_columns(
+    points: Array, label: Array, sizes: Array, drawing: _Drawing
+) -> dict[str, Column]:
+    """Draw every map of one shard's rows, and count the rows that show a blob too thin for it."""
+    scale, size = {"scale": 1 / 255}, (drawing.size, drawing.size)
+    if drawing.geometry == "reference":
+        from auheat.reference import render_reference
+
+        drawn, valid = render_reference(points, label, drawing.names, sizes, size)
+        maps = np.rint(255 * drawn).astype(np.uint8)
+        return {"heatmap": Column(maps, scale | {"thin_rows": 0}), "valid": Column(valid, {})}
+    plan = plan_heatmaps(drawing.book, drawing.names, drawing.mode)
+    maps, valid = render_bytes(points, label, plan, sizes, size)
+    thinnest = smallest_sigma(points, label, plan, sizes, size)
+    planes: dict[str, Column] = {}
+    if drawing.per_au:
+        units = plan_units(plan)
+        aus = sorted({cue.au for cues in drawing.book.expressions.values() for cue in cues})
+        jobs = [(label, units.get(au)) for au in aus]
+        each = _draw_planes(points, jobs, sizes, size)
+        planes["heatmap_au"] = Column(each, scale | {"aus": np.array(aus, np.int64)})
+    if drawing.per_class:
+        names = list(drawing.book.expressions)
+        every = plan_heatmaps(drawing.book, names)
+        classes = [np.full_like(label, k) for k in range(len(names))]
+        each = _draw_planes(points, [(k, every) for k in classes], sizes, size)
+        planes["heatmap_class"] = Column(each, scale | {"expressions": names})
+        for k in classes:
+            thinnest = np.minimum(thinnest, smallest_sigma(points, k, every, sizes, size))
+    told = scale | {"thin_rows": int((thinnest < MIN_SIGMA).sum())}
+    if drawing.mode == "landmarks":
+        told |= {"sigma": LANDMARK_SIGMA}
+    return {"heatmap": Column(maps, told), **planes, "valid": Column(valid, {})}
+
+
+def _draw_planes(
+    points: Array, jobs: list[tuple[Array, Plan | None]], sizes: Array, size: tuple[int, int]
+) -> Array:
+    """Draw several maps per row, (N, P, h, w) u8: one for each job's labels and plan."""
+    planes = np.zeros((len(points), len(jobs), *size), np.uint8)
+    for i, (labels, plan) in enumerate(jobs):
+        if plan is not None:
+            planes[:, i] = render_bytes(points, labels, plan, sizes, size)[0]
+    return planes
