@@ -18,9 +18,8 @@ import cv2
 import jinja2
 import numpy as np
 
-from auheat import __version__
+from auheat import __version__, atlas
 from auheat.facs import load_codebook
-from auheat.heatmaps import plan_heatmaps, render_heatmaps
 from auheat.images import decode
 from auheat.records import Array, AuheatError, Codebook, Status
 from auheat.shards import open_shard, read_attributes, read_columns
@@ -262,19 +261,9 @@ def _draw_atlas(attributes: dict[str, Any]) -> list[dict[str, str]]:
 
 def draw_codebook(book: Codebook, side: int = 200) -> list[dict[str, str]]:
     """Return an embedded picture of each expression's map on the mean face."""
-    names = list(book.expressions)
-    low, high = book.frame.mean.min(0), book.frame.mean.max(0)
-    scale = 0.72 * side / float((high - low).max())
-    points = (book.frame.mean - (low + high) / 2) * scale + (side - 1) / 2
-    points[:, 1] += 0.05 * side
-    faces = np.repeat(points[None], len(names), 0)
-    plan = plan_heatmaps(book, names)
-    maps, _ = render_heatmaps(faces, np.arange(len(names)), plan, (side, side), (side, side))
-    pictures = []
-    for name, heat in zip(names, maps, strict=True):
-        picture = colorize(heat)
-        for x, y in points:
-            at = (round(float(x) * 16), round(float(y) * 16))
-            cv2.circle(picture, at, 22, (235, 235, 235), -1, cv2.LINE_AA, 4)
-        pictures.append({"name": name, "picture": embed(picture)})
-    return pictures
+    points = atlas.place_face(book, side)
+    maps = atlas.draw_maps(book, side)
+    return [
+        {"name": name, "picture": embed(atlas.draw_face(heat, points))}
+        for name, heat in maps.items()
+    ]

@@ -19,7 +19,6 @@ from .common import (
     overwrite_option,
     print_fields,
     print_summary,
-    print_table,
     store_option,
     strict_option,
     workers_option,

@@ -14,7 +14,7 @@ ORDER = [
     ("records",),
     ("facs_checks",),
     SIBLINGS,
-    ("store",),
+    ("store", "atlas"),
     ("pipeline",),
     ("demo", "sheets"),
     ("wsol",),
