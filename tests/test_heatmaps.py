@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from auheat.facs import load_codebook
-from auheat.heatmaps import fit_frame, plan_heatmaps, render_heatmaps, smallest_sigma
+from auheat.heatmaps import (
+    MIN_SIGMA,
+    fit_frame,
+    plan_heatmaps,
+    plan_units,
+    render_bytes,
+    render_heatmaps,
+    smallest_sigma,
+)
 from auheat.records import AuheatError, Blob, Codebook, Cue, Region
 
 BOOK = load_codebook("martinez")
@@ -140,7 +148,8 @@ def test_maps_stay_specific(expression):
     points = place(50, 50, 38)
     heat = one(points, NAMES.index(expression), (110, 100), (110, 100))
     low, high = np.floor(points.min(0)).astype(int), np.ceil(points.max(0)).astype(int)
-    assert heat[low[1] : high[1] + 1, low[0] : high[0] + 1].mean() <= 0.22
+    share = heat[low[1] : high[1] + 1, low[0] : high[0] + 1].mean()
+    assert share <= (0.25 if expression == "Pain" else 0.22)  # Pain has eleven AUs
 
 
 @settings(max_examples=40, deadline=None)
@@ -272,3 +281,117 @@ def test_smallest_sigma_is_counted_in_map_pixels():
     )
     assert found[0] == pytest.approx(thinnest * 50 * 56 / 200)
     assert found[1] == np.inf
+
+
+@pytest.mark.parametrize("expression", ["Happiness", "Fear"])
+def test_bytes_equal_the_definition_pixel_by_pixel(expression):
+    points = place(40, 48, 33, 25)
+    label = np.array([NAMES.index(expression)])
+    quick, _ = render_bytes(points[None], label, PLAN, (90, 100), (18, 25))
+    cues = BOOK.expressions[expression]
+    slow = slow_map(points, cues, (90, 100), (18, 25), (math.radians(25), 40))
+    np.testing.assert_allclose(quick[0], 255 * slow, atol=0.501)
+
+
+@pytest.mark.parametrize("draw", [render_heatmaps, render_bytes])
+def test_points_that_span_no_face_are_not_valid(draw):
+    faces = np.repeat(place(40, 50, 40)[None], 4, 0)
+    faces[0, 17:] = 50.0  # a jaw around one point
+    faces[1, 3, 0] = np.inf
+    faces[2] = 0
+    _, valid = draw(faces, np.zeros(4, int), PLAN, (100, 100))
+    assert valid.tolist() == [False, False, False, True]
+
+
+def test_a_plan_is_made_once_for_a_codebook_whatever_its_digest_claims():
+    assert plan_heatmaps(BOOK, NAMES) is plan_heatmaps(BOOK, list(NAMES))
+    other = Codebook(
+        BOOK.name,
+        "",
+        "",
+        {"Happiness": (Cue(12, 0.5, "left", "required"),)},
+        BOOK.regions,
+        BOOK.frame,
+        BOOK.digest,
+    )
+    plan = plan_heatmaps(other, ["Happiness"])
+    assert np.exp(plan.classes[0].log_weight).tolist() == [0.5] * len(plan.classes[0].au)
+
+
+def test_the_units_of_a_plan_make_up_its_maps(random_faces):
+    faces, labels = random_faces(18), np.arange(18) % len(NAMES)
+    units = plan_units(PLAN)
+    assert sorted(units) == sorted({c.au for cues in BOOK.expressions.values() for c in cues})
+    maps = {au: render_heatmaps(faces, labels, p, (100, 100)) for au, p in units.items()}
+    whole, _ = render_heatmaps(faces, labels, PLAN, (100, 100))
+    np.testing.assert_array_equal(np.max([m for m, _ in maps.values()], axis=0), whole)
+    for au, (_, valid) in maps.items():
+        has = [au in {c.au for c in BOOK.expressions[NAMES[k]]} for k in labels]
+        assert valid.tolist() == has
+
+
+def round_plan(sigma):
+    """One round blob of weight 0.8 on the nose."""
+    blob = Blob((30,), (0.0, 0.0), (sigma, sigma), 0.0, "middle")
+    book = Codebook(
+        "",
+        "",
+        "",
+        {"Happiness": (Cue(1, 0.8, "both", "required"),)},
+        {1: Region(1, "", "", (blob,), "")},
+        BOOK.frame,
+        "",
+    )
+    return plan_heatmaps(book, ["Happiness"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(MIN_SIGMA, 6), st.floats(0, 1), st.floats(0, 1))
+def test_a_blob_that_is_not_thin_keeps_nine_tenths_of_its_peak(sigma, dx, dy):
+    points = place(50, 28, 20)
+    points += 28 + np.array([dx, dy]) - points[30]
+    heat, _ = render_heatmaps(points[None], np.array([0]), round_plan(sigma / 50), (56, 56))
+    worst = math.exp(-0.25 / sigma**2)  # half a pixel aside, both ways
+    assert heat.max() >= 0.8 * worst * (1 - 1e-9)
+    # 0.895 for a round blob of 1.5 px that lies between four pixels; 0.9 from 1.54 px on
+    assert worst >= (0.9 if sigma >= 1.54 else 0.894)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, len(NAMES) - 1),
+    st.floats(25.01, 34),
+    st.floats(-40, 40),
+    st.floats(-6, 6),
+    st.floats(-6, 6),
+)
+def test_a_small_map_enlarged_is_the_large_map(label, eye, roll, dx, dy):
+    points = place(4 * eye, 112 + dx, 90 + dy, roll)
+    sizes = np.array([[224, 224]])
+    thin = smallest_sigma(points[None], np.array([label]), PLAN, sizes, (56, 56))[0]
+    assert thin >= MIN_SIGMA
+    small, large = (one(points, label, (224, 224), (s, s)) for s in (56, 224))
+    enlarged = cv2.resize(small, (224, 224), interpolation=cv2.INTER_CUBIC)
+    assert cosine(enlarged, large) >= 0.999
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, len(NAMES) - 1), st.floats(-1, 1), st.floats(0.02, 1))
+def test_half_faces_and_profiles_are_drawn_where_they_show(label, aside, width):
+    points = place(60, 50, 40) * [width, 1] + [50 * (1 - width) + 50 * aside, 0]
+    heat = one(points, label, (100, 100), (56, 56))
+    assert np.isfinite(heat).all()
+    assert 0 <= heat.min() <= heat.max() <= 1
+    wide = one(points + np.array([100, 0]), label, (100, 300), (56, 168))
+    np.testing.assert_allclose(wide[:, 56:112], heat, atol=1e-9)
+
+
+def test_requests_that_make_no_sense_say_so(random_faces):
+    faces, labels = random_faces(3), np.zeros(3, int)
+    with pytest.raises(AuheatError, match=r"mode: 'all' is not known .one of expression, generic"):
+        plan_heatmaps(BOOK, NAMES, "all")
+    for draw in (render_heatmaps, render_bytes):
+        with pytest.raises(AuheatError, match=r"labels: shape \(2,\) \(expected \(3,\)\)"):
+            draw(faces, labels[:2], PLAN, (100, 100))
+        with pytest.raises(AuheatError, match=r"image_sizes: shape \(2, 2\)"):
+            draw(faces, labels, PLAN, np.ones((2, 2)))

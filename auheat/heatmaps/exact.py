@@ -27,8 +27,9 @@ def render_heatmaps(
     points (N, 68, 2) px, labels (N,) integer indices into `plan.names` (-1 unlabelled),
     image_sizes (N, 2) as (H, W) or one (H, W) for all. NumPy arrays give float64 maps; torch
     tensors give maps of their own dtype on their own device, calculated in float32 at least. The
-    continuous map peaks at the AU's weight. Rows without finite points, or whose class has no
-    map, are zero and not valid. Raises `AuheatError` for wrong shapes.
+    continuous map peaks at the AU's weight. Rows without finite points that span a face, or whose
+    class has no map, are zero and not valid. No gradient flows. Raises `AuheatError` for wrong
+    shapes.
     """
     xp = namespace(points)
     half = xp is not np and points.is_floating_point() and points.element_size() < 4

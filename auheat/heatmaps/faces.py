@@ -46,7 +46,7 @@ def check_faces(points: Any, labels: Any, image_sizes: Any, frame: Frame) -> Fac
         points, labels = np.asarray(points, np.float64), np.asarray(labels)
     else:
         full = points.is_floating_point() and points.element_size() >= 4
-        points = points if full else points.float()
+        points = points.detach() if full else points.detach().float()
         labels = xp.as_tensor(labels, device=points.device)
     sizes = like(points, image_sizes)
     if tuple(labels.shape) != (n,):
