@@ -92,7 +92,8 @@ def _stamp(maps: Array, patch: Array, row: Array, top: Array, left: Array) -> No
     for turn in range(int(turns.max())):  # a map takes one patch at a time
         some = order[run[turns > turn] + turn]
         at = row[some], top[some], left[some]
-        windows[at] = np.maximum(windows[at], patch[some])
+        under = windows[at]
+        windows[at] = np.maximum(under, patch[some], out=under)
 
 
 def _reach(blobs: Array, size: Any) -> Array:
@@ -134,10 +135,12 @@ def _evaluate(blobs: Array, top: Array, left: Array, out: Array) -> None:
     x, y, a, b, c, peak = blobs[..., None]
     dx = np.arange(width) + (left[:, None] - x)
     dy = np.arange(height) + (top[:, None] - y)
-    rows = np.ones((n, height, 3), np.float32)
-    rows[..., 0] = peak + np.log(LEVELS) - 0.5 * c * dy * dy
+    rows = np.empty((n, height, 3), np.float32)
+    rows[..., 0] = (peak + np.log(LEVELS)) - (0.5 * c) * (dy * dy)
     rows[..., 1] = dy
-    columns = np.ones((n, 3, width), np.float32)
+    rows[..., 2] = 1
+    columns = np.empty((n, 3, width), np.float32)
+    columns[:, 0] = 1
     columns[:, 1] = -b * dx
-    columns[:, 2] = -0.5 * a * dx * dx
+    columns[:, 2] = (-0.5 * a) * (dx * dx)
     np.matmul(rows, columns, out=out)
