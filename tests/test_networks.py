@@ -1,5 +1,8 @@
 """The networks on every engine: the same graphs, the same points."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -119,3 +122,21 @@ def test_torch_runs_where_openvino_is_not_installed(monkeypatch):
     assert load_networks(torch.device("cpu")).engine == "torch, float32"
     with pytest.raises(AuheatError, match="pip install openvino"):
         load_networks(torch.device("cpu"), "openvino")
+
+
+def test_signals_reach_their_handlers_after_networks_have_come_and_gone():
+    """In a process of its own: the failure that this guards against ends the process."""
+    program = """
+import faulthandler, gc, signal, subprocess, sys
+faulthandler.enable()  # as test runners do: handlers run on a stack of their own
+import numpy as np
+from auheat.landmarks.mesh import MeshDetector
+caught = []
+signal.signal(signal.SIGCHLD, lambda *_: caught.append(1))
+for _ in range(2):
+    MeshDetector("cpu")([np.zeros((9, 9, 3), np.uint8)])
+    gc.collect()
+subprocess.run([sys.executable, "-c", ""], check=True)
+assert caught
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

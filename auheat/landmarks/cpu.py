@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from queue import SimpleQueue
 from typing import Any, TypeAlias
 
@@ -56,6 +57,19 @@ def cut(images: Images, image: Array, matrix: Array, side: int, border: int) -> 
     return crops
 
 
+@lru_cache(maxsize=1)
+def load_core() -> Any:
+    """Return the one OpenVINO core of this process, which lives as long as the process.
+
+    A core gives the thread an alternate stack for signals and takes it away when it ends. Of two
+    cores the second to end would leave the first one's behind, which is gone: the next signal
+    that has a handler would then end the process.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 def compile_graph(
     graph: fx.GraphModule, side: int, scale: float, shift: float, sizes: Sequence[int]
 ) -> list[Any]:
@@ -90,7 +104,7 @@ def compile_graph(
     compiled = []
     for size in sizes:
         model.reshape([size, side, side, 3])
-        compiled.append(openvino.Core().compile_model(model, "CPU", options))
+        compiled.append(load_core().compile_model(model, "CPU", options))
     return compiled
 
 
