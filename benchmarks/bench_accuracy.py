@@ -95,6 +95,9 @@ def main():
     from auheat.landmarks.mapping import load_map
     from auheat.landmarks.mesh import MeshDetector
 
+    if len(sys.argv) < 2:
+        print(json.dumps({"stage": "accuracy", "skipped": "no FOLDER of marked photos given"}))
+        return
     names, photos, marks = read_marked(Path(sys.argv[1]))
     tight = [crop_tight(photo, m) for photo, m in zip(photos, marks, strict=True)]
     views = {

@@ -2,7 +2,7 @@
 
     python benchmarks/bench_memory.py [COUNT [FOLDER]]
 
-COUNT photos (100,000 unless given) are links to the photos in FOLDER (unless given, 50 of the
+COUNT photos (10,000 unless given) are links to the photos in FOLDER (unless given, 50 of the
 demonstration set). Prints a JSON line: resident memory after each tenth, and photos per second in
 each tenth. Both should be flat: memory grows with the batch and the shard, not with the folder
 (but for the list of names, some 300 bytes a photo).
@@ -37,7 +37,7 @@ def watch(folder, stop, seen):
 
 
 def main():
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
     with tempfile.TemporaryDirectory() as tmp:
         if len(sys.argv) > 2:
             folder = Path(sys.argv[2])
