@@ -94,6 +94,12 @@ def demo(folder: Path, train: int, test: int, seed: int, as_json: bool) -> None:
     show_default=True,
     help="auto, cpu, cuda, cuda:N; several with commas, such as cuda:0,cuda:1.",
 )
+@click.option(
+    "--engine",
+    default="auto",
+    show_default=True,
+    help="auto (OpenVINO on a CPU, else torch in float32), openvino, float32, float16.",
+)
 @click.option("--batch-size", type=int, help="Photos per batch [default: as suits the device].")
 @workers_option
 @click.option("--limit", type=int, help="Take only this many photos, spread over the set.")

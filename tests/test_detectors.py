@@ -66,13 +66,17 @@ def test_mesh_on_two_devices_finds_what_it_finds_on_one(portrait):
     ("arguments", "message"),
     [
         (("msh",), r"--detector: 'msh' is no detector \(mesh, fan, mediapipe\) and no file"),
-        (("mesh", "tpu"), "device 'tpu': not known .*auto, cpu, cuda, cuda:N"),
-        (("mesh", "cpu,gpu"), "device 'gpu': not known"),
-        (("mesh", ""), "device '': not known"),
-        (("mesh", "cuda:x"), "device 'cuda:x': not known"),
+        (("mesh", "tpu"), "--device: 'tpu' is not known .*auto, cpu, cuda, cuda:N"),
+        (("mesh", "cpu,gpu"), "--device: 'gpu' is not known"),
+        (("mesh", ""), "--device: '' is not known"),
+        (("mesh", "cuda:x"), "--device: 'cuda:x' is not known"),
         (("mesh", "cpu", "other"), "--landmark-map: 'other' is unknown"),
         (("mesh", "cpu", "fitted", "weights.pth"), "--model: weights.pth: mesh takes no file"),
         (("mediapipe", "cuda"), "--device: 'cuda': mediapipe runs on the CPU alone"),
+        (("mediapipe", "cpu", "fitted", None, "float16"), "--engine: 'float16': mediapipe is its"),
+        (("fan", "cpu", "index"), "--landmark-map: 'index': fan gives 68 points by itself"),
+        (("fan", "cpu", "fitted", None, "openvino"), "--engine: 'openvino': fan runs on torch"),
+        (("mesh", "cpu", "fitted", None, "fast"), "engine 'fast': not known"),
     ],
 )
 def test_bad_requests_are_errors_that_name_the_option_or_the_device(arguments, message):
@@ -95,7 +99,7 @@ def test_every_listed_detector_says_what_it_lacks_or_works(monkeypatch, tmp_path
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 @pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:3"])
 def test_a_device_that_is_not_there_is_an_error_with_the_count(name):
-    with pytest.raises(AuheatError, match=f"device '{name}': torch can use 0 CUDA devices"):
+    with pytest.raises(AuheatError, match=f"--device: '{name}': torch can use 0 CUDA devices"):
         pick_device(name)
 
 

@@ -100,6 +100,13 @@ def test_points_of_the_originals_are_refused_on_the_aligned_photos(marked, tmp_p
         extract(source, tmp_path / "s", detector=str(folder))
 
 
+def test_options_that_say_nothing_about_read_points_are_refused(marked, tmp_path):
+    source, folder, _ = marked
+    for option in ({"device": "cpu"}, {"batch_size": 7}, {"landmark_map": "index"}):
+        with pytest.raises(AuheatError, match="its points are read, not found"):
+            extract(source, tmp_path / "s", detector=str(folder), **option)
+
+
 def test_limit_takes_some_of_the_matched_photos(marked, tmp_path):
     source, folder, _ = marked
     summary = extract(source, tmp_path / "s", detector=str(folder), limit=4)

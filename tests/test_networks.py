@@ -113,13 +113,22 @@ def test_every_engine_finds_the_same_face(portrait):
 def test_engines_that_cannot_run_are_errors():
     with pytest.raises(AuheatError, match="engine 'tpu': not known .*float16"):
         load_networks(torch.device("cpu"), "tpu")
-    with pytest.raises(AuheatError, match="needs a CPU"):
+    with pytest.raises(AuheatError, match="runs on a CPU, not on meta"):
         load_networks(torch.device("meta"), "openvino")
 
 
-def test_torch_runs_where_openvino_is_not_installed(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert load_networks(torch.device("cpu")).engine == "torch, float32"
+@pytest.mark.parametrize("broken", [None, "missing library"])
+def test_torch_runs_where_openvino_cannot_be_loaded(monkeypatch, tmp_path, broken):
+    monkeypatch.delitem(sys.modules, "auheat.landmarks.cpu")
+    for name in [n for n in sys.modules if n.partition(".")[0] == "openvino"]:
+        monkeypatch.delitem(sys.modules, name)
+    if broken is None:
+        monkeypatch.setitem(sys.modules, "openvino", None)
+    else:
+        (tmp_path / "openvino.py").write_text(f"raise ImportError({broken!r})")
+        monkeypatch.syspath_prepend(tmp_path)
+    with pytest.warns(UserWarning, match=f"OpenVINO cannot be used .*{broken or ''}"):
+        assert load_networks(torch.device("cpu")).engine == "torch, float32"
     with pytest.raises(AuheatError, match="pip install openvino"):
         load_networks(torch.device("cpu"), "openvino")
 

@@ -9,30 +9,41 @@ from auheat.landmarks.detector import Detector, DetectorGroup
 from auheat.records import AuheatError
 
 
-def _mesh(device: str, landmark_map: str, _model: Path | None) -> Detector:
+def _mesh(device: str, landmark_map: str, model: Path | None, engine: str) -> Detector:
     from auheat.landmarks.mesh import MeshDetector
 
-    return MeshDetector(device, landmark_map)
+    if model is not None:
+        raise AuheatError(f"--model: {model}: mesh takes no file (fan and mediapipe do)")
+    return MeshDetector(device, landmark_map, engine)
 
 
-def _fan(device: str, _landmark_map: str, model: Path | None) -> Detector:
+def _fan(device: str, landmark_map: str, model: Path | None, engine: str) -> Detector:
     from auheat.landmarks.fan import FanDetector
 
-    return FanDetector(device, model)
+    if landmark_map != "fitted":
+        raise AuheatError(f"--landmark-map: {landmark_map!r}: fan gives 68 points by itself")
+    halves = {"auto": None, "float32": False, "float16": True}
+    if engine not in halves:
+        raise AuheatError(f"--engine: {engine!r}: fan runs on torch (one of {', '.join(halves)})")
+    return FanDetector(device, model, half=halves[engine])
 
 
-def _mediapipe(_device: str, landmark_map: str, model: Path | None) -> Detector:
+def _mediapipe(device: str, landmark_map: str, model: Path | None, engine: str) -> Detector:
     from auheat.landmarks.mediapipe import MediapipeDetector
 
+    if device not in ("auto", "cpu"):
+        raise AuheatError(f"--device: {device!r}: mediapipe runs on the CPU alone")
+    if engine != "auto":
+        raise AuheatError(f"--engine: {engine!r}: mediapipe is its own engine (leave it out)")
     return MediapipeDetector(model, landmark_map)
 
 
-DETECTORS: dict[str, Callable[[str, str, Path | None], Detector]] = {
+DETECTORS: dict[str, Callable[[str, str, Path | None, str], Detector]] = {
     "mesh": _mesh,
     "fan": _fan,
     "mediapipe": _mediapipe,
 }
-"""Name -> factory of (device, landmark map, model file); torch is imported when one is called."""
+"""Name -> factory of (device, landmark map, model file, engine), which imports what it needs."""
 
 
 def load_detector(
@@ -40,21 +51,20 @@ def load_detector(
     device: str = "auto",
     landmark_map: str = "fitted",
     model: Path | None = None,
+    engine: str = "auto",
 ) -> Detector:
     """Return a detector on a device, or on several, named with commas between them.
 
     `device` is "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N"; several share each
     batch. `landmark_map`, "fitted" or "index", says how 468 vertices become 68 points; `model` is
-    the file that `fan` and `mediapipe` need. Raises `AuheatError`.
+    the file that `fan` and `mediapipe` need; `engine` is "auto" (OpenVINO on a CPU, else torch in
+    float32), "openvino", "float32" or "float16". Raises `AuheatError`.
     """
     if name not in DETECTORS:
         known = ", ".join(DETECTORS)
         raise AuheatError(f"--detector: {name!r} is no detector ({known}) and no file or folder")
-    if model is not None and name == "mesh":
-        raise AuheatError(f"--model: {model}: mesh takes no file (fan and mediapipe do)")
-    if name == "mediapipe" and device not in ("auto", "cpu"):
-        raise AuheatError(f"--device: {device!r}: mediapipe runs on the CPU alone")
-    parts = [DETECTORS[name](part.strip(), landmark_map, model) for part in device.split(",")]
+    make = DETECTORS[name]
+    parts = [make(part.strip(), landmark_map, model, engine) for part in device.split(",")]
     if len(parts) == 1:
         return parts[0]
     return DetectorGroup(parts)

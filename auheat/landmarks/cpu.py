@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,10 +12,15 @@ from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
+import openvino
 import torch
+from openvino.frontend import FrontEndManager
+from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+from openvino.preprocess import PrePostProcessor
 from torch import Tensor, fx
 
 from auheat.landmarks.detection import SIDE
+from auheat.landmarks.detector import count_cores
 from auheat.landmarks.networks import CROP, MeshNetworks, load_graphs
 from auheat.landmarks.sampling import check_images
 from auheat.records import Array
@@ -65,8 +69,6 @@ def load_core() -> Any:
     cores the second to end would leave the first one's behind, which is gone: the next signal
     that has a handler would then end the process.
     """
-    import openvino
-
     return openvino.Core()
 
 
@@ -79,11 +81,6 @@ def compile_graph(
     of torch programs. The precision is stated, since bfloat16, its choice on some processors,
     would move points by fifths of a pixel.
     """
-    import openvino
-    from openvino.frontend import FrontEndManager
-    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
-    from openvino.preprocess import PrePostProcessor
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of tracing: the graphs hold no data-dependent branch
         example = torch.zeros(2, 3, side, side)
@@ -106,11 +103,6 @@ def compile_graph(
         model.reshape([size, side, side, 3])
         compiled.append(load_core().compile_model(model, "CPU", options))
     return compiled
-
-
-def count_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def share(count: int) -> list[tuple[int, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -10,6 +11,11 @@ from typing import Protocol
 import numpy as np
 
 from auheat.records import Array, Landmarks
+
+
+def count_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Detector(Protocol):
@@ -40,7 +46,8 @@ class DetectorGroup:
 
     def __init__(self, detectors: Sequence[Detector]) -> None:
         self._detectors = list(detectors)
-        self._pool = ThreadPoolExecutor(len(self._detectors), "auheat-device")
+        # Each device has threads of its own, or two batches might wait for one device.
+        self._pools = [ThreadPoolExecutor(d.lanes, "auheat-device") for d in self._detectors]
         first = self._detectors[0]
         self.name, self.digest, self.engine = first.name, first.digest, first.engine
         self.device = ",".join(detector.device for detector in self._detectors)
@@ -52,7 +59,9 @@ class DetectorGroup:
         n = len(self._detectors)
         cuts = [len(images) * k // n for k in range(n + 1)]
         runs = [images[a:b] for a, b in pairwise(cuts)]
-        found = list(self._pool.map(lambda d, run: d(run), self._detectors, runs))
+        work = zip(self._pools, self._detectors, runs, strict=True)
+        waiting = [pool.submit(detector, run) for pool, detector, run in work]
+        found = [one.result() for one in waiting]
         return Landmarks(
             np.concatenate([f.points for f in found]),
             np.concatenate([f.score for f in found]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import warnings
 
 import torch
 
@@ -20,11 +20,18 @@ def load_networks(device: torch.device, engine: str = "auto") -> MeshNetworks:
     """
     if engine not in ENGINES:
         raise AuheatError(f"engine {engine!r}: not known (one of {', '.join(ENGINES)})")
-    here = device.type == "cpu" and importlib.util.find_spec("openvino") is not None
-    if engine == "openvino" and not here:
-        raise AuheatError("engine 'openvino': needs a CPU and `pip install openvino`")
-    if here and engine in ("auto", "openvino"):
-        from auheat.landmarks.cpu import CpuNetworks
+    if engine == "openvino" and device.type != "cpu":
+        raise AuheatError(f"engine 'openvino': runs on a CPU, not on {device.type} (use 'auto')")
+    if device.type == "cpu" and engine in ("auto", "openvino"):
+        try:
+            from auheat.landmarks.cpu import CpuNetworks
 
-        return CpuNetworks()
+            return CpuNetworks()
+        except (ImportError, RuntimeError) as error:
+            text = str(error).strip().partition("\n")[0]
+            if engine == "openvino":
+                raise AuheatError(f"engine 'openvino': {text} (pip install openvino)") from error
+            # Not installed on this machine, or not usable: torch runs the same graphs.
+            note = f"OpenVINO cannot be used ({text}): torch is three times slower"
+            warnings.warn(note, stacklevel=2)
     return TorchNetworks(device, half=engine == "float16")

@@ -184,8 +184,8 @@ def locate(
             place, peak = decode_heatmaps(heatmaps)
         if not torch.isfinite(peak).all():
             raise AuheatError(
-                "fan: the network's heatmaps are not finite (other weights, or half=False where "
-                "half precision overflows)"
+                "fan: the network's heatmaps are not finite (other weights, or --engine float32 "
+                "where half precision overflows)"
             )
         share = place.cpu().numpy().astype(np.float64) / heatmaps.shape[-1] - 0.5
         points[part] = share * side[part, None, None] + centre[part, None] - 0.5
@@ -295,7 +295,8 @@ class FanDetector:
         self._mesh = MeshDetector(device)
         self.device = str(self._device)
         self.engine = "torch, float16" if half else "torch, float32"
-        self.batch_size = self._mesh.batch_size
+        # On a CPU a face takes half a second: a larger batch would only be slow to stop.
+        self.batch_size = self._mesh.batch_size if self._device.type == "cuda" else 2 * CPU_CHUNK
         settings = repr((VERSION, CROP, RAISE, SPAN, flip, half, self._mesh.digest)).encode()
         self.digest = hashlib.sha256(settings + hashlib.sha256(data).digest()).hexdigest()
 

@@ -30,7 +30,7 @@ from auheat.landmarks.detection import (
 )
 from auheat.landmarks.engines import load_networks
 from auheat.landmarks.mapping import LandmarkMap, load_map
-from auheat.landmarks.networks import FILES
+from auheat.landmarks.networks import CROP, FILES
 from auheat.landmarks.roi import (
     roi_from_detection,
     roi_from_image,
@@ -124,10 +124,11 @@ def settings_digest(landmark_map: LandmarkMap) -> str:
     """Return the sha256 over everything in this detector that decides the points."""
     rules = (PLAIN_SCORE, PLAIN_FLAG, OK_SCORE, OK_FLAG, OK_AGREEMENT, LOW_SCORE, LOW_AGREEMENT)
     finding = (detection.PAD, detection.MIN_SCORE, detection.MIN_OVERLAP, detection.MANY_SIDE)
-    regions = (roi.MARGIN, roi.WHOLE, roi.SETTLE_SCALE, roi.SETTLE_RISE, roi.FADE)
+    sizes = (detection.MAX_FACES, detection.CANDIDATES, SIDE, CROP)
+    regions = (roi.MARGIN, roi.WHOLE, roi.SETTLE_SCALE, roi.SETTLE_RISE, roi.STEPS, roi.FADE)
     points = (landmark_map.index.tolist(), landmark_map.weight.tolist(), _KEYPOINTS)
     models = [MODELS[name] for name in FILES]
-    settings = (VERSION, rules, finding, regions, points, models)
+    settings = (VERSION, rules, finding, sizes, regions, points, models)
     return hashlib.sha256(repr(settings).encode()).hexdigest()
 
 
@@ -204,11 +205,16 @@ class MeshDetector:
     def _search(self, photos: Any, image: Tensor, size: Tensor) -> Faces:
         """Detect in overlapping parts of images (M,), for faces too small in the whole."""
         parts = quarters(size)
-        m, n = parts.shape[:2]
-        everywhere = image.repeat_interleave(n)
-        faces = self._networks.detect(photos, everywhere, parts.flatten(0, 1), PLAIN_SCORE)
-        points = torch.cat([faces.box, faces.keypoints], 2)
-        return weighted_merge(faces.score.view(m, -1), points.reshape(m, -1, 8, 2), PLAIN_SCORE)
+        m = len(parts)
+        everywhere = image.repeat_interleave(parts.shape[1])
+        boxes, n = parts.flatten(0, 1), self.batch_size
+        found = [
+            self._networks.detect(photos, everywhere[i : i + n], boxes[i : i + n], PLAIN_SCORE)
+            for i in range(0, len(boxes), n)
+        ]
+        score = torch.cat([faces.score for faces in found])
+        points = torch.cat([torch.cat([f.box, f.keypoints], 2) for f in found])
+        return weighted_merge(score.view(m, -1), points.reshape(m, -1, 8, 2), PLAIN_SCORE)
 
     def _second_look(self, photos: Any, image: Tensor, first: Look) -> Look:
         """Go over the images (M,) once more from what the first look gave, upright and close up."""

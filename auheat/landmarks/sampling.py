@@ -15,6 +15,9 @@ from auheat.records import Array, AuheatError
 CPU_BLOCK = 2**17
 """Crop pixels sampled at a time on a CPU: what stays in its cache is done three times as fast."""
 
+GPU_BLOCK = 2**23
+"""The same on another device: some 170 bytes a crop pixel, 1.4 GB, bound its memory."""
+
 MAX_SIDE = 2**15 - 2
 """The longest side that OpenCV crops from."""
 
@@ -96,7 +99,7 @@ def sample_crops(
     m = len(matrix)
     crops = torch.empty((m, 3, side, side), device=matrix.device)
     crops = crops.contiguous(memory_format=torch.channels_last)
-    block = max(1, CPU_BLOCK // side**2) if matrix.device.type == "cpu" else max(1, m)
+    block = max(1, (CPU_BLOCK if matrix.device.type == "cpu" else GPU_BLOCK) // side**2)
     for i in range(0, m, block):
         part = slice(i, i + block)
         crops[part] = _sample_block(pixels, image[part], matrix[part], side, replicate)

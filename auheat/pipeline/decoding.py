@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,6 +11,7 @@ from typing import TypeAlias, TypeVar
 import cv2
 
 from auheat.images import UnreadableImageError, decode, read_bytes
+from auheat.landmarks.detector import count_cores
 from auheat.records import Array
 
 DETECTION_SIDE = 1280
@@ -30,9 +30,7 @@ Decoded: TypeAlias = tuple[Array, tuple[int, int]] | None
 
 def count_threads(workers: int | None) -> int:
     """Return `workers`, by default one per core that this process may use."""
-    if workers is not None:
-        return workers
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return count_cores() if workers is None else workers
 
 
 def work_ahead(

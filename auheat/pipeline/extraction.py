@@ -6,7 +6,9 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -14,7 +16,7 @@ from auheat.datasets import detect_dataset, read_samples
 from auheat.landmarks import DETECTORS, load_detector
 from auheat.pipeline.locating import Finding, Reading
 from auheat.pipeline.summary import STATUS_NAMES, Summary, check_positive, summarize
-from auheat.records import Array, Landmarks, Sample
+from auheat.records import Array, AuheatError, Landmarks, Sample
 from auheat.shards import FORMAT_VERSION, LANDMARKS, Column, ShardFolder
 from auheat.store import write_source
 
@@ -28,6 +30,7 @@ def extract(
     landmark_map: str = "fitted",
     model: Path | None = None,
     device: str = "auto",
+    engine: str = "auto",
     batch_size: int | None = None,
     workers: int | None = None,
     limit: int | None = None,
@@ -37,21 +40,23 @@ def extract(
 ) -> Summary:
     """Find 68 landmarks on every photo of a data set and write them to `store`/landmarks.
 
-    `detector` is a name (with its `landmark_map`, `model` file and `device`, see `load_detector`),
-    or a file or folder of points that exist already, matched to the photos by their ids. `limit`
-    takes that many photos, spread evenly over the set; `workers` threads decode photos (default:
-    one per core) while the detector computes in batches (default: as suits the device). A photo
-    that fails is a row with a status, listed in failed.csv; with `strict` it is an error, once all
-    is written. Raises `AuheatError`.
+    `detector` is a name (with its `landmark_map`, `model` file, `device` and `engine`, see
+    `load_detector`), or a file or folder of points that exist already, matched to the photos by
+    their ids. `limit` takes that many photos, spread evenly over the set; `workers` threads decode
+    photos (default: one per core) while the detector computes in batches (default: as suits the
+    device). A photo that fails is a row with a status, listed in failed.csv; with `strict` it is an
+    error, once all is written. Raises `AuheatError`.
     """
     check_positive(batch_size=batch_size, workers=workers, limit=limit, shard_size=shard_size)
     layout = detect_dataset(src) if dataset == "auto" else dataset
     samples = read_samples(src, layout, images)
     locate: Finding | Reading
     if detector not in DETECTORS and Path(detector).exists():
+        _check_unused(detector, landmark_map, model, device, engine, batch_size)
         locate = Reading(Path(detector), samples, workers)
     else:
-        locate = Finding(load_detector(detector, device, landmark_map, model), batch_size, workers)
+        found_by = load_detector(detector, device, landmark_map, model, engine)
+        locate = Finding(found_by, batch_size, workers)
     if limit is not None and limit < len(samples):
         samples = [samples[i * len(samples) // limit] for i in range(limit)]
     made_with = {"detector": locate.name, "detector_digest": locate.digest}
@@ -60,6 +65,7 @@ def extract(
         "source": _digest_source(src, samples),
         "dataset": layout,
         **made_with,
+        "detection_side": locate.side,
         "photos": len(samples),
         "shard_size": shard_size,
     }
@@ -71,20 +77,28 @@ def extract(
         "dataset": layout,
         **made_with,
     }
-    started, resumed = time.perf_counter(), 0
-    with tqdm(total=len(samples), desc="extract", unit="photo") as bar:
-        for number, start in enumerate(range(0, len(samples), shard_size)):
-            rows = samples[start : start + shard_size]
-            if folder.has(number):
-                resumed += len(rows)
-                bar.update(len(rows))
-                continue
-            found, sizes = locate(src, rows, bar)
+    started = time.perf_counter()
+    shards = enumerate(samples[i : i + shard_size] for i in range(0, len(samples), shard_size))
+    left = {number: rows for number, rows in shards if not folder.has(number)}
+    resumed = len(samples) - sum(map(len, left.values()))
+    bar = tqdm(total=len(samples), initial=resumed, desc="extract", unit="photo")
+    # One stream over all shards: neither the decoders nor the device stop between two.
+    with bar, closing(locate(src, list(left.values()), bar)) as located:
+        for (number, rows), (found, sizes) in zip(left.items(), located, strict=True):
             folder.write(number, _landmark_columns(rows, found, sizes), attributes)
     seconds = time.perf_counter() - started
     details = {"dataset": layout, "detector": locate.name, **locate.details()}
     target, notes = store / LANDMARKS, locate.notes()
     return summarize("extract", target, len(samples), resumed, seconds, strict, details, notes)
+
+
+def _check_unused(detector: str, *given: Any) -> None:
+    """Refuse options of a detector where points are read from a file."""
+    if given != ("fitted", None, "auto", "auto", None):
+        raise AuheatError(
+            f"--detector: {detector}: its points are read, not found (leave out --landmark-map, "
+            "--model, --device, --engine and --batch-size)"
+        )
 
 
 def _digest_source(src: Path, samples: Sequence[Sample]) -> str:

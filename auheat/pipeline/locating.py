@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -12,7 +12,14 @@ import numpy as np
 
 from auheat.landmarks import Detector
 from auheat.landmarks.imports import load_points
-from auheat.pipeline.decoding import Decoded, count_threads, decode_small, measure, work_ahead
+from auheat.pipeline.decoding import (
+    DETECTION_SIDE,
+    Decoded,
+    count_threads,
+    decode_small,
+    measure,
+    work_ahead,
+)
 from auheat.records import Array, Landmarks, Sample, Status
 
 _FIELDS = ("points", "score", "status")
@@ -21,25 +28,34 @@ _FIELDS = ("points", "score", "status")
 class Finding:
     """Points found by a detector, in batches that depend on the shard's rows alone."""
 
+    side = DETECTION_SIDE
+
     def __init__(self, detector: Detector, batch_size: int | None, workers: int | None) -> None:
         self.name, self.digest = detector.name, detector.digest
         self._detector, self._workers = detector, workers
         self._batch = detector.batch_size if batch_size is None else batch_size
 
-    def __call__(self, src: Path, rows: Sequence[Sample], bar: Any) -> tuple[Landmarks, Array]:
-        """Return a row for each photo, and sizes (N, 2): (H, W), zero if unreadable."""
-        files = (src / row.path for row in rows)
+    def __call__(
+        self, src: Path, shards: Sequence[Sequence[Sample]], bar: Any
+    ) -> Generator[tuple[Landmarks, Array], None, None]:
+        """Yield for each shard a row per photo, and sizes (N, 2): (H, W), zero if unreadable."""
+        files = (src / row.path for rows in shards for row in rows)
         threads, lanes = count_threads(self._workers), self._detector.lanes
-        parts = []
         with closing(work_ahead(decode_small, files, threads, self._batch)) as decoded:
-            batches = iter(lambda: list(islice(decoded, self._batch)), [])
+            batches = (
+                list(islice(decoded, min(self._batch, len(rows) - start)))
+                for rows in shards
+                for start in range(0, len(rows), self._batch)
+            )
             with closing(work_ahead(self._find, batches, lanes, lanes)) as found:
-                for part in found:
-                    parts.append(part)
-                    bar.update(len(part[1]))
-        marks, sizes = zip(*parts, strict=True)
-        joined = (np.concatenate([getattr(m, k) for m in marks]) for k in _FIELDS)
-        return Landmarks(*joined), np.concatenate(sizes)
+                for rows in shards:
+                    parts: list[tuple[Landmarks, Array]] = []
+                    while sum(len(sizes) for _, sizes in parts) < len(rows):
+                        parts.append(next(found))
+                        bar.update(len(parts[-1][1]))
+                    marks, sizes = zip(*parts, strict=True)
+                    joined = (np.concatenate([getattr(m, k) for m in marks]) for k in _FIELDS)
+                    yield Landmarks(*joined), np.concatenate(sizes)
 
     def _find(self, batch: Sequence[Decoded]) -> tuple[Landmarks, Array]:
         """Run the detector over a batch; photos that could not be read are rows that say so."""
@@ -71,6 +87,8 @@ class Finding:
 class Reading:
     """Points read from a file or folder, matched to the photos of the whole data set."""
 
+    side = 0  # nothing is shrunk for a detector
+
     def __init__(self, source: Path, samples: Sequence[Sample], workers: int | None) -> None:
         points = load_points(source)
         self.name, self.digest = points.name, points.digest
@@ -78,15 +96,19 @@ class Reading:
         paths = [sample.path.as_posix() for sample in samples]
         self._matching = points.match([sample.id for sample in samples], paths)
 
-    def __call__(self, src: Path, rows: Sequence[Sample], bar: Any) -> tuple[Landmarks, Array]:
-        """Return a row for each photo, and sizes (N, 2): (H, W), zero if unreadable."""
-        files = (src / row.path for row in rows)
-        sizes = np.zeros((len(rows), 2), np.int32)
+    def __call__(
+        self, src: Path, shards: Sequence[Sequence[Sample]], bar: Any
+    ) -> Generator[tuple[Landmarks, Array], None, None]:
+        """Yield for each shard a row per photo, and sizes (N, 2): (H, W), zero if unreadable."""
+        files = (src / row.path for rows in shards for row in rows)
         threads = count_threads(self._workers)
-        for i, size in enumerate(work_ahead(measure, files, threads, 4 * threads)):
-            sizes[i] = size
-            bar.update()
-        return self._matching.find([row.id for row in rows], sizes), sizes
+        with closing(work_ahead(measure, files, threads, 4 * threads)) as measured:
+            for rows in shards:
+                sizes = np.zeros((len(rows), 2), np.int32)
+                for i, size in enumerate(islice(measured, len(rows))):
+                    sizes[i] = size
+                    bar.update()
+                yield self._matching.find([row.id for row in rows], sizes), sizes
 
     def details(self) -> dict[str, Any]:
         """Return what a summary should tell."""

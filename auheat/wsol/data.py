@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from auheat.images import UnreadableImageError, decode
+from auheat.landmarks.detector import count_cores
 from auheat.records import Array, AuheatError, Status
 from auheat.shards import list_shards, open_shard, read_attributes, read_columns
 
@@ -100,7 +101,7 @@ class ShardDataset(Dataset[Item]):
             return False
         if self._cache is None:
             raw = [self._read_raw(i) for i in range(len(self))]
-            pool = joblib.Parallel(n_jobs=len(os.sched_getaffinity(0)), backend="threading")
+            pool = joblib.Parallel(n_jobs=count_cores(), backend="threading")
             items = pool(joblib.delayed(self._make_item)(*fields) for fields in raw)
             self._cache = {key: torch.stack([i[key] for i in items]) for key in items[0]}
         return True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 from tqdm import tqdm
 
+from auheat.landmarks.detector import count_cores
 from auheat.records import Array, AuheatError
 from auheat.wsol.augment import augment
 from auheat.wsol.data import Item, ShardDataset, make_loader
@@ -56,7 +56,7 @@ class Engine:
         self.config, self.material, self.device = config, material, device
         self.model, self.optimizer = model, optimizer
         cached = material.dataset.cache() and material.held_out.cache()
-        workers = 0 if cached else min(8, len(os.sched_getaffinity(0)))
+        workers = 0 if cached else min(8, count_cores())
         rows = Subset(material.dataset, material.train.tolist())
         held_out = Subset(material.held_out, material.val.tolist())
         self._order = torch.Generator()
