@@ -13,6 +13,9 @@ from hypothesis import strategies as st
 from auheat.records import EXPRESSIONS, AuheatError
 from auheat.reference import ACTION_UNITS, draw_map, place_ellipses, render_reference
 
+# What the paper authors' own drawing functions give (their repository at commit 66e2bde) for six
+# placements of one face and six expressions: `points` (F, 68, 2) f32 px, `size` (F, 2) as (H, W),
+# `expression` (E,), and `map_FACE_EXPRESSION`, every seventh pixel of their normalised map, f32.
 GOLDEN = np.load(Path(__file__).parent / "data" / "reference_golden.npz", allow_pickle=False)
 STEP = 7  # the golden file keeps every seventh pixel
 NAMES = EXPRESSIONS[:8]  # Neutral, the paper's six, Contempt
