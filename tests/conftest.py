@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import cv2
+import hypothesis
 import numpy as np
 import pytest
 
@@ -12,6 +13,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line sets 
 from auheat.facs import load_codebook
 from auheat.landmarks import load_detector
 from auheat.records import Codebook, Landmarks, Status
+
+# No test is timed: on a busy machine a first call into a library takes what it takes.
+hypothesis.settings.register_profile("auheat", deadline=None)
+hypothesis.settings.load_profile("auheat")
 
 
 @pytest.fixture(scope="session")
