@@ -26,7 +26,8 @@ def make_generator(seed):
 def make_faces(n, seed=0):
     rng = np.random.default_rng(seed)
     eye = rng.uniform(0.4, 0.45, (n, 1, 1)) * SIDE
-    middle = SIDE * np.array([0.5, 0.4]) + rng.uniform(-2, 2, (n, 1, 2))
+    # The whole face lies inside: what a blob has beyond the border cannot be warped back in.
+    middle = SIDE * np.array([0.5, 0.32]) + rng.uniform(-2, 2, (n, 1, 2))
     noise = rng.normal(0, 0.01, (n, 68, 2))
     return torch.tensor(eye * (BOOK.frame.mean + noise) + middle, dtype=torch.float32)
 
