@@ -22,7 +22,7 @@ from auheat import __version__, atlas
 from auheat.facs import load_codebook
 from auheat.images import decode
 from auheat.records import Array, AuheatError, Codebook, Status
-from auheat.shards import open_shard, read_attributes, read_columns
+from auheat.shards import RowReader, read_attributes, read_columns
 from auheat.store import find_rendered, list_finished
 
 PANEL = 168
@@ -156,8 +156,8 @@ def _show_doubtful(table: Table) -> list[dict[str, Any]]:
 
 
 def _describe(table: Table, i: int) -> dict[str, Any]:
-    with open_shard(table.files[table.shard[i]]) as shard:
-        photo = decode(shard["image"][table.row[i]].tobytes())
+    (data,) = RowReader(table.files).read(int(table.shard[i]), int(table.row[i]), ["image"])
+    photo = decode(data)
     heatmap = table.columns["heatmap"][i] / np.float32(255)
     return {
         "id": table.columns["id"][i],

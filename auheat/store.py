@@ -1,31 +1,98 @@
-"""Where things lie in a store: landmarks/, shards/NAME/, and the folder its photos came from."""
+"""Where things lie in a store: landmarks/, shards/NAME/, the folder its photos came from, its lock.
+
+One process at a time writes to a store; others read what is finished.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import platform
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
 from auheat.records import AuheatError
+from auheat.rules import Finding, check_folder, check_sources
 from auheat.shards import (
+    BACKUP,
     LANDMARKS,
     MANIFEST,
+    PART,
     SHARDS,
-    Finding,
     check_format,
+    has_manifest,
     list_shards,
     read_manifest,
-    verify_folder,
     write_json,
+    write_manifest,
 )
+from auheat.shards.files import cannot_write
 
 SOURCE = "source.json"
+LOCK, OWNER = ".lock", ".owner.json"
+LOCK_SECONDS = 1.0
+"""How long a second process waits for the first one before it gives up."""
+
 _FORMATS = {"auheat extract": "auheat-landmarks", "auheat render": "auheat-training"}
 
 
+@contextlib.contextmanager
+def lock_store(store: Path) -> Iterator[None]:
+    """Be the one process that writes to a store; the system frees the lock of one that died.
+
+    Raises `AuheatError` that names the owner where another process holds it, or where the store
+    cannot be written.
+    """
+    try:
+        store.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(store / LOCK)
+        lock.acquire(timeout=LOCK_SECONDS)
+    except Timeout as error:
+        raise AuheatError(
+            f"{store}: in use by {_describe_owner(store)} (wait for it, or use another --store)"
+        ) from error
+    except OSError as error:
+        raise cannot_write(store, error) from error
+    try:
+        with contextlib.suppress(OSError):  # it only informs others
+            write_json(store / OWNER, _describe_self())
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            (store / OWNER).unlink(missing_ok=True)
+        lock.release()
+
+
+def _describe_self() -> dict[str, Any]:
+    """Say who writes: enough to find the process, and nothing of what its options held."""
+    since = datetime.now().astimezone().isoformat(timespec="seconds")
+    command = " ".join([Path(sys.argv[0] or "python").name, *sys.argv[1:2]])
+    return {"pid": os.getpid(), "host": platform.node(), "command": command, "since": since}
+
+
+def _describe_owner(store: Path) -> str:
+    try:
+        owner = json.loads((store / OWNER).read_text(encoding="utf-8"))
+        where = f"process {owner['pid']} on {owner['host']}"
+        return f"{where}, `{owner['command']}`, since {owner['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
+
+
 def write_source(store: Path, source: Path) -> None:
-    """Note where the photos lie, for `render` to read them again."""
-    write_json(store / LANDMARKS / SOURCE, {"source": str(source.resolve())})
+    """Note where the photos lie, for `render` to read them again; raises `AuheatError`."""
+    file = store / LANDMARKS / SOURCE
+    try:
+        write_json(file, {"source": str(source.resolve())})
+    except OSError as error:
+        raise cannot_write(file, error) from error
 
 
 def read_source(store: Path) -> Path:
@@ -42,16 +109,17 @@ def read_source(store: Path) -> Path:
 
 def list_finished(folder: Path, command: str) -> tuple[list[Path], dict[str, Any]]:
     """Return the shards and fingerprint of a finished stage; raises `AuheatError` otherwise."""
-    if not (folder / MANIFEST).is_file():
+    if not has_manifest(folder):
         raise AuheatError(f"{folder}: nothing there (run `{command}` first)")
     manifest = read_manifest(folder)
-    done, wanted = sum(e.rows for e in manifest["shards"]), manifest["fingerprint"]["photos"]
-    if done != wanted:
-        raise AuheatError(f"{folder}: {done} of {wanted} rows (run `{command}` again to finish)")
+    if manifest.rows != manifest.photos:
+        raise AuheatError(
+            f"{folder}: {manifest.rows} of {manifest.photos} rows (run `{command}` again to finish)"
+        )
     files = list_shards(folder)
     for file in files:
         check_format(file, _FORMATS[command])
-    return files, manifest["fingerprint"]
+    return files, dict(manifest.fingerprint)
 
 
 def find_rendered(store: Path, name: str | None = None, option: str = "--name") -> Path:
@@ -59,7 +127,7 @@ def find_rendered(store: Path, name: str | None = None, option: str = "--name") 
 
     Raises `AuheatError` listing what is there, and the `option` that chooses.
     """
-    there = sorted(p.parent.name for p in (store / SHARDS).glob(f"*/{MANIFEST}"))
+    there = sorted(p.name for p in (store / SHARDS).glob("*/") if has_manifest(p))
     if not there:
         raise AuheatError(f"{store / SHARDS}: no shards (run `auheat render` first)")
     if name is None and len(there) > 1:
@@ -79,7 +147,7 @@ def check_name(name: str) -> str:
 
 
 def verify_store(store: Path) -> tuple[list[Path], list[Finding]]:
-    """Check every stage's folder of a store: return the folders checked and what was found.
+    """Check every rule of FORMAT.md: return the folders checked and what was found.
 
     Raises `AuheatError` where there is nothing to check.
     """
@@ -87,4 +155,55 @@ def verify_store(store: Path) -> tuple[list[Path], list[Finding]]:
     folders = [folder for folder in folders if folder.is_dir()]
     if not folders:
         raise AuheatError(f"{store}: no store (run `auheat extract` first)")
-    return folders, [finding for folder in folders for finding in verify_folder(folder)]
+    findings: list[Finding] = []
+    with tqdm(total=_count_rows(folders), desc="verify", unit="row", leave=False) as bar:
+        for folder in folders:
+            findings += check_folder(folder, bar.update)
+            if folder != store / LANDMARKS and (store / LANDMARKS).is_dir():
+                findings += check_sources(store / LANDMARKS, folder)
+    return folders, findings
+
+
+def _count_rows(folders: Sequence[Path]) -> int:
+    rows = 0
+    for folder in folders:
+        with contextlib.suppress(AuheatError):
+            rows += read_manifest(folder).rows
+    return rows
+
+
+def repair_store(store: Path) -> tuple[list[Path], list[Finding], dict[str, int]]:
+    """Take whatever breaks a rule out of a store, so that the next run makes just that anew.
+
+    Returns the folders, what was found, and how many rows of each folder are to be made again. A
+    damaged manifest is replaced by its copy; where both are lost, the whole stage is. Raises
+    `AuheatError`.
+    """
+    with lock_store(store):
+        folders, findings = verify_store(store)
+        lost = {}
+        for folder in folders:
+            own = [finding for finding in findings if finding.file.parent == folder]
+            try:
+                lost[str(folder)] = _repair(folder, own)
+            except OSError as error:
+                raise cannot_write(folder, error) from error
+    return folders, findings, {name: n for name, n in lost.items() if n}
+
+
+def _repair(folder: Path, findings: Sequence[Finding]) -> int:
+    """Mend one folder; return the rows that its next run has to make."""
+    broken = {finding.file.name for finding in findings}
+    stray = [name for name in broken if name.endswith((".h5", PART))]
+    try:
+        manifest = read_manifest(folder)
+    except AuheatError:  # both copies are lost: nothing says what the shards were made with
+        for file in [folder / MANIFEST, folder / BACKUP, *folder.glob("[0-9]*.h5*")]:
+            file.unlink(missing_ok=True)
+        return -1
+    kept = [entry for entry in manifest.entries if entry.file not in broken]
+    if broken:
+        write_manifest(folder, manifest.fingerprint, kept)
+    for name in stray:
+        (folder / name).unlink(missing_ok=True)
+    return manifest.photos - sum(entry.rows for entry in kept)

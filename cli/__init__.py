@@ -19,6 +19,7 @@ from .common import (
     overwrite_option,
     print_fields,
     print_summary,
+    retry_option,
     store_option,
     strict_option,
     workers_option,
@@ -104,6 +105,7 @@ def demo(folder: Path, train: int, test: int, seed: int, as_json: bool) -> None:
 @workers_option
 @click.option("--limit", type=int, help="Take only this many photos, spread over the set.")
 @click.option("--shard-size", default=1024, show_default=True, help="Rows per shard.")
+@retry_option
 @overwrite_option
 @strict_option
 @json_option
@@ -119,6 +121,7 @@ def extract(src: Path, as_json: bool, **settings: Any) -> None:
     auheat extract photos/ --limit 500 --store quick-look
     auheat extract rafdb/ --device cuda:0,cuda:1
     auheat extract rafdb/ --detector openface-csvs/
+    auheat extract rafdb/ --retry-failed
     """
     from auheat.pipeline import extract as run
 
@@ -140,8 +143,10 @@ def extract(src: Path, as_json: bool, **settings: Any) -> None:
     show_default=True,
     help="face, or reference: the paper authors' own maps, mistakes included.",
 )
+@click.option("--no-images", is_flag=True, help="Write heatmaps and ids, and no photos.")
 @click.option("--keep-low-confidence", is_flag=True, help="Let doubtful faces count as valid.")
 @workers_option
+@retry_option
 @overwrite_option
 @strict_option
 @json_option
@@ -152,6 +157,7 @@ def render(as_json: bool, **settings: Any) -> None:
     auheat render --codebook martinez
     auheat render --codebook my-codebook.yaml --size 112
     auheat render --generic --per-au
+    auheat render --no-images --name maps-alone
     auheat render --geometry reference
     """
     from auheat.pipeline import render as run
@@ -165,24 +171,37 @@ for command in (train, evaluate, report, codebooks):
 
 @main.command()
 @store_option
+@click.option("--repair", is_flag=True, help="Take out what is broken; the next run rebuilds it.")
 @json_option
-def verify(store: Path, as_json: bool) -> None:
-    """Check every shard of a store against its manifest; exit 1 where a rule is broken.
+def verify(store: Path, repair: bool, as_json: bool) -> None:
+    """Check a store against every rule of FORMAT.md; exit 1 where one is broken.
+
+    With --repair, broken shards are taken out and a damaged manifest is replaced by its copy; then
+    `extract` or `render`, given as before, makes just that again.
 
     \b
     auheat verify --store auheat-data
+    auheat verify --repair
     """
-    from auheat.store import verify_store
+    from auheat.store import repair_store, verify_store
 
-    checked, findings = verify_store(store)
-    rows = [{"file": str(f.file), "problem": f.problem} for f in findings]
+    lost: dict[str, int] = {}
+    if repair:
+        checked, findings, lost = repair_store(store)
+    else:
+        checked, findings = verify_store(store)
     if as_json:
-        click.echo(json.dumps({"checked": [str(c) for c in checked], "findings": rows}, indent=1))
+        rows = [finding.as_dict() for finding in findings]
+        told = {"checked": [str(c) for c in checked], "findings": rows, "to_make_again": lost}
+        click.echo(json.dumps(told, indent=1))
     else:
         for finding in findings:
             click.echo(str(finding))
         click.echo(f"{len(checked)} folders checked, {len(findings)} findings")
-    if findings:
+        for folder, n in lost.items():
+            rows_left = "all rows" if n < 0 else f"{n} rows"
+            click.echo(f"{folder}: {rows_left} to be made again (give the same command as before)")
+    if findings and not repair:
         sys.exit(1)
 
 

@@ -47,6 +47,9 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the su
 workers_option = click.option(
     "--workers", type=int, help="Threads that read photos [default: one per core]."
 )
+retry_option = click.option(
+    "--retry-failed", is_flag=True, help="Look again at the rows that failed, and only at them."
+)
 overwrite_option = click.option(
     "--overwrite", is_flag=True, help="Make anew what was made with other settings."
 )

@@ -15,7 +15,8 @@ from auheat.heatmaps import plan_heatmaps, render_heatmaps
 from auheat.images import decode
 from auheat.pipeline import extract, render
 from auheat.records import AuheatError, Status
-from auheat.shards import content_digest, list_shards, read_attributes, read_columns, verify_folder
+from auheat.rules import check_folder
+from auheat.shards import content_digest, list_shards, read_attributes, read_columns
 from auheat.store import find_rendered, list_finished, verify_store
 
 
@@ -213,7 +214,7 @@ def test_strict_fails_after_everything_is_written(rafdb, tmp_path, stub_detector
     (rafdb / "Image" / "aligned" / "train_00000_aligned.jpg").write_bytes(b"")
     with pytest.raises(AuheatError, match="1 rows with a bad status"):
         extract(rafdb, tmp_path / "s", strict=True)
-    assert verify_folder(tmp_path / "s" / "landmarks") == []
+    assert check_folder(tmp_path / "s" / "landmarks") == []
 
 
 def test_limit_takes_photos_spread_over_the_set(rafdb, tmp_path, stub_detector):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,10 +13,11 @@ from tqdm import tqdm
 from auheat.datasets import detect_dataset, read_samples
 from auheat.landmarks import DETECTORS, load_detector
 from auheat.pipeline.locating import Finding, Reading
-from auheat.pipeline.summary import STATUS_NAMES, Summary, check_positive, summarize
-from auheat.records import Array, AuheatError, Landmarks, Sample
-from auheat.shards import FORMAT_VERSION, LANDMARKS, Column, ShardFolder
-from auheat.store import write_source
+from auheat.pipeline.photos import Job, Photos
+from auheat.pipeline.summary import Summary, check_positive, summarize
+from auheat.records import AuheatError
+from auheat.shards import FORMAT_VERSION, LANDMARKS, ShardFolder
+from auheat.store import lock_store, write_source
 
 
 def extract(
@@ -35,6 +34,7 @@ def extract(
     workers: int | None = None,
     limit: int | None = None,
     shard_size: int = 1024,
+    retry_failed: bool = False,
     overwrite: bool = False,
     strict: bool = False,
 ) -> Summary:
@@ -45,51 +45,70 @@ def extract(
     their ids. `limit` takes that many photos, spread evenly over the set; `workers` threads decode
     photos (default: one per core) while the detector computes in batches (default: as suits the
     device). A photo that fails is a row with a status, listed in failed.csv; with `strict` it is an
-    error, once all is written. Raises `AuheatError`.
+    error, once all is written. `retry_failed` looks again at those rows alone, whose photos may
+    have been replaced; `overwrite` makes everything anew. Raises `AuheatError`.
     """
     check_positive(batch_size=batch_size, workers=workers, limit=limit, shard_size=shard_size)
+    if retry_failed and overwrite:
+        raise AuheatError("--retry-failed, --overwrite: one keeps what the other removes")
     layout = detect_dataset(src) if dataset == "auto" else dataset
     samples = read_samples(src, layout, images)
-    locate: Finding | Reading
     if detector not in DETECTORS and Path(detector).exists():
         _check_unused(detector, landmark_map, model, device, engine, batch_size)
-        locate = Reading(Path(detector), samples, workers)
+        locate: Finding | Reading = Reading(Path(detector), samples, workers)
     else:
         found_by = load_detector(detector, device, landmark_map, model, engine)
         locate = Finding(found_by, batch_size, workers)
     if limit is not None and limit < len(samples):
         samples = [samples[i * len(samples) // limit] for i in range(limit)]
+    photos = Photos(src, samples, shard_size)
     made_with = {"detector": locate.name, "detector_digest": locate.digest}
     fingerprint = {
         "stage": "extract",
-        "source": _digest_source(src, samples),
+        "source": photos.digest,
         "dataset": layout,
         **made_with,
         "detection_side": locate.side,
         "photos": len(samples),
         "shard_size": shard_size,
     }
-    folder = ShardFolder(store / LANDMARKS, fingerprint, overwrite)
-    write_source(store, src)
-    attributes = {
+    about = {
         "format": "auheat-landmarks",
         "version": FORMAT_VERSION,
         "dataset": layout,
         **made_with,
     }
-    started = time.perf_counter()
-    shards = enumerate(samples[i : i + shard_size] for i in range(0, len(samples), shard_size))
-    left = {number: rows for number, rows in shards if not folder.has(number)}
-    resumed = len(samples) - sum(map(len, left.values()))
-    bar = tqdm(total=len(samples), initial=resumed, desc="extract", unit="photo")
+    with lock_store(store):
+        changing = ("source",) if retry_failed else ()
+        folder = ShardFolder(store / LANDMARKS, fingerprint, overwrite, changing)
+        write_source(store, src)
+        jobs = photos.plan(folder, retry_failed)
+        seconds = _locate_all(locate, photos, jobs, folder, about)
+        done = len(samples) - sum(len(job.wanted) for job in jobs)
+        details, notes = locate.details(), locate.notes()
+        details = {"dataset": layout, "detector": locate.name, **details}
+        total, target = len(samples), folder.folder
+        return summarize("extract", target, total, done, seconds, strict, details, notes)
+
+
+def _locate_all(
+    locate: Finding | Reading,
+    photos: Photos,
+    jobs: Sequence[Job],
+    folder: ShardFolder,
+    about: Mapping[str, Any],
+) -> float:
+    """Find the points of every job and write its shard; return the seconds that took."""
+    started, total = time.perf_counter(), len(photos.samples)
+    done = total - sum(len(job.wanted) for job in jobs)
+    bar = tqdm(total=total, initial=done, desc="extract", unit="photo")
+    wanted = [job.wanted for job in jobs]
     # One stream over all shards: neither the decoders nor the device stop between two.
-    with bar, closing(locate(src, list(left.values()), bar)) as located:
-        for (number, rows), (found, sizes) in zip(left.items(), located, strict=True):
-            folder.write(number, _landmark_columns(rows, found, sizes), attributes)
-    seconds = time.perf_counter() - started
-    details = {"dataset": layout, "detector": locate.name, **locate.details()}
-    target, notes = store / LANDMARKS, locate.notes()
-    return summarize("extract", target, len(samples), resumed, seconds, strict, details, notes)
+    with bar, closing(locate(photos.source, wanted, bar)) as located:
+        for job, (found, sizes) in zip(jobs, located, strict=True):
+            photos.check_presence(job, found.status)
+            folder.write(job.number, photos.columns(job, found, sizes), about)
+    return time.perf_counter() - started
 
 
 def _check_unused(detector: str, *given: Any) -> None:
@@ -99,30 +118,3 @@ def _check_unused(detector: str, *given: Any) -> None:
             f"--detector: {detector}: its points are read, not found (leave out --landmark-map, "
             "--model, --device, --engine and --batch-size)"
         )
-
-
-def _digest_source(src: Path, samples: Sequence[Sample]) -> str:
-    """Return the sha256 of what the photos are called, labelled, and how large their files are."""
-    digest = hashlib.sha256()
-    for s in samples:
-        try:
-            n = (src / s.path).stat().st_size
-        except OSError:
-            n = -1
-        row = [s.id, s.path.as_posix(), s.label, s.split, s.person, n]
-        digest.update(json.dumps(row).encode())
-    return digest.hexdigest()
-
-
-def _landmark_columns(rows: Sequence[Sample], found: Landmarks, sizes: Array) -> dict[str, Column]:
-    return {
-        "id": Column([r.id for r in rows], {}),
-        "path": Column([r.path.as_posix() for r in rows], {}),
-        "person": Column([r.person for r in rows], {}),
-        "label": Column([r.label for r in rows], {}),
-        "split": Column([r.split for r in rows], {}),
-        "landmarks": Column(found.points, {"order": "iBUG-68", "unit": "pixel"}),
-        "score": Column(found.score, {}),
-        "status": Column(found.status, {"names": STATUS_NAMES}),
-        "size": Column(sizes, {"order": "H, W"}),
-    }

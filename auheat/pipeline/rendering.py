@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,9 @@ from auheat.shards import (
     ShardFolder,
     read_attributes,
     read_columns,
+    read_manifest,
 )
-from auheat.store import check_name, list_finished, read_source
+from auheat.store import check_name, list_finished, lock_store, read_source
 
 GEOMETRIES = ("face", "reference")
 """Gaussians in the face's own frame, or the paper authors' own maps, mistakes included."""
@@ -102,8 +104,10 @@ def render(
     per_au: bool = False,
     per_class: bool = False,
     geometry: str = "face",
+    no_images: bool = False,
     keep_low_confidence: bool = False,
     workers: int | None = None,
+    retry_failed: bool = False,
     overwrite: bool = False,
     strict: bool = False,
 ) -> Summary:
@@ -115,50 +119,79 @@ def render(
     jaw. `per_au` and `per_class` add a map for each AU and each expression of the codebook.
     `geometry` "reference" draws the paper authors' own maps (codebook belharbi2024, nothing
     beside). `name` defaults to the codebook's, followed by what is special (martinez-generic). A
-    LOW_CONFIDENCE row's heatmap counts as valid only with `keep_low_confidence`. Raises
-    `AuheatError`, and with `strict` also for rows with a bad status.
+    LOW_CONFIDENCE row's heatmap counts as valid only with `keep_low_confidence`. `no_images`
+    leaves the photos' bytes out. A rerun makes what is unfinished or whose landmarks have changed;
+    with `retry_failed` also shards in which a photo could not be read. Raises `AuheatError`, and
+    with `strict` also for rows with a bad status.
     """
     check_positive(size=size, workers=workers)
+    if retry_failed and overwrite:
+        raise AuheatError("--retry-failed, --overwrite: one keeps what the other removes")
     book = load_codebook(_choose_codebook(codebook, geometry))
     mode = _choose_mode(generic, landmarks, per_au, per_class, geometry)
-    files, made_with = list_finished(store / LANDMARKS, "auheat extract")
-    found_with = read_attributes(files[0])
-    source = read_source(store)
-    labels = {label for file in files for label in read_columns(file, ["label"])["label"]}
-    names = tuple(label for label in EXPRESSIONS if label in labels)
-    drawing = _Drawing(book, names, mode, geometry, per_au, per_class, size)
-    fingerprint = {
-        "stage": "render",
-        "landmarks": hashlib.sha256(json.dumps(made_with, sort_keys=True).encode()).hexdigest(),
-        **drawing.settings,
-        "keep_low_confidence": keep_low_confidence,
-        "photos": made_with["photos"],
-    }
-    target = store / SHARDS / check_name(drawing.name if name is None else name)
-    folder = ShardFolder(target, fingerprint, overwrite)
-    attributes = {
-        "format": "auheat-training",
-        "version": FORMAT_VERSION,
-        **drawing.attributes,
-        "detector": found_with["detector"],
-        "detector_digest": found_with["detector_digest"],
-    }
-    started, resumed = time.perf_counter(), 0
-    with tqdm(total=made_with["photos"], desc="render", unit="photo") as bar:
-        for number, file in enumerate(files):
-            rows = read_columns(file)
-            if folder.has(number):
-                resumed += len(rows["id"])
+    with lock_store(store):
+        files, made_with = list_finished(store / LANDMARKS, "auheat extract")
+        labels = {label for file in files for label in read_columns(file, ["label"])["label"]}
+        names = tuple(label for label in EXPRESSIONS if label in labels)
+        drawing = _Drawing(book, names, mode, geometry, per_au, per_class, size)
+        fingerprint = {
+            "stage": "render",
+            "landmarks": _digest_settings(made_with),
+            **drawing.settings,
+            "classes": list(names),
+            "images": not no_images,
+            "keep_low_confidence": keep_low_confidence,
+            "photos": made_with["photos"],
+        }
+        target = store / SHARDS / check_name(drawing.name if name is None else name)
+        folder = ShardFolder(target, fingerprint, overwrite)
+        found_with = read_attributes(files[0])
+        about = {
+            "format": "auheat-training",
+            "version": FORMAT_VERSION,
+            **drawing.attributes,
+            "detector": found_with["detector"],
+            "detector_digest": found_with["detector_digest"],
+        }
+        making = _Making(read_source(store), drawing, keep_low_confidence, not no_images, workers)
+        resumed, seconds = _render_all(store / LANDMARKS, folder, making, about, retry_failed)
+        details = {"codebook": book.name}
+        details |= {"mode": mode} if mode != "expression" else {}
+        details |= {"geometry": geometry} if geometry != "face" else {}
+        details |= {"images": "none"} if no_images else {}
+        photos = made_with["photos"]
+        return summarize("render", target, photos, resumed, seconds, strict, details)
+
+
+def _render_all(
+    landmarks: Path, folder: ShardFolder, making: _Making, about: Mapping[str, Any], retry: bool
+) -> tuple[int, float]:
+    """Write every shard that is unfinished or outdated; return the rows kept, and the seconds."""
+    started, kept, manifest = time.perf_counter(), 0, read_manifest(landmarks)
+    with tqdm(total=manifest.rows, desc="render", unit="photo") as bar:
+        for number, entry in enumerate(manifest.entries):
+            file = landmarks / entry.file
+            if folder.has(number, entry.sha256) and not (
+                retry and _has_lost(folder.folder / entry.file, file)
+            ):
+                kept += entry.rows
             else:
-                photos = _collect_photos(source, rows, workers)
-                columns = _training_columns(rows, photos, drawing, keep_low_confidence)
-                folder.write(number, columns, attributes)
-            bar.update(len(rows["id"]))
-    seconds = time.perf_counter() - started
-    details = {"codebook": book.name}
-    details |= {"mode": mode} if mode != "expression" else {}
-    details |= {"geometry": geometry} if geometry != "face" else {}
-    return summarize("render", target, made_with["photos"], resumed, seconds, strict, details)
+                folder.write(number, making.columns(file), about, entry.sha256)
+            bar.update(entry.rows)
+    return kept, time.perf_counter() - started
+
+
+def _digest_settings(made_with: Mapping[str, Any]) -> str:
+    """Return the sha256 of how landmarks were found; which ones, each shard's `source` says."""
+    settings = {key: value for key, value in made_with.items() if key != "source"}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def _has_lost(rendered: Path, landmarks: Path) -> bool:
+    """Whether a photo that was read for its landmarks could not be read for its shard."""
+    statuses = [read_columns(file, ["status"])["status"] for file in (rendered, landmarks)]
+    lost, seen = statuses[0] == Status.UNREADABLE, statuses[1] != Status.UNREADABLE
+    return bool((lost & seen).any())
 
 
 def _choose_codebook(codebook: str | None, geometry: str) -> str:
@@ -197,13 +230,66 @@ def _choose_mode(
     return "generic" if generic else "landmarks" if landmarks else "expression"
 
 
-def _collect_photos(source: Path, rows: dict[str, Any], workers: int | None) -> list[bytes]:
-    """Return each row's portable photo bytes, b"" where there is nothing to store."""
-    pool = joblib.Parallel(n_jobs=count_threads(workers), backend="threading", batch_size=1)
-    readable = rows["status"] != Status.UNREADABLE
-    jobs = zip(rows["path"], readable, rows["size"].tolist(), strict=True)
-    photos: list[bytes] = pool(joblib.delayed(_photo)(source / p, *rest) for p, *rest in jobs)
-    return photos
+@dataclass(frozen=True, slots=True)
+class _Making:
+    """What a training shard is made with: the photos' folder, the drawing, what is kept."""
+
+    source: Path
+    drawing: _Drawing
+    keep_low: bool
+    images: bool
+    workers: int | None
+
+    def columns(self, landmarks: Path) -> dict[str, Column]:
+        """Join one landmark shard with its photos and heatmaps."""
+        rows = read_columns(landmarks)
+        photos = self._collect_photos(rows)
+        empty = np.array([not photo for photo in photos])
+        status = np.where(empty, Status.UNREADABLE, rows["status"]).astype(np.uint8)
+        index = {name: k for k, name in enumerate(self.drawing.names)}
+        label = np.array([index.get(text, -1) for text in rows["label"]], np.int64)
+        wanted = [s for s in _POINTS if self.keep_low or s != Status.LOW_CONFIDENCE]
+        usable = np.isin(status, wanted)
+        points = np.where(empty[:, None, None], np.float32(np.nan), rows["landmarks"])
+        shown = np.where(usable[:, None, None], points, np.nan)
+        size = np.where(empty[:, None], 0, rows["size"]).astype(np.int32)
+        transform = np.tile(np.eye(2, 3, dtype=np.float32), (len(photos), 1, 1))
+        encoding = {"encoding": "JPEG or PNG bytes, upright, 8-bit"}
+        return {
+            "id": Column(rows["id"], {}),
+            "path": Column(rows["path"], {}),
+            "person": Column(rows["person"], {}),
+            "split": Column(rows["split"], {}),
+            **({"image": Column(photos, encoding)} if self.images else {}),
+            "label": Column(label, {"names": list(self.drawing.names)}),
+            "status": Column(status, {"names": STATUS_NAMES}),
+            "score": Column(np.where(empty, np.float32(0), rows["score"]), {}),
+            "landmarks": Column(points, {"order": "iBUG-68", "unit": "pixel"}),
+            "size": Column(size, {"order": "H, W"}),
+            "transform": Column(transform, {"maps": "source pixels to stored pixels"}),
+            **_draw_columns(shown, label, np.maximum(size, 1), self.drawing),
+        }
+
+    def _collect_photos(self, rows: dict[str, Any]) -> list[bytes]:
+        """Return each row's portable photo bytes, b"" where there is nothing to store.
+
+        Raises `AuheatError` where a shard's photos, or their folder, have vanished.
+        """
+        threads = count_threads(self.workers)
+        pool = joblib.Parallel(n_jobs=threads, backend="threading", batch_size=1)
+        readable = rows["status"] != Status.UNREADABLE
+        jobs = zip(rows["path"], readable, rows["size"].tolist(), strict=True)
+        photos: list[bytes] = pool(
+            joblib.delayed(_photo)(self.source / p, *rest) for p, *rest in jobs
+        )
+        lost = [i for i in np.flatnonzero(readable) if not photos[i]]
+        gone = [i for i in lost if not (self.source / rows["path"][i]).exists()]
+        if gone and (len(gone) == readable.sum() > 1 or not self.source.is_dir()):
+            raise AuheatError(
+                f"{self.source}: its photos have vanished (finished shards are kept: bring them "
+                "back, and the same command goes on)"
+            )
+        return photos
 
 
 def _photo(file: Path, readable: bool, size: list[int]) -> bytes:
@@ -219,35 +305,6 @@ def _photo(file: Path, readable: bool, size: list[int]) -> bytes:
             "its landmarks were found (run `auheat extract --overwrite` again)"
         )
     return data
-
-
-def _training_columns(
-    rows: dict[str, Any], photos: list[bytes], drawing: _Drawing, keep_low: bool
-) -> dict[str, Column]:
-    """Join one landmark shard with its photos and heatmaps."""
-    n = len(photos)
-    empty = np.array([not photo for photo in photos])
-    status = np.where(empty, Status.UNREADABLE, rows["status"]).astype(np.uint8)
-    index = {name: k for k, name in enumerate(drawing.names)}
-    label = np.array([index.get(text, -1) for text in rows["label"]], np.int64)
-    wanted = [s for s in _POINTS if keep_low or s != Status.LOW_CONFIDENCE]
-    usable = np.isin(status, wanted)
-    points = np.where(empty[:, None, None], np.float32(np.nan), rows["landmarks"])
-    shown = np.where(usable[:, None, None], points, np.nan)
-    transform = np.tile(np.eye(2, 3, dtype=np.float32), (n, 1, 1))
-    return {
-        "id": Column(rows["id"], {}),
-        "path": Column(rows["path"], {}),
-        "person": Column(rows["person"], {}),
-        "split": Column(rows["split"], {}),
-        "image": Column(photos, {"encoding": "JPEG or PNG bytes, upright, 8-bit"}),
-        "label": Column(label, {"names": list(drawing.names)}),
-        "status": Column(status, {"names": STATUS_NAMES}),
-        "score": Column(rows["score"], {}),
-        "landmarks": Column(points, {"order": "iBUG-68", "unit": "pixel"}),
-        "transform": Column(transform, {"maps": "source pixels to stored pixels"}),
-        **_draw_columns(shown, label, np.maximum(rows["size"], 1), drawing),
-    }
 
 
 def _draw_columns(

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
-import h5py
 import joblib
 import numpy as np
 import torch
@@ -19,12 +17,14 @@ from torch.utils.data import DataLoader, Dataset
 from auheat.images import UnreadableImageError, decode
 from auheat.landmarks.detector import count_cores
 from auheat.records import Array, AuheatError, Status
-from auheat.shards import list_shards, open_shard, read_attributes, read_columns
+from auheat.shards import RowReader, list_shards, read_attributes, read_columns
 
 CACHE_BYTES = 2**30
 """Sets whose resized photos take no more than this (1 GiB) are kept in memory."""
 
 Item = dict[str, Any]
+
+_FIELDS = ("image", "heatmap", "valid", "landmarks")
 
 
 class ShardDataset(Dataset[Item]):
@@ -33,8 +33,7 @@ class ShardDataset(Dataset[Item]):
     An item has `image` (3, S, S) u8 RGB, `heatmap` (h, w) u8 (255 is 1), `label` and `index`
     int, `valid` bool, and `landmarks` (68, 2) f32 px of the S x S image, NaN where unknown.
     `labels` (N,), `ids` and `persons` describe all rows; `left_out` counts the rows that are
-    unreadable, unlabelled, or of a class not among `classes`. Each process opens the files for
-    itself, so the dataset pickles and forks safely.
+    unreadable, unlabelled, or of a class not among `classes`. It pickles and forks safely.
     """
 
     def __init__(
@@ -79,7 +78,7 @@ class ShardDataset(Dataset[Item]):
                 self.persons.append(rows["person"][row])
                 labels.append(number[name])
         self.labels: Array = np.array(labels, np.int64)
-        self._handles: dict[tuple[int, int], h5py.File] = {}
+        self._reader = RowReader(self.files)
         self._cache: dict[str, Tensor] | None = None
 
     def __len__(self) -> int:
@@ -91,9 +90,6 @@ class ShardDataset(Dataset[Item]):
         else:
             item = self._read(index)
         return item | {"label": int(self.labels[index]), "index": index}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_handles": {}}
 
     def cache(self, limit: int = CACHE_BYTES) -> bool:
         """Decode everything into memory once, if the photos take at most `limit` bytes there."""
@@ -113,23 +109,15 @@ class ShardDataset(Dataset[Item]):
 
     def read_heatmap(self, index: int) -> tuple[Array, bool]:
         """Return a row's heatmap (h, w) u8 and whether it is valid, without its photo."""
-        file, row = self._open(index)
-        return file["heatmap"][row], bool(file["valid"][row])
+        heatmap, valid = self._reader.read(*self._rows[index], ("heatmap", "valid"))
+        return heatmap, bool(valid)
 
     def _read(self, index: int) -> dict[str, Tensor]:
         return self._make_item(*self._read_raw(index))
 
     def _read_raw(self, index: int) -> tuple[int, bytes, Array, bool, Array]:
-        file, row = self._open(index)
-        heatmap, valid = self.read_heatmap(index)
-        return index, file["image"][row].tobytes(), heatmap, valid, file["landmarks"][row]
-
-    def _open(self, index: int) -> tuple[h5py.File, int]:
-        shard, row = self._rows[index]
-        key = (os.getpid(), shard)  # a forked process must not share its parent's handle
-        if key not in self._handles:
-            self._handles[key] = open_shard(self.files[shard])
-        return self._handles[key], row
+        data, heatmap, valid, points = self._reader.read(*self._rows[index], _FIELDS)
+        return index, data, heatmap, bool(valid), points
 
     def _make_item(
         self, index: int, data: bytes, heatmap: Array, valid: bool, landmarks: Array

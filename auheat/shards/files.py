@@ -1,0 +1,99 @@
+"""Files that are written whole or not at all: a .part, synced, renamed.
+
+Every write, sync and rename that a store depends on goes through the three functions `fill`,
+`sync` and `put`, so that tests can stop a run, or fill the disk, at each of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from auheat.records import AuheatError, Status
+from auheat.shards.layout import FAILED
+
+PART = ".part"
+
+
+def fill(file: Path, data: bytes | memoryview) -> None:
+    """Write a file's bytes."""
+    with file.open("wb") as handle:
+        handle.write(data)
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or a folder's list of names, to disk."""
+    if path.is_dir() and os.name == "nt":  # a folder cannot be opened there, nor needs to be
+        return
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def put(part: Path, file: Path) -> None:
+    """Give a finished file its name, replacing what had it."""
+    part.replace(file)
+
+
+def write_whole(file: Path, data: bytes | memoryview) -> None:
+    """Write a file so that a stop or a full disk at any moment leaves the old one or the new.
+
+    What was written in vain is removed again, to give the disk back. Raises OSError.
+    """
+    part = file.with_name(file.name + PART)
+    try:
+        fill(part, data)
+        sync(part)
+        put(part, file)
+    except OSError:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise
+    sync(file.parent)
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Replace a JSON file in one step, synced to disk; raises OSError."""
+    write_whole(file, encode_json(value))
+
+
+def encode_json(value: Any) -> bytes:
+    """Return JSON as every file of a store has it: indented by 1, keys sorted, a last newline."""
+    return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
+
+
+def write_failed(folder: Path, rows: Iterable[tuple[str, str, int]]) -> int:
+    """Write failed.csv (id, path, status) of a stage and return its number of rows."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["id", "path", "status"])
+    n = 0
+    for key, path, status in rows:
+        writer.writerow([key, path, Status(status).name])
+        n += 1
+    write_whole(folder / FAILED, text.getvalue().encode())
+    return n
+
+
+def file_digest(file: Path) -> str:
+    """Return the sha256 of a file's bytes."""
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def cannot_write(path: Path, error: OSError) -> AuheatError:
+    """Return the error of a file that cannot be written, with the reason and what is safe."""
+    reason = error.strerror or str(error)
+    return AuheatError(
+        f"{path}: cannot be written: {reason} (finished shards are kept: make room or mend it, and "
+        "the same command goes on)"
+    )

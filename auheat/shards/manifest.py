@@ -1,0 +1,135 @@
+"""manifest.json: which shards of a folder are finished, how they were made, and their checksums.
+
+It is written twice, under two names, and each copy carries a checksum of itself: a flipped bit
+anywhere in one is noticed, and the other one is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from auheat.records import AuheatError
+from auheat.shards.files import encode_json, write_whole
+from auheat.shards.layout import BACKUP, FORMAT_VERSION, MANIFEST, MAX_ROWS
+
+
+@dataclass(frozen=True, slots=True)
+class ShardEntry:
+    """A finished shard as its manifest lists it.
+
+    `source` is the sha256 of what it was made from ("" for a stage that starts from photos).
+    `places` says of each dataset the CRC-32 of its bytes in the file and where they lie, as
+    "CRC OFFSET+LENGTH ...". What lies outside of them is the file's own structure.
+    """
+
+    file: str
+    rows: int
+    bytes: int
+    sha256: str
+    source: str = ""
+    places: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A stage's fingerprint (its settings, and `photos`: the rows it has when finished) and shards.
+
+    `entries` are in the order of their names.
+    """
+
+    fingerprint: Mapping[str, Any]
+    entries: tuple[ShardEntry, ...]
+
+    @property
+    def rows(self) -> int:
+        """How many rows are finished."""
+        return sum(entry.rows for entry in self.entries)
+
+    @property
+    def photos(self) -> int:
+        """How many rows there will be."""
+        return int(self.fingerprint["photos"])
+
+
+_FIELDS = ("file", "rows", "bytes", "sha256", "source", "places")
+_KINDS = (str, int, int, str, str, dict)
+
+
+def write_manifest(
+    folder: Path, fingerprint: Mapping[str, Any], entries: Iterable[ShardEntry]
+) -> None:
+    """Replace both copies of a folder's manifest; raises OSError."""
+    body: dict[str, Any] = {
+        "format": FORMAT_VERSION,
+        "fingerprint": dict(fingerprint),
+        "shards": [asdict(entry) for entry in sorted(entries, key=lambda entry: entry.file)],
+    }
+    data = encode_json(body | {"sha256": _checksum(body)})
+    write_whole(folder / MANIFEST, data)
+    write_whole(folder / BACKUP, data)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Return a folder's manifest, from its backup where the first copy is damaged or absent.
+
+    Raises `AuheatError` where neither can be read, or there is no stage at all.
+    """
+    try:
+        return read_copy(folder / MANIFEST)
+    except AuheatError as first:
+        try:
+            return read_copy(folder / BACKUP)
+        except AuheatError:
+            raise first from None
+
+
+def has_manifest(folder: Path) -> bool:
+    """Whether a stage was ever begun in a folder."""
+    return (folder / MANIFEST).is_file() or (folder / BACKUP).is_file()
+
+
+def read_copy(file: Path) -> Manifest:
+    """Return what one copy of a manifest says; raises `AuheatError` where it is not whole."""
+    try:
+        data = file.read_bytes()
+        raw = json.loads(data)
+        version = raw["format"]
+        if version == FORMAT_VERSION:
+            stated = raw.pop("sha256")
+            if stated != _checksum(raw) or data != encode_json(raw | {"sha256": stated}):
+                raise ValueError("its own checksum differs")
+            entries = tuple(_read_entry(entry) for entry in raw["shards"])
+            fingerprint = dict(raw["fingerprint"])
+            if type(fingerprint["photos"]) is not int:
+                raise TypeError("a field of the wrong type")
+            return Manifest(fingerprint, entries)
+    except OSError as error:
+        raise AuheatError(f"{file}: {error.strerror} (no finished stage here)") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = "damaged" if isinstance(error, ValueError) else "incomplete"
+        raise AuheatError(f"{file}: not a manifest: {reason}: {error}") from error
+    hint = "a draft: make it anew with --overwrite" if version == 0 else "a newer auheat wrote it"
+    raise AuheatError(f"{file}: format {version!r} (this auheat reads {FORMAT_VERSION}; {hint})")
+
+
+def _read_entry(raw: Mapping[str, Any]) -> ShardEntry:
+    values = [raw[name] for name in _FIELDS]
+    if tuple(type(value) for value in values) != _KINDS:
+        raise TypeError("a field of the wrong type")
+    entry = ShardEntry(*values)
+    if Path(entry.file).name != entry.file or not entry.file.endswith(".h5"):
+        raise TypeError(f"{entry.file!r} is no plain name of a shard")
+    if not all(isinstance(place, str) for place in entry.places.values()):
+        raise TypeError(f"{entry.file}: places that are no text")
+    if not 0 <= entry.rows <= MAX_ROWS:
+        raise TypeError(f"{entry.file}: {entry.rows} rows (at most {MAX_ROWS})")
+    return entry
+
+
+def _checksum(body: Mapping[str, Any]) -> str:
+    return hashlib.sha256(encode_json(body)).hexdigest()
