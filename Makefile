@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 export AUHEAT_REQUIRE_MODELS ?= 1
 
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check faults bench clean
 
 help:  ## show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
@@ -41,6 +41,9 @@ check: $(INSTALLED)  ## style and types alone
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy auheat cli
+
+faults: $(INSTALLED)  ## kill, fill up and damage stores at every site (minutes)
+	AUHEAT_FAULTS=full $(BIN)/python -m pytest -s tests/test_faults.py tests/test_mutants.py
 
 bench: $(INSTALLED)  ## measure speed against peers in the same run
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -33,6 +33,7 @@ from auheat.shards import (
     read_columns,
     read_copy,
     read_manifest,
+    stays_inside,
 )
 
 STRUCTURE = "(structure)"
@@ -124,7 +125,7 @@ def _check_copies(folder: Path) -> Iterator[Finding]:
         except AuheatError as error:
             yield Finding(folder / name, "S1", str(error).partition(": ")[2])
     if len(found) == 2 and found[0] != found[1]:
-        yield Finding(folder / BACKUP, "S1", f"differs from {MANIFEST}")
+        yield Finding(folder / BACKUP, "S1", f"older than {MANIFEST} (left by a stopped run)")
 
 
 def _check_whole(folder: Path, manifest: Manifest) -> Iterator[Finding]:
@@ -253,13 +254,8 @@ def _check_ids(columns: Mapping[str, Any], file: str, seen: dict[str, str]) -> I
             problem = f"{key!r} is in {seen[key]}, too" if key else "empty"
             yield "S8", problem, "id", row
         seen[key] = file
-    yield from _check_rows("S9", "path", columns["path"], _stays_inside)
+    yield from _check_rows("S9", "path", columns["path"], stays_inside)
     yield from _check_rows("S10", "split", columns["split"], lambda v: v in ("", *SPLITS.values()))
-
-
-def _stays_inside(text: str) -> bool:
-    path = PurePosixPath(text)
-    return bool(text) and not path.is_absolute() and ".." not in path.parts
 
 
 def _check_points(columns: Mapping[str, Any]) -> Iterator[_Place]:

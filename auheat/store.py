@@ -26,6 +26,7 @@ from auheat.shards import (
     MANIFEST,
     PART,
     SHARDS,
+    cannot_write,
     check_format,
     has_manifest,
     list_shards,
@@ -33,11 +34,10 @@ from auheat.shards import (
     write_json,
     write_manifest,
 )
-from auheat.shards.files import cannot_write
 
 SOURCE = "source.json"
 LOCK, OWNER = ".lock", ".owner.json"
-LOCK_SECONDS = 1.0
+LOCK_SECONDS = 0.5
 """How long a second process waits for the first one before it gives up."""
 
 _FORMATS = {"auheat extract": "auheat-landmarks", "auheat render": "auheat-training"}
@@ -68,6 +68,13 @@ def lock_store(store: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):
             (store / OWNER).unlink(missing_ok=True)
         lock.release()
+
+
+def check_free(store: Path) -> None:
+    """Raise `AuheatError` where another process writes to a store, before any work is done."""
+    if (store / LOCK).exists():
+        with lock_store(store):
+            pass
 
 
 def _describe_self() -> dict[str, Any]:

@@ -3,19 +3,42 @@
 from __future__ import annotations
 
 import json
+import signal
+import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from auheat.records import AuheatError
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: a run that is told to go stops as it does for Ctrl-C."""
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise Terminated
+
+
 class Group(click.Group):
-    """A group that turns what went wrong into one line and exit code 1, Ctrl-C into 130."""
+    """A group that turns what went wrong into one line and exit code 1.
+
+    Ctrl-C is exit code 130, SIGTERM 143; either is a clean stop, with the store's lock given back.
+    """
 
     def invoke(self, ctx: click.Context) -> Any:
+        before = None
+        if threading.current_thread() is threading.main_thread():
+            before = signal.signal(signal.SIGTERM, _terminate)
+        try:
+            return self._invoke(ctx)
+        finally:
+            if before is not None:
+                signal.signal(signal.SIGTERM, before)
+
+    def _invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except AuheatError as error:
@@ -28,7 +51,7 @@ class Group(click.Group):
         except KeyboardInterrupt as stop:
             note = str(stop) or "Stopped; the same command goes on from here."
             click.echo(f"\n{note}", err=True)
-            ctx.exit(130)
+            ctx.exit(143 if isinstance(stop, Terminated) else 130)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's signature)
         return list(self.commands)

@@ -135,6 +135,9 @@ def test_a_full_disk_is_one_line(rafdb, tmp_path, stub_detector, monkeypatch):
 
     monkeypatch.setattr("auheat.pipeline.summary.write_failed", full)
     result = run("extract", rafdb, "--store", tmp_path / "s", code=1)
+    assert "failed.csv: cannot be written: No space left on device" in result.output
+    monkeypatch.setattr("auheat.pipeline.extraction.summarize", full)
+    result = run("extract", rafdb, "--store", tmp_path / "s", code=1)
     assert result.output.splitlines()[-1] == "Error: somewhere: No space left on device"
 
 
@@ -170,7 +173,7 @@ def test_summaries_are_json_when_asked(rafdb, tmp_path, stub_detector):
     # thin: 0.06 eye distances of 40 * (0.4 + 20 i / 2550) px, shown at 56 / 40, are under 1.5 px
     # i = 0, 1, 3, 4, 5; 2 is Neutral
     assert drawn["details"] == {"codebook": "martinez", "valid": 10, "thin_rows": 5}
-    assert json.loads(run("verify", *store).output)["findings"] == []
+    assert json.loads(run("verify", *store).stdout)["findings"] == []
     assert json.loads(run("codebooks", "--json").output)["martinez"].startswith("Martinez")
     shown = json.loads(run("codebooks", "martinez", "--json").output)["expressions"]
     (happiness,) = (row for row in shown if row["expression"] == "Happiness")
@@ -228,7 +231,7 @@ def test_the_whole_chain_on_the_demo_set_survives_a_kill(tmp_path, portrait):
     assert json.loads(again)["resumed"] == 2
     run("report", "--store", store)
     assert "2 folders checked, 0 findings" in run("verify", "--store", store).output
-    told = json.loads(run("verify", "--store", store, "--json").output)
+    told = json.loads(run("verify", "--store", store, "--json").stdout)
     assert len(told["checked"]) == 2
     failed = (store / "landmarks" / "failed.csv").read_text().splitlines()
     assert failed == ["id,path,status"]

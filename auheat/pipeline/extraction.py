@@ -17,7 +17,7 @@ from auheat.pipeline.photos import Job, Photos
 from auheat.pipeline.summary import Summary, check_positive, summarize
 from auheat.records import AuheatError
 from auheat.shards import FORMAT_VERSION, LANDMARKS, ShardFolder
-from auheat.store import lock_store, write_source
+from auheat.store import check_free, lock_store, write_source
 
 
 def extract(
@@ -51,6 +51,7 @@ def extract(
     check_positive(batch_size=batch_size, workers=workers, limit=limit, shard_size=shard_size)
     if retry_failed and overwrite:
         raise AuheatError("--retry-failed, --overwrite: one keeps what the other removes")
+    check_free(store)  # before minutes go by in listing photos and loading networks
     layout = detect_dataset(src) if dataset == "auto" else dataset
     samples = read_samples(src, layout, images)
     if detector not in DETECTORS and Path(detector).exists():

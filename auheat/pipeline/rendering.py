@@ -37,6 +37,7 @@ from auheat.shards import (
     read_attributes,
     read_columns,
     read_manifest,
+    stays_inside,
 )
 from auheat.store import check_name, list_finished, lock_store, read_source
 
@@ -275,6 +276,9 @@ class _Making:
 
         Raises `AuheatError` where a shard's photos, or their folder, have vanished.
         """
+        for path in rows["path"]:
+            if not stays_inside(path):
+                raise AuheatError(f"{path!r}: a path that leaves the photos' folder (rule S9)")
         threads = count_threads(self.workers)
         pool = joblib.Parallel(n_jobs=threads, backend="threading", batch_size=1)
         readable = rows["status"] != Status.UNREADABLE

@@ -9,7 +9,14 @@ from typing import Any
 
 from auheat.heatmaps import MIN_SIGMA
 from auheat.records import AuheatError, Status
-from auheat.shards import FAILED, list_shards, read_attributes, read_columns, write_failed
+from auheat.shards import (
+    FAILED,
+    cannot_write,
+    list_shards,
+    read_attributes,
+    read_columns,
+    write_failed,
+)
 
 STATUS_NAMES = [status.name for status in Status]
 
@@ -63,7 +70,10 @@ def summarize(
         if stage == "render":
             valid += int(read_columns(file, ["valid"])["valid"].sum())
             thin += read_attributes(file, "heatmap")["thin_rows"]
-    write_failed(folder, failed)
+    try:
+        write_failed(folder, failed)
+    except OSError as error:
+        raise cannot_write(folder / FAILED, error) from error
     if stage == "render":
         details |= {"valid": valid, "thin_rows": thin}
     warnings = list(notes)

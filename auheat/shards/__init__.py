@@ -3,7 +3,15 @@
 FORMAT.md says what they hold; `layout` has it in code, `auheat.rules` checks it.
 """
 
-from auheat.shards.files import PART, file_digest, sync, write_failed, write_json, write_whole
+from auheat.shards.files import (
+    PART,
+    cannot_write,
+    file_digest,
+    sync,
+    write_failed,
+    write_json,
+    write_whole,
+)
 from auheat.shards.layout import (
     BACKUP,
     FAILED,
@@ -14,6 +22,7 @@ from auheat.shards.layout import (
     MAX_ROWS,
     SHARDS,
     shard_name,
+    stays_inside,
 )
 from auheat.shards.manifest import (
     Manifest,
@@ -51,6 +60,7 @@ __all__ = [
     "RowReader",
     "ShardEntry",
     "ShardFolder",
+    "cannot_write",
     "check_format",
     "content_digest",
     "crc_of",
@@ -65,6 +75,7 @@ __all__ = [
     "read_copy",
     "read_manifest",
     "shard_name",
+    "stays_inside",
     "sync",
     "write_failed",
     "write_json",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath, PureWindowsPath
 from types import MappingProxyType
 
 FORMAT_VERSION = 1
@@ -87,3 +88,10 @@ BYTES_OF = "image"
 def shard_name(number: int) -> str:
     """Return the file name of shard `number`."""
     return f"{number:05d}.h5"
+
+
+def stays_inside(path: str) -> bool:
+    """Whether a shard's path names something below the source folder, on any system (rule S9)."""
+    plain = PurePosixPath(path)
+    parts = {*plain.parts, *PureWindowsPath(path).parts}
+    return bool(path) and not plain.is_absolute() and ".." not in parts and "\0" not in path

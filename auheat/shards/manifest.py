@@ -67,7 +67,7 @@ def write_manifest(
     body: dict[str, Any] = {
         "format": FORMAT_VERSION,
         "fingerprint": dict(fingerprint),
-        "shards": [asdict(entry) for entry in sorted(entries, key=lambda entry: entry.file)],
+        "shards": [asdict(entry) for entry in sorted(entries, key=lambda e: (len(e.file), e.file))],
     }
     data = encode_json(body | {"sha256": _checksum(body)})
     write_whole(folder / MANIFEST, data)

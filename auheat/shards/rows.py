@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -87,7 +88,8 @@ class _Shard:
             }
             if BYTES_OF in shard:
                 self.columns[BYTES_OF] = self._plan_bytes(shard)
-        self._handle = file.open("rb", buffering=0)
+        self._handle = os.open(file, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        weakref.finalize(self, os.close, self._handle)
 
     def _plan_bytes(self, shard: h5py.File) -> _Read:
         flat = shard[BYTES_OF]
@@ -124,11 +126,11 @@ class _Shard:
 
     def _pread(self, n: int, offset: int) -> bytes:
         if hasattr(os, "pread"):
-            data = os.pread(self._handle.fileno(), n, offset)
+            data = os.pread(self._handle, n, offset)
         else:  # Windows
             with self._slow_lock:
-                self._handle.seek(offset)
-                data = self._handle.read(n)
+                os.lseek(self._handle, offset, os.SEEK_SET)
+                data = os.read(self._handle, n)
         if len(data) != n:
             raise ValueError("file cut short")
         return data
@@ -157,7 +159,8 @@ def _list_chunks(dataset: h5py.Dataset) -> tuple[Array, Array]:
 
 def _inflate(data: bytes, n: int) -> bytes:
     """Inflate a chunk to its `n` bytes, and never to more."""
-    values = zlib.decompressobj().decompress(data, n)
-    if len(values) != n:
+    stream = zlib.decompressobj()
+    values = stream.decompress(data, n + 1)
+    if len(values) != n or not stream.eof:
         raise ValueError("a map of another length")
     return values

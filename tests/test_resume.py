@@ -1,0 +1,172 @@
+"""Reruns: what failed is tried again, what changed is noticed, and what vanished stops a run."""
+
+import shutil
+
+import cv2
+import h5py
+import numpy as np
+import pytest
+
+from auheat.pipeline import extract, render
+from auheat.records import AuheatError, Status
+from auheat.shards import content_digest, list_shards, read_columns, read_manifest
+from auheat.store import find_rendered, verify_store
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Nine photos of three classes in three shards' worth; two are bad."""
+    for i in range(9):
+        folder = tmp_path / "photos" / ("happy", "sad", "anger")[i // 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / f"{i}.png"), np.full((40, 44, 3), 25 * i, np.uint8))
+    (tmp_path / "photos" / "sad" / "4.png").write_bytes(b"no photo")
+    cv2.imwrite(str(tmp_path / "photos" / "anger" / "7.png"), np.zeros((4, 4, 3), np.uint8))
+    return tmp_path / "photos"
+
+
+def statuses(folder) -> list[int]:
+    return [
+        int(s) for file in list_shards(folder) for s in read_columns(file, ["status"])["status"]
+    ]
+
+
+def replace(photos, name: str) -> None:
+    cv2.imwrite(str(photos / name), np.full((40, 44, 3), 77, np.uint8))
+
+
+def test_retry_failed_looks_again_at_failed_rows_alone(photos, tmp_path, stub_detector):
+    store = tmp_path / "s"
+    extract(photos, store, shard_size=3)
+    render(store)
+    assert [Status(s).name for s in statuses(store / "landmarks") if s] == ["NO_FACE", "UNREADABLE"]
+    replace(photos, "sad/4.png")
+    with pytest.raises(AuheatError, match="made with source .* now asked with"):
+        extract(photos, store, shard_size=3)
+    seen = []
+    find = stub_detector.__class__.__call__
+    stub_detector.__class__.__call__ = lambda self, images: (
+        seen.append(len(images)),
+        find(self, images),
+    )[1]
+    try:
+        summary = extract(photos, store, shard_size=3, retry_failed=True)
+    finally:
+        stub_detector.__class__.__call__ = find
+    assert sum(seen) == 2  # the replaced photo, and the one without a face
+    assert summary.resumed == 7
+    assert [Status(s).name for s in statuses(store / "landmarks") if s] == ["NO_FACE"]
+    fresh = tmp_path / "fresh"
+    extract(photos, fresh, shard_size=3)
+    assert content_digest(store / "landmarks") == content_digest(fresh / "landmarks")
+    drawn = render(store)
+    assert drawn.resumed == 6  # only the shard whose landmarks are others now is drawn again
+    render(fresh)
+    assert content_digest(find_rendered(store)) == content_digest(find_rendered(fresh))
+    assert verify_store(store)[1] == []
+    assert extract(photos, store, shard_size=3).resumed == 9
+
+
+@pytest.mark.parametrize("change", ["size", "gone", "new"])
+def test_retry_failed_refuses_when_other_photos_have_changed(
+    photos, tmp_path, stub_detector, change
+):
+    extract(photos, tmp_path / "s", shard_size=3)
+    good = photos / "happy" / "1.png"
+    if change == "size":
+        cv2.imwrite(str(good), np.random.default_rng(0).integers(0, 9, (40, 44, 3), np.uint8))
+    elif change == "gone":
+        good.unlink()
+    else:
+        shutil.copy(good, photos / "happy" / "1b.png")
+    before = content_digest(tmp_path / "s" / "landmarks")
+    with pytest.raises(AuheatError, match="not what it was|made with photos"):
+        extract(photos, tmp_path / "s", shard_size=3, retry_failed=True)
+    assert content_digest(tmp_path / "s" / "landmarks") == before
+
+
+def test_retry_and_overwrite_exclude_each_other(photos, tmp_path, stub_detector):
+    with pytest.raises(AuheatError, match="--retry-failed, --overwrite"):
+        extract(photos, tmp_path / "s", retry_failed=True, overwrite=True)
+    extract(photos, tmp_path / "s")
+    with pytest.raises(AuheatError, match="--retry-failed, --overwrite"):
+        render(tmp_path / "s", retry_failed=True, overwrite=True)
+
+
+def test_render_retries_shards_in_which_a_photo_could_not_be_read(photos, tmp_path, stub_detector):
+    store = tmp_path / "s"
+    extract(photos, store, shard_size=3)
+    moved = photos / "happy" / "1.png"
+    data = moved.read_bytes()
+    moved.unlink()
+    render(store)
+    assert statuses(find_rendered(store)).count(Status.UNREADABLE) == 2
+    assert verify_store(store)[1] == []
+    moved.write_bytes(data)
+    assert render(store).resumed == 9
+    assert render(store, retry_failed=True).resumed == 6
+    assert statuses(find_rendered(store)) == statuses(store / "landmarks")
+    assert render(store, retry_failed=True).resumed == 9
+
+
+def test_photos_that_vanish_during_a_run_stop_it_and_lose_nothing(photos, tmp_path, stub_detector):
+    store = tmp_path / "s"
+    find = stub_detector.__class__.__call__
+
+    def find_and_unmount(self, images):
+        photos.rename(tmp_path / "away") if photos.exists() else None
+        return find(self, images)
+
+    stub_detector.__class__.__call__ = find_and_unmount
+    try:
+        with pytest.raises(AuheatError, match="photos have vanished .finished shards are kept"):
+            extract(photos, store, shard_size=1, workers=1, batch_size=1)
+    finally:
+        stub_detector.__class__.__call__ = find
+    done = read_manifest(store / "landmarks").rows
+    assert 1 <= done < 9
+    (tmp_path / "away").rename(photos)
+    assert extract(photos, store, shard_size=1).resumed == done
+    extract(photos, tmp_path / "calm", shard_size=1)
+    assert content_digest(store / "landmarks") == content_digest(tmp_path / "calm" / "landmarks")
+
+
+def test_photos_that_vanish_before_render_stop_it(photos, tmp_path, stub_detector):
+    extract(photos, tmp_path / "s", shard_size=3)
+    for file in (photos / "happy").iterdir():
+        file.unlink()
+    with pytest.raises(AuheatError, match="its photos have vanished"):
+        render(tmp_path / "s")
+    photos.rename(tmp_path / "away")
+    with pytest.raises(AuheatError, match="the photos are gone"):
+        render(tmp_path / "s")
+
+
+def test_shards_without_images_have_all_the_rest(photos, tmp_path, stub_detector):
+    store = tmp_path / "s"
+    extract(photos, store)
+    render(store, name="full")
+    summary = render(store, name="maps", no_images=True)
+    assert summary.details["images"] == "none"
+    full, maps = (read_columns(store / "shards" / name / "00000.h5") for name in ("full", "maps"))
+    assert set(full) - set(maps) == {"image"}
+    np.testing.assert_array_equal(full["heatmap"], maps["heatmap"])
+    with h5py.File(store / "shards" / "maps" / "00000.h5") as shard:
+        assert not [name for name in shard if name.startswith("image")]
+    assert verify_store(store)[1] == []
+    with pytest.raises(AuheatError, match="no dataset 'image'.*rendered with --no-images"):
+        read_columns(store / "shards" / "maps" / "00000.h5", ["image"])
+    with pytest.raises(AuheatError, match="made with images True, now asked with False"):
+        render(store, name="full", no_images=True)
+
+
+def test_a_path_that_leaves_the_source_is_never_read_by_render(photos, tmp_path, stub_detector):
+    store = tmp_path / "s"
+    extract(photos, store)
+    file = store / "landmarks" / "00000.h5"
+    with h5py.File(file, "r+") as shard:
+        names = shard["path"][:]
+        names[0] = b"../x.png"
+        shard["path"][:] = names
+    with pytest.raises(AuheatError, match="leaves the photos' folder"):
+        render(store)
