@@ -110,8 +110,16 @@ def make_portable(data: bytes) -> bytes:
     header = read_header(data)
     if header is not None and header.portable:
         return data
-    image = cv2.cvtColor(decode(data), cv2.COLOR_RGB2BGR)
-    if header is not None and header.kind == "jpeg":
+    return encode_like(data, decode(data))
+
+
+def encode_like(data: bytes, pixels: Array) -> bytes:
+    """Return RGB pixels (H, W, 3) u8 as the file type of `data`: JPEG for a JPEG, else PNG.
+
+    JPEG is of quality 95 without chroma subsampling. Raises `UnreadableImageError`.
+    """
+    image = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+    if data[:2] == b"\xff\xd8":
         options = [cv2.IMWRITE_JPEG_QUALITY, 95]
         options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
         done, out = cv2.imencode(".jpg", image, options)

@@ -20,8 +20,8 @@ from queue import SimpleQueue
 import numpy as np
 import torch
 
+from auheat.cores import count_cores
 from auheat.landmarks.cpu import compile_graph
-from auheat.landmarks.detector import count_cores
 from auheat.landmarks.networks import CROP, SIDE, TorchNetworks, load_graphs
 
 CROPS = 64

@@ -15,6 +15,7 @@ from auheat import __version__
 from .codebooks import codebooks
 from .common import (
     Group,
+    backend_option,
     json_option,
     overwrite_option,
     print_fields,
@@ -103,6 +104,7 @@ def demo(folder: Path, train: int, test: int, seed: int, as_json: bool) -> None:
 )
 @click.option("--batch-size", type=int, help="Photos per batch [default: as suits the device].")
 @workers_option
+@backend_option
 @click.option("--limit", type=int, help="Take only this many photos, spread over the set.")
 @click.option("--shard-size", default=1024, show_default=True, help="Rows per shard.")
 @retry_option
@@ -122,6 +124,7 @@ def extract(src: Path, as_json: bool, **settings: Any) -> None:
     auheat extract rafdb/ --device cuda:0,cuda:1
     auheat extract rafdb/ --detector openface-csvs/
     auheat extract rafdb/ --retry-failed
+    auheat extract affectnet/ --backend loky --workers 16
     """
     from auheat.pipeline import extract as run
 
@@ -143,9 +146,15 @@ def extract(src: Path, as_json: bool, **settings: Any) -> None:
     show_default=True,
     help="face, or reference: the paper authors' own maps, mistakes included.",
 )
+@click.option(
+    "--crop", default="none", show_default=True, help="auto: cut out faces small in their photos."
+)
+@click.option("--align", is_flag=True, help="Turn and scale faces to one place; maps follow.")
+@click.option("--side", default=224, show_default=True, help="Side of aligned photos in pixels.")
 @click.option("--no-images", is_flag=True, help="Write heatmaps and ids, and no photos.")
 @click.option("--keep-low-confidence", is_flag=True, help="Let doubtful faces count as valid.")
 @workers_option
+@backend_option
 @retry_option
 @overwrite_option
 @strict_option
@@ -157,6 +166,7 @@ def render(as_json: bool, **settings: Any) -> None:
     auheat render --codebook martinez
     auheat render --codebook my-codebook.yaml --size 112
     auheat render --generic --per-au
+    auheat render --align --side 112 --name aligned
     auheat render --no-images --name maps-alone
     auheat render --geometry reference
     """

@@ -68,7 +68,13 @@ store_option = click.option(
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 workers_option = click.option(
-    "--workers", type=int, help="Threads that read photos [default: one per core]."
+    "--workers", type=int, help="Threads that read photos, or processes [default: one per core]."
+)
+backend_option = click.option(
+    "--backend",
+    default="threads",
+    show_default=True,
+    help="threads; or loky, dask, ray: --workers processes that each make whole shards.",
 )
 retry_option = click.option(
     "--retry-failed", is_flag=True, help="Look again at the rows that failed, and only at them."

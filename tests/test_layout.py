@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SIBLINGS = ("datasets", "facs", "heatmaps", "reference", "shards", "landmarks", "images")
 ORDER = [
-    ("records",),
+    ("records", "cores"),
     ("facs_checks",),
     SIBLINGS,
     ("rules", "atlas"),

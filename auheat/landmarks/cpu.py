@@ -19,8 +19,8 @@ from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 from openvino.preprocess import PrePostProcessor
 from torch import Tensor, fx
 
+from auheat.cores import count_cores
 from auheat.landmarks.detection import SIDE
-from auheat.landmarks.detector import count_cores
 from auheat.landmarks.networks import CROP, MeshNetworks, load_graphs
 from auheat.landmarks.sampling import check_images
 from auheat.records import Array
@@ -124,7 +124,8 @@ class CpuNetworks(MeshNetworks):
         detector, attention = load_graphs()
         super().__init__(torch.device("cpu"), attention)
         # Two threads a core: while one waits for a network, the other cuts what comes next.
-        self._threads = 2 * count_cores()
+        # A single core, which may be one worker's share of many, has nothing to wait with.
+        self._threads = 2 * count_cores() if count_cores() > 1 else 1
         self._pool = ThreadPoolExecutor(self._threads, "auheat-mesh")
         self._detector = self._requests(compile_graph(detector, SIDE, 127.5, 1, BLOCKS))
         self._attention = self._requests(compile_graph(attention, CROP, 255, 0, BLOCKS))

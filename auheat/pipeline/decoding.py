@@ -10,8 +10,8 @@ from typing import TypeAlias, TypeVar
 
 import cv2
 
+from auheat.cores import count_cores
 from auheat.images import UnreadableImageError, decode, read_bytes
-from auheat.landmarks.detector import count_cores
 from auheat.records import Array
 
 DETECTION_SIDE = 1280
@@ -39,8 +39,11 @@ def work_ahead(
     """Yield work(item) in order; threads do at most `ahead` items before they are asked for.
 
     Reading, OpenCV's decoding and the networks leave the interpreter to others, so threads are
-    enough.
+    enough. Without threads everything is done here, when it is asked for.
     """
+    if threads == 0:
+        yield from map(work, items)
+        return
     pool = ThreadPoolExecutor(threads, "auheat-ahead")
     pending: deque[Future[T]] = deque()
     try:

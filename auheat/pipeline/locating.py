@@ -41,6 +41,7 @@ class Finding:
         """Yield for each shard a row per photo, and sizes (N, 2): (H, W), zero if unreadable."""
         files = (src / row.path for rows in shards for row in rows)
         threads, lanes = count_threads(self._workers), self._detector.lanes
+        lanes = lanes if threads else 0
         with closing(work_ahead(decode_small, files, threads, self._batch)) as decoded:
             batches = (
                 list(islice(decoded, min(self._batch, len(rows) - start)))

@@ -20,16 +20,63 @@ _TEXTS = ("id", "person", "label", "split")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Job:
-    """One shard to be written: all its rows, those `wanted` from the detector, where they are.
+    """One shard to be written: its rows, those `wanted` from the detector, and where they are.
 
-    `kept` has the columns of the finished shard whose other rows stay, or None.
+    `bytes` (N,) has the length of every row's file, -1 where it was absent; `kept` the columns of
+    the finished shard whose other rows stay, or None. A job is all that a worker needs to know.
     """
 
     number: int
+    source: Path
     rows: Sequence[Sample]
     wanted: Sequence[Sample]
     at: Array
+    bytes: Array
     kept: dict[str, Any] | None = None
+
+    def check_presence(self, status: Array) -> None:
+        """Raise `AuheatError` where the photos of a whole shard, or their folder, have vanished.
+
+        One absent photo is a row with a status; a disk that was taken away is not.
+        """
+        there = self.bytes[self.at] >= 0
+        lost = [
+            row
+            for row, s, was in zip(self.wanted, status, there, strict=True)
+            if was and s == Status.UNREADABLE and not (self.source / row.path).exists()
+        ]
+        if lost and (len(lost) == there.sum() > 1 or not self.source.is_dir()):
+            raise AuheatError(
+                f"{self.source}: its photos have vanished (finished shards are kept: bring them "
+                "back, and the same command goes on)"
+            )
+
+    def columns(self, found: Landmarks, sizes: Array) -> dict[str, Column]:
+        """Return what a landmark shard holds: the rows found, among those kept."""
+        values = {
+            "landmarks": found.points,
+            "score": found.score,
+            "status": found.status,
+            "size": sizes,
+        }
+        if self.kept is not None:
+            for key, new in values.items():
+                merged = self.kept[key].copy()
+                merged[self.at] = new
+                values[key] = merged
+        rows = self.rows
+        return {
+            "id": Column([r.id for r in rows], {}),
+            "path": Column([r.path.as_posix() for r in rows], {}),
+            "person": Column([r.person for r in rows], {}),
+            "label": Column([r.label for r in rows], {}),
+            "split": Column([r.split for r in rows], {}),
+            "landmarks": Column(values["landmarks"], {"order": "iBUG-68", "unit": "pixel"}),
+            "score": Column(values["score"], {}),
+            "status": Column(values["status"], {"names": STATUS_NAMES}),
+            "size": Column(values["size"], {"order": "H, W"}),
+            "bytes": Column(self.bytes, {}),
+        }
 
 
 class Photos:
@@ -55,15 +102,18 @@ class Photos:
         jobs = []
         for number, start in enumerate(range(0, len(self.samples), self._step)):
             rows = self.samples[start : start + self._step]
+            lengths = self.sizes[start : start + self._step]
             if not folder.has(number):
-                jobs.append(Job(number, rows, rows, np.arange(len(rows))))
+                every = np.arange(len(rows))
+                jobs.append(Job(number, self.source, rows, rows, every, lengths))
             elif retry_failed:
                 kept = read_columns(folder.folder / shard_name(number))
                 again = np.flatnonzero(kept["status"] >= Status.LOW_CONFIDENCE).tolist()
                 self._check_kept(rows, kept, start, folder)
                 if again:
                     wanted = [rows[i] for i in again]
-                    jobs.append(Job(number, rows, wanted, np.array(again), kept))
+                    where = np.array(again)
+                    jobs.append(Job(number, self.source, rows, wanted, where, lengths, kept))
         return jobs
 
     def _check_kept(
@@ -79,52 +129,6 @@ class Photos:
                     f"{folder.folder}: {row.id}: not what it was when its landmarks were found "
                     "(--retry-failed looks at failed rows alone; --overwrite makes all anew)"
                 )
-
-    def check_presence(self, job: Job, status: Array) -> None:
-        """Raise `AuheatError` where the photos of a whole shard, or their folder, have vanished.
-
-        One absent photo is a row with a status; a disk that was taken away is not.
-        """
-        start = job.number * self._step
-        unreadable = [i for i, s in zip(job.at, status, strict=True) if s == Status.UNREADABLE]
-        lost = [i for i in unreadable if self.sizes[start + i] >= 0 and self._is_gone(job.rows[i])]
-        there = int((self.sizes[start + job.at] >= 0).sum())
-        if lost and (len(lost) == there > 1 or not self.source.is_dir()):
-            raise AuheatError(
-                f"{self.source}: its photos have vanished (finished shards are kept: bring them "
-                "back, and the same command goes on)"
-            )
-
-    def _is_gone(self, row: Sample) -> bool:
-        return not (self.source / row.path).exists()
-
-    def columns(self, job: Job, found: Landmarks, sizes: Array) -> dict[str, Column]:
-        """Return what a landmark shard holds: the rows found, among those kept."""
-        rows, start = job.rows, job.number * self._step
-        values = {
-            "landmarks": found.points,
-            "score": found.score,
-            "status": found.status,
-            "size": sizes,
-            "bytes": self.sizes[start + job.at],
-        }
-        if job.kept is not None:
-            for key, new in values.items():
-                merged = job.kept[key].copy()
-                merged[job.at] = new
-                values[key] = merged
-        return {
-            "id": Column([r.id for r in rows], {}),
-            "path": Column([r.path.as_posix() for r in rows], {}),
-            "person": Column([r.person for r in rows], {}),
-            "label": Column([r.label for r in rows], {}),
-            "split": Column([r.split for r in rows], {}),
-            "landmarks": Column(values["landmarks"], {"order": "iBUG-68", "unit": "pixel"}),
-            "score": Column(values["score"], {}),
-            "status": Column(values["status"], {"names": STATUS_NAMES}),
-            "size": Column(values["size"], {"order": "H, W"}),
-            "bytes": Column(values["bytes"], {}),
-        }
 
 
 def _file_size(file: Path) -> int:

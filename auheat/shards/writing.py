@@ -17,6 +17,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from auheat.cores import count_cores
 from auheat.records import Array, AuheatError
 from auheat.shards.files import PART, cannot_write, write_whole
 from auheat.shards.layout import BACKUP, FAILED, MANIFEST, shard_name
@@ -196,7 +197,7 @@ def _write_maps(shard: h5py.File, name: str, values: Array) -> h5py.Dataset:
         compression_opts=LEVEL,
     )  # fmt: skip
     inner = (0,) * (values.ndim - 1)
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(count_cores(), "auheat-deflate") as pool:
         for i, chunk in enumerate(pool.map(_deflate, values)):
             dataset.id.write_direct_chunk((i, *inner), chunk)
     return dataset

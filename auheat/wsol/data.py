@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from auheat.cores import count_cores
 from auheat.images import UnreadableImageError, decode
-from auheat.landmarks.detector import count_cores
 from auheat.records import Array, AuheatError, Status
 from auheat.shards import RowReader, list_shards, read_attributes, read_columns
 

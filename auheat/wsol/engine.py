@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 from tqdm import tqdm
 
-from auheat.landmarks.detector import count_cores
+from auheat.cores import count_cores
 from auheat.records import Array, AuheatError
 from auheat.wsol.augment import augment
 from auheat.wsol.data import Item, ShardDataset, make_loader
