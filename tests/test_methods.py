@@ -170,7 +170,7 @@ def test_images_are_normalised_inside_and_the_constants_are_not_weights():
 def test_unknown_names_name_the_known_ones():
     with pytest.raises(AuheatError, match="not known \\(one of cam"):
         build_classifier("magic", "thin", 3)
-    with pytest.raises(AuheatError, match="'timm:x' is none of adl's \\(one of resnet50, resnet18"):
+    with pytest.raises(AuheatError, match="'timm:x' is none of adl's \\(one of resnet18, resnet34"):
         build_classifier("adl", "timm:x", 3)
 
 
@@ -178,9 +178,10 @@ def test_unknown_names_name_the_known_ones():
 def test_backbone_and_image_size_are_the_methods_own_where_none_is_asked_for(method):
     row = METHODS[method]
     config = make_config(method=method)
-    assert (config.backbone, config.image_size) == (row.backbones[0], row.image_size)
+    assert (config.backbone, config.image_size) == (row.standard, row.image_size)
     assert make_config("demo", method=method).backbone == row.narrow
     assert row.takes(row.narrow)
+    assert row.takes(row.standard)
 
 
 def test_published_classifiers_load_into_heads_that_have_the_like(tmp_path):

@@ -90,7 +90,8 @@ def lay_out(results):
         f"{first['image_size']} px,",
         f"{first['epochs']} epochs. CAM-COS is of the method's own map of the true class; ATT-COS, "
         "margin and",
-        "rank-1 are of the attention, the last layer's channel mean.",
+        "rank-1 are of the attention, the last layer's channel mean. Methods that differ in their",
+        "maps alone (CAM and the gradient CAMs) are the same training, and agree but for CAM-COS.",
         "",
         f"| method | {' | '.join(COLUMNS.values())} |",
         f"|---|{'---|' * len(COLUMNS)}",

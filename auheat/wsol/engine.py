@@ -19,7 +19,7 @@ from auheat.wsol.augment import augment
 from auheat.wsol.data import Item, ShardDataset, make_loader
 from auheat.wsol.heads import Output
 from auheat.wsol.losses import Loss, total_loss
-from auheat.wsol.methods import METHODS, Classifier
+from auheat.wsol.methods import Classifier, find_method
 from auheat.wsol.regularizers import Batch
 from auheat.wsol.settings import OPTIMIZERS, TrainConfig
 
@@ -56,7 +56,7 @@ class Engine:
         """Bring the photos into memory where they fit, else let processes decode them."""
         self.config, self.material, self.device = config, material, device
         self.model, self.optimizer = model, optimizer
-        self._mix = METHODS[config.method].mix
+        self._mix = find_method(config.method).mix
         cached = material.dataset.cache() and material.held_out.cache()
         workers = 0 if cached else min(8, count_cores())
         rows = Subset(material.dataset, material.train.tolist())

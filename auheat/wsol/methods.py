@@ -119,7 +119,7 @@ def load_cnn(model: nn.Module, file: Path) -> list[str]:
     return load_weights(model.backbone, file, getattr(model.head, "fc", None))
 
 
-RESNETS = ("resnet50", *(name for name in BACKBONES if name != "resnet50"))
+RESNETS = tuple(BACKBONES)
 ANY_CNN = (*RESNETS, f"{TIMM}NAME")
 
 
@@ -129,9 +129,9 @@ class Method:
 
     `build` makes a network of a backbone's name and a number of classes. It is called with
     normalised images (B, 3, H, W) and labels (B,) or None and returns `Output`, its `features`
-    shallow to deep, the top map last. `backbones` are the names it takes, the default first
-    ("timm:NAME" for any of timm); `narrow` is the one for small sets and CPUs, `image_size` the
-    default input side. `mix` mixes a training batch after its augmentation: (batch, number of
+    shallow to deep, the top map last. `backbones` are the names it takes ("timm:NAME" for any of
+    timm); `standard` is the default and `narrow` the one for small sets and CPUs, `image_size`
+    the default input side. `mix` mixes a training batch after its augmentation: (batch, number of
     classes, CPU generator) -> batch. `find` gives the file of a backbone's published weights or
     None, and `load` reads such a file into a network and returns what did not match.
     """
@@ -140,6 +140,7 @@ class Method:
     source: str
     build: Callable[[str, int], nn.Module]
     backbones: tuple[str, ...] = ANY_CNN
+    standard: str = "resnet50"
     narrow: str = "thin"
     image_size: int = 224
     mix: Callable[[Batch, int, torch.Generator], Batch] | None = None

@@ -97,7 +97,7 @@ def make_config(preset: str = "none", **settings: Any) -> TrainConfig:
     chosen = {**PRESETS[preset], **given}
     row = find_method(chosen.get("method", TrainConfig().method))
     if "backbone" not in given:
-        chosen["backbone"] = row.narrow if "backbone" in chosen else row.backbones[0]
+        chosen["backbone"] = row.narrow if "backbone" in chosen else row.standard
     config = TrainConfig(**{"image_size": row.image_size, **chosen})
     check_backbone(config.method, config.backbone)
     _check_one_of("--optimizer", config.optimizer, OPTIMIZERS)

@@ -30,9 +30,9 @@ from auheat.wsol.engine import Engine, Material
 from auheat.wsol.methods import (
     IMAGENET_MEAN,
     IMAGENET_STD,
-    METHODS,
     Classifier,
     build_classifier,
+    find_method,
 )
 from auheat.wsol.settings import OPTIMIZERS, TrainConfig
 
@@ -170,7 +170,7 @@ def _choose_weights(config: TrainConfig) -> Path | None:
     if config.weights == "none":
         return None
     if config.weights == "auto":
-        return METHODS[config.method].find(config.backbone)
+        return find_method(config.method).find(config.backbone)
     return Path(config.weights)
 
 
@@ -195,7 +195,7 @@ def _build(config: TrainConfig, classes: int) -> tuple[Classifier, tuple[str, ..
             f"warning: no published weights of {config.backbone} in AUHEAT_WEIGHTS or "
             "torch's hub cache: trained from scratch, which takes far more photos",
         )
-    messages = METHODS[config.method].load(model, file)
+    messages = find_method(config.method).load(model, file)
     return model, (f"weights: {file}", *messages)
 
 
