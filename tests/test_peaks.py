@@ -1,4 +1,4 @@
-"""Peaks and the walk back from them against loops over Zhou et al. 2018, eq. 1 to 5."""
+"""Peaks and the walk back from them against loops over Zhou et al. 2018."""
 
 import numpy as np
 import pytest
@@ -79,7 +79,7 @@ def connect(weight, stride, padding, below, above):
 
 
 def step_back(share, sources):
-    """Eq. 4 and 5: share (D, p, q) of the layer above -> shares of each source below it."""
+    """Share (D, p, q) of the layer above -> shares of each source below it."""
     total = np.zeros(share.shape)
     for units, links in sources:
         for u, v, w in links:

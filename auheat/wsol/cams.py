@@ -26,11 +26,11 @@ def grad_cam(activations: Tensor, gradients: Tensor) -> Tensor:
 def grad_cam_pp(activations: Tensor, gradients: Tensor) -> Tensor:
     """Return ReLU of the channels' sum, each weighted by the sum of alpha x ReLU(gradient).
 
-    Chattopadhay et al., Grad-CAM++, WACV 2018, eq. 5, 6 and 19: alpha = g^2 / (2 g^2 + S g^3),
-    S the channel's sum of activations. The score is the exponential of the logit there, whose
-    derivatives are e^logit times g, g^2 and g^3; the common factor e^logit, positive and the
-    same in the whole map, is left out. Where the denominator is not above zero (a gradient of
-    zero; for signed activations others, too) alpha is 0.
+    Chattopadhay et al., Grad-CAM++, WACV 2018, section 3: alpha = g^2 / (2 g^2 + S g^3), the
+    closed form, with S the channel's sum of activations. The score is the exponential of the
+    logit there, whose derivatives are e^logit times g, g^2 and g^3; the common factor e^logit,
+    positive and the same in the whole map, is left out. Where the denominator is not above zero
+    (a gradient of zero; for signed activations others, too) alpha is 0.
     """
     square = gradients.square()
     below = square * (2 + activations.sum((2, 3), keepdim=True) * gradients)
@@ -42,7 +42,7 @@ def grad_cam_pp(activations: Tensor, gradients: Tensor) -> Tensor:
 def layer_cam(activations: Tensor, gradients: Tensor) -> Tensor:
     """Return ReLU of the channels' sum, each weighted at each place by ReLU of its gradient there.
 
-    Jiang et al., LayerCAM, IEEE TIP 2021, eq. 6 to 8.
+    Jiang et al., LayerCAM, IEEE TIP 2021, section III: weight ReLU(g), at each place its own.
     """
     return torch.einsum("bchw,bchw->bhw", activations, gradients.relu()).relu()
 

@@ -159,8 +159,9 @@ def erase_surest(features: Tensor, surest: Tensor, threshold: float) -> Tensor:
 class PeakHead(nn.Module):
     """A 1 x 1 convolution to class response maps, whose peaks' mean is the logit.
 
-    Zhou et al., PRM, CVPR 2018, eq. 1 to 3. The maps of this head are the class responses; the
-    peak response maps need the block below too (`auheat.wsol.methods.PeakNetwork`).
+    Zhou et al., PRM, CVPR 2018, section "Peak Stimulation". The maps of this head are the class
+    responses; the peak response maps need the block below too
+    (`auheat.wsol.methods.PeakNetwork`).
     """
 
     def __init__(self, channels: Sequence[int], classes: int) -> None:

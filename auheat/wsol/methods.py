@@ -81,7 +81,7 @@ class PeakNetwork(Network):
 
     The paper goes on to the pixels, a whole walk back through the network for each class. Here
     it ends at the inputs of the last residual block: on the grid of the top features like
-    every other method's maps, for about a sixth of the network's cost a class.
+    every other method's maps, for about a sixth of a ResNet-50's cost a class.
     """
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Output:

@@ -1,9 +1,9 @@
 """Peaks of class response maps, and the walk back from them (Zhou et al., PRM, CVPR 2018).
 
-The walk gives every unit the probability that it is reached from above: eq. 4 sums over the units
-above, and eq. 5 lets each of them choose among its inputs in proportion to activation x ReLU of
-the weight. So shares never grow on their way down, and sum up to one as long as every unit that
-is reached has an input it can choose.
+The walk (section "Peak Back-propagation") gives every unit U the probability that it is reached
+from above: P(U) is the sum over the units V above of P(U | V) P(V), and V chooses among its inputs
+in proportion to activation x ReLU of the weight. So shares never grow on their way down, and sum
+up to one as long as every unit that is reached has an input it can choose.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def find_peaks(maps: Tensor, window: int = WINDOW) -> Tensor:
 
 
 def stimulate(maps: Tensor, window: int = WINDOW) -> Tensor:
-    """Return scores (B, K): the mean of each map's peaks (eq. 1 and 2).
+    """Return scores (B, K): the mean of each map's peaks (section "Peak Stimulation").
 
-    So gradients reach the peaks alone, an equal part each (eq. 3).
+    So gradients reach the peaks alone, an equal part each.
     """
     peaks = find_peaks(maps.detach(), window)
     return torch.where(peaks, maps, 0).sum((2, 3)) / peaks.sum((2, 3))
@@ -141,7 +141,7 @@ def peak_response_maps(
 
     maps (B, K, h', w') are the class responses that `weight` (K, C, 1, 1) makes of `top` features
     (B, C, h', w'), which are not negative; `walks` lead on from there, the topmost block first.
-    Each map is the sum over channels of the units where the walk ends (section 3.2).
+    Each map is the sum over channels of the units where the walk ends.
     """
     start, positive = share_peaks(maps, window), weight.relu()
     found = []
