@@ -19,7 +19,7 @@ def compare(tmp_path, monkeypatch):
     spec = importlib.util.spec_from_file_location("compare_methods", place)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    store = make_store(tmp_path / "work")
+    store = make_store(tmp_path / "work", counts=(("train", 4), ("test", 2)))
     monkeypatch.setattr(module, "prepare", lambda work: store)
     return module
 
@@ -51,4 +51,4 @@ def test_the_page_has_every_runs_scores_and_nothing_is_trained_twice(
         assert f"| {title} | {' | '.join(cells)} |\n" in page
     uniform = runs[0]["baselines"]["uniform"]["att_cos"]
     assert f"| *uniform map* |  |  | {uniform:.3f} |" in page
-    assert "12 test photos" in page
+    assert "8 test photos" in page
