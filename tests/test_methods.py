@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from wsol_helpers import make_store
 
+from auheat.cli import main
 from auheat.records import AuheatError
 from auheat.wsol import peaks
 from auheat.wsol.evaluation import evaluate, look
@@ -119,7 +120,7 @@ def store(tmp_path_factory):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_row_trains_is_evaluated_and_reported_by_name_alone(method, store):
-    config = make_config("demo", method=method, image_size=32, epochs=2, batch_size=8)
+    config = make_config("demo", method=method, image_size=32, epochs=1, batch_size=8)
     summary = train(store, config, tell=lambda _: None)
     assert summary.run.name == f"{method.replace('+', 'p')}-{METHODS[method].narrow}-au4-seed0"
     result = evaluate(store, summary.run.name)
@@ -127,7 +128,7 @@ def test_every_row_trains_is_evaluated_and_reported_by_name_alone(method, store)
     assert result.n == 12
     page = write_report(store, [summary.run.name]).read_text()
     assert f"method {method}," in page
-    assert train(store, config).resumed == 2
+    assert train(store, config).resumed == 1
 
 
 def test_a_seed_decides_what_a_mixed_run_mixes(store):
@@ -172,6 +173,11 @@ def test_unknown_names_name_the_known_ones():
         build_classifier("magic", "thin", 3)
     with pytest.raises(AuheatError, match="'timm:x' is none of adl's \\(one of resnet18, resnet34"):
         build_classifier("adl", "timm:x", 3)
+
+
+def test_the_command_lines_help_names_every_method():
+    (option,) = [p for p in main.commands["train"].params if p.name == "method"]
+    assert option.help == f"{', '.join(METHODS)} [default: cam]."
 
 
 @pytest.mark.parametrize("method", METHODS)
