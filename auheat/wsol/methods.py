@@ -91,8 +91,10 @@ class PeakNetwork(Network):
         entered: list[Tensor] = []
         block: Any = self.backbone.layer4[-1]  # type: ignore[index]
         hook = block.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
-        output = super().forward(images, labels)
-        hook.remove()
+        try:
+            output = super().forward(images, labels)
+        finally:
+            hook.remove()
         weight: Any = self.head.respond.weight  # type: ignore[union-attr]
         with torch.no_grad():
             walk = Walk(block, entered[0])
