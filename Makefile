@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 export AUHEAT_REQUIRE_MODELS ?= 1
 
-.PHONY: help demo test check faults bench clean
+.PHONY: help demo methods test check faults bench clean
 
 help:  ## show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
@@ -30,6 +30,9 @@ demo: $(INSTALLED)  ## the whole chain on a made set: landmarks, heatmaps, two r
 	@echo "Open $(CURDIR)/demo-run/store/report.html"
 
 demo: export AUHEAT_STORE = demo-run/store
+
+methods: $(INSTALLED)  ## every method with and without AUs on the made set: docs/methods.md
+	$(BIN)/python tools/compare_methods.py demo-run/methods
 
 test: $(INSTALLED)  ## style, types and tests
 	$(BIN)/ruff check .

@@ -21,9 +21,19 @@ from .common import (
 
 @click.command()
 @store_option
-@click.option("--preset", default="none", show_default=True, help="demo: a thin network, minutes.")
-@click.option("--method", default=None, help="[default: cam]")
-@click.option("--backbone", default=None, help="[default: resnet50; demo: thin]")
+@click.option(
+    "--preset",
+    default="none",
+    show_default=True,
+    help="demo: a narrow network, minutes; methods: the same, smaller photos, fewer epochs.",
+)
+@click.option(
+    "--method",
+    help="cam, wildcat, gradcam, gradcam++, acol, prm, adl, cutmix, layercam [default: cam].",
+)
+@click.option(
+    "--backbone", help="One of the method's, or timm:NAME [default: the method's, resnet50 of cam]."
+)
 @click.option(
     "--weights", default=None, help="auto (what is cached, no download), none, or a file."
 )
@@ -60,7 +70,7 @@ def train(
     \b
     auheat train --preset demo
     auheat train --preset demo --au-weight 0 --name without-aus
-    auheat train --backbone resnet50 --epochs 60 --device cuda
+    auheat train --method layercam --backbone resnet50 --epochs 60 --device cuda
     """
     from auheat.wsol.settings import make_config
     from auheat.wsol.training import train as run

@@ -6,7 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from mutants import mutate
 
+from auheat.wsol import losses
 from auheat.wsol.heads import Output
 from auheat.wsol.losses import attention, au_alignment_loss, resize_heatmap, total_loss
 
@@ -109,3 +111,55 @@ def test_without_a_valid_row_the_total_is_exactly_cross_entropy(au_weight):
     output, labels = make_output(), torch.tensor([0, 1, 2, 0])
     loss = total_loss(output, labels, torch.rand(4, 8, 8), torch.zeros(4).bool(), au_weight)
     assert torch.equal(loss.total, torch.nn.functional.cross_entropy(output.logits, labels))
+
+
+def test_soft_labels_weigh_the_log_probabilities_by_hand():
+    output = make_output()
+    shares = torch.tensor([[0.2, 0.8, 0], [1, 0, 0], [0, 0.5, 0.5], [0.1, 0.2, 0.7]])
+    loss = total_loss(output, shares, torch.rand(4, 8, 8), torch.zeros(4).bool(), 4.0)
+    e = np.exp(output.logits.numpy())
+    log_p = np.log(e / e.sum(1, keepdims=True))
+    assert loss.total.item() == pytest.approx(-(shares.numpy() * log_p).sum(1).mean(), rel=1e-5)
+
+
+def assert_known_shares_by_hand():
+    features, whole = RNG.normal(size=(3, 4, 4, 4)), RNG.uniform(size=(3, 8, 8))
+    known = RNG.uniform(size=(3, 8, 8))
+    known[0, :3] = 0
+    known[1] = 0
+    heatmap = known * whole
+    heatmap[known == 0] = np.nan
+    rows = []
+    for i in (0, 2):
+        seen = features[i].mean(0) * shrink_by_hand(known[i], 2)
+        wanted = shrink_by_hand(known[i] * whole[i], 2)
+        rows.append((known[i].mean(), 1 - cosine_by_hand(seen, wanted)))
+    expected = sum(a * b for a, b in rows) / sum(a for a, _ in rows)
+    got = au_alignment_loss(*(torch.tensor(v) for v in (features, heatmap, known)))
+    assert got.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_known_shares_limit_the_comparison_and_weigh_the_row():
+    assert_known_shares_by_hand()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [(" * resize_heatmap(known, size)", ""), ("weight * (1 - ", "(1 - "), ("1 - (seen", "(seen")],
+)
+def test_a_loss_that_is_off_is_noticed(old, new, monkeypatch):
+    mutate(monkeypatch, losses, "au_alignment_loss", old, new)
+    monkeypatch.setitem(globals(), "au_alignment_loss", losses.au_alignment_loss)
+    with pytest.raises(AssertionError):
+        assert_known_shares_by_hand()
+
+
+def test_everything_known_is_the_same_as_valid():
+    features, heatmap = torch.randn(2, 3, 6, 6), torch.rand(2, 12, 12)
+    valid = torch.tensor([True, False])
+    everywhere = valid[:, None, None].expand(-1, 12, 12).float()
+    for size in (6, 24):
+        shown = torch.nn.functional.interpolate(features, (size, size))
+        torch.testing.assert_close(
+            au_alignment_loss(shown, heatmap, everywhere), au_alignment_loss(shown, heatmap, valid)
+        )

@@ -1,7 +1,8 @@
 """Residual networks on plain torch whose parameter names are torchvision's.
 
 So a published checkpoint loads as it is. The last two stages keep stride 1, which the paper's
-runs do too: the last maps are an eighth of the image, 28 x 28 at 224 px.
+runs do too: the last maps are an eighth of the image, 28 x 28 at 224 px. Any network of the timm
+package that gives five feature maps stands in as "timm:NAME".
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from pickle import UnpicklingError  # the name of torch's refusal; nothing is unpickled here
 from types import MappingProxyType
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -20,8 +23,14 @@ from torch import Tensor, nn
 
 from auheat.records import AuheatError
 
+N_LAYERS = 5
+"""Feature maps that a backbone gives, shallow to deep."""
+
 STRIDES = (2, 2, 1, 2, 1, 1)
 """Strides of conv1, maxpool and layer1 to layer4."""
+
+TIMM = "timm:"
+"""What the name of a network of timm begins with."""
 
 WEIGHTS_HINT = "--weights takes auto, none, a .pth or a .safetensors file"
 
@@ -167,12 +176,41 @@ def build_backbone(name: str) -> ResNet:
     return BACKBONES[name].build()
 
 
+def build_trunk(name: str) -> tuple[nn.Module, tuple[int, ...]]:
+    """Return a backbone of `BACKBONES` or of timm ("timm:NAME"), and its five layers' channels.
+
+    Raises `AuheatError` for an unknown name, where timm is missing, or for a network of it that
+    does not give five maps (B, C, h, w). timm's own parameter names are kept, and its maps may be
+    of either sign.
+    """
+    if not name.startswith(TIMM):
+        backbone = build_backbone(name)
+        return backbone, backbone.channels
+    try:
+        create = import_module("timm").create_model
+    except ImportError as error:
+        raise AuheatError(f"--backbone: {name} needs timm: {error} (pip install timm)") from error
+    try:
+        network: nn.Module = create(name.removeprefix(TIMM), features_only=True)
+    except Exception as error:  # timm raises whatever its networks do
+        raise AuheatError(f"--backbone: {name}: timm cannot build it ({error})") from error
+    about: Any = network.feature_info
+    channels = tuple(about.channels())
+    if len(channels) != N_LAYERS:
+        raise AuheatError(
+            f"--backbone: {name} gives {len(channels)} feature maps (expected {N_LAYERS})"
+        )
+    return network, channels
+
+
 def find_weights(name: str) -> Path | None:
     """Return the file of a backbone's published weights, None where none is at hand.
 
     Looks in the folder AUHEAT_WEIGHTS, then in torch's hub cache, for torchvision's file name
-    or the same with .safetensors.
+    or the same with .safetensors. Nothing is published here for a network of timm.
     """
+    if name not in BACKBONES:
+        return None
     own = os.environ.get("AUHEAT_WEIGHTS")
     folders = ([Path(own)] if own else []) + [Path(torch.hub.get_dir()) / "checkpoints"]
     for folder in folders:

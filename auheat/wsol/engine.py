@@ -19,7 +19,8 @@ from auheat.wsol.augment import augment
 from auheat.wsol.data import Item, ShardDataset, make_loader
 from auheat.wsol.heads import Output
 from auheat.wsol.losses import Loss, total_loss
-from auheat.wsol.methods import Classifier
+from auheat.wsol.methods import Classifier, find_method
+from auheat.wsol.regularizers import Batch
 from auheat.wsol.settings import OPTIMIZERS, TrainConfig
 
 SLOW_SECONDS = 3600
@@ -55,6 +56,7 @@ class Engine:
         """Bring the photos into memory where they fit, else let processes decode them."""
         self.config, self.material, self.device = config, material, device
         self.model, self.optimizer = model, optimizer
+        self._mix = find_method(config.method).mix
         cached = material.dataset.cache() and material.held_out.cache()
         workers = 0 if cached else min(8, count_cores())
         rows = Subset(material.dataset, material.train.tolist())
@@ -121,12 +123,15 @@ class Engine:
         """Take one step on a batch; return its loss and the share of right answers."""
         images, heatmaps, landmarks, labels, valid = self._move(batch)
         images, heatmaps, _ = augment(images, heatmaps, landmarks, chance)
-        output = model(images.contiguous(memory_format=torch.channels_last), labels)
-        loss = self._loss(output, labels, heatmaps, valid)
+        seen = Batch(images, heatmaps, labels, valid)
+        if self._mix is not None:
+            seen = self._mix(seen, len(self.material.dataset.class_names), chance)
+        output = model(seen.images.contiguous(memory_format=torch.channels_last), labels)
+        loss = self._loss(output, seen.labels, seen.heatmaps, seen.valid)
         optimizer.zero_grad(set_to_none=True)
         loss.total.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        return loss, (output.logits.argmax(1) == labels).float().mean()
+        return loss, _share_right(output.logits, seen.labels)
 
     def _loss(self, output: Output, labels: Tensor, heatmaps: Tensor, valid: Tensor) -> Loss:
         return total_loss(
@@ -147,7 +152,7 @@ class Engine:
             images, heatmaps, _, labels, valid = self._move(batch)
             output = self.model(images.contiguous(memory_format=torch.channels_last))
             loss = self._loss(output, labels, heatmaps, valid)
-            hits = (output.logits.argmax(1) == labels).float().mean()
+            hits = _share_right(output.logits, labels)
             totals += len(labels) * torch.stack([*loss, hits]).cpu()
             n += len(labels)
         names = ("val_loss", "val_ce", "val_au", "val_accuracy")
@@ -182,6 +187,14 @@ class Engine:
                 "faster: `auheat train --preset demo` (a thin network at 96 px), or a CUDA GPU"
             )
         return tuple(lines)
+
+
+def _share_right(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return how much of the labels, (B,) or shares (B, K), the predicted classes make up."""
+    predicted = logits.argmax(1)
+    if labels.ndim == 2:
+        return labels.gather(1, predicted[:, None]).mean()
+    return (predicted == labels).float().mean()
 
 
 def _check_finite(rows: list[Tensor], epoch: int) -> None:

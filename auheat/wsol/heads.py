@@ -1,7 +1,7 @@
 """Heads: five feature maps in, logits and one map per class out.
 
 Every head is a module built from (channels of the five layers, number of classes) and called
-with (features shallow to deep, labels or None); it returns an `Output`.
+with (features shallow to deep, labels (B,) or None); it returns an `Output`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from auheat.wsol.cams import Formula, gradient_maps
+from auheat.wsol.metrics import min_max
+from auheat.wsol.peaks import stimulate
+
 
 class Output(NamedTuple):
     """What a classifier says: logits (B, K), maps (B, K, h, w), and what else is trained.
 
-    `aux_logits` are further (B, K) logits that take part in the loss alone; `features` are the
-    backbone's maps, shallow to deep.
+    In evaluation mode `maps` are the method's own. In training, where no loss reads them, those
+    that take a walk back (the gradient CAMs, PRM) are not made: the head's plain class maps
+    stand there. `aux_logits` are further (B, K) logits that take part in the loss alone;
+    `features` are the backbone's maps, shallow to deep.
     """
 
     logits: Tensor
@@ -41,4 +47,128 @@ class GapHead(nn.Module):
         """Return logits (B, K) and maps (B, K, h, w); labels are not needed."""
         top = features[-1]
         maps = torch.einsum("bchw,kc->bkhw", top, self.fc.weight)
-        return Output(self.fc(top.mean((2, 3))), maps)
+        return Output(self.score(top), maps)
+
+    def score(self, top: Tensor) -> Tensor:
+        """Return the logits (B, K) of top features (B, C, h, w)."""
+        logits: Tensor = self.fc(top.mean((2, 3)))
+        return logits
+
+
+class GradientHead(GapHead):
+    """The classifier of `GapHead` with maps by a gradient formula of `auheat.wsol.cams`."""
+
+    def __init__(self, channels: Sequence[int], classes: int, formula: Formula) -> None:
+        super().__init__(channels, classes)
+        self.formula = formula
+
+    def forward(self, features: Sequence[Tensor], labels: Tensor | None = None) -> Output:
+        """Return logits (B, K), and in evaluation mode the formula's maps (B, K, h, w)."""
+        if self.training:
+            return super().forward(features, labels)
+        top = features[-1]
+        return Output(self.score(top), gradient_maps(self.formula, self.score, top))
+
+
+class WildcatHead(nn.Module):
+    """Several maps per class, their mean, and its highest and lowest places as the score.
+
+    Durand et al., WILDCAT, CVPR 2017: a 1 x 1 convolution makes `modalities` maps per class, eq. 1
+    averages them to the class's map, and eq. 2 gives the logit: the mean of the k highest places
+    + `alpha` x the mean of the k lowest, k being a `share` of all places, at least one. The
+    defaults are the authors' for VOC 2007. modalities 5, share 0.5 and alpha 0 are what the
+    code of Belharbi et al. computes, which loses the second term.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        classes: int,
+        modalities: int = 8,
+        share: float = 0.2,
+        alpha: float = 0.7,
+    ) -> None:
+        super().__init__()
+        self.classes, self.share, self.alpha = classes, share, alpha
+        self.transfer = nn.Conv2d(channels[-1], modalities * classes, 1)
+
+    def forward(self, features: Sequence[Tensor], labels: Tensor | None = None) -> Output:  # noqa: ARG002
+        """Return logits (B, K) and class maps (B, K, h, w); labels are not needed."""
+        maps = self.transfer(features[-1]).unflatten(1, (self.classes, -1)).mean(2)
+        return Output(pool_extremes(maps, self.share, self.alpha), maps)
+
+
+def pool_extremes(maps: Tensor, share: float, alpha: float) -> Tensor:
+    """Return the mean of each map's k highest places + alpha x that of its k lowest.
+
+    maps (..., h, w) give (...); k is the nearest number to `share` of the places, at least 1.
+    """
+    places = maps.flatten(-2)
+    k = max(1, round(share * places.shape[-1]))
+    high = places.topk(k, -1).values.mean(-1)
+    low = places.topk(k, -1, largest=False).values.mean(-1)
+    return high + alpha * low
+
+
+class AcolHead(nn.Module):
+    """Two branches, the second of which sees features erased where the first is surest.
+
+    Zhang et al., ACoL, CVPR 2018: each branch is two 3 x 3 convolutions, a 1 x 1 convolution to
+    the class maps, and their mean as the logits. Branch B sees zeros where A's map of the true
+    class, min-max scaled, exceeds `threshold`; in evaluation, or without labels, of the class
+    that A predicts. A classifies, B's logits are auxiliary, and a class's map is the higher of
+    the two branches' scaled ones. 0.6 is the paper's best threshold (Belharbi et al. use 0.1);
+    the width of half the channels is its 1024 on a ResNet-50.
+    """
+
+    def __init__(self, channels: Sequence[int], classes: int, threshold: float = 0.6) -> None:
+        super().__init__()
+        self.threshold = threshold
+        self.branch_a = _branch(channels[-1], classes)
+        self.branch_b = _branch(channels[-1], classes)
+
+    def forward(self, features: Sequence[Tensor], labels: Tensor | None = None) -> Output:
+        """Return A's logits (B, K), fused maps (B, K, h, w) in [0, 1], and B's logits."""
+        top = features[-1]
+        maps_a = self.branch_a(top)
+        logits = maps_a.mean((2, 3))
+        chosen = logits.argmax(1) if labels is None or not self.training else labels
+        surest = maps_a[torch.arange(len(top), device=top.device), chosen]
+        maps_b = self.branch_b(erase_surest(top, surest, self.threshold))
+        fused = torch.maximum(min_max(maps_a), min_max(maps_b))
+        return Output(logits, fused, (maps_b.mean((2, 3)),))
+
+
+def _branch(channels: int, classes: int) -> nn.Sequential:
+    width = max(1, channels // 2)
+    return nn.Sequential(
+        nn.Conv2d(channels, width, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(width, width, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(width, classes, 1),
+    )
+
+
+def erase_surest(features: Tensor, surest: Tensor, threshold: float) -> Tensor:
+    """Zero features (B, C, h, w) where the scaled map `surest` (B, h, w) exceeds the threshold."""
+    keep = min_max(surest.detach()) <= threshold
+    return features * keep[:, None]
+
+
+class PeakHead(nn.Module):
+    """A 1 x 1 convolution to class response maps, whose peaks' mean is the logit.
+
+    Zhou et al., PRM, CVPR 2018, section "Peak Stimulation". The maps of this head are the class
+    responses; the peak response maps need the block below too
+    (`auheat.wsol.methods.PeakNetwork`).
+    """
+
+    def __init__(self, channels: Sequence[int], classes: int) -> None:
+        super().__init__()
+        self.respond = nn.Conv2d(channels[-1], classes, 1)
+
+    def forward(self, features: Sequence[Tensor], labels: Tensor | None = None) -> Output:  # noqa: ARG002
+        """Return logits (B, K) and class response maps (B, K, h, w); labels are not needed."""
+        maps = self.respond(features[-1])
+        return Output(stimulate(maps), maps)

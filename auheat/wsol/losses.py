@@ -33,17 +33,25 @@ def attention(features: Tensor) -> Tensor:
 def au_alignment_loss(features: Tensor, heatmap: Tensor, valid: Tensor) -> Tensor:
     """Return the mean over valid rows of 1 - R(T, A), a scalar in [0, 2] (eq. 2 and 3).
 
-    features (B, C, h, w) of either sign, heatmap (B, H, W) of any non-negative scale, valid
-    (B,) bool. A is shrunk to T's size by area (enlarged bilinearly for a layer finer than the
-    heatmap). With no valid row it is exactly 0, and gradients are zeros; whatever stands in the
-    heatmap of a row that is not valid, NaN included, has no effect.
+    features (B, C, h, w), heatmap (B, H, W) of any non-negative scale, valid (B,) bool. Features
+    may have either sign: their mean is compared as it is, so a place of negative attention
+    counts against the heatmap there. A is shrunk to T's size by area (enlarged bilinearly for a
+    layer finer than the heatmap). With no valid row it is exactly 0, and gradients are zeros;
+    whatever stands in the heatmap of a row that is not valid, NaN included, has no effect.
+
+    valid may also be (B, H, W), the share in [0, 1] of each heatmap cell that is known, where the
+    heatmap holds that share of the cell alone. T is then multiplied by it, so that what is not
+    known neither draws nor repels attention, and a row counts by its known area.
     """
-    target = torch.where(valid[:, None, None], heatmap.float(), 0)
-    target = resize_heatmap(target, (features.shape[2], features.shape[3]))
-    seen = F.normalize(attention(features.float()).flatten(1), dim=1, eps=_EPS)
+    size = (features.shape[2], features.shape[3])
+    known = valid.float() if valid.ndim == 3 else valid[:, None, None].float().expand_as(heatmap)
+    target = resize_heatmap(torch.where(known > 0, heatmap.float(), 0), size)
+    seen = attention(features.float()) * resize_heatmap(known, size)
+    seen = F.normalize(seen.flatten(1), dim=1, eps=_EPS)
     wanted = F.normalize(target.flatten(1), dim=1, eps=_EPS)
-    apart = torch.where(valid, 1 - (seen * wanted).sum(1), 0)
-    return apart.sum() / valid.sum().clamp(min=1)
+    weight = known.mean((1, 2))
+    apart = torch.where(weight > 0, weight * (1 - (seen * wanted).sum(1)), 0)
+    return apart.sum() / torch.where(weight.sum() > 0, weight.sum(), 1)
 
 
 def resize_heatmap(heatmap: Tensor, size: tuple[int, int]) -> Tensor:
@@ -63,7 +71,8 @@ def total_loss(
 ) -> Loss:
     """Return eq. 3: cross-entropy + `au_weight` x the sum of the layers' alignment losses.
 
-    Cross-entropy is summed over the logits and every set of auxiliary logits, labels (B,);
+    Cross-entropy is summed over the logits and every set of auxiliary logits; labels are (B,)
+    classes, or (B, K) shares that sum to one. heatmap and valid are `au_alignment_loss`'s;
     `layers` count from 1, shallow to deep. `au_weight` 0 is the plain classifier.
     """
     classes = sum(

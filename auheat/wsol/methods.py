@@ -1,32 +1,158 @@
-"""The classifier methods: one row each of a plain dict, and the model they share."""
+"""The classifier methods: one row each of a plain dict, and what builds them.
+
+Everything that tells one method from another stands in its row; training, evaluation and the
+command line read rows and know no method by name.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from types import MappingProxyType
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from auheat.records import AuheatError
-from auheat.wsol.backbones import build_backbone
-from auheat.wsol.heads import GapHead, Output
+from auheat.wsol.backbones import BACKBONES, TIMM, build_trunk, find_weights, load_weights
+from auheat.wsol.cams import grad_cam, grad_cam_pp, layer_cam
+from auheat.wsol.heads import AcolHead, GapHead, GradientHead, Output, PeakHead, WildcatHead
+from auheat.wsol.peaks import Walk, peak_response_maps
+from auheat.wsol.regularizers import Batch, cutmix, draw_drop, drop_attended
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+Classifier: TypeAlias = nn.Module
+"""A method's network: called with images (B, 3, H, W) and labels (B,) or None, gives `Output`."""
+
+Head: TypeAlias = Callable[[Sequence[int], int], nn.Module]
+"""Makes a head of the channels of the backbone's five layers and the number of classes."""
+
+
+class Network(nn.Module):
+    """A convolutional backbone and a head."""
+
+    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Output:
+        """Classify images (B, 3, H, W); labels (B,) are for heads that use them in training."""
+        features = self.backbone(images)
+        output: Output = self.head(features, labels)
+        return output._replace(features=tuple(features))
+
+
+class AdlNetwork(Network):
+    """ADL: in training, attended places of the last three layers are dropped or weighted.
+
+    Choe and Shim 2019 put their layer behind pool3, pool4 and conv5-3 of VGG; behind layer2, layer3
+    and layer4 are the same depths of a residual network. What is dropped goes on to the next
+    layer and to the head, while `features` hold the layers as they are: where the AU loss
+    wants attention nothing may be taken away. Nothing is dropped in evaluation, and the maps are
+    CAM's, of the last block.
+    """
+
+    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
+        super().__init__(backbone, head)
+        for stage in (backbone.layer3, backbone.layer4):
+            assert isinstance(stage, nn.Module)
+            stage.register_forward_pre_hook(_drop_in_training)
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Output:
+        """Classify images (B, 3, H, W); labels are not needed."""
+        features = self.backbone(images)
+        top = drop_attended(features[-1], draw_drop()) if self.training else features[-1]
+        output: Output = self.head([*features[:-1], top], labels)
+        return output._replace(features=tuple(features))
+
+
+def _drop_in_training(stage: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+    return drop_attended(inputs[0], draw_drop()) if stage.training else inputs[0]
+
+
+class PeakNetwork(Network):
+    """PRM: in evaluation mode, the class responses' peaks are traced back through the last block.
+
+    The paper goes on to the pixels, a whole walk back through the network for each class. Here
+    it ends at the inputs of the last residual block: on the grid of the top features like
+    every other method's maps, for about a sixth of a ResNet-50's cost a class.
+    """
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Output:
+        """Classify images (B, 3, H, W); labels are not needed."""
+        if self.training:
+            return super().forward(images, labels)
+        entered: list[Tensor] = []
+        block: Any = self.backbone.layer4[-1]  # type: ignore[index]
+        hook = block.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
+        try:
+            output = super().forward(images, labels)
+        finally:
+            hook.remove()
+        weight: Any = self.head.respond.weight  # type: ignore[union-attr]
+        with torch.no_grad():
+            walk = Walk(block, entered[0])
+            maps = peak_response_maps(output.maps, output.features[-1], weight, [walk])
+        return output._replace(maps=maps)
+
+
+def cnn(head: Head, network: type[Network] = Network) -> Callable[[str, int], nn.Module]:
+    """Return what builds a network of a backbone's name and a number of classes with this head."""
+
+    def build(backbone: str, classes: int) -> nn.Module:
+        trunk, channels = build_trunk(backbone)
+        return network(trunk, head(channels, classes))
+
+    return build
+
+
+def load_cnn(model: nn.Module, file: Path) -> list[str]:
+    """Load a backbone's checkpoint, and its classifier where the head has the like (`fc`).
+
+    Returns what did not match, as `load_weights` does.
+    """
+    assert isinstance(model, Network)
+    return load_weights(model.backbone, file, getattr(model.head, "fc", None))
+
+
+RESNETS = tuple(BACKBONES)
+ANY_CNN = (*RESNETS, f"{TIMM}NAME")
+
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """What sets one method apart: its title, where it was published, and what builds its head.
+    """All that sets one method apart.
 
-    `head` takes the channels of the backbone's five layers and the number of classes.
+    `build` makes a network of a backbone's name and a number of classes. It is called with
+    normalised images (B, 3, H, W) and labels (B,) or None and returns `Output`, its `features`
+    shallow to deep, the top map last. `backbones` are the names it takes ("timm:NAME" for any of
+    timm); `standard` is the default and `narrow` the one for small sets and CPUs, `image_size`
+    the default input side. `mix` mixes a training batch after its augmentation: (batch, number of
+    classes, CPU generator) -> batch. `find` gives the file of a backbone's published weights or
+    None, and `load` reads such a file into a network and returns what did not match.
     """
 
     title: str
     source: str
-    head: Callable[[Sequence[int], int], nn.Module]
+    build: Callable[[str, int], nn.Module]
+    backbones: tuple[str, ...] = ANY_CNN
+    standard: str = "resnet50"
+    narrow: str = "thin"
+    image_size: int = 224
+    mix: Callable[[Batch, int, torch.Generator], Batch] | None = None
+    find: Callable[[str], Path | None] = find_weights
+    load: Callable[[nn.Module, Path], list[str]] = load_cnn
+
+    def takes(self, backbone: str) -> bool:
+        """Whether a backbone of this name can be asked for."""
+        wild = f"{TIMM}NAME" in self.backbones and backbone.startswith(TIMM)
+        return wild or backbone in self.backbones
 
 
 METHODS: Mapping[str, Method] = MappingProxyType(
@@ -34,37 +160,78 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "cam": Method(
             "CAM",
             "Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016",
-            GapHead,
+            cnn(GapHead),
+        ),
+        "wildcat": Method(
+            "WILDCAT",
+            "Durand et al., WILDCAT: Weakly Supervised Learning of Deep ConvNets for Image "
+            "Classification, Pointwise Localization and Segmentation, CVPR 2017",
+            cnn(WildcatHead),
+        ),
+        "gradcam": Method(
+            "Grad-CAM",
+            "Selvaraju et al., Grad-CAM: Visual Explanations from Deep Networks via "
+            "Gradient-Based Localization, ICCV 2017",
+            cnn(partial(GradientHead, formula=grad_cam)),
+        ),
+        "gradcam++": Method(
+            "Grad-CAM++",
+            "Chattopadhay et al., Grad-CAM++: Generalized Gradient-Based Visual Explanations for "
+            "Deep Convolutional Networks, WACV 2018",
+            cnn(partial(GradientHead, formula=grad_cam_pp)),
+        ),
+        "acol": Method(
+            "ACoL",
+            "Zhang et al., Adversarial Complementary Learning for Weakly Supervised Object "
+            "Localization, CVPR 2018",
+            cnn(AcolHead),
+        ),
+        "prm": Method(
+            "PRM",
+            "Zhou et al., Weakly Supervised Instance Segmentation Using Class Peak Response, "
+            "CVPR 2018",
+            cnn(PeakHead, PeakNetwork),
+            backbones=RESNETS,
+        ),
+        "adl": Method(
+            "ADL",
+            "Choe and Shim, Attention-Based Dropout Layer for Weakly Supervised Object "
+            "Localization, CVPR 2019",
+            cnn(GapHead, AdlNetwork),
+            backbones=RESNETS,
+        ),
+        "cutmix": Method(
+            "CutMix",
+            "Yun et al., CutMix: Regularization Strategy to Train Strong Classifiers with "
+            "Localizable Features, ICCV 2019",
+            cnn(GapHead),
+            mix=cutmix,
+        ),
+        "layercam": Method(
+            "LayerCAM",
+            "Jiang et al., LayerCAM: Exploring Hierarchical Class Activation Maps for "
+            "Localization, IEEE TIP 2021",
+            cnn(partial(GradientHead, formula=layer_cam)),
         ),
     }
 )
-"""Name -> method; whatever can be trained and evaluated stands here."""
+"""Name -> method, in the order of the papers; whatever can be trained and evaluated stands here."""
 
 
-class Classifier(nn.Module):
-    """A backbone and a method's head; it normalises its images itself."""
+def find_method(name: str) -> Method:
+    """Return a row of `METHODS`; raises `AuheatError` for an unknown name."""
+    if name not in METHODS:
+        raise AuheatError(f"--method: {name!r} is not known (one of {', '.join(METHODS)})")
+    return METHODS[name]
 
-    mean: Tensor
-    std: Tensor
 
-    def __init__(
-        self,
-        backbone: nn.Module,
-        head: nn.Module,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
-    ) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.head = head
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
-
-    def forward(self, images: Tensor, labels: Tensor | None = None) -> Output:
-        """Classify RGB images (B, 3, H, W) in [0, 1]; labels (B,) are for heads that use them."""
-        features = self.backbone((images - self.mean) / self.std)
-        output: Output = self.head(features, labels)
-        return output._replace(features=tuple(features))
+def check_backbone(method: str, backbone: str) -> None:
+    """Raise `AuheatError` for a backbone that a method does not take."""
+    row = find_method(method)
+    if not row.takes(backbone):
+        raise AuheatError(
+            f"--backbone: {backbone!r} is none of {method}'s (one of {', '.join(row.backbones)})"
+        )
 
 
 def build_classifier(
@@ -74,8 +241,19 @@ def build_classifier(
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
 ) -> Classifier:
-    """Return a classifier with fresh weights; raises `AuheatError` for an unknown name."""
-    if method not in METHODS:
-        raise AuheatError(f"--method: {method!r} is not known (one of {', '.join(METHODS)})")
-    trunk = build_backbone(backbone)
-    return Classifier(trunk, METHODS[method].head(trunk.channels, classes), mean, std)
+    """Return a method's network with fresh weights, which normalises its images itself.
+
+    It takes RGB images in [0, 1]. Raises `AuheatError` for an unknown name.
+    """
+    check_backbone(method, backbone)
+    model = METHODS[method].build(backbone, classes)
+    # a hook and not a wrapper, so that parameters keep their names, in checkpoints above all
+    for name, values in (("image_mean", mean), ("image_std", std)):
+        model.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
+    model.register_forward_pre_hook(_normalise)
+    return model
+
+
+def _normalise(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    images, *rest = inputs
+    return (images - model.image_mean) / model.image_std, *rest

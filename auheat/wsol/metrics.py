@@ -27,7 +27,10 @@ class MapScores(NamedTuple):
 
 
 def min_max(maps: Tensor) -> Tensor:
-    """Scale each map (..., h, w) to [0, 1]; a constant map becomes zeros."""
+    """Scale each map (..., h, w), of either sign, to [0, 1]; a constant map becomes zeros.
+
+    The lowest value becomes 0, so where a map is negative counts as least attended, not against.
+    """
     low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
     largest = torch.maximum(low.abs(), high.abs())
     spans = high - low > _FLAT * largest

@@ -12,10 +12,9 @@ import torch
 
 from auheat.records import AuheatError
 from auheat.store import check_name
-from auheat.wsol.backbones import BACKBONES
-from auheat.wsol.methods import METHODS, Classifier
+from auheat.wsol.backbones import N_LAYERS
+from auheat.wsol.methods import Classifier, check_backbone, find_method
 
-N_LAYERS = 5
 MIN_SIDE = 16
 """Of photos with a shorter side the last layer would make a map of a single pixel."""
 
@@ -51,7 +50,7 @@ class TrainConfig:
     def run_name(self) -> str:
         """The name given, or method, backbone, AU weight and seed."""
         made = f"{self.method}-{self.backbone}-au{self.au_weight:g}-seed{self.seed}"
-        return check_name(self.name or made)
+        return check_name(self.name or made.replace("+", "p").replace(":", "-"))
 
 
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
@@ -67,22 +66,40 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "weight_decay": 0.05,
             "optimizer": "adamw",
         },
+        "methods": {
+            "backbone": "thin",
+            "weights": "none",
+            "image_size": 64,
+            "epochs": 40,
+            "batch_size": 16,
+            "lr": 2e-3,
+            "weight_decay": 0.05,
+            "optimizer": "adamw",
+        },
     }
 )
-"""Name -> settings that replace the defaults; "demo" trains in minutes on a laptop's CPU."""
+"""Name -> settings that replace the defaults.
+
+"demo" trains in minutes on a laptop's CPU, "methods" in one, to compare all of them. A method that
+has no "thin" backbone gets its own narrow one.
+"""
 
 
 def make_config(preset: str = "none", **settings: Any) -> TrainConfig:
     """Return the settings of a preset with those given (not None) put in their place.
 
+    Backbone and image size, where neither preset nor caller gives them, are the method's own.
     Raises `AuheatError` for an unknown preset or a value that no run could use.
     """
     if preset not in PRESETS:
         raise AuheatError(f"--preset: {preset!r} is not known (one of {', '.join(PRESETS)})")
     given = {k: v for k, v in settings.items() if v is not None}
-    config = TrainConfig(**{**PRESETS[preset], **given})
-    _check_one_of("--method", config.method, METHODS)
-    _check_one_of("--backbone", config.backbone, BACKBONES)
+    chosen = {**PRESETS[preset], **given}
+    row = find_method(chosen.get("method", TrainConfig().method))
+    if "backbone" not in given:
+        chosen["backbone"] = row.narrow if "backbone" in chosen else row.standard
+    config = TrainConfig(**{"image_size": row.image_size, **chosen})
+    check_backbone(config.method, config.backbone)
     _check_one_of("--optimizer", config.optimizer, OPTIMIZERS)
     for key in ("epochs", "batch_size", "lr"):
         if not 0 < getattr(config, key) < math.inf:

@@ -24,10 +24,16 @@ from auheat.records import AuheatError
 from auheat.shards import SHARDS, file_digest, read_attributes, write_json
 from auheat.store import find_rendered, list_finished
 from auheat.wsol import checkpoints
-from auheat.wsol.backbones import WEIGHTS_HINT, find_weights, load_weights
+from auheat.wsol.backbones import WEIGHTS_HINT
 from auheat.wsol.data import ShardDataset, split_validation
 from auheat.wsol.engine import Engine, Material
-from auheat.wsol.methods import IMAGENET_MEAN, IMAGENET_STD, Classifier, build_classifier
+from auheat.wsol.methods import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Classifier,
+    build_classifier,
+    find_method,
+)
 from auheat.wsol.settings import OPTIMIZERS, TrainConfig
 
 
@@ -163,7 +169,9 @@ def _choose_weights(config: TrainConfig) -> Path | None:
     """Return the checkpoint a run starts from, None for fresh weights."""
     if config.weights == "none":
         return None
-    return find_weights(config.backbone) if config.weights == "auto" else Path(config.weights)
+    if config.weights == "auto":
+        return find_method(config.method).find(config.backbone)
+    return Path(config.weights)
 
 
 def _identify_weights(config: TrainConfig) -> dict[str, str]:
@@ -187,7 +195,7 @@ def _build(config: TrainConfig, classes: int) -> tuple[Classifier, tuple[str, ..
             f"warning: no published weights of {config.backbone} in AUHEAT_WEIGHTS or "
             "torch's hub cache: trained from scratch, which takes far more photos",
         )
-    messages = load_weights(model.backbone, file, getattr(model.head, "fc", None))
+    messages = find_method(config.method).load(model, file)
     return model, (f"weights: {file}", *messages)
 
 

@@ -1,0 +1,54 @@
+"""The comparison of methods: it measures what it says, once, and goes on where it stopped."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+from wsol_helpers import make_store
+
+ROOT = Path(__file__).parent.parent
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def compare(tmp_path, monkeypatch):
+    """The script as a module, on a small store in place of the demonstration set."""
+    place = ROOT / "tools" / "compare_methods.py"
+    spec = importlib.util.spec_from_file_location("compare_methods", place)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    store = make_store(tmp_path / "work", counts=(("train", 4), ("test", 2)))
+    monkeypatch.setattr(module, "prepare", lambda work: store)
+    return module
+
+
+def test_the_page_has_every_runs_scores_and_nothing_is_trained_twice(
+    compare, tmp_path, monkeypatch, capsys
+):
+    arguments = [str(tmp_path / "work"), "--epochs", "1", "--out", str(tmp_path)]
+    compare.main([*arguments, "--methods", "wildcat"])
+    trained, original = [], compare.evaluate
+    monkeypatch.setattr(compare, "evaluate", lambda *a: trained.append(a[1]) or original(*a))
+    compare.main([*arguments, "--methods", "wildcat,gradcam++"])
+    assert trained == ["gradcampp-thin-au0-seed0-epochs1", "gradcampp-thin-au4-seed0-epochs1"]
+    runs = json.loads((tmp_path / "methods.json").read_text())["runs"]
+    assert [(r["method"], r["au_weight"]) for r in runs] == [
+        (method, weight) for method in ("wildcat", "gradcam++") for weight in (0, 4)
+    ]
+    page = (tmp_path / "methods.md").read_text()
+    for without, with_aus in (runs[:2], runs[2:]):
+        stored = [
+            json.loads((tmp_path / "work" / "runs" / r["run"] / "evaluation.json").read_text())
+            for r in (without, with_aus)
+        ]
+        cells = [
+            f"{stored[0][key]:.3f} → {stored[1][key]:.3f}"
+            for key in ("accuracy", "cam_cos", "att_cos", "margin", "rank1")
+        ]
+        title = {"wildcat": "WILDCAT", "gradcam++": "Grad-CAM++"}[without["method"]]
+        assert f"| {title} | {' | '.join(cells)} |\n" in page
+    uniform = runs[0]["baselines"]["uniform"]["att_cos"]
+    assert f"| *uniform map* |  |  | {uniform:.3f} |" in page
+    assert "8 test photos" in page
