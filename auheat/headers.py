@@ -31,7 +31,10 @@ common progressive JPEG has ten scans, one of MAX_PIXELS may have sixteen.
 """
 
 MAX_TEXT = 2**20
-"""Most bytes of plain text in a PNG that is stored as it is; readers give up at some length."""
+"""Most bytes of plain texts, or of the profile, in a PNG that is stored as it is.
+
+Pillow refuses a PNG for a longer profile.
+"""
 
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _MARKER_IN_SCAN = re.compile(rb"\xff[^\x00\xff]")
@@ -40,11 +43,13 @@ _TURNED = re.compile(rb"tiff:Orientation\s*(?:=\s*[\"']|>)\s*(?!1[\"'<])")
 _TIFF = {b"II*\x00": "<", b"MM\x00*": ">"}
 _WIDTH, _HEIGHT, _ORIENTATION, _LONG = 0x0100, 0x0101, 0x0112, 4
 _OLD_BITMAP = 12  # bytes of the first BMP header, with sides of two bytes
-_COMMON_FRAMES = (0xC0, 0xC1, 0xC2)
+_PROGRESSIVE = 0xC2
+_COMMON_FRAMES = (0xC0, 0xC1, _PROGRESSIVE)
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _BETWEEN_SCANS = frozenset({0xC4, 0xDA, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)})
 _PACKED_TEXTS = (b"zTXt", b"iTXt")
-_READ_DIFFERENTLY = frozenset({b"eXIf", b"tRNS", b"gAMA", b"acTL", *_PACKED_TEXTS})
+_FRAME_PARTS = (b"acTL", b"fcTL", b"fdAT")
+_READ_DIFFERENTLY = frozenset({b"eXIf", b"tRNS", b"gAMA", *_FRAME_PARTS, *_PACKED_TEXTS})
 _length = struct.Struct(">H").unpack_from
 _part = struct.Struct(">I4s").unpack_from
 _checksum = struct.Struct(">I").unpack_from
@@ -112,7 +117,7 @@ def _check_size(height: int, width: int) -> None:
 
 def _read_jpeg_header(data: bytes) -> Header:
     """Walk the segments to the first scan, then look at the scans."""
-    size, portable, seen_exif, restarts, at = None, True, False, 0, 2
+    size, frame, portable, seen_exif, restarts, at = None, 0, True, False, 0, 2
     for _ in range(MAX_PARTS):
         found = _NEXT_MARKER.search(data, at)
         if found is None:
@@ -133,7 +138,7 @@ def _read_jpeg_header(data: bytes) -> Header:
             precision, height, width, channels = struct.unpack_from(">BHHB", data, at + 2)
             portable &= marker in _COMMON_FRAMES and precision == 8 and channels in (1, 3)
             portable &= size is None
-            size = (height, width)
+            size, frame = (height, width), marker
             _check_size(height, width)
         elif marker == 0xE1:
             body = data[at + 2 : at + length]
@@ -151,7 +156,9 @@ def _read_jpeg_header(data: bytes) -> Header:
     scans, sound = _count_scans(data, at, restarts)
     if scans * max(size[0] * size[1], 2**20) > MAX_WORK:
         raise UnreadableImageError(f"JPEG of {scans} scans of {size[1]} x {size[0]} pixels")
-    return Header(size, portable and sound, "jpeg")
+    # a second scan over a frame of one is refused by some readers, ignored by others
+    portable = portable and sound and (scans == 1 or frame == _PROGRESSIVE)
+    return Header(size, portable, "jpeg")
 
 
 def _count_scans(data: bytes, at: int, restarts: int) -> tuple[int, bool]:
@@ -208,10 +215,21 @@ def _read_png_header(data: bytes) -> Header:
             portable, packed = False, packed or name in _PACKED_TEXTS
         elif name == b"tEXt":
             text += length
+        elif name == b"iCCP":
+            portable = portable and _unpacks(data[at + 8 : at + 8 + length])
         elif name == b"IEND":
             return Header((height, width), portable and text <= MAX_TEXT, "png", packed)
         at += 12 + length
     raise UnreadableImageError(f"PNG of more than {MAX_PARTS} parts")
+
+
+def _unpacks(profile: bytes) -> bool:
+    """Whether a colour profile is sound and not longer than readers take."""
+    packed = profile.partition(b"\x00")[2][1:]
+    try:
+        return len(zlib.decompressobj().decompress(packed, MAX_TEXT + 1)) <= MAX_TEXT
+    except zlib.error:
+        return False
 
 
 def _is_upright(tiff: bytes) -> bool:
