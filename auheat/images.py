@@ -9,8 +9,8 @@ the pixels, as many for their copy, six for the coefficients of a progressive JP
 copy), and WORK_BYTES; of the largest file that is taken, 2 GiB. A TIFF may claim strips or tiles of
 another GiB, which is OpenCV's bound.
 
-libjpeg writes a line to stderr for a damaged JPEG that OpenCV then decodes after all; there is no
-way to ask it not to.
+libjpeg and libpng write a line to stderr for some damaged files each time that they are decoded;
+OpenCV has no way to ask them not to.
 """
 
 from __future__ import annotations
@@ -45,8 +45,6 @@ __all__ = [
 
 WORK_BYTES = 2**26
 """Memory that decoders take for themselves, whatever the photo: at most 64 MiB."""
-
-_LONGEST_JPEG = 65500  # libjpeg writes no longer sides, and reads a few more
 
 
 def read_bytes(path: Path) -> bytes:
@@ -83,7 +81,7 @@ def make_portable(data: bytes) -> bytes:
         return data
     image = _decode(data, header)
     kind, options = ".png", list[int]()
-    if header is not None and header.kind == "jpeg" and max(image.shape) <= _LONGEST_JPEG:
+    if header is not None and header.kind == "jpeg":
         kind, options = ".jpg", [cv2.IMWRITE_JPEG_QUALITY, 95]
         options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
     done, out = cv2.imencode(kind, image, options)
