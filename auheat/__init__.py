@@ -11,7 +11,7 @@ from typing import Any
 # OpenCV reads these when it is loaded, by whichever module comes first: the size from which on
 # it refuses to decode (auheat.images.MAX_PIXELS), and that a bad photo is no line on stderr.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**27))
-os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
+os.environ.setdefault("OPENCV_LOG_LEVEL", "FATAL")
 
 __version__ = "0.1.0"
 

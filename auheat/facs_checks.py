@@ -15,15 +15,25 @@ from auheat.records import AuheatError
 MAX_TEXT = 2**20
 """Longest codebook file, in characters."""
 
+MAX_NODES = 2**16
+"""Most values and keys of a codebook file; the parser takes some seconds for as many."""
+
+_LONGEST_NUMBER = 64  # characters, in another base than ten
+
 _KINDS = (str, int, float, bool, type(None))
 
 
 class _Loader(yaml.SafeLoader):
     """Safe loader that refuses tags, a key given twice, and aliases, whose nesting can explode."""
 
+    nodes = 0
+
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]
         where = f"line {event.start_mark.line + 1}"
+        self.nodes += 1
+        if self.nodes > MAX_NODES:
+            raise yaml.YAMLError(f"{where}: more than {MAX_NODES} values")
         if isinstance(event, yaml.AliasEvent):
             raise yaml.YAMLError(f"{where}: aliases are not read (write the values out)")
         if getattr(event, "tag", None):
@@ -43,16 +53,37 @@ class _Loader(yaml.SafeLoader):
             seen.add(value)
         return super().construct_mapping(node, deep=deep)
 
+    def construct_number(self, node: yaml.ScalarNode) -> int | float:
+        """Refuse long numbers of base 2, 8, 16 and 60: Python bounds only those of base ten.
+
+        Base 60 takes a time that grows with the square of the digits, and the others make
+        numbers that cannot be printed in an error.
+        """
+        text, kind = node.value.lstrip("+-"), node.tag.removeprefix(_TAG)
+        if len(text) > _LONGEST_NUMBER and (":" in text or (kind == "int" and text[0] == "0")):
+            where = f"line {node.start_mark.line + 1}"
+            raise yaml.YAMLError(f"{where}: a number of {len(text)} characters")
+        number: int | float = yaml.SafeLoader.yaml_constructors[node.tag](self, node)
+        return number
+
+
+_TAG = "tag:yaml.org,2002:"
+for _kind in ("int", "float"):
+    _Loader.add_constructor(f"{_TAG}{_kind}", _Loader.construct_number)
+
 
 def load_yaml(file: Traversable | Path) -> tuple[dict[str, Any], str]:
     """Return the mapping that a YAML file holds, and a canonical text that comments do not change.
 
     Raises `AuheatError` with the file's name where it cannot be read, is not UTF-8, longer than
-    MAX_TEXT characters, no valid YAML, no mapping, or uses tags, aliases, a key twice, or a value
-    that is neither text, number, list nor mapping.
+    MAX_TEXT characters, no valid YAML, no mapping, or uses tags, aliases, a key twice, more than
+    MAX_NODES values, or a value that is neither text, number, list nor mapping.
     """
+    if isinstance(file, Path) and file.exists() and not (file.is_file() or file.is_dir()):
+        raise AuheatError(f"{file.name}: no regular file (expected a codebook file)")
     try:
-        text = file.read_text(encoding="utf-8")
+        with file.open(encoding="utf-8") as stream:
+            text = stream.read(2 * MAX_TEXT)  # enough to say how much too long most are
     except OSError as error:
         raise AuheatError(f"{file.name}: {error.strerror} (expected a codebook file)") from error
     except UnicodeDecodeError as error:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from mutants import mutate
+from formula_mutants import mutate
 from torch import nn
 
 from auheat.wsol import cams, heads

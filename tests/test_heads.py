@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from mutants import mutate
+from formula_mutants import mutate
 
 from auheat.wsol import heads
 from auheat.wsol.heads import AcolHead, GapHead, GradientHead, PeakHead, WildcatHead

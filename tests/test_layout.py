@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 SIBLINGS = ("datasets", "facs", "heatmaps", "reference", "shards", "landmarks", "images")
 ORDER = [
     ("records", "cores"),
-    ("facs_checks",),
+    ("facs_checks", "headers"),
     SIBLINGS,
     ("rules", "atlas"),
     ("store",),

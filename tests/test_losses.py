@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from formula_mutants import mutate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from mutants import mutate
 
 from auheat.wsol import losses
 from auheat.wsol.heads import Output

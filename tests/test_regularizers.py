@@ -6,9 +6,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from formula_mutants import mutate
 from hypothesis import given
 from hypothesis import strategies as st
-from mutants import mutate
 
 from auheat.wsol import methods, regularizers
 from auheat.wsol.losses import au_alignment_loss

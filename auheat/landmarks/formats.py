@@ -22,16 +22,15 @@ from __future__ import annotations
 
 import csv
 import re
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
+from auheat.landmarks.bounded import LONGEST, Lines, plain_names, read_archive
 from auheat.records import N_POINTS, Array, AuheatError, Status
 
 KINDS = ("openface", "py-feat", "pts", "paper", "csv", "npz")
@@ -39,9 +38,7 @@ ENDINGS = frozenset({".csv", ".txt", ".pts", ".npz"})
 """File name endings, in lower case, that are looked at in a folder."""
 
 _BLOCK = 1024
-_LONGEST = 1 << 20  # characters of a first line; a py-feat header with a mesh has some 30,000
 _FIELDS = ("points", "score", "status", "face", "frame", "line", "file")
-_ARRAYS = ("id", "landmarks", "score", "status")
 _NAMES = ("input", "filename")
 _NUMBERED = re.compile(r"([xy])(_?)([0-9]+)")
 _STATUS = {name: s for s in Status for name in (s.name, str(int(s)))}
@@ -114,8 +111,10 @@ def join_tables(tables: Sequence[Table]) -> Table:
 def recognise(file: Path) -> tuple[str, str]:
     """Return the kind of a file, "" where it has none of the forms, and what its start looks like.
 
-    Raises `AuheatError` for a file that is empty or cannot be opened.
+    Raises `AuheatError` for what is no regular file, is empty or cannot be opened.
     """
+    if file.exists() and not file.is_file():
+        raise AuheatError(f"{file}: no regular file (expected landmarks)")
     try:
         with file.open("rb") as stream:
             start = stream.read(4)
@@ -123,7 +122,7 @@ def recognise(file: Path) -> tuple[str, str]:
                 return "npz", "a zip archive"
             stream.seek(0)
             first = b""
-            while not first and (line := stream.readline(_LONGEST)):
+            while not first and (line := stream.readline(LONGEST)):
                 first = line.removeprefix(b"\xef\xbb\xbf").strip()
     except OSError as error:
         raise AuheatError(f"{file}: {error.strerror or 'cannot be read'}") from error
@@ -193,7 +192,8 @@ def _undecodable(file: Path) -> int:
 
 def _read_text(file: Path, kind: str, name: str) -> Table:
     with file.open(encoding="utf-8-sig", newline="") as stream:
-        reader = csv.reader(stream, skipinitialspace=True, strict=True)
+        lines = Lines(stream, file)
+        reader = csv.reader(lines, skipinitialspace=True, strict=True)
         try:
             if kind == "paper":
                 across = [i for p in range(1, N_POINTS + 1) for i in (p, N_POINTS + p)]
@@ -202,10 +202,11 @@ def _read_text(file: Path, kind: str, name: str) -> Table:
             else:
                 header: list[str] = []
                 while not any(header):
+                    lines.row = 0
                     header = [cell.strip() for cell in next(reader)]
                 columns = _find_columns(header, kind, f"{file}: line {reader.line_num}")
                 width, wanted = len(header), "as many as its header"
-            blocks = _read_blocks(reader, file, width, wanted)
+            blocks = _read_blocks(reader, lines, file, width, wanted)
             tables = [_make_table(file, *block, columns, name) for block in blocks]
         except csv.Error as error:
             raise AuheatError(f"{file}: line {reader.line_num}: {error}") from error
@@ -248,12 +249,13 @@ def _find_columns(header: list[str], kind: str, where: str) -> _Columns:
 
 
 def _read_blocks(
-    reader: Any, file: Path, width: int, wanted: str
+    reader: Any, read: Lines, file: Path, width: int, wanted: str
 ) -> Iterator[tuple[list[list[str]], list[int]]]:
     """Yield rows of `width` cells with their lines, a thousand at once; the last may be empty."""
     rows: list[list[str]] = []
     lines: list[int] = []
     for row in reader:
+        read.row = 0
         if not row or (len(row) == 1 and not row[0].strip()):
             continue
         if len(row) != width:
@@ -343,6 +345,8 @@ def _check_one_photo(table: Table) -> None:
 
 
 def _read_pts(file: Path, name: str) -> Table:
+    if file.stat().st_size > LONGEST:
+        raise AuheatError(f"{file}: more than {LONGEST} bytes ({N_POINTS} points are read)")
     lines = file.read_text(encoding="utf-8-sig").splitlines()
     text = [line.strip() for line in lines]
     counts = [line.partition(":")[2].strip() for line in text if line.startswith("n_points:")]
@@ -367,32 +371,15 @@ def _read_pts(file: Path, name: str) -> Table:
 
 
 def _read_npz(file: Path) -> Table:
-    def refuse(what: str) -> NoReturn:
-        raise AuheatError(f"{file}: {what}")
-
-    try:
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            found = {key: archive[key] for key in archive.files if key in _ARRAYS}
-    except (ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise AuheatError(f"{file}: cannot be read ({error})") from error
-    if not {"id", "landmarks"} <= set(found):
-        refuse(f"arrays {', '.join(sorted(found)) or 'of other names'} (expected id and landmarks)")
-    names, points = found["id"], found["landmarks"]
-    n = len(names) if names.ndim == 1 else 0
-    if names.ndim != 1 or names.dtype.kind != "U":
-        refuse(f"id {names.dtype} {names.shape} (expected str (N,))")
-    if points.shape != (n, N_POINTS, 2) or points.dtype.kind not in "fiu":
-        refuse(f"landmarks {points.dtype} {points.shape} (expected numbers ({n}, {N_POINTS}, 2))")
-    score = found.get("score", np.ones(n))
-    if score.shape != (n,) or score.dtype.kind not in "fiu":
-        refuse(f"score {score.dtype} {score.shape} (expected numbers ({n},))")
-    status = found.get("status", np.zeros(n, np.uint8))
-    if status.shape != (n,) or status.dtype.kind not in "iuU":
-        refuse(f"status {status.dtype} {status.shape} (expected integers ({n},))")
-    lines, plain = np.arange(1, n + 1), [str(text).strip() for text in names.tolist()]
+    found = read_archive(file)
+    points, n = found["landmarks"], len(found["id"])
+    plain = plain_names(found["id"])
+    status = plain_names(found["status"].astype(str)) if "status" in found else ["0"] * n
+    if plain is None or status is None:
+        raise AuheatError(f"{file}: text of numbers that are no characters (expected names)")
     if "" in plain:
-        refuse(f"row {plain.index('') + 1}: no name (expected a photo's)")
-    zero, none = np.zeros(n, np.int64), np.full(n, np.nan)
-    checked = _as_status([str(cell) for cell in status.tolist()], lines.tolist(), f"{file}: row")
-    points, score = _as_float32(points), _as_float32(score)
+        raise AuheatError(f"{file}: row {plain.index('') + 1}: no name (expected a photo's)")
+    lines, zero, none = np.arange(1, n + 1), np.zeros(n, np.int64), np.full(n, np.nan)
+    checked = _as_status(status, lines.tolist(), f"{file}: row")
+    points, score = _as_float32(points), _as_float32(found.get("score", np.ones(n)))
     return Table(plain, points, score, checked, zero, none, lines, zero, [str(file)])

@@ -1,0 +1,211 @@
+"""Codebooks, landmark files and weights from strangers: refused with the file's name, at no cost.
+
+Every case is read by a process whose address space has a bound, so that a file which is believed
+is an error there and not only slow.
+"""
+
+import ast
+import io
+import json
+import os
+import pickle
+import struct
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from auheat.facs import load_codebook, validate_codebook
+from auheat.records import AuheatError
+from auheat.wsol.backbones import build_backbone, load_weights
+
+SPARE = 2**29
+"""Bytes that a process may take beyond what it has when everything is imported."""
+
+
+def array(shape: str, kind: object = "<f4", body: bytes = b"") -> bytes:
+    """An .npy file with any claim in its header, and any bytes behind it."""
+    head = f"{{'descr': {kind!r}, 'fortran_order': False, 'shape': {shape}, }}".encode()
+    head += b" " * (63 - (len(head) + 10) % 64) + b"\n"
+    return b"\x93NUMPY\x01\0" + struct.pack("<H", len(head)) + head + body
+
+
+def npz(**members: bytes) -> bytes:
+    """An archive whose sound members are one id and one face, unless given."""
+    names = io.BytesIO()
+    np.save(names, np.array(["a"]))
+    sound = {"id": names.getvalue(), "landmarks": array("(1, 68, 2)", body=bytes(544))}
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for key, data in (sound | members).items():
+            archive.writestr(f"{key}.npy", data)
+    return out.getvalue()
+
+
+def locked(data: bytes, offset: int, value: int) -> bytes:
+    """The archive with another value in the central directory's first entry."""
+    at = data.index(b"PK\x01\x02") + offset
+    return data[:at] + bytes([value]) + data[at + 1 :]
+
+
+class Trap:
+    def __init__(self, target: Path):
+        self.target = target
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self.target),))
+
+
+HEADER = "id," + ",".join(f"x{i},y{i}" for i in range(68)) + "\n"
+POINTS: dict[str, tuple[bytes, str]] = {
+    "claims.npz": (npz(landmarks=array("(1099511627776, 68, 2)")), "claims 598134325510144 bytes"),
+    "claims_gigabytes.npz": (npz(landmarks=array("(9000000, 68, 2)")), "claims 4896000000 bytes"),
+    "long_ids.npz": (npz(id=array("(1,)", "<U500000000")), "claims 2000000000 bytes"),
+    "no_ids.npz": (npz(id=array("(1000000000000,)", "<U0")), "landmarks float32 (1, 68, 2)"),
+    "below_zero.npz": (npz(landmarks=array("(-1, 68, 2)")), "claims -544 bytes"),
+    "zeros.npz": (npz(landmarks=array("(90000, 68, 2)", body=bytes(48_960_000))), "(90000, 68, 2)"),
+    "fields.npz": (npz(landmarks=array("(1, 68, 2)", [("a", "<f4")], bytes(544))), "[('a', '<f4')"),
+    "code.npz": (npz(landmarks=array("__import__('os')")), "malformed node"),
+    "nested.npz": (npz(landmarks=array("(" * 3000 + ")" * 3000)), "cannot be read"),
+    "no_text.npz": (npz(id=array("(1,)", "<U1", b"\xff\xff\xff\xff")), "no characters"),
+    "pickled.npz": (npz(landmarks=array("(1,)", "|O", pickle.dumps([1]))), "allow_pickle"),
+    "version.npz": (npz(id=b"\x93NUMPY\x09\0" + bytes(99)), "version 9.0"),
+    "no_array.npz": (npz(id=b"not an array"), "cannot be read"),
+    "locked.npz": (locked(npz(), 8, 1), "cannot be read"),
+    "method.npz": (locked(npz(), 10, 99), "cannot be read"),
+    "line.csv": (HEADER.encode() + b"," * 3_000_000 + b"\n", "line 2: over 1048576 characters"),
+    "row.csv": (HEADER.encode() + b'"\n",' * 600_000, "over 1048576 characters"),
+    "cell.csv": (HEADER.encode() + b'"' + b"a" * 200_000, "field larger than field limit"),
+    "start.csv": (b"a" * 3_000_000, "no known form"),
+    "zero.csv": (HEADER.encode() + b"a" + b",1\0" * 136, "line 2: '1\\x00' is not a number"),
+    "long.pts": (
+        b"version: 1\nn_points: 68\n{\n" + b"1 2\n" * 600_000 + b"}",
+        "more than 1048576 bytes",
+    ),
+    "list.json": (json.dumps([[1, 2]] * 68).encode(), "no known form"),
+    "pickle.csv": (pickle.dumps({"a": [1]}), "no known form"),
+}
+BOOKS: dict[str, tuple[str, str]] = {
+    "object": ("name: !!python/object/apply:os.mkdir [trap]", "tags are not read"),
+    "name": ("name: !!python/name:os.mkdir", "tags are not read"),
+    "custom": ("name: !mine x", "tags are not read (leave '!mine' out)"),
+    "shorthand": ("%TAG ! tag:yaml.org,2002:python/\n---\nname: !name:os.mkdir x", "tags are not"),
+    "laughs": (
+        "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 60)),
+        "line 2: aliases are not read",
+    ),
+    "itself": ("a: &a [*a]", "aliases are not read"),
+    "merged": ("a: &a {x: 1}\nb: {<<: *a}", "aliases are not read"),
+    "deep": ("a: " + "[" * 9000, "nested too deeply"),
+    "base_60": ("a: " + ":".join(["59"] * 20_000), "a number of 59999 characters"),
+    "base_60_with_a_point": ("a: " + ":".join(["59"] * 300) + ".5", "a number of 901 characters"),
+    "base_16": ("a: 0x" + "f" * 5000, "a number of 5002 characters"),
+    "base_8": ("a: -0" + "7" * 5000, "a number of 5001 characters"),
+    "base_2": ("a: 0b" + "1" * 20_000, "a number of 20002 characters"),
+    "long": ("a: '" + "x" * 1_500_000 + "'", "characters (at most 1048576)"),
+}
+
+
+PROGRAM = f"""
+import resource, sys
+from pathlib import Path
+from auheat.facs import load_codebook
+from auheat.landmarks.imports import load_points
+now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (now + {SPARE}, now + {SPARE}))
+told = {{}}
+for file in sorted(Path(sys.argv[2]).iterdir()):
+    try:
+        (load_points if sys.argv[1] == "points" else load_codebook)(file)
+        told[file.name] = "read"
+    except Exception as error:
+        told[file.name] = f"{{type(error).__name__}}: {{error}}"
+print(told)
+"""
+
+
+def try_all(kind: str, folder: Path) -> dict[str, str]:
+    """What a process with little memory says of every file, by name."""
+    command = [sys.executable, "-c", PROGRAM, kind, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    told = ast.literal_eval(done.stdout)
+    assert isinstance(told, dict)
+    return told
+
+
+def test_a_landmark_file_is_not_believed(tmp_path):
+    for name, (data, _) in POINTS.items():
+        (tmp_path / name).write_bytes(data)
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "endless.csv").symlink_to("/dev/zero")
+    told = try_all("points", tmp_path)
+    wanted = {name: said for name, (_, said) in POINTS.items()}
+    wanted |= dict.fromkeys(("pipe.csv", "endless.csv"), "no regular file")
+    assert set(told) == set(wanted)
+    for name, said in wanted.items():
+        assert told[name].startswith(f"AuheatError: {tmp_path / name}: ")
+        assert said in told[name], told[name]
+
+
+def test_a_codebook_is_text_and_nothing_else(tmp_path):
+    for name, (text, _) in BOOKS.items():
+        (tmp_path / f"{name}.yaml").write_text(text)
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "endless.yaml").symlink_to("/dev/zero")
+    told = try_all("books", tmp_path)
+    wanted = {f"{name}.yaml": said for name, (_, said) in BOOKS.items()}
+    wanted |= {"pipe.yaml": "no regular file", "endless.yaml": "no regular file"}
+    assert set(told) == set(wanted)
+    for name, said in wanted.items():
+        assert told[name].startswith(f"AuheatError: {name}: ")
+        assert said in told[name], told[name]
+    assert not (tmp_path / "trap").exists()
+
+
+def test_a_codebook_of_too_many_values_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("auheat.facs_checks.MAX_NODES", 1000)
+    file = tmp_path / "wide.yaml"
+    file.write_text("a:\n" + "- 1\n" * 997)
+    assert "more than" not in validate_codebook(file)[0]
+    file.write_text("a:\n" + "- 1\n" * 998)
+    (said,) = validate_codebook(file)
+    assert said == "wide.yaml: no valid YAML: line 999: more than 1000 values"
+
+
+def test_long_plain_numbers_are_still_quoted_where_they_stand(tmp_path):
+    file = tmp_path / "book.yaml"
+    file.write_text("name: x\ntitle: t\ncitation: c\nexpressions: {fear: {required: [" + "9" * 99)
+    file.write_text(file.read_text() + "]}}\n")
+    with pytest.raises(AuheatError, match=r"required\[0\]: unknown AU 9{57}\.\.\."):
+        load_codebook(file)
+
+
+@pytest.mark.parametrize("new_form", [True, False])
+def test_weights_that_would_run_code_are_refused_unrun(tmp_path, new_form):
+    file, trap = tmp_path / "weights.pth", tmp_path / "trap"
+    state = {"conv1.weight": torch.ones(1), "bn1.weight": Trap(trap)}
+    torch.save(state, file, _use_new_zipfile_serialization=new_form)
+    with pytest.raises(AuheatError, match=r"weights\.pth: no checkpoint of plain tensors"):
+        load_weights(build_backbone("thin"), file)
+    assert not trap.exists()
+
+
+def test_a_plain_pickle_named_pth_is_refused_unrun(tmp_path):
+    file, trap = tmp_path / "weights.pth", tmp_path / "trap"
+    file.write_bytes(pickle.dumps(Trap(trap), protocol=2))  # torch warns of any other
+    with pytest.raises(AuheatError, match="no checkpoint of plain tensors"):
+        load_weights(build_backbone("thin"), file)
+    assert not trap.exists()
+
+
+@pytest.mark.parametrize("length", [2**63, 2**40, 10])
+def test_safetensors_that_claim_too_much_are_refused(tmp_path, length):
+    file = tmp_path / "weights.safetensors"
+    file.write_bytes(struct.pack("<Q", length) + b'{"a":' + b" " * 40)
+    with pytest.raises(AuheatError, match=r"weights\.safetensors: cannot be read"):
+        load_weights(build_backbone("thin"), file)
