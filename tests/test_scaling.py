@@ -1,0 +1,145 @@
+"""Many workers make what one makes; one that dies costs nothing but its own shard's time."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from auheat.cores import count_cores, limit_cores
+from auheat.pipeline import extract, render
+from auheat.pipeline.scaling import check_backend
+from auheat.records import AuheatError
+
+SCRIPT = """
+import json, os, signal, sys
+from pathlib import Path
+
+from auheat.pipeline import extract, render
+from auheat.shards import ShardFolder, content_digest
+from auheat.store import find_rendered, verify_store
+
+PATTERNS = {"loky": "loky.backend", "dask": "multiprocessing", "ray": "ray::"}
+
+
+def children(of):
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                if parent == of:
+                    found += [int(entry.name), *children(int(entry.name))]
+            except OSError:
+                pass
+    return found
+
+
+def kill_a_worker(backend):
+    for pid in reversed(children(os.getpid())):
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_text()
+        except OSError:
+            continue
+        if PATTERNS[backend] in command and "resource_tracker" not in command:
+            if backend != "ray" or "PoolActor" in command:
+                os.kill(pid, signal.SIGKILL)
+                return True
+    return False
+
+
+def main(photos, store, backend, workers, kill):
+    enter, killed = ShardFolder.enter, []
+
+    def enter_and_kill(self, entry):
+        enter(self, entry)
+        if kill and not killed and kill_a_worker(backend):
+            killed.append(True)
+
+    ShardFolder.enter = enter_and_kill
+    extract(Path(photos), Path(store), shard_size=3, backend=backend, workers=workers)
+    dead = len(killed)
+    render(Path(store), backend=backend, workers=workers, size=28)
+    digests = [content_digest(f) for f in (Path(store) / "landmarks", find_rendered(Path(store)))]
+    found = [str(f) for f in verify_store(Path(store))[1]]
+    print(json.dumps({"digests": digests, "killed": dead, "findings": found}))
+
+
+if __name__ == "__main__":
+    main(*json.loads(sys.argv[1]))
+"""
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    pytest.importorskip("skimage", reason="scikit-image carries the portrait")
+    from auheat.demo import write_demo
+
+    folder = tmp_path_factory.mktemp("photos")
+    write_demo(folder / "rafdb", train=2, test=1)
+    return folder / "rafdb"
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory) -> Path:
+    file = tmp_path_factory.mktemp("script") / "work.py"
+    file.write_text(SCRIPT)
+    return file
+
+
+@pytest.fixture(scope="module")
+def told(photos, script, tmp_path_factory):
+    """What the threads of one process make."""
+    return run(script, photos, tmp_path_factory.mktemp("calm") / "s", "threads", 2)
+
+
+def run(script, photos, store, backend, workers, kill=False) -> dict:
+    given = json.dumps([str(photos), str(store), backend, workers, kill])
+    quiet = os.environ | {"RAY_DEDUP_LOGS": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    done = subprocess.run(
+        [sys.executable, str(script), given], capture_output=True, text=True, env=quiet, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    ("backend", "workers"), [("loky", 1), ("loky", 2), ("dask", 2), ("ray", 2)]
+)
+def test_workers_make_the_digests_of_one_process(backend, workers, photos, script, told, tmp_path):
+    if backend != "loky":
+        pytest.importorskip({"dask": "distributed", "ray": "ray"}[backend], reason=f"no {backend}")
+    made = run(script, photos, tmp_path / "s", backend, workers, kill=workers == 2)
+    assert made["digests"] == told["digests"]
+    assert made["findings"] == []
+    assert made["killed"] == (workers == 2)
+
+
+def test_backends_that_are_unknown_or_absent_say_what_there_is(monkeypatch, tmp_path):
+    with pytest.raises(AuheatError, match="'slurm' is not known .one of threads, loky, dask, ray"):
+        check_backend("slurm")
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(AuheatError, match=r'dask is not installed .pip install "auheat\[dask\]"'):
+        render(tmp_path, backend="dask")
+
+
+def test_points_that_are_read_need_no_workers(tmp_path):
+    import faults
+
+    folder = faults.make_photos(tmp_path)
+    with pytest.raises(AuheatError, match="points that are read need no workers"):
+        extract(
+            folder / "photos", tmp_path / "s", detector=str(folder / "points.npz"), backend="loky"
+        )
+
+
+def test_a_worker_counts_no_more_cores_than_it_was_given():
+    code = (
+        "from auheat.cores import *; limit_cores(1); import cv2;"
+        "assert (count_cores(), cv2.getNumThreads()) == (1, 1)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert count_cores() >= 1
+    assert limit_cores.__doc__
