@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from auheat.datasets.files import Fence
 from auheat.records import AuheatError
 from auheat.shards import (
     LANDMARKS,
@@ -14,6 +15,7 @@ from auheat.shards import (
     Finding,
     check_format,
     list_shards,
+    read_columns,
     read_manifest,
     verify_folder,
     write_json,
@@ -23,20 +25,30 @@ SOURCE = "source.json"
 _FORMATS = {"auheat extract": "auheat-landmarks", "auheat render": "auheat-training"}
 
 
-def write_source(store: Path, source: Path) -> None:
-    """Note where the photos lie, for `render` to read them again."""
-    write_json(store / LANDMARKS / SOURCE, {"source": str(source.resolve())})
+def write_source(store: Path, source: Path, follow_links: bool = False) -> None:
+    """Note where the photos lie, and whether by links, too, for `render` to read them again."""
+    told = {"source": str(source.resolve()), "follow_links": follow_links}
+    write_json(store / LANDMARKS / SOURCE, told)
 
 
 def read_source(store: Path) -> Path:
-    """Return the folder of the photos; raises `AuheatError` where it is unknown or gone."""
+    """Return the folder of the photos; raises `AuheatError` where it is unknown or gone.
+
+    The same where a path in the landmark shards leaves that folder, or has become a link that
+    does (unless links were followed when the photos were listed).
+    """
     file = store / LANDMARKS / SOURCE
     try:
-        source = Path(json.loads(file.read_text(encoding="utf-8"))["source"])
+        told = json.loads(file.read_text(encoding="utf-8"))
+        source, follow_links = Path(told["source"]), told.get("follow_links") is True
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AuheatError(f"{file}: unreadable (run `auheat extract` again)") from error
     if not source.is_dir():
         raise AuheatError(f"{source}: the photos are gone (run `auheat extract` from their place)")
+    fence = Fence(source, follow_links)
+    for shard in list_shards(store / LANDMARKS):
+        for path in read_columns(shard, ["path"])["path"]:
+            fence.measure(path)
     return source
 
 

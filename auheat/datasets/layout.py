@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from auheat.datasets.files import Fence, Walk, some, walk_photos
 from auheat.records import SPLITS, SYNONYMS, Array, AuheatError, Box, Sample
@@ -169,6 +170,11 @@ class Listing:
 
         rows = sorted(self.labels.items(), key=order)
         return {f"{said} -> {name}" if name else "no label": n for (said, name), n in rows}
+
+    def details(self) -> dict[str, Any]:
+        """Return what a summary should tell; `dropped` only where anything was."""
+        told = {"dataset": self.layout, "recognised_by": self.saw, "labels": self.mapping()}
+        return told | ({"dropped": self.dropped} if self.dropped else {})
 
 
 def to_name(said: str, where: str, names: Mapping[str, str] = SYNONYMS) -> str:

@@ -12,20 +12,28 @@ from typing import Any
 
 from tqdm import tqdm
 
-from auheat.datasets import detect_dataset, read_samples
+from auheat.datasets import Listing, find_leaks, load_own_points, read_dataset
 from auheat.landmarks import DETECTORS, load_detector
+from auheat.landmarks.arrays import import_points
+from auheat.landmarks.imports import ImportedPoints
 from auheat.pipeline.locating import Finding, Reading
 from auheat.pipeline.summary import STATUS_NAMES, Summary, check_positive, summarize
 from auheat.records import Array, AuheatError, Landmarks, Sample
 from auheat.shards import FORMAT_VERSION, LANDMARKS, Column, ShardFolder
 from auheat.store import write_source
 
+PHOTOS = "photos"
+"""Folder of a store for photos that were numbers in a table."""
+
+OWN_POINTS = "dataset"
+"""What `detector` is called where a data set carries points itself."""
+
 
 def extract(
     src: Path,
     store: Path,
     dataset: str = "auto",
-    images: str = "aligned",
+    images: str = "auto",
     detector: str = "mesh",
     landmark_map: str = "fitted",
     model: Path | None = None,
@@ -37,23 +45,27 @@ def extract(
     shard_size: int = 1024,
     overwrite: bool = False,
     strict: bool = False,
+    follow_links: bool = False,
 ) -> Summary:
     """Find 68 landmarks on every photo of a data set and write them to `store`/landmarks.
 
-    `detector` is a name (with its `landmark_map`, `model` file, `device` and `engine`, see
-    `load_detector`), or a file or folder of points that exist already, matched to the photos by
-    their ids. `limit` takes that many photos, spread evenly over the set; `workers` threads decode
+    `dataset`, `images` and `follow_links` are `read_dataset`'s; photos that are numbers in a table
+    are written to `store`/photos. `detector` is a name (with its `landmark_map`, `model` file,
+    `device` and `engine`, see `load_detector`), "dataset" for the points that a set carries
+    itself, or a file or folder of points that exist already, matched to the photos by their ids.
+    `limit` takes that many photos, spread evenly over the set; `workers` threads decode
     photos (default: one per core) while the detector computes in batches (default: as suits the
     device). A photo that fails is a row with a status, listed in failed.csv; with `strict` it is an
     error, once all is written. Raises `AuheatError`.
     """
     check_positive(batch_size=batch_size, workers=workers, limit=limit, shard_size=shard_size)
-    layout = detect_dataset(src) if dataset == "auto" else dataset
-    samples = read_samples(src, layout, images)
+    listing = read_dataset(src, dataset, images, follow_links, store / PHOTOS)
+    layout, samples, src = listing.layout, listing.samples, listing.source
     locate: Finding | Reading
-    if detector not in DETECTORS and Path(detector).exists():
+    if detector == OWN_POINTS or (detector not in DETECTORS and Path(detector).exists()):
         _check_unused(detector, landmark_map, model, device, engine, batch_size)
-        locate = Reading(Path(detector), samples, workers)
+        points = _import_own(listing) if detector == OWN_POINTS else Path(detector)
+        locate = Reading(points, samples, workers)
     else:
         found_by = load_detector(detector, device, landmark_map, model, engine)
         locate = Finding(found_by, batch_size, workers)
@@ -70,7 +82,7 @@ def extract(
         "shard_size": shard_size,
     }
     folder = ShardFolder(store / LANDMARKS, fingerprint, overwrite)
-    write_source(store, src)
+    write_source(store, src, follow_links)
     attributes = {
         "format": "auheat-landmarks",
         "version": FORMAT_VERSION,
@@ -87,9 +99,16 @@ def extract(
         for (number, rows), (found, sizes) in zip(left.items(), located, strict=True):
             folder.write(number, _landmark_columns(rows, found, sizes), attributes)
     seconds = time.perf_counter() - started
-    details = {"dataset": layout, "detector": locate.name, **locate.details()}
-    target, notes = store / LANDMARKS, locate.notes()
+    details = {**listing.details(), "detector": locate.name, **locate.details()}
+    target, notes = store / LANDMARKS, [*listing.notes, *find_leaks(listing), *locate.notes()]
     return summarize("extract", target, len(samples), resumed, seconds, strict, details, notes)
+
+
+def _import_own(listing: Listing) -> ImportedPoints:
+    """Return the points that a data set carries for its own photos."""
+    names = [sample.id for sample in listing.samples]
+    points = load_own_points(listing)
+    return import_points(listing.root, f"of {listing.layout} itself", names, points)
 
 
 def _check_unused(detector: str, *given: Any) -> None:
@@ -110,6 +129,7 @@ def _digest_source(src: Path, samples: Sequence[Sample]) -> str:
         except OSError:
             n = -1
         row = [s.id, s.path.as_posix(), s.label, s.split, s.person, n]
+        row += [] if s.box is None else [list(s.box)]
         digest.update(json.dumps(row).encode())
     return digest.hexdigest()
 
