@@ -49,14 +49,14 @@ def extract(
 ) -> Summary:
     """Find 68 landmarks on every photo of a data set and write them to `store`/landmarks.
 
-    `dataset`, `images` and `follow_links` are `read_dataset`'s; photos that are numbers in a table
-    are written to `store`/photos. `detector` is a name (with its `landmark_map`, `model` file,
-    `device` and `engine`, see `load_detector`), "dataset" for the points that a set carries
-    itself, or a file or folder of points that exist already, matched to the photos by their ids.
-    `limit` takes that many photos, spread evenly over the set; `workers` threads decode
-    photos (default: one per core) while the detector computes in batches (default: as suits the
-    device). A photo that fails is a row with a status, listed in failed.csv; with `strict` it is an
-    error, once all is written. Raises `AuheatError`.
+    `dataset`, `images` and `follow_links` are `read_dataset`'s; photos out of a table are written
+    to `store`/photos. `detector` is a name (with its `landmark_map`, `model` file, `device` and
+    `engine`, see `load_detector`), "dataset" for the points that a set carries itself, or a file or
+    folder of points that exist already, matched to the photos by their ids. `limit` takes that many
+    photos, spread evenly over the set; `workers` threads decode photos (default: one per core)
+    while the detector computes in batches (default: as suits the device). A photo that fails is a
+    row with a status, listed in failed.csv; with `strict` it is an error, once all is written.
+    Raises `AuheatError`.
     """
     check_positive(batch_size=batch_size, workers=workers, limit=limit, shard_size=shard_size)
     listing = read_dataset(src, dataset, images, follow_links, store / PHOTOS)
@@ -64,8 +64,7 @@ def extract(
     locate: Finding | Reading
     if detector == OWN_POINTS or (detector not in DETECTORS and Path(detector).exists()):
         _check_unused(detector, landmark_map, model, device, engine, batch_size)
-        points = _import_own(listing) if detector == OWN_POINTS else Path(detector)
-        locate = Reading(points, samples, workers)
+        locate = Reading(_import_points(detector, listing), samples, workers)
     else:
         found_by = load_detector(detector, device, landmark_map, model, engine)
         locate = Finding(found_by, batch_size, workers)
@@ -104,8 +103,10 @@ def extract(
     return summarize("extract", target, len(samples), resumed, seconds, strict, details, notes)
 
 
-def _import_own(listing: Listing) -> ImportedPoints:
-    """Return the points that a data set carries for its own photos."""
+def _import_points(detector: str, listing: Listing) -> ImportedPoints | Path:
+    """Return the points that a data set carries for its own photos, or the file that has some."""
+    if detector != OWN_POINTS:
+        return Path(detector)
     names = [sample.id for sample in listing.samples]
     points = load_own_points(listing)
     return import_points(listing.root, f"of {listing.layout} itself", names, points)
