@@ -49,6 +49,7 @@ _COLUMNS = (
     "valence",
     "arousal",
 )
+_BOX = _COLUMNS[1:5]
 _NEEDED = (_COLUMNS[0], _COLUMNS[6])
 _EMPTY = frozenset({"", "null", "nan", "none"})
 _PLACES = ("", "Manually_Annotated", "Manually_Annotated_compressed")
@@ -132,12 +133,14 @@ def _read_list(file: Path) -> Iterator[tuple[int, list[str], dict[str, int]]]:
 
 def _read_box(row: list[str], columns: dict[str, int], where: str) -> Box | None:
     """Return the face's box; None where the set gives none."""
-    cells = [row[columns[name]] if name in columns else "" for name in _COLUMNS[1:5]]
-    if all(cell.casefold() in _EMPTY for cell in cells):
+    if not columns.keys() >= set(_BOX):
         return None
+    cells = [row[columns[name]] for name in _BOX]
     try:
-        x, y, width, height = (int(c) if c.isdecimal() else float(c) for c in cells)
+        x, y, width, height = map(float, cells)
     except ValueError:
+        if all(cell.casefold() in _EMPTY for cell in cells):
+            return None
         raise AuheatError(f"{where}: face box {', '.join(cells)} (expected four numbers)") from None
     if not (math.isfinite(x + y + width + height) and width > 0 and height > 0):
         raise AuheatError(f"{where}: face box {', '.join(cells)} (expected a width and a height)")

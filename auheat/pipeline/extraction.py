@@ -66,15 +66,14 @@ def extract(
         _check_unused(detector, landmark_map, model, device, engine, batch_size)
         locate = Reading(_import_points(detector, listing), samples, workers)
     else:
-        found_by = load_detector(detector, device, landmark_map, model, engine)
-        locate = Finding(found_by, batch_size, workers)
+        made = load_detector(detector, device, landmark_map, model, engine)
+        locate = Finding(made, batch_size, workers)
     if limit is not None and limit < len(samples):
         samples = [samples[i * len(samples) // limit] for i in range(limit)]
-    made_with = {"detector": locate.name, "detector_digest": locate.digest}
+    made_with = {"dataset": layout, "detector": locate.name, "detector_digest": locate.digest}
     fingerprint = {
         "stage": "extract",
         "source": _digest_source(src, samples),
-        "dataset": layout,
         **made_with,
         "detection_side": locate.side,
         "photos": len(samples),
@@ -82,12 +81,7 @@ def extract(
     }
     folder = ShardFolder(store / LANDMARKS, fingerprint, overwrite)
     write_source(store, src, follow_links)
-    attributes = {
-        "format": "auheat-landmarks",
-        "version": FORMAT_VERSION,
-        "dataset": layout,
-        **made_with,
-    }
+    attributes = {"format": "auheat-landmarks", "version": FORMAT_VERSION, **made_with}
     started = time.perf_counter()
     shards = enumerate(samples[i : i + shard_size] for i in range(0, len(samples), shard_size))
     left = {number: rows for number, rows in shards if not folder.has(number)}
@@ -99,8 +93,9 @@ def extract(
             folder.write(number, _landmark_columns(rows, found, sizes), attributes)
     seconds = time.perf_counter() - started
     details = {**listing.details(), "detector": locate.name, **locate.details()}
-    target, notes = store / LANDMARKS, [*listing.notes, *find_leaks(listing), *locate.notes()]
-    return summarize("extract", target, len(samples), resumed, seconds, strict, details, notes)
+    notes = [*listing.notes, *find_leaks(listing), *locate.notes()]
+    done = (store / LANDMARKS, len(samples), resumed, seconds, strict)
+    return summarize("extract", *done, details, notes)
 
 
 def _import_points(detector: str, listing: Listing) -> ImportedPoints | Path:
