@@ -15,7 +15,7 @@ from auheat.records import SUFFIXES, AuheatError
 LONGEST = 1 << 20
 """Bytes of one line of a label file; a row of FER2013 has some 10,000."""
 
-# Absolute; a backslash or NUL; a part that is `..` or begins like a drive; a last part that is none.
+# Absolute; a backslash or NUL; a part `..`, or begun like a drive; a last part that is none.
 _LEAVES = re.compile(r"\A/|[\\\0]|(?:\A|/)(?:\.\.(?:/|\Z)|[A-Za-z]:|\.?\Z)")
 
 
