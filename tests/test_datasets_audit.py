@@ -96,17 +96,18 @@ def test_leaks_are_those_of_reading_every_file(tmp_path_factory, data):
 
 
 def test_only_files_of_a_size_that_two_splits_share_are_read(tmp_path, monkeypatch):
-    for split, n in (("train", 10), ("train", 20), ("test", 20), ("test", 30)):
+    for split, n in (("train", 1), ("train", 2), ("test", 2), ("test", 3)):
         file = tmp_path / split / "sad" / f"{n}.jpg"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(bytes([len(split)]) * n)
+        # Heads are alike, as those of JPEG files are; the middle tells, and one look is enough.
+        file.write_bytes(b"h" * 5000 + bytes([len(split)]) * n * 5000)
     listing, read = read_dataset(tmp_path), []
     real = type(tmp_path).open
     monkeypatch.setattr(
         type(tmp_path), "open", lambda self, *a, **k: read.append(self.name) or real(self, *a, **k)
     )
     assert find_leaks(listing) == []
-    assert read == ["20.jpg", "20.jpg"]
+    assert read == ["2.jpg", "2.jpg"]
 
 
 def test_a_leak_is_told_with_an_example(tmp_path):

@@ -143,12 +143,23 @@ def test_links_inside_add_no_photo_twice_and_circles_end(tmp_path):
     (tmp_path / "pool").symlink_to(".pool")
     (tmp_path / "pool2").symlink_to(".pool")
     (tmp_path / "c.png").symlink_to(".pool/c.png")
+    sets.photo(tmp_path / ".alone/d.png")
+    (tmp_path / "d1.png").symlink_to(".alone/d.png")
+    (tmp_path / "d2.png").symlink_to(".alone/d.png")
     walk = walk_photos(Fence(tmp_path, follow=False))
-    # z/self.png leads nowhere: a row. c.png comes first of the ways to the hidden photo.
-    assert walk.photos == ["c.png", "pool/c.png", "z/a.png", "z/deep/b.png", "z/self.png"]
-    assert walk.again == ["a-first", "copy.png", "pool2", "z/deep/up"]
+    # z/self.png leads nowhere: a row, which will be called unreadable.
+    assert walk.photos == ["d1.png", "pool/c.png", "z/a.png", "z/deep/b.png", "z/self.png"]
+    assert walk.again == ["a-first", "c.png", "copy.png", "d2.png", "pool2", "z/deep/up"]
     listing = read_dataset(tmp_path)
-    assert any("4 links lead to photos that are listed anyway" in note for note in listing.notes)
+    assert any("6 links lead to photos that are listed anyway" in note for note in listing.notes)
+
+
+def test_a_neighbour_whose_name_begins_alike_is_outside(tmp_path):
+    sets.photo(tmp_path / "set2/b.png")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/b.png").symlink_to(tmp_path / "set2/b.png")
+    with pytest.raises(AuheatError, match="a link that leaves"):
+        list_ids(tmp_path / "set")
 
 
 def test_a_link_swapped_in_later_is_not_read_by_render(tmp_path, stub_detector):

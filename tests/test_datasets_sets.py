@@ -116,6 +116,10 @@ def test_numbered_folders_are_read_where_a_list_names_them(tmp_path):
     sets.photo(tmp_path / "train/2/b.png")
     with pytest.raises(AuheatError, match=r"'2' is no known expression .*classes\.csv"):
         read_samples(tmp_path)
+    for rows in ("0,sad\n0,happy\n", "happy,sad\n"):
+        sets.write(tmp_path / "classes.csv", "folder,label\n" + rows)
+        with pytest.raises(AuheatError, match=r"classes\.csv: line .: folder .*one meaning"):
+            read_samples(tmp_path)
 
 
 def test_affectnet_ids_are_names_and_rows_without_an_expression_are_counted(
@@ -271,10 +275,12 @@ def test_ferplus_reads_photos_that_lie_in_its_own_folders(tmp_path):
     ]
     assert any("1 photos on disk are named by no row" in note for note in listing.notes)
     (source / "fer2013new.csv").unlink()
-    sets.write(
-        source / "FER2013Train/label.csv", 'fer0000000.png,"(0, 0, 48, 48)",0,0,9,1,0,0,0,0,0,0\n'
-    )
-    assert told(read_samples(source)) == {"fer0000000": ("Surprise", "train", "")}
+    votes = ("0,0,9,1,0,0,0,0,0,0", "0,0,0,1,0,0,0,0,0,9", "0,0,0,0,0,0,0,0,0,0")
+    rows = [f'fer000000{i}.png,"(0, 0, 48, 48)",{row}\n' for i, row in enumerate(votes)]
+    sets.write(source / "FER2013Train/label.csv", "".join(rows))
+    listing = read_dataset(source)
+    assert told(listing.samples) == {"fer0000000": ("Surprise", "train", "")}
+    assert listing.dropped == {"rows voted NF": 1, "rows without a vote": 1}
 
 
 def test_votes_that_belong_to_other_rows_are_refused(tmp_path):
@@ -283,6 +289,13 @@ def test_votes_that_belong_to_other_rows_are_refused(tmp_path):
     lines = file.read_text().splitlines(keepends=True)
     file.write_text("".join([lines[0], *lines[2:]]))
     with pytest.raises(AuheatError, match="line 2: PublicTest .* the same rows in the same order"):
+        read_samples(source, unpack=tmp_path / "p")
+    shifted = lines[2].replace("fer0000001", "fer0000004")
+    file.write_text("".join([*lines[:2], shifted, *lines[3:]]))
+    with pytest.raises(AuheatError, match="line 3: PublicTest 'fer0000004.png', but row 1 "):
+        read_samples(source, unpack=tmp_path / "p")
+    file.write_text("".join([*lines[:2], lines[2].replace("PublicTest", "Training"), *lines[3:]]))
+    with pytest.raises(AuheatError, match="line 3: Training .* of the photos is PublicTest"):
         read_samples(source, unpack=tmp_path / "p")
     file.write_text("".join(lines[:-1]))
     with pytest.raises(AuheatError, match=r"7 rows, fer2013new\.csv has 6"):
@@ -356,6 +369,22 @@ def test_ckplus_takes_the_last_frames_and_the_first_where_asked(tmp_path, stub_d
     }
 
 
+def test_no_frame_of_ckplus_has_two_labels_and_none_after_the_peak_is_taken(tmp_path):
+    source = sets.ckplus(tmp_path)
+    (source / "Emotion/S005/001/S005_001_00000006_emotion.txt").rename(
+        source / "Emotion/S005/001/S005_001_00000004_emotion.txt"
+    )
+    found = told(read_samples(source, images="last3+neutral"))
+    assert [k[-1] + v[0] for k, v in found.items() if k.startswith("S005")] == [
+        "1Neutral",
+        "2Disgust",
+        "3Disgust",
+        "4Disgust",
+    ]
+    assert [v[0] for k, v in found.items() if k.startswith("S010")] == ["Contempt"] * 2
+    assert len(read_samples(source, images="last5+neutral")) == 4 + 2 + 6
+
+
 def test_a_peak_frame_that_is_missing_is_a_row(tmp_path):
     source = sets.ckplus(tmp_path)
     (source / "cohn-kanade-images/S005/001/S005_001_00000006.png").unlink()
@@ -386,6 +415,7 @@ def test_kdef_takes_straight_views_and_knows_persons_across_sessions(tmp_path):
     assert listing.layout == "kdef"
     assert len(listing.samples) == 28
     assert {s.person for s in listing.samples} == {"F01", "M01"}
+    assert all(s.path.stem.endswith("S") for s in listing.samples)
     assert {(s.path.name[4:6], s.label) for s in listing.samples} == {
         ("AF", "Fear"),
         ("AN", "Anger"),

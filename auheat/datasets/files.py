@@ -207,39 +207,33 @@ class Walk:
 def walk_photos(fence: Fence, start: str = "") -> Walk:
     """List everything below `start` that is called like a photo; what is no regular file, too.
 
-    Real folders come first, then links: one that leads to what is listed already adds nothing, so
-    that no photo is listed twice and circles end. Hidden names are left out; a link to nothing is
-    listed. Raises `AuheatError` for a folder that cannot be read, a link that leaves the root, and
-    a name that is not UTF-8: none of them may be lost silently.
+    Real folders come first, then links to folders, then links to photos: one that leads to what is
+    listed already adds nothing, so that no photo is listed twice and circles end. Hidden names are
+    left out; a link to nothing is listed. Raises `AuheatError` for a folder that cannot be read, a
+    link that leaves the root, and a name that is not UTF-8: none may be lost silently.
     """
-    walk, visited, links = Walk(), dict[tuple[int, int], str](), list[str]()
+    walk, visited, links = Walk(), set[tuple[int, int]](), list[str]()
     homes: dict[str, str] = {}
+    fence.check_link(fence.join(start))
     _scan(fence, start, walk, visited, homes, links)
-    reals: set[str] | None = None
-    targets: set[str] = set()
+    files = []
     while links:
         links.sort(reverse=True)
         link = links.pop()
-        path = fence.join(link)
-        if not Path(path).exists():
-            walk.photos += [link] if is_photo_name(link.rpartition("/")[2]) else []
-        elif Path(path).is_dir():
-            about = Path(fence.check_link(path)).stat()
-            if (about.st_dev, about.st_ino) in visited:
-                walk.again.append(link)
-            else:
-                _scan(fence, link, walk, visited, homes, links)
-                reals = None
-        elif is_photo_name(link.rpartition("/")[2]):
-            real = fence.check_link(path)
-            if reals is None:
-                reals = {_real_name(photo, homes) for photo in walk.photos}
-            if real in reals or real in targets:
-                walk.again.append(link)
-            else:
-                walk.photos.append(link)
-                targets.add(real)
+        path = Path(fence.join(link))
+        if path.is_dir():
+            fence.check_link(str(path))
+            _scan(fence, link, walk, visited, homes, links)
+        elif is_photo_name(path.name):
+            files.append(link)
+    seen = {_real_name(photo, homes) for photo in walk.photos} if files else set()
+    for link in files:
+        path = Path(fence.join(link))
+        real = fence.check_link(str(path)) if path.exists() else str(path)
+        (walk.again if real in seen else walk.photos).append(link)
+        seen.add(real)
     walk.photos.sort()
+    walk.again.sort()
     return walk
 
 
@@ -252,7 +246,7 @@ def _scan(
     fence: Fence,
     start: str,
     walk: Walk,
-    visited: dict[tuple[int, int], str],
+    visited: set[tuple[int, int]],
     homes: dict[str, str],
     links: list[str],
 ) -> None:
@@ -263,9 +257,10 @@ def _scan(
         path = fence.join(folder)
         try:
             about = Path(path).stat()
-            if visited.setdefault((about.st_dev, about.st_ino), folder) != folder:
+            if (about.st_dev, about.st_ino) in visited:
                 walk.again.append(folder)
                 continue
+            visited.add((about.st_dev, about.st_ino))
             homes[folder] = os.path.realpath(path)
             with os.scandir(path) as entries:
                 for entry in entries:

@@ -45,9 +45,13 @@ def _read_meaning(folder: Folder) -> dict[str, str]:
     found: dict[str, str] = {}
     for line, row in read_table(folder.within(file), ("folder", "label")):
         where = f"{file}: line {line}"
-        label = to_name(row["label"], where)
-        if found.setdefault(row["folder"].casefold(), label) != label:
-            raise AuheatError(f"{where}: folder {row['folder']!r} is listed twice (keep one)")
+        label, name = to_name(row["label"], where), row["folder"].casefold()
+        if found.setdefault(name, label) != label or SYNONYMS.get(name, label) != label:
+            other = SYNONYMS.get(name, found[name])
+            raise AuheatError(
+                f"{where}: folder {row['folder']!r} is {label} here, but {other} before or by its "
+                "name (expected one meaning)"
+            )
     return found
 
 

@@ -91,11 +91,11 @@ def read_ckplus(folder: Folder) -> None:
         home = f"{frames}/{person}/{take}"
         peak = f"{person}_{take}_{number}.png"
         there = sequences.pop(home, [])
-        if neutral and len(there) > wanted:
-            key = there[0].removesuffix(".png")
-            folder.add(key, f"{home}/{there[0]}", "Neutral", "", person, "first frame")
         # A peak that is not there is a row all the same: its photo will be called unreadable.
         run = [name for name in there if name < peak] + [peak]
+        if neutral and len(run) > wanted:
+            key = run[0].removesuffix(".png")
+            folder.add(key, f"{home}/{run[0]}", "Neutral", "", person, "first frame")
         for name in run[-wanted:]:
             folder.add(name.removesuffix(".png"), f"{home}/{name}", label, "", person, said)
         labelled += 1
