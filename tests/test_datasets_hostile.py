@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import sets
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from auheat.cli import main
 from auheat.datasets import is_inside_name, read_dataset, read_samples
 from auheat.datasets.files import Fence, read_rows, walk_photos
 from auheat.pipeline import extract, render
@@ -152,6 +154,19 @@ def test_links_inside_add_no_photo_twice_and_circles_end(tmp_path):
     assert walk.again == ["a-first", "c.png", "copy.png", "d2.png", "pool2", "z/deep/up"]
     listing = read_dataset(tmp_path)
     assert any("6 links lead to photos that are listed anyway" in note for note in listing.notes)
+
+
+def test_the_command_line_can_allow_links(tmp_path, stub_detector):
+    sets.photo(tmp_path / "outside/b.png", 1)
+    (tmp_path / "set/happy").mkdir(parents=True)
+    (tmp_path / "set/happy/b.png").symlink_to(tmp_path / "outside/b.png")
+    arguments = ["extract", str(tmp_path / "set"), "--store", str(tmp_path / "s")]
+    refused = CliRunner().invoke(main, arguments)
+    assert refused.exit_code == 1
+    assert "--follow-links" in refused.output
+    assert not (tmp_path / "s").exists()
+    assert CliRunner().invoke(main, [*arguments, "--follow-links"]).exit_code == 0
+    assert render(tmp_path / "s").status["OK"] == 1
 
 
 def test_a_neighbour_whose_name_begins_alike_is_outside(tmp_path):
