@@ -20,6 +20,9 @@ from numpy.typing import NDArray
 
 Array: TypeAlias = NDArray[Any]
 
+Box: TypeAlias = tuple[float, float, float, float]
+"""A face's box in pixels of its photo: left, top, right, bottom."""
+
 N_POINTS = 68
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
@@ -127,13 +130,17 @@ class Status(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One photo of a data set: `id` is unique in it, `path` is relative to the source folder."""
+    """One photo of a data set: `id` is unique in it, `path` is relative to the source folder.
+
+    `box` is the face that the label belongs to, where the set says which of the photo's it is.
+    """
 
     id: str
     path: Path
     label: str = ""
     split: str = ""
     person: str = ""
+    box: Box | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -18,6 +18,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from auheat.datasets.files import Fence
 from auheat.records import AuheatError
 from auheat.rules import Finding, check_folder, check_sources
 from auheat.shards import (
@@ -30,6 +31,7 @@ from auheat.shards import (
     check_format,
     has_manifest,
     list_shards,
+    read_columns,
     read_manifest,
     write_json,
     write_manifest,
@@ -93,24 +95,36 @@ def _describe_owner(store: Path) -> str:
         return "another process"
 
 
-def write_source(store: Path, source: Path) -> None:
-    """Note where the photos lie, for `render` to read them again; raises `AuheatError`."""
+def write_source(store: Path, source: Path, follow_links: bool = False) -> None:
+    """Note where the photos lie, and whether by links, too, for `render` to read them again.
+
+    Raises `AuheatError`.
+    """
     file = store / LANDMARKS / SOURCE
     try:
-        write_json(file, {"source": str(source.resolve())})
+        write_json(file, {"source": str(source.resolve()), "follow_links": follow_links})
     except OSError as error:
         raise cannot_write(file, error) from error
 
 
 def read_source(store: Path) -> Path:
-    """Return the folder of the photos; raises `AuheatError` where it is unknown or gone."""
+    """Return the folder of the photos; raises `AuheatError` where it is unknown or gone.
+
+    The same where a path in the landmark shards leaves that folder, or has become a link that
+    does (unless links were followed when the photos were listed).
+    """
     file = store / LANDMARKS / SOURCE
     try:
-        source = Path(json.loads(file.read_text(encoding="utf-8"))["source"])
+        told = json.loads(file.read_text(encoding="utf-8"))
+        source, follow_links = Path(told["source"]), told.get("follow_links") is True
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AuheatError(f"{file}: unreadable (run `auheat extract` again)") from error
     if not source.is_dir():
         raise AuheatError(f"{source}: the photos are gone (run `auheat extract` from their place)")
+    fence = Fence(source, follow_links)
+    for shard in list_shards(store / LANDMARKS):
+        for path in read_columns(shard, ["path"])["path"]:
+            fence.measure(path)
     return source
 
 

@@ -71,13 +71,27 @@ def demo(folder: Path, train: int, test: int, seed: int, as_json: bool) -> None:
 @main.command()
 @click.argument("src", type=click.Path(path_type=Path))
 @store_option
-@click.option("--dataset", default="auto", show_default=True, help="auto, rafdb, folders, photos.")
-@click.option("--images", default="aligned", show_default=True, help="RAF-DB: aligned or original.")
+@click.option(
+    "--dataset",
+    default="auto",
+    show_default=True,
+    help="auto, rafdb, rafdb-compound, rafdb-numbered, affectnet, affectnet-reduced, ferplus, "
+    "fer2013, expw, sfew, ckplus, csv, folders, jaffe, kdef, photos.",
+)
+@click.option(
+    "--images",
+    default="auto",
+    show_default=True,
+    help="RAF-DB: aligned, original; CK+: last1 to last5 frames [last3], or last3+neutral with the "
+    "first frame as Neutral; KDEF: frontal, all. auto is the first of each.",
+)
+@click.option("--follow-links", is_flag=True, help="Allow links inside SRC that lead out of it.")
 @click.option(
     "--detector",
     default="mesh",
     show_default=True,
-    help="mesh, fan, mediapipe, or a file or folder of points that exist already.",
+    help="mesh, fan, mediapipe; dataset: the 68 points that AffectNet carries itself; or a file "
+    "or folder of points that exist already.",
 )
 @click.option(
     "--landmark-map",
@@ -114,9 +128,11 @@ def demo(folder: Path, train: int, test: int, seed: int, as_json: bool) -> None:
 def extract(src: Path, as_json: bool, **settings: Any) -> None:
     """Find 68 landmarks on every photo in SRC.
 
-    SRC has the RAF-DB layout, class folders (happy/, sad/, ... with or without train/ and test/),
-    or just photos. A photo that fails becomes a row with a status, never a crash; a stopped run
-    goes on where it was when the same command is given again.
+    SRC is a copy of RAF-DB, AffectNet, FER2013, FER+, ExpW, SFEW, CK+, JAFFE or KDEF as it was
+    published, class folders (happy/, sad/, ... with or without train/ and test/), a CSV with path
+    and label, or just photos. How labels were understood is printed with counts. A photo that fails
+    becomes a row with a status, never a crash; a stopped run goes on where it was when the same
+    command is given again.
 
     \b
     auheat extract rafdb/
@@ -125,6 +141,8 @@ def extract(src: Path, as_json: bool, **settings: Any) -> None:
     auheat extract rafdb/ --detector openface-csvs/
     auheat extract rafdb/ --retry-failed
     auheat extract affectnet/ --backend loky --workers 16
+    auheat extract affectnet/ --detector dataset
+    auheat extract labels.csv
     """
     from auheat.pipeline import extract as run
 

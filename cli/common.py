@@ -94,7 +94,10 @@ def print_summary(summary: Any, as_json: bool) -> None:
         return
     rows = [(name, str(n)) for name, n in summary.status.items() if n]
     rows += [("total", str(summary.rows))]
-    rows += [(key.replace("_", " "), str(value)) for key, value in summary.details.items()]
+    for key, value in summary.details.items():
+        many = isinstance(value, dict)
+        inner = value.items() if many else [(key.replace("_", " "), value)]
+        rows += [(f"{key.rstrip('s')} {name}" if many else name, str(v)) for name, v in inner]
     print_table([("status", "rows"), *rows])
     fresh = summary.rows - summary.resumed
     speed = f"{fresh} photos in {summary.seconds:.1f} s, {summary.rate:.0f}/s" if fresh else ""

@@ -165,6 +165,15 @@ def test_summaries_are_json_when_asked(rafdb, tmp_path, stub_detector):
     assert told["rate"] > 0
     assert told["details"] == {
         "dataset": "rafdb",
+        "recognised_by": "EmoLabel/list_patition_label.txt",
+        "labels": {
+            "1 -> Surprise": 2,
+            "2 -> Fear": 2,
+            "4 -> Happiness": 2,
+            "5 -> Sadness": 2,
+            "6 -> Anger": 2,
+            "7 -> Neutral": 2,
+        },
         "detector": "stub",
         "device": "cpu",
         "engine": "none",

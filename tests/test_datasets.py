@@ -131,14 +131,11 @@ def test_a_folder_that_cannot_be_read_is_an_error(tmp_path, monkeypatch):
         read_samples(tmp_path, "photos")
 
 
-def test_links_to_folders_are_refused_and_broken_links_are_rows(tmp_path):
+def test_broken_links_are_rows(tmp_path):
     touch(tmp_path / "photos", "a.jpg", "x.jpg/inside.png")
     (tmp_path / "photos" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
     ids = [s.id for s in read_samples(tmp_path / "photos")]
     assert ids == ["a.jpg", "gone.jpg", "x.jpg/inside.png"]
-    (tmp_path / "photos" / "more").symlink_to(tmp_path / "photos")
-    with pytest.raises(AuheatError, match="more: a link to a folder"):
-        read_samples(tmp_path / "photos")
 
 
 def test_a_file_name_that_is_not_utf8_is_named(tmp_path):
@@ -179,9 +176,8 @@ def test_a_folder_without_photos_is_an_error_that_lists_the_layouts(tmp_path, kn
 
 def test_bad_requests_name_what_is_known(tmp_path):
     touch(tmp_path, "a.jpg")
-    with pytest.raises(
-        AuheatError, match=r"'rafbd' is unknown .known: auto, rafdb, folders, photos"
-    ):
+    known = ", ".join(DATASETS)
+    with pytest.raises(AuheatError, match=rf"'rafbd' is unknown .known: auto, {known}"):
         read_samples(tmp_path, "rafbd")
     with pytest.raises(AuheatError, match="no such folder"):
         read_samples(tmp_path / "gone")

@@ -12,22 +12,30 @@ from typing import Any
 
 from tqdm import tqdm
 
-from auheat.datasets import detect_dataset, read_samples
+from auheat.datasets import Listing, find_leaks, load_own_points, read_dataset
 from auheat.landmarks import DETECTORS, Detector, load_detector
+from auheat.landmarks.arrays import import_points
+from auheat.landmarks.imports import ImportedPoints
 from auheat.pipeline.locating import Finding, Reading
-from auheat.pipeline.photos import Job, Photos
+from auheat.pipeline.photos import Job, Photos, take_spread
 from auheat.pipeline.scaling import check_backend, make_shards
 from auheat.pipeline.summary import Summary, check_positive, summarize
-from auheat.records import AuheatError, Sample
+from auheat.records import AuheatError
 from auheat.shards import FORMAT_VERSION, LANDMARKS, ShardEntry, ShardFolder, write_shard
 from auheat.store import check_free, lock_store, write_source
+
+PHOTOS = "photos"
+"""Folder of a store for photos that were numbers in a table."""
+
+OWN_POINTS = "dataset"
+"""What `detector` is called where a data set carries points itself."""
 
 
 def extract(
     src: Path,
     store: Path,
     dataset: str = "auto",
-    images: str = "aligned",
+    images: str = "auto",
     detector: str = "mesh",
     landmark_map: str = "fitted",
     model: Path | None = None,
@@ -41,46 +49,44 @@ def extract(
     retry_failed: bool = False,
     overwrite: bool = False,
     strict: bool = False,
+    follow_links: bool = False,
 ) -> Summary:
     """Find 68 landmarks on every photo of a data set and write them to `store`/landmarks.
 
-    `detector` is a name (with its `landmark_map`, `model` file, `device` and `engine`, see
-    `load_detector`), or a file or folder of points that exist already, matched to the photos by
-    their ids. `limit` takes that many photos, spread evenly over the set; `workers` threads decode
-    photos (default: one per core) while the detector computes in batches (default: as suits the
-    device). Another `backend` ("loky", "dask", "ray") has `workers` processes that each make whole
-    shards, with a detector and a core of their own. A photo that fails is a row with a status,
-    listed in failed.csv; with `strict` it is an error, once all is written. `retry_failed` looks
-    again at those rows alone, whose photos may have been replaced; `overwrite` makes everything
-    anew. Raises `AuheatError`.
+    `dataset`, `images` and `follow_links` are `read_dataset`'s; photos out of a table are written
+    to `store`/photos. `detector` is a name (with its `landmark_map`, `model` file, `device` and
+    `engine`, see `load_detector`), "dataset" for the points that a set carries itself, or a file or
+    folder of points that exist already, matched to the photos by their ids. `limit` takes that many
+    photos, spread evenly over the set; `workers` threads decode photos (default: one per core)
+    while the detector computes in batches (default: as suits the device). Another `backend`
+    ("loky", "dask", "ray") has `workers` processes that each make whole shards, with a detector and
+    a core of their own. A photo that fails is a row with a status, listed in failed.csv; with
+    `strict` it is an error, once all is written. `retry_failed` looks again at those rows alone,
+    whose photos may have been replaced; `overwrite` makes everything anew. Raises `AuheatError`.
     """
     check_positive(batch_size=batch_size, workers=workers, limit=limit, shard_size=shard_size)
     if retry_failed and overwrite:
         raise AuheatError("--retry-failed, --overwrite: one keeps what the other removes")
     check_free(store)  # before minutes go by in listing photos and loading networks
-    layout = detect_dataset(src) if dataset == "auto" else dataset
-    samples = read_samples(src, layout, images)
+    listing = read_dataset(src, dataset, images, follow_links, store / PHOTOS)
     made_by = _Settings(detector, device, landmark_map, model, engine, batch_size)
-    locate = _open(made_by, samples, workers, check_backend(backend))
-    if limit is not None and limit < len(samples):
-        samples = [samples[i * len(samples) // limit] for i in range(limit)]
-    photos = Photos(src, samples, shard_size)
-    about = {"dataset": layout, "detector": locate.name, "detector_digest": locate.digest}
+    locate = _open(made_by, listing, workers, check_backend(backend))
+    photos = Photos(listing.source, take_spread(listing.samples, limit), shard_size)
+    total, about = len(photos.samples), _describe(listing, locate)
     fingerprint = {
         "stage": "extract",
         "source": photos.digest,
         **about,
         "detection_side": locate.side,
-        "photos": len(samples),
+        "photos": total,
         "shard_size": shard_size,
     }
     told = {"format": "auheat-landmarks", "version": FORMAT_VERSION, **about}
     with lock_store(store):
         changing = ("source",) if retry_failed else ()
         folder = ShardFolder(store / LANDMARKS, fingerprint, overwrite, changing)
-        write_source(store, src)
+        write_source(store, listing.source, follow_links)
         jobs, started = photos.plan(folder, retry_failed), time.perf_counter()
-        total = len(samples)
         kept = total - sum(len(job.wanted) for job in jobs)
         with tqdm(total=total, initial=kept, desc="extract", unit="photo") as bar:
             if backend == "threads":
@@ -88,9 +94,25 @@ def extract(
             else:
                 work = partial(_make_shard, made_by, folder.folder, told)
                 make_shards(work, jobs, folder, backend, workers, bar, lambda job: len(job.wanted))
-        seconds, notes = time.perf_counter() - started, locate.notes()
-        details = {"dataset": layout, "detector": locate.name, **locate.details()}
+        seconds = time.perf_counter() - started
+        details = {**listing.details(), "detector": locate.name, **locate.details()}
+        notes = [*listing.notes, *find_leaks(listing), *locate.notes()]
         return summarize("extract", folder.folder, total, kept, seconds, strict, details, notes)
+
+
+def _describe(listing: Listing, locate: Finding | Reading) -> dict[str, str]:
+    """Return what shards say of where their points come from."""
+    made_by = {"detector": locate.name, "detector_digest": locate.digest}
+    return {"dataset": listing.layout, **made_by}
+
+
+def _import_points(detector: str, listing: Listing) -> ImportedPoints | Path:
+    """Return the points that a data set carries for its own photos, or the file that has some."""
+    if detector != OWN_POINTS:
+        return Path(detector)
+    names = [sample.id for sample in listing.samples]
+    points = load_own_points(listing)
+    return import_points(listing.root, f"of {listing.layout} itself", names, points)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,20 +132,20 @@ class _Settings:
 
 
 def _open(
-    settings: _Settings, samples: Sequence[Sample], workers: int | None, backend: str
+    settings: _Settings, listing: Listing, workers: int | None, backend: str
 ) -> Finding | Reading:
     """Return what finds or reads points; raises `AuheatError` for requests that do not fit."""
-    file = Path(settings.detector)
-    if settings.detector in DETECTORS or not file.exists():
+    name = settings.detector
+    if name != OWN_POINTS and (name in DETECTORS or not Path(name).exists()):
         return Finding(settings.load(), settings.batch_size, workers)
-    if settings != _Settings(settings.detector, "auto", "fitted", None, "auto", None):
+    if settings != _Settings(name, "auto", "fitted", None, "auto", None):
         raise AuheatError(
-            f"--detector: {file}: its points are read, not found (leave out --landmark-map, "
+            f"--detector: {name}: its points are read, not found (leave out --landmark-map, "
             "--model, --device, --engine and --batch-size)"
         )
     if backend != "threads":
         raise AuheatError(f"--backend: {backend}: points that are read need no workers")
-    return Reading(file, samples, workers)
+    return Reading(_import_points(name, listing), listing.samples, workers)
 
 
 def _locate_all(

@@ -11,15 +11,9 @@ from typing import Any
 import numpy as np
 
 from auheat.landmarks import Detector
-from auheat.landmarks.imports import load_points
-from auheat.pipeline.decoding import (
-    DETECTION_SIDE,
-    Decoded,
-    count_threads,
-    decode_small,
-    measure,
-    work_ahead,
-)
+from auheat.landmarks.imports import ImportedPoints, load_points
+from auheat.pipeline.boxes import View, decode_view
+from auheat.pipeline.decoding import DETECTION_SIDE, count_threads, measure, work_ahead
 from auheat.records import Array, Landmarks, Sample, Status
 
 _FIELDS = ("points", "score", "status")
@@ -39,10 +33,10 @@ class Finding:
         self, src: Path, shards: Sequence[Sequence[Sample]], bar: Any
     ) -> Generator[tuple[Landmarks, Array], None, None]:
         """Yield for each shard a row per photo, and sizes (N, 2): (H, W), zero if unreadable."""
-        files = (src / row.path for rows in shards for row in rows)
+        photos = ((src / row.path, row.box) for rows in shards for row in rows)
         threads, lanes = count_threads(self._workers), self._detector.lanes
         lanes = lanes if threads else 0
-        with closing(work_ahead(decode_small, files, threads, self._batch)) as decoded:
+        with closing(work_ahead(decode_view, photos, threads, self._batch)) as decoded:
             batches = (
                 list(islice(decoded, min(self._batch, len(rows) - start)))
                 for rows in shards
@@ -58,7 +52,7 @@ class Finding:
                     joined = (np.concatenate([getattr(m, k) for m in marks]) for k in _FIELDS)
                     yield Landmarks(*joined), np.concatenate(sizes)
 
-    def _find(self, batch: Sequence[Decoded]) -> tuple[Landmarks, Array]:
+    def _find(self, batch: Sequence[View | None]) -> tuple[Landmarks, Array]:
         """Run the detector over a batch; photos that could not be read are rows that say so."""
         n = len(batch)
         points = np.full((n, 68, 2), np.nan, np.float32)
@@ -66,13 +60,13 @@ class Finding:
         sizes = np.zeros((n, 2), np.int32)
         seen = [(i, *item) for i, item in enumerate(batch) if item is not None]
         if seen:
-            at, images, full = zip(*seen, strict=True)
+            at, images, full, origin, extent = zip(*seen, strict=True)
             index = list(at)
             found = self._detector(images)
             sizes[index] = full
             small = np.array([image.shape[:2] for image in images])
-            grow = (sizes[index] / small)[:, None, ::-1]
-            points[index] = (found.points + 0.5) * grow - 0.5
+            grow = (np.array(extent) / small)[:, None, ::-1]
+            points[index] = (found.points + 0.5) * grow - 0.5 + np.array(origin)[:, None]
             score[index], status[index] = found.score, found.status
         return Landmarks(points, score, status), sizes
 
@@ -86,12 +80,17 @@ class Finding:
 
 
 class Reading:
-    """Points read from a file or folder, matched to the photos of the whole data set."""
+    """Points that exist already, matched to the photos of the whole data set.
+
+    `source` is a file or folder that holds them, or the points themselves.
+    """
 
     side = 0  # nothing is shrunk for a detector
 
-    def __init__(self, source: Path, samples: Sequence[Sample], workers: int | None) -> None:
-        points = load_points(source)
+    def __init__(
+        self, source: Path | ImportedPoints, samples: Sequence[Sample], workers: int | None
+    ) -> None:
+        points = load_points(source) if isinstance(source, Path) else source
         self.name, self.digest = points.name, points.digest
         self._kind, self._workers = points.kind, workers
         paths = [sample.path.as_posix() for sample in samples]

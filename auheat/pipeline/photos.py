@@ -91,6 +91,7 @@ class Photos:
         digest = hashlib.sha256()
         for s, n in zip(samples, self.sizes.tolist(), strict=True):
             row = [s.id, s.path.as_posix(), s.label, s.split, s.person, n]
+            row += [] if s.box is None else [list(s.box)]
             digest.update(json.dumps(row).encode())
         self.digest = digest.hexdigest()
 
@@ -129,6 +130,13 @@ class Photos:
                     f"{folder.folder}: {row.id}: not what it was when its landmarks were found "
                     "(--retry-failed looks at failed rows alone; --overwrite makes all anew)"
                 )
+
+
+def take_spread(samples: Sequence[Sample], limit: int | None) -> Sequence[Sample]:
+    """Return at most `limit` samples, spread evenly over all."""
+    if limit is None or limit >= len(samples):
+        return samples
+    return [samples[i * len(samples) // limit] for i in range(limit)]
 
 
 def _file_size(file: Path) -> int:

@@ -1,0 +1,292 @@
+"""Files of a data set: names that cannot leave it, links, photos on disk, lines of label files."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import stat
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from auheat.records import SUFFIXES, AuheatError
+
+LONGEST = 1 << 20
+"""Bytes of one line of a label file; a row of FER2013 has some 10,000."""
+
+# Absolute; a backslash or NUL; a part `..`, or begun like a drive; a last part that is none.
+_LEAVES = re.compile(r"\A/|[\\\0]|(?:\A|/)(?:\.\.(?:/|\Z)|[A-Za-z]:|\.?\Z)")
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a name from a label file names one file in the folder it is meant for."""
+    return bool(name) and name not in (".", "..") and not set(name) & set("/\\\0:")
+
+
+def is_inside_name(name: str) -> bool:
+    """Whether a relative path from a label file stays below the folder it is meant for.
+
+    Refused are absolute paths, `..`, backslashes, NUL, drive letters, and the folder itself.
+    """
+    return _LEAVES.search(name) is None
+
+
+def read_lines(file: Path) -> Iterator[tuple[int, str]]:
+    """Yield number and text of each line of a UTF-8 file (with or without byte order mark).
+
+    Nothing is held but one line. Raises `AuheatError` naming the line that is no UTF-8 text, or
+    is longer than LONGEST.
+    """
+    try:
+        with file.open("rb") as stream:
+            number = 0
+            while raw := stream.readline(LONGEST + 1):
+                number += 1
+                if number == 1:
+                    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+                        raise AuheatError(f"{file}: line 1: UTF-16 text (save it as UTF-8)")
+                    raw = raw.removeprefix(b"\xef\xbb\xbf")
+                if len(raw) > LONGEST:
+                    raise AuheatError(
+                        f"{file}: line {number}: over {LONGEST} bytes (no label file)"
+                    )
+                try:
+                    yield number, raw.decode()
+                except UnicodeDecodeError as error:
+                    raise AuheatError(
+                        f"{file}: line {number}: not UTF-8 text (save it as UTF-8)"
+                    ) from error
+    except OSError as error:
+        raise AuheatError(f"{file}: {error.strerror or 'cannot be read'}") from error
+
+
+def read_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield line number and stripped cells of each row of a CSV; empty lines are left out."""
+    # skipinitialspace lets `a, "b,c"` be two cells; strict refuses stray quotes.
+    reader = csv.reader((text for _, text in read_lines(file)), skipinitialspace=True, strict=True)
+    try:
+        for row in reader:
+            if len(row) > 1 or (row and row[0].strip()):
+                yield reader.line_num, [cell.strip() for cell in row]
+    except csv.Error as error:
+        raise AuheatError(f"{file}: line {reader.line_num}: {error}") from error
+
+
+def read_header(file: Path) -> list[str]:
+    """Return the first row of a CSV, [] where it is empty or no text."""
+    try:
+        return next((row for _, row in read_rows(file)), [])
+    except AuheatError:
+        return []
+
+
+def find_columns(
+    file: Path, line: int, header: Sequence[str], needed: Sequence[str], known: Sequence[str] = ()
+) -> dict[str, int]:
+    """Return the place of each column needed, and of those known that are there.
+
+    Raises `AuheatError` naming what the file has and what it needs.
+    """
+    low = [cell.casefold() for cell in header]
+    missing = [name for name in needed if name.casefold() not in low]
+    if missing:
+        has = ", ".join(header)
+        raise AuheatError(
+            f"{file}: line {line}: no column {missing[0]!r} (it has: {has[:200]}; it needs: "
+            f"{', '.join(needed)})"
+        )
+    wanted = [name for name in (*needed, *known) if name.casefold() in low]
+    for name in wanted:
+        if low.count(name.casefold()) > 1:
+            raise AuheatError(f"{file}: line {line}: two columns {name!r} (expected one)")
+    return {name: low.index(name.casefold()) for name in wanted}
+
+
+def read_table(
+    file: Path, needed: Sequence[str], known: Sequence[str] = ()
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield line number and cells by column name of each row of a CSV with a header.
+
+    Columns may stand in any order and case. Raises `AuheatError` naming file and line for a column
+    that is missing or doubled, and a row of another length than the header.
+    """
+    rows = read_rows(file)
+    line, header = next(rows, (0, []))
+    if not header:
+        raise AuheatError(f"{file}: empty (it needs a header: {', '.join(needed)})")
+    columns = find_columns(file, line, header, needed, known)
+    for number, row in rows:
+        if len(row) != len(header):
+            raise AuheatError(
+                f"{file}: line {number}: {len(row)} fields (its header has {len(header)})"
+            )
+        yield number, {name: row[i] for name, i in columns.items()}
+
+
+def list_folders(folder: Path) -> list[Path]:
+    """Return the folders in a folder, sorted, without hidden ones."""
+    return sorted(d for d in folder.iterdir() if d.is_dir() and not d.name.startswith("."))
+
+
+def is_photo_name(name: str) -> bool:
+    """Whether a file is called like a photo and is not hidden."""
+    _, dot, ending = name.rpartition(".")
+    return (dot + ending).lower() in SUFFIXES and not name.startswith(".")
+
+
+def find_names(source: Path) -> Iterator[str]:
+    """Yield the names of photos below a folder; links are not followed."""
+    for _, folders, files in os.walk(source):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from filter(is_photo_name, files)
+
+
+class Fence:
+    """Refuses what lies outside a folder, once links are followed; a `follow` fence has a gate.
+
+    A folder is resolved once, however many photos are looked at in it.
+    """
+
+    def __init__(self, root: Path, follow: bool) -> None:
+        self.root, self.follow = os.path.realpath(root), follow
+        self._start = self.root.rstrip("/") + "/"
+        self._seen: set[str] = {""}
+
+    def join(self, relative: str) -> str:
+        """Return the path of something below the folder."""
+        return self._start + relative if relative else self.root
+
+    def is_inside(self, real: str) -> bool:
+        """Whether a resolved path is the folder or below it."""
+        return real == self.root or real.startswith(self._start)
+
+    def check_link(self, path: str) -> str:
+        """Return what a path resolves to; raises `AuheatError` where that lies outside."""
+        real = os.path.realpath(path)
+        if not self.follow and not self.is_inside(real):
+            raise AuheatError(
+                f"{path}: a link that leaves {self.root} (to {real}; --follow-links allows it)"
+            )
+        return real
+
+    def measure(self, relative: str) -> int:
+        """Return the size of a file below the folder in bytes, -1 where there is none.
+
+        Raises `AuheatError` for a name that leaves the folder, or a link that does. A link to
+        nothing is a file that is missing.
+        """
+        if not is_inside_name(relative):
+            raise AuheatError(f"{relative!r}: a path that leaves {self.root} (expected one inside)")
+        parent = relative.rpartition("/")[0]
+        if parent not in self._seen:
+            self.check_link(self.join(parent))
+            self._seen.add(parent)
+        path = self.join(relative)
+        try:
+            about = os.lstat(path)
+            if stat.S_ISLNK(about.st_mode):
+                about = Path(path).stat()
+                self.check_link(path)
+        except OSError:
+            return -1
+        return about.st_size
+
+
+@dataclass(slots=True)
+class Walk:
+    """Photos found below a folder: `photos` relative to the fence's root, with `/`, sorted.
+
+    `again` lists links to photos or folders that are found without them, too.
+    """
+
+    photos: list[str] = field(default_factory=list)
+    again: list[str] = field(default_factory=list)
+
+
+def walk_photos(fence: Fence, start: str = "") -> Walk:
+    """List everything below `start` that is called like a photo; what is no regular file, too.
+
+    Real folders come first, then links to folders, then links to photos: one that leads to what is
+    listed already adds nothing, so that no photo is listed twice and circles end. Hidden names are
+    left out; a link to nothing is listed. Raises `AuheatError` for a folder that cannot be read, a
+    link that leaves the root, and a name that is not UTF-8: none may be lost silently.
+    """
+    walk, visited, links = Walk(), set[tuple[int, int]](), list[str]()
+    homes: dict[str, str] = {}
+    fence.check_link(fence.join(start))
+    _scan(fence, start, walk, visited, homes, links)
+    files = []
+    while links:
+        links.sort(reverse=True)
+        link = links.pop()
+        path = Path(fence.join(link))
+        if path.is_dir():
+            fence.check_link(str(path))
+            _scan(fence, link, walk, visited, homes, links)
+        elif is_photo_name(path.name):
+            files.append(link)
+    seen = {_real_name(photo, homes) for photo in walk.photos} if files else set()
+    for link in files:
+        path = Path(fence.join(link))
+        real = fence.check_link(str(path)) if path.exists() else str(path)
+        (walk.again if real in seen else walk.photos).append(link)
+        seen.add(real)
+    walk.photos.sort()
+    walk.again.sort()
+    return walk
+
+
+def _real_name(photo: str, homes: dict[str, str]) -> str:
+    folder, _, name = photo.rpartition("/")
+    return f"{homes[folder]}/{name}"
+
+
+def _scan(
+    fence: Fence,
+    start: str,
+    walk: Walk,
+    visited: set[tuple[int, int]],
+    homes: dict[str, str],
+    links: list[str],
+) -> None:
+    """Add the photos below one folder, and put links aside."""
+    folders = [start]
+    while folders:
+        folder = folders.pop()
+        path = fence.join(folder)
+        try:
+            about = Path(path).stat()
+            if (about.st_dev, about.st_ino) in visited:
+                walk.again.append(folder)
+                continue
+            visited.add((about.st_dev, about.st_ino))
+            homes[folder] = os.path.realpath(path)
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    name = f"{folder}/{entry.name}" if folder else entry.name
+                    if entry.is_symlink():
+                        links.append(_check_text(fence, name))
+                    elif entry.is_dir(follow_symlinks=False):
+                        folders.append(name)
+                    elif is_photo_name(entry.name):
+                        walk.photos.append(_check_text(fence, name))
+        except OSError as error:
+            where = error.filename or path
+            raise AuheatError(
+                f"{where}: {error.strerror} (every folder must be readable)"
+            ) from error
+
+
+def _check_text(fence: Fence, name: str) -> str:
+    if not name.isprintable() and any("\ud800" <= c <= "\udfff" for c in name):
+        raise AuheatError(f"{fence.root}: file name {name!a} is not UTF-8 (rename it)")
+    return name
+
+
+def some(names: Collection[str], most: int = 3) -> str:
+    """Return the first few names for a message."""
+    shown = [repr(name) for _, name in zip(range(most), names, strict=False)]
+    return ", ".join(shown) + (", ..." if len(names) > most else "")

@@ -1,0 +1,201 @@
+"""What an adapter is, what it is given to read, and what reading a data set gives."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from auheat.datasets.files import Fence, Walk, some, walk_photos
+from auheat.records import SPLITS, SYNONYMS, Array, AuheatError, Box, Sample
+
+WORDS = {"": "photos", "train": "train photos", "val": "val photos", "test": "test photos"}
+"""Split -> what a note calls its photos."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """One data set layout.
+
+    `about` describes it in a line; `detect` returns what of it a folder has, "" if nothing;
+    `read` adds its photos to a `Folder`. `images` are the values of `--images`, the default
+    first. `known` holds the counts of complete copies. `points` returns the set's own landmarks
+    (N, 68, 2) of a `Listing`. `files` says whether the source may be a CSV file.
+    """
+
+    about: str
+    detect: Callable[[Path], str]
+    read: Callable[[Folder], None]
+    images: tuple[str, ...] = ()
+    known: tuple[Mapping[str, int], ...] = ()
+    known_from: str = ""
+    points: Callable[[Listing], Array] | None = None
+    files: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Folder:
+    """A data set while it is read: where it lies, what was asked, what was found so far.
+
+    Paths of samples are relative to `base`, the folder `source` except where photos are written
+    out of a table (to a folder in `unpack`). `dropped` counts rows that are no photos with a
+    label, by reason; `counts` replaces the numbers per split where the set is counted otherwise.
+    """
+
+    source: Path
+    images: str
+    follow_links: bool
+    unpack: Path | None = None
+    samples: list[Sample] = field(default_factory=list)
+    labels: Counter[tuple[str, str]] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+    counts: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    _base: Path | None = None
+    _fence: Fence | None = None
+    _seen: dict[str, int] = field(default_factory=dict)
+    _lines: array[int] = field(default_factory=lambda: array("Q"))
+
+    @property
+    def base(self) -> Path:
+        """The folder that the paths of samples are relative to."""
+        return self._base or self.source
+
+    def move(self, base: Path) -> None:
+        """Say that photos lie elsewhere."""
+        self._base = base
+
+    def within(self, file: Path) -> Path:
+        """Return a label file of the source; raises `AuheatError` for a link that leaves it."""
+        root = self.source.parent if self.source.is_file() else self.source
+        if file != self.source:
+            if self._fence is None:
+                self._fence = Fence(root, self.follow_links)
+            self._fence.measure(file.relative_to(root).as_posix())
+        return file
+
+    def walk(self, start: str = "") -> Walk:
+        """List the photos on disk below a folder of the source; links are looked after."""
+        walk = walk_photos(Fence(self.base, self.follow_links), start)
+        if walk.again:
+            self.notes.append(
+                f"{len(walk.again)} links lead to photos that are listed anyway, and were left "
+                f"out: {some(walk.again)}"
+            )
+        return walk
+
+    def add(
+        self,
+        key: str,
+        path: str,
+        label: str,
+        split: str = "",
+        person: str = "",
+        said: str = "",
+        box: Box | None = None,
+        file: Path | None = None,
+        line: int = 0,
+    ) -> None:
+        """Add a photo; `said` is the label as the set has it, `file` and `line` where.
+
+        A row that says the same as one before is counted and dropped. Raises `AuheatError` for
+        one that says something else of the same photo.
+        """
+        sample = Sample(key, Path(path), label, split, person, box)
+        if file is not None:
+            before = self._seen.setdefault(key, len(self.samples))
+            if before < len(self.samples):
+                self._compare(self.samples[before], sample, self._lines[before], file, line)
+                return
+        self.samples.append(sample)
+        self._lines.append(line)
+        self.labels[said, label] += 1
+
+    def _compare(self, old: Sample, new: Sample, first: int, file: Path, line: int) -> None:
+        if old == new:
+            self.dropped["rows that repeat another"] += 1
+            return
+        fields = ("label", "split", "path", "person", "box")
+        name = next(n for n in fields if getattr(old, n) != getattr(new, n))
+        values = [str(getattr(sample, name)) or "nothing" for sample in (old, new)]
+        raise AuheatError(
+            f"{file}: line {line}: {new.id!r} is listed twice: {name} {values[0]} in line {first}, "
+            f"{values[1]} here (keep one)"
+        )
+
+    def note_unlisted(self, *starts: str, besides: Collection[str] = ()) -> None:
+        """Count photos on disk, below folders of the source, that no row names.
+
+        `besides` are paths of photos whose rows were dropped.
+        """
+        listed = {sample.path.as_posix() for sample in self.samples}
+        walks = (self.walk(start) for start in starts)
+        found = [p for w in walks for p in w.photos if p not in listed and p not in besides]
+        if found:
+            self.notes.append(
+                f"{len(found)} photos on disk are named by no row, and were left out: {some(found)}"
+            )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Listing:
+    """A data set as it was listed.
+
+    `layout` is its name in `DATASETS`, `saw` what it was recognised by, `source` the folder that
+    the paths of `samples` (sorted by id) are relative to, `root` what was asked for. `labels`
+    counts photos by (label as the set has it, canonical name); `dropped` rows left out, by
+    reason; `notes` are sentences for a person. `sizes` (N,) int64 are bytes, -1 for no file.
+    """
+
+    layout: str
+    saw: str
+    root: Path
+    source: Path
+    images: str
+    samples: list[Sample]
+    labels: dict[tuple[str, str], int]
+    dropped: dict[str, int]
+    notes: list[str]
+    sizes: Array
+
+    def mapping(self) -> dict[str, int]:
+        """Return {"label in the set -> canonical name": photos}, in the set's own order."""
+
+        def order(row: tuple[tuple[str, str], int]) -> tuple[int, str]:
+            said = row[0][0]
+            return (int(said), "") if said.isdecimal() else (-1, said.casefold())
+
+        rows = sorted(self.labels.items(), key=order)
+        return {f"{said} -> {name}" if name else "no label": n for (said, name), n in rows}
+
+    def details(self) -> dict[str, Any]:
+        """Return what a summary should tell; `dropped` only where anything was."""
+        told = {"dataset": self.layout, "recognised_by": self.saw, "labels": self.mapping()}
+        return told | ({"dropped": self.dropped} if self.dropped else {})
+
+
+def to_name(said: str, where: str, names: Mapping[str, str] = SYNONYMS) -> str:
+    """Return the canonical name of an expression as a set writes it.
+
+    Raises `AuheatError` naming the known ones; a number is nobody's name.
+    """
+    label = names.get(said.casefold())
+    if label is None:
+        advice = (
+            "a number's meaning differs between copies of a set: write names"
+            if said.isdecimal()
+            else f"known: {', '.join(dict.fromkeys(names.values()))}"
+        )
+        raise AuheatError(f"{where}: {said!r} is no known expression ({advice})")
+    return label
+
+
+def to_split(said: str, where: str) -> str:
+    """Return the canonical split; "" stays unknown. Raises `AuheatError` for any other word."""
+    split = SPLITS.get(said.casefold(), "")
+    if said and not split:
+        raise AuheatError(f"{where}: {said!r} is no split (known: {', '.join(SPLITS)})")
+    return split

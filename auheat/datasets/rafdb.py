@@ -1,0 +1,210 @@
+"""RAF-DB: the basic and the compound set as published, and the re-upload with numbered folders."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
+
+from auheat.datasets.files import is_plain_name, list_folders, read_lines, read_table
+from auheat.datasets.layout import Folder
+from auheat.records import SPLITS, AuheatError
+
+RAFDB_LABELS = MappingProxyType(
+    {
+        "1": "Surprise",
+        "2": "Fear",
+        "3": "Disgust",
+        "4": "Happiness",
+        "5": "Sadness",
+        "6": "Anger",
+        "7": "Neutral",
+    }
+)
+"""RAF-DB basic: label file id -> expression (Li & Deng 2017, the set's own readme)."""
+
+COMPOUND_LABELS = MappingProxyType(
+    {
+        "1": "Happily Surprised",
+        "2": "Happily Disgusted",
+        "3": "Sadly Fearful",
+        "4": "Sadly Angry",
+        "5": "Sadly Surprised",
+        "6": "Sadly Disgusted",
+        "7": "Fearfully Angry",
+        "8": "Fearfully Surprised",
+        "9": "Angrily Surprised",
+        "10": "Angrily Disgusted",
+        "11": "Disgustedly Surprised",
+    }
+)
+"""RAF-DB compound: label file id -> expression (Li & Deng 2017, the set's own readme)."""
+
+CLASS_COUNTS = MappingProxyType(
+    {
+        "train": dict(zip("1234567", (1290, 281, 717, 4772, 1982, 705, 2524), strict=True)),
+        "test": dict(zip("1234567", (329, 74, 160, 1185, 478, 162, 680), strict=True)),
+    }
+)
+"""Photos of each class in a complete RAF-DB basic, which tell an order of classes from another."""
+
+LABEL_FILE = PurePosixPath("EmoLabel/list_patition_label.txt")  # the misspelling is the set's own
+IMAGES = ("aligned", "original")
+
+
+def detect_basic(source: Path) -> str:
+    """Return where RAF-DB basic's label file lies, "" where there is none."""
+    root = _find_basic(source)
+    return "" if root is None else (root / LABEL_FILE).relative_to(source).as_posix()
+
+
+def detect_compound(source: Path) -> str:
+    """Return where RAF-DB compound's label file lies, "" where there is none."""
+    root = _find_compound(source)
+    return "" if root is None else (root / LABEL_FILE).relative_to(source).as_posix()
+
+
+def _find_basic(source: Path) -> Path | None:
+    for root in (source, source / "basic"):
+        if (root / LABEL_FILE).is_file() and not (root == source and _is_compound(source)):
+            return root
+    return None
+
+
+def _find_compound(source: Path) -> Path | None:
+    if (source / "compound" / LABEL_FILE).is_file():
+        return source / "compound"
+    return source if (source / LABEL_FILE).is_file() and _is_compound(source) else None
+
+
+def _is_compound(root: Path) -> bool:
+    """Whether a label file has classes that the basic set has not; the name may say so, too."""
+    if root.resolve().name.casefold() == "compound":
+        return True
+    beyond = COMPOUND_LABELS.keys() - RAFDB_LABELS.keys()
+    # A single bad line is no compound set: the reader of the basic one names it.
+    found = Counter(line.split()[-1] for _, line in read_lines(root / LABEL_FILE) if line.strip())
+    return len(beyond & found.keys()) > 1
+
+
+def read_basic(folder: Folder) -> None:
+    """Read RAF-DB basic; raises `AuheatError` where its label file cannot be trusted."""
+    root = _find_basic(folder.source)
+    if root is None:
+        raise AuheatError(
+            f"{folder.source}: no {LABEL_FILE} of RAF-DB basic (it lies at the root or in basic/; "
+            "the compound set is --dataset rafdb-compound)"
+        )
+    if (folder.source / "compound" / LABEL_FILE).is_file():
+        folder.notes.append("compound/ was left out (--dataset rafdb-compound reads it)")
+    _read_list(folder, root, RAFDB_LABELS, "RAF-DB basic has 1 to 7")
+
+
+def read_compound(folder: Folder) -> None:
+    """Read RAF-DB compound; raises `AuheatError` where its label file cannot be trusted."""
+    root = _find_compound(folder.source)
+    if root is None:
+        raise AuheatError(
+            f"{folder.source}: no {LABEL_FILE} of RAF-DB compound (it lies in compound/, or at the "
+            "root with classes up to 11)"
+        )
+    _read_list(folder, root, COMPOUND_LABELS, "RAF-DB compound has 1 to 11")
+    if not {said for said, _ in folder.labels} - RAFDB_LABELS.keys():
+        raise AuheatError(
+            f"{root / LABEL_FILE}: no class above 7 (RAF-DB compound has 1 to 11: is this the "
+            "basic set? --dataset rafdb)"
+        )
+
+
+def _read_list(folder: Folder, root: Path, labels: Mapping[str, str], known: str) -> None:
+    photos = (root / "Image" / folder.images).relative_to(folder.source)
+    if not (folder.source / photos).is_dir():
+        raise AuheatError(f"{folder.source / photos}: no such folder (--images chooses {IMAGES})")
+    file = root / LABEL_FILE
+    for number, line in read_lines(folder.within(file)):
+        if not line.strip():
+            continue
+        where = f"{file}: line {number}"
+        name, _, said = line.strip().rpartition(" ")
+        if said not in labels:
+            raise AuheatError(f"{where}: class {said!r} is unknown ({known})")
+        name = name.strip()
+        if not is_plain_name(name):
+            raise AuheatError(f"{where}: {name!r} is not a plain file name")
+        key, suffix = PurePosixPath(name).stem, PurePosixPath(name).suffix
+        split = SPLITS.get(name.partition("_")[0].casefold(), "")
+        photo = name if folder.images == "original" else f"{key}_aligned{suffix}"
+        path = f"{photos.as_posix()}/{photo}"
+        folder.add(key, path, labels[said], split, said=said, file=file, line=number)
+    folder.note_unlisted(photos.as_posix())
+
+
+def detect_numbered(source: Path) -> str:
+    """Return which label files beside DATASET/{train,test} there are, "" where none is."""
+    found = [f"{split}_labels.csv" for split, _ in _numbered_splits(source)]
+    return f"{', '.join(found)} beside DATASET" if found else ""
+
+
+def _numbered_splits(source: Path) -> list[tuple[str, Path]]:
+    """Return (split, its folder of numbered folders) where a label file goes with it."""
+    return [
+        (split, folder)
+        for split in ("train", "test")
+        for folder in [source / "DATASET" / split]
+        if folder.is_dir() and (source / f"{split}_labels.csv").is_file()
+    ]
+
+
+def read_numbered(folder: Folder) -> None:
+    """Read DATASET/{train,test}/1..7 with {train,test}_labels.csv (image, label).
+
+    The order of the classes is RAF-DB's own only if folders, label files, file names and, in a
+    complete copy, the number of photos of each class all say so. Raises `AuheatError` otherwise.
+    """
+    splits = _numbered_splits(folder.source)
+    if not splits:
+        raise AuheatError(
+            f"{folder.source}: no train_labels.csv or test_labels.csv beside DATASET/ (the folders "
+            "are numbers: without these files nothing says what they mean)"
+        )
+    for split, root in splits:
+        _read_split(folder, split, root)
+    folder.note_unlisted(*(root.relative_to(folder.source).as_posix() for _, root in splits))
+
+
+def _read_split(folder: Folder, split: str, root: Path) -> None:
+    file = folder.source / f"{split}_labels.csv"
+    odd = [d.name for d in list_folders(root) if d.name not in RAFDB_LABELS]
+    if odd:
+        raise AuheatError(f"{root / odd[0]}: no class of RAF-DB (its folders are 1 to 7)")
+    counts = Counter[str]()
+    for number, row in read_table(folder.within(file), ("image", "label")):
+        where, name, said = f"{file}: line {number}", row["image"], row["label"]
+        if said not in RAFDB_LABELS:
+            raise AuheatError(f"{where}: class {said!r} is unknown (RAF-DB basic has 1 to 7)")
+        if not is_plain_name(name):
+            raise AuheatError(f"{where}: {name!r} is not a plain file name")
+        stem = PurePosixPath(name).stem.removesuffix("_aligned")
+        if not (stem.startswith(f"{split}_") and stem[len(split) + 1 :].isdecimal()):
+            raise AuheatError(f"{where}: {name!r} is not called as in RAF-DB ({split}_00001.jpg)")
+        if not (root / said / name).is_file():
+            other = [key for key in RAFDB_LABELS if (root / key / name).is_file()]
+            if other:
+                raise AuheatError(
+                    f"{where}: {name!r} has class {said}, but lies in folder {other[0]} (the two "
+                    "must agree)"
+                )
+        counts[said] += 1
+        path = (root / said / name).relative_to(folder.source).as_posix()
+        label = RAFDB_LABELS[said]
+        folder.add(stem, path, label, split, said=said, file=file, line=number)
+    known = CLASS_COUNTS[split]
+    if dict(counts) != known and sorted(counts.values()) == sorted(known.values()):
+        said = next(key for key in known if counts[key] != known[key])
+        right = next(key for key, n in known.items() if n == counts[said])
+        raise AuheatError(
+            f"{file}: class {said} has {counts[said]} photos, as many as RAF-DB's {right} "
+            f"({RAFDB_LABELS[right]}): the classes stand in another order (rename the folders to "
+            "expressions)"
+        )
