@@ -33,9 +33,9 @@ _EPS = 1e-6
 class ImprovedUnit(nn.Module):
     """An improved residual unit of face networks: BN, conv, PReLU, conv (with stride), BN.
 
-    From "Improved Residual" networks as ArcFace uses them (Deng et al., CVPR 2019, section
-    3.1.2); modules are named as in face.evoLVe's IR-50. Where channels stay, the shortcut just
-    skips pixels.
+    After ArcFace's (Deng et al., CVPR 2019), without its norm in the middle: the unit of
+    face.evoLVe's IR-50, whose module names these are. Where the number of channels stays, the
+    shortcut takes every `stride`-th pixel as it is.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:

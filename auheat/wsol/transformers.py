@@ -218,15 +218,16 @@ class VisionTransformer(nn.Module):
 class TsCam(VisionTransformer):
     """TS-CAM (Gao et al., ICCV 2021): a DeiT whose patch tokens, not its class token, classify.
 
-    Semantic re-allocation (section 3.2 of that paper): the patch tokens of the last layer, back
-    on their grid, go through a 3 x 3 convolution `head` to semantic maps S (B, K, h, w); logits
-    are the means of S. Semantic-agnostic attention (3.3): in every layer the class token's
-    softmax row over all tokens, averaged over heads, without its own entry; A is the sum over
-    layers. Coupling: maps M_c = A x S_c, along which no gradient goes back.
+    Semantic re-allocation: the patch tokens t of the last layer, back on their grid, go through
+    a 3 x 3 convolution k (`head`) to semantic maps S_c = sum over channels d of t_d * k_cd;
+    logits are the means of S_c, and cross-entropy is the loss. Semantic-agnostic attention: in
+    every layer the class token's row of softmax(Q K^T / sqrt(d)), averaged over heads, without
+    its own entry; A is the sum over layers. Coupling: maps M_c = A x S_c, elementwise; no
+    gradient goes back along them.
 
-    The authors' released code sums over layers, and so does the code that the AU paper was
-    computed with; a mean over them differs by a constant factor alone, which no scaled map or
-    cosine shows. That code has the maps on no training step, and its "layer 1" is layer 5 here.
+    The sum over layers is that of the authors' released code, and of the code that the AU paper
+    was computed with; a mean differs by the number of layers, which no scaled map or cosine
+    shows. What that code calls layer 1, and aligns, is layer 5 here.
 
     `features` are patch tokens on the grid (B, D, h, w): as embedded, after a quarter, a half
     and three quarters of the blocks, and after the last block's norm. They have either sign.
