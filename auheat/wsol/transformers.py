@@ -98,10 +98,10 @@ def start_weights(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def make_positions(tokens: int, width: int, std: float = _STD) -> nn.Parameter:
+def make_positions(tokens: int, width: int) -> nn.Parameter:
     """Return fresh embeddings (1, tokens, D), of positions or of the class token."""
     start = torch.empty(1, tokens, width)
-    return nn.Parameter(nn.init.trunc_normal_(start, std=std, a=-2 * std, b=2 * std))
+    return nn.Parameter(nn.init.trunc_normal_(start, std=_STD, a=-2 * _STD, b=2 * _STD))
 
 
 def resize_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -154,8 +154,7 @@ class PatchEmbed(nn.Module):
 class VitShape:
     """The shape of a named vision transformer, and the file names its weights go by.
 
-    `image` is the side in pixels that its position embeddings were made for; `positions` is
-    their standard deviation as they start.
+    `image` is the side in pixels that its position embeddings were made for.
     """
 
     width: int
@@ -164,7 +163,6 @@ class VitShape:
     patch: int = 16
     image: int = 224
     mlp_ratio: float = 4.0
-    positions: float = _STD
     weights: tuple[str, ...] = ()
 
 
@@ -172,8 +170,7 @@ VITS: Mapping[str, VitShape] = MappingProxyType(
     {
         "deit-small": VitShape(384, 12, 6, weights=("deit_small_patch16_224-cd65a155.pth",)),
         "deit-tiny": VitShape(192, 12, 3, weights=("deit_tiny_patch16_224-a1311bcf.pth",)),
-        # trained from nothing on few photos, it does not find out where a patch is by itself
-        "thin-vit": VitShape(128, 4, 4, patch=8, image=96, positions=0.5),
+        "thin-vit": VitShape(128, 4, 4, patch=8, image=96),
     }
 )
 """Name -> shape (Touvron et al. 2021, table 1); "thin-vit" is for small sets and CPUs."""
@@ -187,7 +184,7 @@ class VisionTransformer(nn.Module):
         width, side = shape.width, shape.image // shape.patch
         self.patch_embed = PatchEmbed(width, shape.patch)
         self.cls_token = make_positions(1, width)
-        self.pos_embed = make_positions(1 + side**2, width, shape.positions)
+        self.pos_embed = make_positions(1 + side**2, width)
         self.blocks = nn.ModuleList(
             Block(width, shape.heads, shape.mlp_ratio) for _ in range(shape.depth)
         )
