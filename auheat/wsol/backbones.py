@@ -209,12 +209,19 @@ def find_weights(name: str) -> Path | None:
     Looks in the folder AUHEAT_WEIGHTS, then in torch's hub cache, for torchvision's file name
     or the same with .safetensors. Nothing is published here for a network of timm.
     """
-    if name not in BACKBONES:
-        return None
+    return find_file(BACKBONES[name].weights) if name in BACKBONES else None
+
+
+def find_file(names: Sequence[str]) -> Path | None:
+    """Return the first of these weight files that is at hand, None where none is.
+
+    Looks in the folder AUHEAT_WEIGHTS, then in torch's hub cache, for each name and the same
+    with .safetensors.
+    """
     own = os.environ.get("AUHEAT_WEIGHTS")
     folders = ([Path(own)] if own else []) + [Path(torch.hub.get_dir()) / "checkpoints"]
     for folder in folders:
-        for file in BACKBONES[name].weights:
+        for file in names:
             for candidate in (folder / file, (folder / file).with_suffix(".safetensors")):
                 if candidate.is_file():
                     return candidate
@@ -228,43 +235,69 @@ def load_weights(backbone: nn.Module, file: Path, fc: nn.Linear | None = None) -
     names are messages too; batch counters, which old files lack, are not worth one. Raises
     `AuheatError` for a file that cannot be read, a shape that differs, or where no name matches.
     """
-    given = _read_tensors(file)
-    head = {k: given.pop(f"fc.{k}") for k in ("weight", "bias") if f"fc.{k}" in given}
-    own = backbone.state_dict()
-    matching = {k: v for k, v in given.items() if k in own}
+    return load_named(backbone, read_tensors(file), file, "fc", fc)
+
+
+def load_named(
+    backbone: nn.Module,
+    given: Mapping[str, Tensor],
+    file: Path,
+    classifier: str,
+    head: nn.Module | None = None,
+) -> list[str]:
+    """Load the tensors read from a file as `load_weights` does, whatever the classifier's name.
+
+    "`classifier`.weight" and ".bias" go to `head` where they fit; `backbone` may contain it.
+    """
+    ours = {k: v for k, v in backbone.state_dict().items() if not k.startswith(f"{classifier}.")}
+    theirs = {k: v for k, v in given.items() if k not in _classifier_names(classifier)}
+    own_head = {k.rpartition(".")[2]: given[k] for k in _classifier_names(classifier) if k in given}
+    matching = {k: v for k, v in theirs.items() if k in ours}
     if not matching:
         raise AuheatError(
-            f"{file}: no parameter of this backbone in it (starts with {_few(given)})"
+            f"{file}: no parameter of this backbone in it (starts with {_few(theirs)})"
         )
     for key, value in matching.items():
-        if value.shape != own[key].shape:
+        if value.shape != ours[key].shape:
             raise AuheatError(
-                f"{file}: {key} is {tuple(value.shape)} (this backbone has {tuple(own[key].shape)})"
+                f"{file}: {key} is {tuple(value.shape)} (this backbone has "
+                f"{tuple(ours[key].shape)})"
             )
     backbone.load_state_dict(matching, strict=False)
     messages = []
-    missing = [k for k in own if k not in given and not k.endswith("num_batches_tracked")]
-    unexpected = [k for k in given if k not in own]
+    missing = [k for k in ours if k not in theirs and not k.endswith("num_batches_tracked")]
+    unexpected = [k for k in theirs if k not in ours]
     if missing:
         messages.append(f"{file.name}: {len(missing)} parameters missing ({_few(missing)})")
     if unexpected:
         messages.append(f"{file.name}: {len(unexpected)} not used ({_few(unexpected)})")
-    if head and not _load_head(fc, head):
-        classes = len(next(iter(head.values())))
-        messages.append(f"{file.name}: its classifier (fc, {classes} classes) is left out")
+    if own_head and not _load_head(head, own_head):
+        classes = len(next(iter(own_head.values())))
+        messages.append(
+            f"{file.name}: its classifier ({classifier}, {classes} classes) is left out"
+        )
     return messages
 
 
-def _load_head(fc: nn.Linear | None, head: dict[str, Tensor]) -> bool:
-    if fc is None or {k: v.shape for k, v in head.items()} != {
-        k: v.shape for k, v in fc.state_dict().items()
+def _classifier_names(classifier: str) -> tuple[str, str]:
+    return f"{classifier}.weight", f"{classifier}.bias"
+
+
+def _load_head(head: nn.Module | None, given: dict[str, Tensor]) -> bool:
+    if head is None or {k: v.shape for k, v in given.items()} != {
+        k: v.shape for k, v in head.state_dict().items()
     }:
         return False
-    fc.load_state_dict(head)
+    head.load_state_dict(given)
     return True
 
 
-def _read_tensors(file: Path) -> dict[str, Tensor]:
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """Return the tensors of a .pth or .safetensors file by name; code in it is never run.
+
+    Some published files keep them under "model" or "state_dict". Raises `AuheatError` for a file
+    that is none or cannot be read.
+    """
     try:
         if file.suffix == ".safetensors":
             return safetensors.torch.load_file(file)
@@ -276,6 +309,9 @@ def _read_tensors(file: Path) -> dict[str, Tensor]:
         raise AuheatError(f"{file}: cannot be read ({WEIGHTS_HINT})") from error
     except (RuntimeError, EOFError, ValueError, KeyError, UnpicklingError) as error:
         raise AuheatError(f"{file}: no checkpoint of plain tensors ({WEIGHTS_HINT})") from error
+    for key in ("model", "state_dict"):
+        if isinstance(raw, dict) and isinstance(raw.get(key), dict):
+            raw = raw[key]
     if not isinstance(raw, dict) or not all(isinstance(v, Tensor) for v in raw.values()):
         raise AuheatError(f"{file}: no checkpoint of plain tensors ({WEIGHTS_HINT})")
     return dict(raw)
