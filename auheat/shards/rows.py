@@ -13,7 +13,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import h5py
 import numpy as np
@@ -30,6 +30,8 @@ PLANNED_ROWS = 2**21
 
 _GAP = 2**15  # bytes between two rows up to which reading through is cheaper than two reads
 _PIECE = 2**23  # bytes of one read of many rows
+
+T = TypeVar("T")
 
 _BAD_ROW = (OSError, zlib.error, ValueError, IndexError)
 
@@ -91,10 +93,10 @@ class RowReader:
             raise AuheatError(f"{file}: {error.strerror} (run `auheat verify`)") from error
         if state.seen.setdefault(shard, handle.identity) != handle.identity:
             raise AuheatError(f"{file}: was replaced while it was read (open the shards anew)")
-        plan = state.plans.pop(shard, None) or _Plan(file)
-        state.plans[shard] = plan
-        while len(state.plans) > 1 and sum(p.rows for p in state.plans.values()) > PLANNED_ROWS:
-            state.plans.popitem(last=False)
+        plan = state.plans.get(shard)
+        if plan is None:
+            plan = _Plan(file)
+            state.plans.put(shard, plan, plan.rows)
         return _Shard(file, handle, plan)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -104,6 +106,28 @@ class RowReader:
         self.__init__(state["files"])  # type: ignore[misc]
 
 
+class RowBudget(Generic[T]):
+    """The values of the shards used last, as many as have `limit` rows together, or one."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.rows = limit, 0
+        self._kept: OrderedDict[int, tuple[int, T]] = OrderedDict()
+
+    def get(self, shard: int) -> T | None:
+        """Return a shard's value, None where it is not kept."""
+        if shard not in self._kept:
+            return None
+        self._kept.move_to_end(shard)
+        return self._kept[shard][1]
+
+    def put(self, shard: int, value: T, rows: int) -> None:
+        """Keep a shard's value, which counts as `rows` rows."""
+        self._kept[shard] = (rows, value)
+        self.rows += rows
+        while self.rows > self.limit and len(self._kept) > 1:
+            self.rows -= self._kept.popitem(last=False)[1][0]
+
+
 class _State:
     """What one process has open, and knows of shards that it had open."""
 
@@ -111,7 +135,7 @@ class _State:
         self.pid = os.getpid()
         self.lock = threading.Lock()
         self.open: OrderedDict[int, _Shard] = OrderedDict()
-        self.plans: OrderedDict[int, _Plan] = OrderedDict()
+        self.plans: RowBudget[_Plan] = RowBudget(PLANNED_ROWS)
         self.seen: dict[int, tuple[int, ...]] = {}
 
 
@@ -217,12 +241,13 @@ class _Shard:
         with self._slow_lock:
             if self._slow is None:
                 self._slow = open_shard(self.file)
+            of = self._slow[f"{name}_start" if name == BYTES_OF else name]
+            if not 0 <= row < len(of):
+                raise IndexError(f"{len(of)} rows")
             if name == BYTES_OF:
-                at, n = (int(self._slow[f"{name}_{end}"][row]) for end in ("start", "length"))
+                at, n = int(of[row]), int(self._slow[f"{name}_length"][row])
                 return self._slow[name][at : at + n].tobytes()
-            if not 0 <= row < len(self._slow[name]):
-                raise IndexError(f"{len(self._slow[name])} rows")
-            value = self._slow[name][row]
+            value = of[row]
         return value.decode() if isinstance(value, bytes) else value
 
 

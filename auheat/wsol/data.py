@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,11 +18,12 @@ from torch.utils.data import DataLoader, Dataset
 from auheat.images import UnreadableImageError, decode
 from auheat.landmarks.detector import count_cores
 from auheat.records import Array, AuheatError
-from auheat.shards import RowReader, list_shards
+from auheat.shards import RowReader
 from auheat.wsol.selection import (
     FIELDS,
     Selection,
     check_names,
+    list_files,
     order_classes,
     read_table,
     select_rows,
@@ -29,6 +31,9 @@ from auheat.wsol.selection import (
 
 CACHE_BYTES = 2**30
 """Sets whose resized photos take no more than this (1 GiB) are kept in memory."""
+
+WORKER_START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+"""How worker processes start: without a copy of this one's threads and locks."""
 
 Item = dict[str, Any]
 
@@ -45,7 +50,7 @@ class ShardDataset(Dataset[Item]):
 
     def __init__(
         self,
-        files: Path | Sequence[Path],
+        files: Path | str | Sequence[Path],
         split: str | None = None,
         image_size: int = 224,
         classes: Sequence[str] | None = None,
@@ -55,9 +60,7 @@ class ShardDataset(Dataset[Item]):
         `split` takes those rows alone; rows without a split count as "train". `classes` takes
         and orders some of the shards' classes. Raises `AuheatError`.
         """
-        self.files = list_shards(files) if isinstance(files, Path) else list(files)
-        if not self.files:
-            raise AuheatError("no shards (run `auheat render` first)")
+        self.files = list_files(files)
         self.image_size = image_size
         self.shard_classes = read_table(self.files[0]).names
         self.class_names = order_classes(self.shard_classes, classes)
@@ -153,6 +156,11 @@ def make_item(
     }
 
 
+def use_one_thread(worker: int) -> None:  # noqa: ARG001 (torch passes it)
+    """Let OpenCV use one thread in a worker process, as torch does: workers share the cores."""
+    cv2.setNumThreads(1)
+
+
 def fit_square(image: Array, side: int) -> Array:
     """Resize a whole photo (H, W, 3) to (side, side, 3), by area where it shrinks."""
     shrinks = side < min(image.shape[:2])
@@ -206,5 +214,6 @@ def make_loader(
         drop_last=generator is not None and len(dataset) >= batch_size,  # type: ignore[arg-type]
         num_workers=workers,
         persistent_workers=workers > 0,
-        multiprocessing_context="forkserver" if workers else None,
+        multiprocessing_context=WORKER_START if workers else None,
+        worker_init_fn=use_one_thread,
     )

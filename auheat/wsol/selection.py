@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from auheat.records import Array, AuheatError, Status
-from auheat.shards import FORMAT_VERSION, open_shard, plain_attributes
+from auheat.shards import FORMAT_VERSION, list_shards, open_shard, plain_attributes
 
 FIELDS = ("image", "heatmap", "valid", "landmarks")
 """The datasets that an item is made of, beside `label`."""
@@ -46,6 +46,14 @@ class Selection:
     rows: Array
     labels: Array
     left_out: Counter[str]
+
+
+def list_files(shards: Path | str | Sequence[Path]) -> list[Path]:
+    """Return the shards of a folder, or those given; raises `AuheatError` where there are none."""
+    files = list_shards(Path(shards)) if isinstance(shards, Path | str) else list(shards)
+    if not files:
+        raise AuheatError("no shards (run `auheat render` first)")
+    return files
 
 
 def read_table(file: Path) -> Table:
