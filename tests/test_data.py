@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from wsol_helpers import NAMES, make_store
 
+from auheat.images import UnreadableImageError, decode
 from auheat.records import AuheatError
 from auheat.shards import read_columns
-from auheat.wsol.data import ShardDataset, fit_square, make_loader, split_validation
+from auheat.wsol.data import ShardDataset, _decode, fit_square, make_loader, split_validation
 
 
 @pytest.fixture(scope="module")
@@ -256,6 +257,24 @@ def test_a_shard_that_is_replaced_meanwhile_is_an_error_and_never_another_row(
         dataset[0]
 
 
+def test_a_batch_asked_for_at_once_is_its_items_one_by_one(shards):
+    for dataset in (ShardDataset(shards, image_size=24) for _ in range(2)):
+        batch = dataset.__getitems__([7, 0, 30, 7])
+        for item, index in zip(batch, (7, 0, 30, 7), strict=True):
+            one = dataset[index]
+            assert item.keys() == one.keys()
+            assert all(torch.equal(torch.as_tensor(item[k]), torch.as_tensor(one[k])) for k in one)
+        dataset.cache()
+
+
+def test_a_photo_that_ends_too_early_is_no_photo_whatever_opencv_makes_of_it():
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)
+    data = cv2.imencode(".jpg", pixels)[1].tobytes()
+    with pytest.raises(UnreadableImageError, match="cut short"):
+        _decode(data[:-40])
+    np.testing.assert_array_equal(_decode(data)[..., ::-1], decode(data))
+
+
 def test_a_person_of_many_photos_is_one_name_in_memory(tmp_path):
     store = make_store(tmp_path, person=lambda split, i: f"person {i % 3}")
     persons = ShardDataset(store / "shards" / "martinez").persons
@@ -270,6 +289,13 @@ def test_shards_of_different_classes_do_not_mix(tmp_path):
         ShardDataset([a, b])
     with pytest.raises(AuheatError, match="no shards"):
         ShardDataset([])
+
+
+def test_heatmaps_of_different_sizes_do_not_mix(tmp_path):
+    a = make_store(tmp_path / "a", size=28) / "shards" / "martinez" / "00000.h5"
+    b = make_store(tmp_path / "b", size=14) / "shards" / "martinez" / "00000.h5"
+    with pytest.raises(AuheatError, match="heatmaps of \\(14, 14\\) \\(others: \\(28, 28\\)"):
+        ShardDataset([a, b])
 
 
 def test_whole_photo_is_squeezed_into_the_square():

@@ -40,11 +40,12 @@ def quick():
     from auheat.wsol import stream
 
     def read(_, rows):
-        return ({"index": row} for row in rows.tolist())
+        return iter(rows.tolist())
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stream, "read_table", functools.cache(stream.read_table))
         patch.setattr(ShardStream, "_read", read)
+        patch.setattr(ShardStream, "_collate", lambda _, rows: {"index": torch.tensor(rows)})
         yield
 
 

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from auheat.images import UnreadableImageError, decode
+from auheat.images import UnreadableImageError, read_header
 from auheat.landmarks.detector import count_cores
 from auheat.records import Array, AuheatError
 from auheat.shards import RowReader
 from auheat.wsol.selection import (
     FIELDS,
     Selection,
-    check_names,
+    check_alike,
     list_files,
     order_classes,
     read_table,
@@ -62,7 +62,8 @@ class ShardDataset(Dataset[Item]):
         """
         self.files = list_files(files)
         self.image_size = image_size
-        self.shard_classes = read_table(self.files[0]).names
+        first = read_table(self.files[0])
+        self.shard_classes = first.names
         self.class_names = order_classes(self.shard_classes, classes)
         self.left_out: Counter[str] = Counter()
         self.ids: list[str] = []
@@ -71,7 +72,7 @@ class ShardDataset(Dataset[Item]):
         person: dict[bytes, str] = {}  # each name once in memory, however many photos it has
         for file in self.files:
             table = read_table(file)
-            check_names(table, self.shard_classes)
+            check_alike(table, first)
             chosen.append(select_rows(table, split, self.class_names))
             rows = chosen[-1].rows
             self.left_out += chosen[-1].left_out
@@ -90,11 +91,18 @@ class ShardDataset(Dataset[Item]):
         return len(self._row)
 
     def __getitem__(self, index: int) -> Item:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Item]:
+        """Return the items of a batch, which torch's DataLoader asks for at once."""
+        labels = self.labels[list(indices)].tolist()
         if self._cache is not None:
-            item: Item = {key: values[index] for key, values in self._cache.items()}
+            items: list[Item] = [{k: v[i] for k, v in self._cache.items()} for i in indices]
         else:
-            item = self._read(index)
-        return item | {"label": int(self.labels[index]), "index": index}
+            items = self._read(indices)
+        for item, label, index in zip(items, labels, indices, strict=True):
+            item |= {"label": label, "index": index}
+        return items
 
     def cache(self, limit: int = CACHE_BYTES) -> bool:
         """Decode everything into memory once, if the photos take at most `limit` bytes there."""
@@ -102,7 +110,8 @@ class ShardDataset(Dataset[Item]):
             return False
         if self._cache is None:
             pool = joblib.Parallel(n_jobs=count_cores(), backend="threading")
-            items = pool(joblib.delayed(self._read)(i) for i in range(len(self)))
+            parts = pool(joblib.delayed(self._read)([i]) for i in range(len(self)))
+            items = [item for part in parts for item in part]
             self._cache = {key: torch.stack([i[key] for i in items]) for key in items[0]}
         return True
 
@@ -119,41 +128,62 @@ class ShardDataset(Dataset[Item]):
     def _place(self, index: int) -> tuple[int, int]:
         return int(self._shard[index]), int(self._row[index])
 
-    def _read(self, index: int) -> dict[str, Tensor]:
-        return self._make_item(index, self._read_raw(index))
-
-    def _read_raw(self, index: int) -> list[Any]:
-        return self._reader.read(*self._place(index), FIELDS)
-
-    def _make_item(self, index: int, fields: Sequence[Any]) -> dict[str, Tensor]:
-        return make_item(fields, self.image_size, self._reader, *self._place(index))
+    def _read(self, indices: Sequence[int]) -> list[Item]:
+        places = [self._place(index) for index in indices]
+        rows = [(*place, self._reader.read(*place, FIELDS)) for place in places]
+        return make_items(rows, self.image_size, self._reader)
 
 
-def make_item(
-    fields: Sequence[Any], side: int, reader: RowReader, shard: int, row: int
-) -> dict[str, Tensor]:
-    """Make tensors of a row's `FIELDS`, the photo and its landmarks at side x side pixels.
+def make_items(
+    rows: Sequence[tuple[int, int, Sequence[Any]]], side: int, reader: RowReader
+) -> list[Item]:
+    """Make tensors of rows (shard, row, `FIELDS`), photo and landmarks at side x side pixels.
 
-    Raises `AuheatError`, which names the row, where the photo is damaged.
+    The tensors of all rows lie in one piece of memory. Raises `AuheatError`, which names the row,
+    where a photo is damaged.
     """
-    data, heatmap, valid, landmarks = fields
-    try:
-        image = decode(data)
-    except UnreadableImageError as error:
-        (key,) = reader.read(shard, row, ("id",))
-        raise AuheatError(
-            f"{reader.files[shard]}: photo {key} (row {row}): {error} (`auheat verify`)"
-        ) from error
-    height, width = image.shape[:2]
-    points = (landmarks + 0.5) * (side / np.array([width, height])) - 0.5
-    planes = np.empty((3, side, side), np.uint8)
-    cv2.split(fit_square(image, side), list(planes))  # a transposing copy takes ten times as long
-    return {
-        "image": torch.from_numpy(planes),
-        "heatmap": torch.from_numpy(heatmap),
-        "valid": torch.tensor(bool(valid)),
-        "landmarks": torch.from_numpy(points.astype(np.float32)),
+    images = torch.empty((len(rows), 3, side, side), dtype=torch.uint8)
+    scale = np.empty((len(rows), 1, 2))
+    for planes, factor, (shard, row, (data, *_)) in zip(images.numpy(), scale, rows, strict=True):
+        try:
+            image = _decode(data)
+        except UnreadableImageError as error:
+            (key,) = reader.read(shard, row, ("id",))
+            raise AuheatError(
+                f"{reader.files[shard]}: photo {key} (row {row}): {error} (`auheat verify`)"
+            ) from error
+        factor[0] = side / image.shape[1], side / image.shape[0]
+        # BGR into planes of RGB: a transposing copy takes ten times as long
+        cv2.split(fit_square(image, side), list(planes[::-1]))
+    _, heatmaps, valid, landmarks = zip(*(fields for _, _, fields in rows), strict=True)
+    points = ((np.stack(landmarks) + 0.5) * scale - 0.5).astype(np.float32)
+    columns = {
+        "image": images,
+        "heatmap": torch.from_numpy(np.stack(heatmaps)),
+        "valid": torch.from_numpy(np.array(valid, bool)),
+        "landmarks": torch.from_numpy(points),
     }
+    return [
+        dict(zip(columns, values, strict=True))
+        for values in zip(*(c.unbind() for c in columns.values()), strict=True)
+    ]
+
+
+def _decode(data: bytes) -> Array:
+    """Return the BGR pixels (H, W, 3) of a stored photo; raises `UnreadableImageError`.
+
+    It was checked when it was stored. What is looked at again is what not every OpenCV tells: a
+    JPEG without its end may get gray pixels, a PNG's checksums may be passed over.
+    """
+    if data[:2] != b"\xff\xd8" or data.rfind(b"\xff\xd9") < 0:
+        read_header(data)
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        raise UnreadableImageError("cannot be decoded") from error
+    if image is None:
+        raise UnreadableImageError("not a photo that can be decoded")
+    return image
 
 
 def use_one_thread(worker: int) -> None:  # noqa: ARG001 (torch passes it)

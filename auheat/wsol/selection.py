@@ -25,12 +25,13 @@ _TOLD = ("id", "split", "status", "label")
 class Table:
     """What a shard says of its rows: ids, splits (N,) and persons as UTF-8, status, label (N,).
 
-    `names` are its classes, in the order of `label`; `digest` changes with ids, splits, labels,
-    status, and what the shard was made by.
+    `names` are its classes, in the order of `label`, `map_size` is (h, w). `digest` changes with
+    ids, splits, labels, status, and what the shard was made by.
     """
 
     file: Path
     names: tuple[str, ...]
+    map_size: tuple[int, ...]
     ids: Array
     persons: Array
     splits: Array
@@ -77,6 +78,7 @@ def read_table(file: Path) -> Table:
         try:
             ids, splits, status, label = (shard[name][:] for name in _TOLD)
             persons = shard["person"][:]
+            map_size = shard["heatmap"].shape[1:]
             names = tuple(plain_attributes(shard["label"])["names"])
         except (OSError, KeyError, ValueError, TypeError) as error:
             raise AuheatError(f"{file}: cannot be read (run `auheat verify`): {error}") from error
@@ -90,7 +92,7 @@ def read_table(file: Path) -> Table:
     for value in (ids, splits, status, label):
         digest.update(f"|{value.dtype}|{value.shape}|".encode())
         digest.update(value.tobytes())
-    return Table(file, names, ids, persons, splits, status, label, digest.digest())
+    return Table(file, names, map_size, ids, persons, splits, status, label, digest.digest())
 
 
 def order_classes(names: Sequence[str], asked: Sequence[str] | None) -> tuple[str, ...]:
@@ -103,11 +105,16 @@ def order_classes(names: Sequence[str], asked: Sequence[str] | None) -> tuple[st
     return tuple(names) if asked is None else tuple(asked)
 
 
-def check_names(table: Table, names: Sequence[str]) -> None:
-    """Raise `AuheatError` unless a shard has these classes, in this order."""
-    if table.names != tuple(names):
+def check_alike(table: Table, first: Table) -> None:
+    """Raise `AuheatError` unless two shards have the same classes and size of heatmaps."""
+    if table.names != first.names:
         raise AuheatError(
-            f"{table.file}: classes {', '.join(table.names)} (others: {', '.join(names)})"
+            f"{table.file}: classes {', '.join(table.names)} (others: {', '.join(first.names)})"
+        )
+    if table.map_size != first.map_size:
+        raise AuheatError(
+            f"{table.file}: heatmaps of {table.map_size} (others: {first.map_size}; a set has "
+            "one size)"
         )
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,12 +17,12 @@ from torch.utils.data import DataLoader, IterableDataset, default_collate, get_w
 from auheat.records import Array, AuheatError
 from auheat.shards import RowReader
 from auheat.shards.rows import PLANNED_ROWS, RowBudget
-from auheat.wsol.data import WORKER_START, Item, make_item, use_one_thread
+from auheat.wsol.data import WORKER_START, Item, make_items, use_one_thread
 from auheat.wsol.order import Order, Shuffle
 from auheat.wsol.selection import (
     FIELDS,
     Selection,
-    check_names,
+    check_alike,
     list_files,
     order_classes,
     read_table,
@@ -30,6 +30,16 @@ from auheat.wsol.selection import (
 )
 
 _STATE = 1  # of what `state_dict` returns
+
+
+class _Row(NamedTuple):
+    """A row as it was read: its number among all, where it is stored, its class, its `FIELDS`."""
+
+    number: int
+    shard: int
+    row: int
+    label: int
+    fields: list[Any]
 
 
 class ShardStream(IterableDataset[Item]):
@@ -88,14 +98,15 @@ class ShardStream(IterableDataset[Item]):
         self._shared = torch.zeros(2, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
 
     def _scan(self, classes: Sequence[str] | None) -> None:
-        self.shard_classes = read_table(self.files[0]).names
+        first = read_table(self.files[0])
+        self.shard_classes = first.names
         self.class_names = order_classes(self.shard_classes, classes)
         self.left_out: Counter[str] = Counter()
         digest = hashlib.sha256(repr((self._split, self.class_names)).encode())
         counts = []
         for shard, file in enumerate(self.files):
             table = read_table(file)
-            check_names(table, self.shard_classes)
+            check_alike(table, first)
             chosen = select_rows(table, self._split, self.class_names)
             self._known.put(shard, chosen, len(chosen.rows))
             self.left_out += chosen.left_out
@@ -167,7 +178,7 @@ class ShardStream(IterableDataset[Item]):
         count, step = self.count_batches(position), world * self.batch_size
         order = Order(self.rows, self._shuffle, self.seed, epoch, self.shuffled)
 
-        def mine() -> Iterator[tuple[int, Item]]:
+        def mine() -> Iterator[tuple[int, _Row]]:
             first = order.find(position) if count else order.windows
             for window in range(first, order.windows):
                 start = max(order.start(window), position)
@@ -179,11 +190,11 @@ class ShardStream(IterableDataset[Item]):
                 rows = order.window(window)[places[here] - order.start(window)]
                 yield from zip(batch[here].tolist(), self._read(rows), strict=True)
 
-        for _, items in groupby(mine(), key=lambda pair: pair[0]):
-            yield default_collate([item for _, item in items])
+        for _, rows in groupby(mine(), key=lambda pair: pair[0]):
+            yield self._collate([row for _, row in rows])
 
-    def _read(self, rows: Array) -> Iterator[Item]:
-        """Yield items of `rows` (n,) in that order, read from disk in the order they lie there."""
+    def _read(self, rows: Array) -> Iterator[_Row]:
+        """Yield `rows` (n,) in that order, read from disk in the order they lie there."""
         raw: list[Any] = [None] * len(rows)
         by_place = np.argsort(rows)
         shards = np.searchsorted(self._ends, rows[by_place], side="right")
@@ -193,13 +204,19 @@ class ShardStream(IterableDataset[Item]):
             inner = rows[places] - (self._ends[shard] - len(chosen.rows))
             stored, labels = chosen.rows[inner].tolist(), chosen.labels[inner].tolist()
             fields = self._reader.read_many(shard, stored, FIELDS)
-            for i, values in enumerate(zip(stored, labels, fields, strict=True)):
-                raw[places[i]] = (shard, *values)
-        for i, index in enumerate(rows.tolist()):
-            shard, row, label, values = raw[i]
-            raw[i] = None  # a window's photos go as they are used
-            item: Item = dict(make_item(values, self.image_size, self._reader, shard, row))
-            yield item | {"label": label, "index": index}
+            for place, *values in zip(places.tolist(), stored, labels, fields, strict=True):
+                raw[place] = _Row(int(rows[place]), shard, *values)
+        raw.reverse()
+        while raw:  # a window's photos go as they are used
+            yield raw.pop()
+
+    def _collate(self, rows: Sequence[_Row]) -> Item:
+        raw = [(row.shard, row.row, row.fields) for row in rows]
+        items = make_items(raw, self.image_size, self._reader)
+        for item, row in zip(items, rows, strict=True):
+            item |= {"label": row.label, "index": row.number}
+        batch: Item = default_collate(items)
+        return batch
 
     def _select(self, shard: int) -> Selection:
         chosen = self._known.get(shard)
