@@ -12,7 +12,8 @@ Prints JSON lines. Everything runs in turns, on files that lie in the system's c
   and of `StreamLoader`, against a folder of the same JPEGs with the same decoding and resizing
   (photo and label), and against that folder with an .npy per photo. AUHEAT_TEST_DATA names the
   folder that holds `fer_dev`; without it a set is made.
-- chunks: what rows per chunk and filters cost, by plain h5py on one thread without its chunk cache.
+- chunks: what rows per chunk and filters cost, by plain h5py on one thread without its chunk cache;
+  processor time.
 
 A read costs a map's bytes, whatever the shard's rows; a write costs the rows' bytes; a loader's
 time is decoding and resizing.
@@ -49,15 +50,19 @@ PLAN = plan_heatmaps(BOOK, NAMES)
 SIDE, BATCH = 224, 32
 
 
-def in_turns(ways: dict[str, tuple[Callable[[], object], int]], rounds: int) -> dict[str, float]:
+def in_turns(
+    ways: dict[str, tuple[Callable[[], object], int]],
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, float]:
     """Return microseconds an item of each (action, items), the median of rounds taken in turns."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(rounds + 1):
         for name, (action, items) in ways.items():
-            start = time.perf_counter()
+            start = clock()
             action()
             if turn:  # the first one warms up
-                seconds[name].append((time.perf_counter() - start) / items)
+                seconds[name].append((clock() - start) / items)
     return {name: 1e6 * statistics.median(values) for name, values in seconds.items()}
 
 
@@ -324,8 +329,9 @@ def measure_chunks(
     write()
     with h5py.File(file, rdcc_nbytes=0) as shard:
         dataset = shard["heatmap"]
-        read = in_turns({"read": (lambda: [dataset[i] for i in rows], len(rows))}, rounds)
-    written = in_turns({"write": (write, len(maps))}, max(1, rounds // 2))
+        ways = {"read": (lambda: [dataset[i] for i in rows], len(rows))}
+        read = in_turns(ways, rounds, time.process_time)
+    written = in_turns({"write": (write, len(maps))}, max(1, rounds // 2), time.process_time)
     return {
         "bytes_per_row": round(file.stat().st_size / len(maps)),
         "write_us": round(written["write"], 1),

@@ -129,9 +129,11 @@ class ShardDataset(Dataset[Item]):
         return int(self._shard[index]), int(self._row[index])
 
     def _read(self, indices: Sequence[int]) -> list[Item]:
-        places = [self._place(index) for index in indices]
-        rows = [(*place, self._reader.read(*place, FIELDS)) for place in places]
+        rows = [(*self._place(index), self._read_raw(index)) for index in indices]
         return make_items(rows, self.image_size, self._reader)
+
+    def _read_raw(self, index: int) -> list[Any]:
+        return self._reader.read(*self._place(index), FIELDS)
 
 
 def make_items(
