@@ -1,5 +1,8 @@
 """Single rows and many rows of shards: what HDF5 itself reads, and errors that name the row."""
 
+import gc
+import os
+
 import h5py
 import numpy as np
 import pytest
@@ -115,6 +118,17 @@ def test_bytes_outside_of_the_flat_dataset_are_refused(shard, tmp_path):
         opened["image_length"][5] = 2**40
     with pytest.raises(AuheatError, match="row 5 cannot be read.*outside of its dataset"):
         RowReader([file]).read(0, 5, ["image"])
+
+
+def test_a_reader_that_outlives_the_interpreters_modules_closes_quietly(shard, monkeypatch):
+    reader = RowReader([shard])
+    reader.read(0, 0, ["map"])
+    number = reader._state.open[0]._handle.fd
+    monkeypatch.setattr("auheat.shards.rows.os", None)  # as it is when the interpreter ends
+    del reader
+    gc.collect()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(number)
 
 
 def test_what_is_remembered_of_shards_is_bounded_by_rows(shard, monkeypatch):

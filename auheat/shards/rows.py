@@ -149,9 +149,9 @@ class _Handle:
         self.identity = (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns)
         self._lock = threading.Lock()
 
-    def __del__(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        if self.fd >= 0:  # `os` itself may be gone when the interpreter ends
+            close(self.fd)
 
     def read(self, n: int, offset: int) -> bytes:
         """Return n bytes at an offset, fewer where the file ends before."""
