@@ -49,7 +49,7 @@ class RowReader:
 
     def read(self, shard: int, row: int, names: Sequence[str]) -> list[Any]:
         """Return one row's values; raises `AuheatError` for a damaged or unknown dataset."""
-        opened = self._get(shard)
+        opened = self._get(shard, names)
         try:
             return [opened.read(name, row) for name in names]
         except _BAD_ROW as error:
@@ -61,7 +61,7 @@ class RowReader:
         Neighbours are read together, so that rows in ascending order are read from front to back.
         Raises `AuheatError`.
         """
-        opened = self._get(shard)
+        opened = self._get(shard, names)
         columns = []
         for name in names:
             values: list[Any] = []
@@ -72,17 +72,18 @@ class RowReader:
             columns.append(values)
         return [list(values) for values in zip(*columns, strict=True)]
 
-    def _get(self, shard: int) -> _Shard:
+    def _get(self, shard: int, names: Sequence[str]) -> _Shard:
         state = self._state
         if state.pid != os.getpid():  # a lock that was held when the process forked stays held
             state = self._state = _State()
         with state.lock:
             opened = state.open.get(shard)
             if opened is None:
-                opened = state.open[shard] = self._open(state, shard)
-                if len(state.open) > OPEN_FILES:
-                    state.open.popitem(last=False)
+                opened = self._open(state, shard)
             state.open.move_to_end(shard)
+            if not all(name in opened.columns for name in names):
+                opened.learn(names)
+                state.plans.put(shard, opened.columns, opened.rows)
             return opened
 
     def _open(self, state: _State, shard: int) -> _Shard:
@@ -92,12 +93,11 @@ class RowReader:
         except OSError as error:
             raise AuheatError(f"{file}: {error.strerror} (run `auheat verify`)") from error
         if state.seen.setdefault(shard, handle.identity) != handle.identity:
-            raise AuheatError(f"{file}: was replaced while it was read (open the shards anew)")
-        plan = state.plans.get(shard)
-        if plan is None:
-            plan = _Plan(file)
-            state.plans.put(shard, plan, plan.rows)
-        return _Shard(file, handle, plan)
+            raise _replaced(file)
+        opened = state.open[shard] = _Shard(file, handle, state.plans.get(shard) or {})
+        if len(state.open) > OPEN_FILES:
+            state.open.popitem(last=False)
+        return opened
 
     def __getstate__(self) -> dict[str, Any]:
         return {"files": self.files}
@@ -122,6 +122,8 @@ class RowBudget(Generic[T]):
 
     def put(self, shard: int, value: T, rows: int) -> None:
         """Keep a shard's value, which counts as `rows` rows."""
+        if shard in self._kept:
+            self.rows -= self._kept.pop(shard)[0]
         self._kept[shard] = (rows, value)
         self.rows += rows
         while self.rows > self.limit and len(self._kept) > 1:
@@ -135,7 +137,7 @@ class _State:
         self.pid = os.getpid()
         self.lock = threading.Lock()
         self.open: OrderedDict[int, _Shard] = OrderedDict()
-        self.plans: RowBudget[_Plan] = RowBudget(PLANNED_ROWS)
+        self.plans: RowBudget[dict[str, _Column | None]] = RowBudget(PLANNED_ROWS)
         self.seen: dict[int, tuple[int, ...]] = {}
 
 
@@ -145,8 +147,7 @@ class _Handle:
     def __init__(self, file: Path) -> None:
         self.fd = -1
         self.fd = os.open(file, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-        about = os.fstat(self.fd)
-        self.identity = (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns)
+        self.identity = _identify(os.fstat(self.fd))
         self._lock = threading.Lock()
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
@@ -183,36 +184,42 @@ class _Column:
         return self.decode(data)
 
 
-class _Plan:
-    """Where every row of a shard lies; columns that only HDF5 can read are absent."""
-
-    def __init__(self, file: Path) -> None:
-        self.columns: dict[str, _Column] = {}
-        with open_shard(file) as shard:
-            self.names = frozenset(shard)
-            self.rows = max((len(shard[n]) for n in shard if n != BYTES_OF), default=0)
-            for name, dataset in shard.items():
-                try:
-                    column = _plan_bytes(shard) if name == BYTES_OF else _plan(dataset)
-                except (OSError, ValueError, IndexError, KeyError) as error:
-                    raise AuheatError(
-                        f"{file}: {name} cannot be read (run `auheat verify`): {error}"
-                    ) from error
-                if column is not None:
-                    self.columns[name] = column
-
-
 class _Shard:
-    """One open file and its plan."""
+    """One open file, and where the rows of some of its datasets lie.
 
-    def __init__(self, file: Path, handle: _Handle, plan: _Plan) -> None:
-        self.file, self._handle, self._plan = file, handle, plan
+    A column is None where only HDF5 itself can read it.
+    """
+
+    def __init__(self, file: Path, handle: _Handle, columns: dict[str, _Column | None]) -> None:
+        self.file, self.columns, self._handle = file, columns, handle
         self._slow: h5py.File | None = None
         self._slow_lock = threading.Lock()
 
+    @property
+    def rows(self) -> int:
+        """How many rows are known of."""
+        return max((c.rows for c in self.columns.values() if c is not None), default=0)
+
+    def learn(self, names: Sequence[str]) -> None:
+        """Ask HDF5 where datasets lie; raises `AuheatError`."""
+        with open_shard(self.file) as shard:
+            if _identify(self.file.stat()) != self._handle.identity:
+                raise _replaced(self.file)
+            for name in names:
+                if name not in shard:
+                    hint = " (rendered with --no-images)" if name == BYTES_OF else ""
+                    raise AuheatError(f"{self.file}: no dataset {name!r}{hint}")
+                try:
+                    column = _plan_bytes(shard) if name == BYTES_OF else _plan(shard[name])
+                except (OSError, ValueError, IndexError, KeyError) as error:
+                    raise AuheatError(
+                        f"{self.file}: {name} cannot be read (run `auheat verify`): {error}"
+                    ) from error
+                self.columns[name] = column
+
     def read(self, name: str, row: int) -> Any:
         """Return one row of a dataset."""
-        column = self._plan.columns.get(name)
+        column = self.columns[name]
         if column is None:
             return self._read_slowly(name, row)
         offset, n = column.locate(row)
@@ -220,7 +227,7 @@ class _Shard:
 
     def read_many(self, name: str, rows: Sequence[int]) -> list[Any]:
         """Return some rows of a dataset, neighbours by one read."""
-        column = self._plan.columns.get(name)
+        column = self.columns[name]
         if column is None:
             return [self._read_slowly(name, row) for row in rows]
         values: list[Any] = []
@@ -235,9 +242,6 @@ class _Shard:
 
     def _read_slowly(self, name: str, row: int) -> Any:
         """Read through HDF5 what another writer stored in another way."""
-        if name not in self._plan.names:
-            hint = " (rendered with --no-images)" if name == BYTES_OF else ""
-            raise AuheatError(f"{self.file}: no dataset {name!r}{hint}")
         with self._slow_lock:
             if self._slow is None:
                 self._slow = open_shard(self.file)
@@ -330,6 +334,15 @@ def _inflate(data: bytes, n: int) -> bytes:
     if len(values) != n or not stream.eof:
         raise ValueError("a map of another length")
     return values
+
+
+def _identify(about: os.stat_result) -> tuple[int, ...]:
+    """Return what tells a file from one that took its name."""
+    return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns
+
+
+def _replaced(file: Path) -> AuheatError:
+    return AuheatError(f"{file}: was replaced while it was read (open the shards anew)")
 
 
 def _cannot_read(file: Path, row: int, error: Exception) -> AuheatError:
