@@ -221,11 +221,11 @@ def make_photos(folder: Path, side: int, n: int) -> list[Path]:
 def list_photos(root: Path) -> Iterator[tuple[str, list[Path]]]:
     """Yield a name and photos: those of `fer_dev` where AUHEAT_TEST_DATA has them, or made ones."""
     data = Path(os.environ.get("AUHEAT_TEST_DATA", "/nowhere")) / "fer_dev" / "Image"
-    for kind, side in (("aligned", 100), ("original", 350)):
+    for kind, side, times in (("aligned", 100, 6), ("original", 350, 2)):  # epochs of seconds
         if data.is_dir():
-            yield f"fer_dev {kind} {side} px", sorted((data / kind).iterdir())
+            yield f"fer_dev {kind} {side} px", sorted((data / kind).iterdir()) * times
         else:
-            yield f"made {side} px", make_photos(root / kind, side, 592)
+            yield f"made {side} px", make_photos(root / kind, side, 592) * times
 
 
 def write_store(folder: Path, photos: list[Path], labels: Array) -> Path:
