@@ -34,6 +34,8 @@ _HOME = {
     "render": "pipeline",
     "METHODS": "wsol.methods",
     "ShardDataset": "wsol.data",
+    "ShardStream": "wsol.stream",
+    "StreamLoader": "wsol.stream",
     "au_alignment_loss": "wsol.losses",
     "evaluate": "wsol.evaluation",
     "make_config": "wsol.settings",

@@ -326,17 +326,6 @@ def test_other_chunks_and_filters_of_a_foreign_writer_are_read_alike(tmp_path):
         reader.read(0, 9, ["m0"])
 
 
-def test_a_row_reader_keeps_few_files_open(tmp_path, monkeypatch):
-    monkeypatch.setattr("auheat.shards.rows.OPEN_FILES", 2)
-    made = ShardFolder(tmp_path, PRINT)
-    for number in range(5):
-        made.write(number, columns(offset=number), {})
-    reader = RowReader(list_shards(tmp_path))
-    for number in (0, 1, 2, 3, 4, 0, 2):
-        assert reader.read(number, 0, ["value"]) == [number]
-    assert len(reader._open) == 2
-
-
 def test_a_map_that_inflates_to_more_than_its_size_is_refused(folder):
     entry = read_manifest(folder).entries[0]
     file = folder / entry.file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,16 +16,26 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from auheat.cores import count_cores
-from auheat.images import UnreadableImageError, decode
-from auheat.records import Array, AuheatError, Status
-from auheat.shards import RowReader, list_shards, read_attributes, read_columns
+from auheat.images import UnreadableImageError, read_header
+from auheat.records import Array, AuheatError
+from auheat.shards import RowReader
+from auheat.wsol.selection import (
+    FIELDS,
+    Selection,
+    check_alike,
+    list_files,
+    order_classes,
+    read_table,
+    select_rows,
+)
 
 CACHE_BYTES = 2**30
 """Sets whose resized photos take no more than this (1 GiB) are kept in memory."""
 
-Item = dict[str, Any]
+WORKER_START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+"""How worker processes start: without a copy of this one's threads and locks."""
 
-_FIELDS = ("image", "heatmap", "valid", "landmarks")
+Item = dict[str, Any]
 
 
 class ShardDataset(Dataset[Item]):
@@ -33,12 +44,13 @@ class ShardDataset(Dataset[Item]):
     An item has `image` (3, S, S) u8 RGB, `heatmap` (h, w) u8 (255 is 1), `label` and `index`
     int, `valid` bool, and `landmarks` (68, 2) f32 px of the S x S image, NaN where unknown.
     `labels` (N,), `ids` and `persons` describe all rows; `left_out` counts the rows that are
-    unreadable, unlabelled, or of a class not among `classes`. It pickles and forks safely.
+    unreadable, unlabelled, or of a class not among `classes`. It may be pickled, forked and used
+    by threads: no process or thread shares an open file with another.
     """
 
     def __init__(
         self,
-        files: Path | Sequence[Path],
+        files: Path | str | Sequence[Path],
         split: str | None = None,
         image_size: int = 224,
         classes: Sequence[str] | None = None,
@@ -48,57 +60,58 @@ class ShardDataset(Dataset[Item]):
         `split` takes those rows alone; rows without a split count as "train". `classes` takes
         and orders some of the shards' classes. Raises `AuheatError`.
         """
-        self.files = list_shards(files) if isinstance(files, Path) else list(files)
+        self.files = list_files(files)
         self.image_size = image_size
-        self.shard_classes = read_class_names(self.files)
-        self.class_names = self.shard_classes if classes is None else tuple(classes)
-        for name in self.class_names:
-            if name not in self.shard_classes:
-                known = ", ".join(self.shard_classes)
-                raise AuheatError(f"--classes: {name!r} is not in the shards (there: {known})")
+        first = read_table(self.files[0])
+        self.shard_classes = first.names
+        self.class_names = order_classes(self.shard_classes, classes)
         self.left_out: Counter[str] = Counter()
         self.ids: list[str] = []
         self.persons: list[str] = []
-        self._rows: list[tuple[int, int]] = []
-        labels: list[int] = []
-        number = {name: i for i, name in enumerate(self.class_names)}
-        for shard, file in enumerate(self.files):
-            rows = read_columns(file, ["id", "person", "split", "status", "label"])
-            for row, (given, status, label) in enumerate(
-                zip(rows["split"], rows["status"], rows["label"], strict=True)
-            ):
-                if split is not None and (given or "train") != split:
-                    continue
-                name = self.shard_classes[label] if label >= 0 else ""
-                if status == Status.UNREADABLE or name not in number:
-                    self.left_out[_reason(status, name)] += 1
-                    continue
-                self._rows.append((shard, row))
-                self.ids.append(rows["id"][row])
-                self.persons.append(rows["person"][row])
-                labels.append(number[name])
-        self.labels: Array = np.array(labels, np.int64)
+        chosen: list[Selection] = []
+        person: dict[bytes, str] = {}  # each name once in memory, however many photos it has
+        for file in self.files:
+            table = read_table(file)
+            check_alike(table, first)
+            chosen.append(select_rows(table, split, self.class_names))
+            rows = chosen[-1].rows
+            self.left_out += chosen[-1].left_out
+            self.ids += [key.decode() for key in table.ids[rows].tolist()]
+            raw = table.persons[rows].tolist()
+            self.persons += [person.setdefault(key, key.decode()) for key in raw]
+        self.labels: Array = np.concatenate([part.labels for part in chosen])
+        self._row: Array = np.concatenate([part.rows for part in chosen])
+        self._shard: Array = np.repeat(
+            np.arange(len(chosen), dtype=np.int32), [len(part.rows) for part in chosen]
+        )
         self._reader = RowReader(self.files)
         self._cache: dict[str, Tensor] | None = None
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._row)
 
     def __getitem__(self, index: int) -> Item:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Item]:
+        """Return the items of a batch, which torch's DataLoader asks for at once."""
+        labels = self.labels[list(indices)].tolist()
         if self._cache is not None:
-            item: Item = {key: values[index] for key, values in self._cache.items()}
+            items: list[Item] = [{k: v[i] for k, v in self._cache.items()} for i in indices]
         else:
-            item = self._read(index)
-        return item | {"label": int(self.labels[index]), "index": index}
+            items = self._read(indices)
+        for item, label, index in zip(items, labels, indices, strict=True):
+            item |= {"label": label, "index": index}
+        return items
 
     def cache(self, limit: int = CACHE_BYTES) -> bool:
         """Decode everything into memory once, if the photos take at most `limit` bytes there."""
-        if not self._rows or len(self) * 3 * self.image_size**2 > limit:
+        if not len(self) or len(self) * 3 * self.image_size**2 > limit:
             return False
         if self._cache is None:
-            raw = [self._read_raw(i) for i in range(len(self))]
             pool = joblib.Parallel(n_jobs=count_cores(), backend="threading")
-            items = pool(joblib.delayed(self._make_item)(*fields) for fields in raw)
+            parts = pool(joblib.delayed(self._read)([i]) for i in range(len(self)))
+            items = [item for part in parts for item in part]
             self._cache = {key: torch.stack([i[key] for i in items]) for key in items[0]}
         return True
 
@@ -109,41 +122,75 @@ class ShardDataset(Dataset[Item]):
 
     def read_heatmap(self, index: int) -> tuple[Array, bool]:
         """Return a row's heatmap (h, w) u8 and whether it is valid, without its photo."""
-        heatmap, valid = self._reader.read(*self._rows[index], ("heatmap", "valid"))
+        heatmap, valid = self._reader.read(*self._place(index), ("heatmap", "valid"))
         return heatmap, bool(valid)
 
-    def _read(self, index: int) -> dict[str, Tensor]:
-        return self._make_item(*self._read_raw(index))
+    def _place(self, index: int) -> tuple[int, int]:
+        return int(self._shard[index]), int(self._row[index])
 
-    def _read_raw(self, index: int) -> tuple[int, bytes, Array, bool, Array]:
-        data, heatmap, valid, points = self._reader.read(*self._rows[index], _FIELDS)
-        return index, data, heatmap, bool(valid), points
+    def _read(self, indices: Sequence[int]) -> list[Item]:
+        rows = [(*self._place(index), self._read_raw(index)) for index in indices]
+        return make_items(rows, self.image_size, self._reader)
 
-    def _make_item(
-        self, index: int, data: bytes, heatmap: Array, valid: bool, landmarks: Array
-    ) -> dict[str, Tensor]:
+    def _read_raw(self, index: int) -> list[Any]:
+        return self._reader.read(*self._place(index), FIELDS)
+
+
+def make_items(
+    rows: Sequence[tuple[int, int, Sequence[Any]]], side: int, reader: RowReader
+) -> list[Item]:
+    """Make tensors of rows (shard, row, `FIELDS`), photo and landmarks at side x side pixels.
+
+    The tensors of all rows lie in one piece of memory. Raises `AuheatError`, which names the row,
+    where a photo is damaged.
+    """
+    images = torch.empty((len(rows), 3, side, side), dtype=torch.uint8)
+    scale = np.empty((len(rows), 1, 2))
+    for planes, factor, (shard, row, (data, *_)) in zip(images.numpy(), scale, rows, strict=True):
         try:
-            image = decode(data)
+            image = _decode(data)
         except UnreadableImageError as error:
-            file = self.files[self._rows[index][0]]
+            (key,) = reader.read(shard, row, ("id",))
             raise AuheatError(
-                f"{file}: photo {self.ids[index]}: {error} (`auheat verify`)"
+                f"{reader.files[shard]}: photo {key} (row {row}): {error} (`auheat verify`)"
             ) from error
-        height, width = image.shape[:2]
-        side = self.image_size
-        points = (landmarks + 0.5) * (side / np.array([width, height])) - 0.5
-        return {
-            "image": torch.from_numpy(fit_square(image, side).transpose(2, 0, 1).copy()),
-            "heatmap": torch.from_numpy(heatmap),
-            "valid": torch.tensor(valid),
-            "landmarks": torch.from_numpy(points.astype(np.float32)),
-        }
+        factor[0] = side / image.shape[1], side / image.shape[0]
+        # BGR into planes of RGB: a transposing copy takes ten times as long
+        cv2.split(fit_square(image, side), list(planes[::-1]))
+    _, heatmaps, valid, landmarks = zip(*(fields for _, _, fields in rows), strict=True)
+    points = ((np.stack(landmarks) + 0.5) * scale - 0.5).astype(np.float32)
+    columns = {
+        "image": images,
+        "heatmap": torch.from_numpy(np.stack(heatmaps)),
+        "valid": torch.from_numpy(np.array(valid, bool)),
+        "landmarks": torch.from_numpy(points),
+    }
+    return [
+        dict(zip(columns, values, strict=True))
+        for values in zip(*(c.unbind() for c in columns.values()), strict=True)
+    ]
 
 
-def _reason(status: int, name: str) -> str:
-    if status == Status.UNREADABLE:
-        return "unreadable"
-    return "other class" if name else "unlabelled"
+def _decode(data: bytes) -> Array:
+    """Return the BGR pixels (H, W, 3) of a stored photo; raises `UnreadableImageError`.
+
+    It was checked when it was stored. What is looked at again is what not every OpenCV tells: a
+    JPEG without its end may get gray pixels, a PNG's checksums may be passed over.
+    """
+    if data[:2] != b"\xff\xd8" or data.rfind(b"\xff\xd9") < 0:
+        read_header(data)
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        raise UnreadableImageError("cannot be decoded") from error
+    if image is None:
+        raise UnreadableImageError("not a photo that can be decoded")
+    return image
+
+
+def use_one_thread(worker: int) -> None:  # noqa: ARG001 (torch passes it)
+    """Let OpenCV use one thread in a worker process, as torch does: workers share the cores."""
+    cv2.setNumThreads(1)
 
 
 def fit_square(image: Array, side: int) -> Array:
@@ -152,17 +199,6 @@ def fit_square(image: Array, side: int) -> Array:
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     resized: Array = cv2.resize(image, (side, side), interpolation=method)
     return resized
-
-
-def read_class_names(files: Sequence[Path]) -> tuple[str, ...]:
-    """Return the class names that shards agree on; raises `AuheatError` where they do not."""
-    if not files:
-        raise AuheatError("no shards (run `auheat render` first)")
-    names = [tuple(read_attributes(file, "label")["names"]) for file in files]
-    for file, other in zip(files, names, strict=True):
-        if other != names[0]:
-            raise AuheatError(f"{file}: classes {', '.join(other)} (others: {', '.join(names[0])})")
-    return names[0]
 
 
 def split_validation(
@@ -210,5 +246,6 @@ def make_loader(
         drop_last=generator is not None and len(dataset) >= batch_size,  # type: ignore[arg-type]
         num_workers=workers,
         persistent_workers=workers > 0,
-        multiprocessing_context="forkserver" if workers else None,
+        multiprocessing_context=WORKER_START if workers else None,
+        worker_init_fn=use_one_thread,
     )
