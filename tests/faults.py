@@ -196,7 +196,8 @@ def campaign_of_full_disks(folder: Path, stride: int = 1) -> int:
         def full():
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        said = "the owner's note only informs others" if "owner" in sites[at] else ""
+        about = sites[at - 1] if sites[at] == "sync the folder" else sites[at]
+        said = "the owner's note only informs others" if "owner" in about else ""
         try:
             with struck(Fault(at, PHASES[at % 2], full)):
                 make_store(folder, store)
