@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from auheat import npz, onefile, tars
 from auheat.material import ROOT, Attributes, Material, open_material
-from auheat.records import SPLITS, AuheatError
+from auheat.records import SPLITS, AuheatError, Status
 from auheat.shards import PART, content_digest, file_digest, files, sync, write_json
 from auheat.store import find_rendered
 
@@ -129,8 +129,9 @@ def _describe(material: Material, format: str, split: str | None, rows: int) -> 
     """Return what export.json says but for the files, which are yet to be written."""
     root, names = material.attributes[ROOT], material.names
     counts = dict.fromkeys([*names, ""], 0)
-    for block in material.blocks(split, ["label"]):
-        for label in block["label"].tolist():
+    for block in material.blocks(split, ["label", "status"]):
+        held = (block["status"] != Status.UNREADABLE) | (format != "webdataset")
+        for label in block["label"][held].tolist():
             counts[names[label] if label >= 0 else ""] += 1
     return {
         "auheat_export": 1,

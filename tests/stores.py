@@ -22,6 +22,7 @@ class Made:
     labels: list[str] = field(default_factory=list)
     splits: list[str] = field(default_factory=list)
     persons: list[str] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
     status: list[int] = field(default_factory=list)
     photos: list[bytes] | None = None
     points: np.ndarray | None = None
@@ -41,6 +42,7 @@ class Made:
         self.labels = self.labels or [("Happiness", "Neutral", "")[i % 3] for i in range(n)]
         self.splits = self.splits or [("train", "test", "val", "")[i % 4] for i in range(n)]
         self.persons = self.persons or [f"p{i % 3}" for i in range(n)]
+        self.paths = self.paths or [f"a/{i}.jpg" for i in range(n)]
         self.status = self.status or [(0, 1, 2, 3, 4)[i % 5] for i in range(n)]
         unreadable = np.array(self.status) == Status.UNREADABLE
         pointed = np.array(self.status) <= Status.LOW_CONFIDENCE
@@ -100,7 +102,7 @@ def write_store(store: Path, made: Made, rendered: bool = True) -> Path:
         at = slice(start, start + made.shard_size)
         shared = {
             "id": Column(made.ids[at], {}),
-            "path": Column([f"a/{i}.jpg" for i in range(n)][at], {}),
+            "path": Column(made.paths[at], {}),
             "person": Column(made.persons[at], {}),
             "split": Column(made.splits[at], {}),
             "status": Column(np.array(made.status, np.uint8)[at], {"names": STATUS}),

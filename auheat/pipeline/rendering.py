@@ -137,13 +137,14 @@ def render(
         drawing = _Drawing(book, names, mode, geometry, per_au, per_class, size)
         fingerprint = {
             "stage": "render",
-            "landmarks": _digest_settings(made_with),
+            "landmarks": digest_settings(made_with),
             **drawing.settings,
             "classes": list(names),
             "images": not no_images,
             "keep_low_confidence": keep_low_confidence,
             "photos": made_with["photos"],
         }
+        source = read_source(store)
         target = store / SHARDS / check_name(drawing.name if name is None else name)
         folder = ShardFolder(target, fingerprint, overwrite)
         found_with = read_attributes(files[0])
@@ -154,7 +155,7 @@ def render(
             "detector": found_with["detector"],
             "detector_digest": found_with["detector_digest"],
         }
-        making = _Making(read_source(store), drawing, keep_low_confidence, not no_images, workers)
+        making = _Making(source, drawing, keep_low_confidence, not no_images, workers)
         resumed, seconds = _render_all(store / LANDMARKS, folder, making, about, retry_failed)
         details = {"codebook": book.name}
         details |= {"mode": mode} if mode != "expression" else {}
@@ -182,7 +183,7 @@ def _render_all(
     return kept, time.perf_counter() - started
 
 
-def _digest_settings(made_with: Mapping[str, Any]) -> str:
+def digest_settings(made_with: Mapping[str, Any]) -> str:
     """Return the sha256 of how landmarks were found; which ones, each shard's `source` says."""
     settings = {key: value for key, value in made_with.items() if key != "source"}
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
