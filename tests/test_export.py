@@ -269,10 +269,11 @@ def test_killed_anywhere_an_export_is_the_old_one_or_the_new_one(tmp_path):
     with faults.struck(faults.Fault(-1, "", None)) as calm:
         export_all(store, out)
     assert len(calm.seen) > 10
-    for at in range(len(calm.seen)):
+    stride = 1 if os.environ.get("AUHEAT_FAULTS") == "full" else 3  # a file has 4 steps
+    for k, at in enumerate(range(0, len(calm.seen), stride)):
         shutil.rmtree(out)
         shutil.copytree(tmp_path / "before", out)
-        assert strike(store, out, faults.Fault(at, faults.PHASES[at % 3], faults.kill_self))
+        assert strike(store, out, faults.Fault(at, faults.PHASES[k % 3], faults.kill_self))
         for kind, name in KINDS.items():
             if not (out / name).exists():  # between the two renames of a folder, the old is aside
                 assert read_export(out / f"{name}.old.part").rows == 9

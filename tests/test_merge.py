@@ -248,13 +248,14 @@ def test_killed_anywhere_a_merge_goes_on_to_what_an_undisturbed_one_gives(tmp_pa
     wanted = [content_digest(stage) for stage in stages(calm)]
     inputs = [content_digest(stage) for store in two for stage in stages(store)]
     places = {name: at for at, name in enumerate(steps.seen)}  # the last step of each kind
-    for at in sorted(places.values()):
+    stride = 1 if os.environ.get("AUHEAT_FAULTS") == "full" else 3
+    for k, at in enumerate(sorted(places.values())[::stride]):
         shutil.rmtree(target, ignore_errors=True)
         child = os.fork()
         if child == 0:
             with Path(os.devnull).open("w") as nothing:
                 os.dup2(nothing.fileno(), 2)
-            with faults.struck(faults.Fault(at, faults.PHASES[at % 3], faults.kill_self)):
+            with faults.struck(faults.Fault(at, faults.PHASES[k % 3], faults.kill_self)):
                 merge(two, target)
             os._exit(0)
         assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
