@@ -15,13 +15,22 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from auheat import npz, onefile, tars
 from auheat.material import ROOT, Attributes, Material, open_material
 from auheat.records import SPLITS, AuheatError, Status
-from auheat.shards import PART, content_digest, file_digest, files, sync, write_json
-from auheat.store import find_rendered
+from auheat.shards import (
+    PART,
+    content_digest,
+    file_digest,
+    files,
+    stays_inside,
+    sync,
+    write_json,
+)
+from auheat.store import LOCK_SECONDS, find_rendered
 
 FORMATS: Mapping[str, tuple[str, ...]] = {
     "webdataset": ("",),
@@ -33,7 +42,7 @@ FORMATS: Mapping[str, tuple[str, ...]] = {
 ABOUT = "export.json"
 """Says what an export holds: in its folder, or beside its file, whose name it then begins with."""
 
-_OLD = ".old" + PART
+_OLD, _LOCK = ".old" + PART, ".lock"
 _TAR = re.compile(r"\d{6,}\.tar")
 _ABOUT_BYTES = 2**26
 
@@ -62,14 +71,18 @@ def export(
     extent = onefile.measure_extent(material, split)
     if extent.rows == 0:
         raise AuheatError(f"{material.folder}: no rows of split {split!r} (leave out --split)")
-    for number in range(len(material.entries)):
-        material.check(number)
+    with tqdm(total=material.rows, desc="check", unit="row", leave=False) as bar:
+        for number, entry in enumerate(material.entries):
+            material.check(number)
+            bar.update(entry.rows)
     about = _describe(material, format, split, extent.rows)
     try:
-        if format == "webdataset":
-            _write_folder(out, material, split, shard_size or tars.SHARD_SIZE, about)
-        else:
-            _write_file(out, material, split, extent, about)
+        with _alone(out):
+            _check_place(store, out, format, overwrite)
+            if format == "webdataset":
+                _write_folder(out, material, split, shard_size or tars.SHARD_SIZE, about)
+            else:
+                _write_file(out, material, split, extent, about)
     except OSError as error:
         reason = error.strerror or str(error)
         raise AuheatError(
@@ -105,7 +118,8 @@ def _check_place(store: Path, out: Path, format: str, overwrite: bool) -> None: 
     """Raise `AuheatError` where something would be lost: nothing but an export is ever replaced."""
     if out.resolve() in store.resolve().parents:
         raise AuheatError(f"{out}: the store lies in it (choose a name for the export itself)")
-    if out.exists() or out.is_symlink():
+    empty = out.is_dir() and not out.is_symlink() and not any(out.iterdir())
+    if (out.exists() or out.is_symlink()) and not (empty and format == "webdataset"):
         if out.is_symlink() or out.is_dir() != (format == "webdataset") or not _is_export(out):
             raise AuheatError(f"{out}: there already, and no export (choose another name)")
         if not overwrite:
@@ -151,13 +165,32 @@ def _describe(material: Material, format: str, split: str | None, rows: int) -> 
     }
 
 
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Be the one process that writes an export; raises `AuheatError` where another one does."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    file = out.with_name(out.name + _LOCK)
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=LOCK_SECONDS)
+    except Timeout as error:
+        raise AuheatError(
+            f"{out}: another process exports to it (wait for it, or choose another name)"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+        file.unlink(missing_ok=True)
+
+
 def _write_folder(
     out: Path, material: Material, split: str | None, size: int, about: dict[str, Any]
 ) -> None:
     part, old = (out.with_name(out.name + ending) for ending in (PART, _OLD))
     _remove(part, old)
     try:
-        part.mkdir(parents=True)
+        part.mkdir()
         with tqdm(total=about["rows"], desc="export", unit="row") as bar:
             counts, about["left_out"] = tars.write_tars(part, material, split, size, bar.update)
         about["rows"] -= about["left_out"]
@@ -180,7 +213,6 @@ def _write_file(
     steps = extent.rows * (len(material.datasets) if as_npz else 1)
     _remove(part)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
         with tqdm(total=steps, desc="export", unit="value" if as_npz else "row") as bar:
             write(part, material, split, extent, bar.update)
         sync(part)
@@ -231,7 +263,15 @@ class Export:
         return self.rows
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        return self._read()
+        classes = len(self.names)
+        for row in self._read():
+            known = -1 <= row["label"] < classes and 0 <= row["status"] <= max(Status)
+            if not row["id"] or not known or not stays_inside(row["path"]):
+                raise AuheatError(
+                    f"{self.path}: {row['id']!r}: an empty id, an unknown label or status, or a "
+                    "path that leaves its folder (not an export as it was written)"
+                )
+            yield row
 
 
 def read_export(path: Path) -> Export:

@@ -14,16 +14,19 @@ import faults
 import h5py
 import numpy as np
 import pytest
+from click.testing import CliRunner
+from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stores import Made, assert_same_rows, plain_rows, write_store
 
 from auheat import onefile
+from auheat.cli import main
 from auheat.export import export, read_export
 from auheat.pipeline import extract, render
 from auheat.records import AuheatError
 from auheat.rules import check_folder
-from auheat.shards import FORMATS, content_digest, read_attributes, write_manifest
+from auheat.shards import FORMATS, RowReader, content_digest, read_attributes, write_manifest
 from auheat.shards.manifest import ShardEntry
 from auheat.store import verify_store
 
@@ -174,6 +177,11 @@ def test_an_hdf5_export_is_a_valid_shard_of_the_format(store, tmp_path, split):
                 old.pop("thin_rows")
             assert own == old
         assert shard["heatmap"].chunks == (1, 5, 4)
+    reader, names = RowReader([file]), sorted(wanted(store, "hdf5", split)[0])
+    for i, row in enumerate(wanted(store, "hdf5", split)):
+        found = dict(zip(names, reader.read(0, i, names), strict=True))
+        for name, value in found.items():
+            np.testing.assert_array_equal(value, row[name])
 
 
 def test_too_many_rows_for_one_shard_are_refused(store, tmp_path, monkeypatch):
@@ -207,6 +215,33 @@ def test_bad_requests_say_what_would_be_right_and_change_nothing(
     with pytest.raises(AuheatError, match=words):
         export(store, tmp_path / out, **settings)
     assert {file: file.is_dir() or file.read_bytes() for file in tmp_path.rglob("*")} == before
+
+
+def test_an_empty_folder_is_a_place_to_export_to(store, tmp_path):
+    (tmp_path / "tars").mkdir()
+    export(store, tmp_path / "tars")
+    assert len(read_export(tmp_path / "tars")) == 9
+
+
+def test_two_processes_never_write_one_export(store, tmp_path):
+    with FileLock(tmp_path / "tars.lock"), pytest.raises(AuheatError, match="another process"):
+        export(store, tmp_path / "tars")
+    export(store, tmp_path / "tars")
+    assert {file.name for file in tmp_path.iterdir()} == {"store", "tars"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ctrl_c_leaves_nothing_and_says_so(store, tmp_path, kind, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    for name in ("tars._finish", "npz._write_lengths", "onefile._write_photos"):
+        monkeypatch.setattr(f"auheat.{name}", stop)
+    words = ["export", str(tmp_path / "out" / KINDS[kind]), "--store", str(store), "--format", kind]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 130
+    assert "nothing was exported" in result.output
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_split_without_rows_is_refused(tmp_path):
@@ -452,6 +487,9 @@ def npy(values, **kwargs) -> bytes:
         lambda m: m | {"image_start.npy": npy(np.zeros(11, np.int64))},
         lambda m: m | {"image_length.npy": npy(np.full(11, -1, np.int64))},
         lambda m: m | {"attributes.npy": npy(np.array("[]"))},
+        lambda m: m | {"label.npy": npy(np.full(11, 2))},
+        lambda m: m | {"path.npy": npy(np.array(["../x"] * 11))},
+        lambda m: m | {"status.npy": npy(np.full(11, 5, np.uint8))},
         lambda m: m | {"status.npy": m["status.npy"][:-3]},
     ],
 )
