@@ -6,6 +6,7 @@ share is here, too: how large they get, and whether their arrays are those of FO
 
 from __future__ import annotations
 
+import io
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -66,9 +67,60 @@ def write_hdf5(
             f"--format hdf5: {extent.rows} rows (at most {MAX_ROWS} in one file: choose a --split, "
             "or --format webdataset)"
         )
-    with h5py.File(file, "w", libver=("v108", "v108")) as shard, ThreadPoolExecutor() as pool:
-        _write_attributes(shard, material.attributes[ROOT])
-        row = flat = 0
+    with _Patient(file, "w+") as handle:
+        try:
+            with h5py.File(handle, "w", libver=("v108", "v108")) as shard:
+                _write_blocks(shard, material, split, extent, progress, handle)
+        except (OSError, RuntimeError) as error:
+            raise handle.error or error from None
+        handle.check()
+
+
+class _Patient(io.FileIO):
+    """A file that keeps the first error of a write to itself until it is asked.
+
+    HDF5 does not get over a full disk: it leaves objects open that fail again whenever they are
+    let go. Here it is told that all is well; the error is raised between its calls.
+    """
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write all of `data`, or note why that failed."""
+        view = memoryview(data).cast("B")
+        done = 0
+        while done < len(view) and self.error is None:
+            try:
+                done += super().write(view[done:])
+            except OSError as error:
+                self.error = error
+        return len(view)
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set the file's length, or note why that failed."""
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+        return size or 0
+
+    def check(self) -> None:
+        """Raise the error that was noted."""
+        if self.error is not None:
+            raise self.error
+
+
+def _write_blocks(
+    shard: h5py.File,
+    material: Material,
+    split: str | None,
+    extent: Extent,
+    progress: Progress,
+    handle: _Patient,
+) -> None:
+    _write_attributes(shard, material.attributes[ROOT])
+    row = flat = 0
+    with ThreadPoolExecutor() as pool:
         for block in material.blocks(split):
             n = len(block["id"])
             for name, values in block.items():
@@ -76,11 +128,12 @@ def write_hdf5(
                     flat += _write_photos(shard, extent, row, flat, values)
                 else:
                     _write_rows(shard, extent, name, row, values, pool)
+                handle.check()
             row += n
             progress(n)
-        for name, attributes in attributes_of(material, split).items():
-            if name in shard:
-                _write_attributes(shard[name], attributes)
+    for name, attributes in attributes_of(material, split).items():
+        if name in shard:
+            _write_attributes(shard[name], attributes)
 
 
 def attributes_of(material: Material, split: str | None) -> dict[str, dict[str, Any]]:
