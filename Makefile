@@ -46,7 +46,7 @@ check: $(INSTALLED)  ## style and types alone
 	$(BIN)/mypy auheat cli
 
 faults: $(INSTALLED)  ## kill, fill up and damage stores at every site (minutes)
-	AUHEAT_FAULTS=full $(BIN)/python -m pytest -s tests/test_faults.py tests/test_mutants.py
+	AUHEAT_FAULTS=full $(BIN)/python -m pytest -s tests/test_faults.py tests/test_mutants.py tests/test_export.py tests/test_merge.py
 
 bench: $(INSTALLED)  ## measure speed against peers in the same run
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done

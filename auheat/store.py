@@ -100,11 +100,32 @@ def write_source(store: Path, source: Path, follow_links: bool = False) -> None:
 
     Raises `AuheatError`.
     """
+    _write_note(store, {"source": str(source.resolve()), "follow_links": follow_links})
+
+
+def write_sources(store: Path, sources: Sequence[str]) -> None:
+    """Note the folders that a merged store's photos come from; raises `AuheatError`.
+
+    `render` cannot read them: which photo lies in which folder, nothing says.
+    """
+    _write_note(store, {"merged": list(sources)})
+
+
+def _write_note(store: Path, note: dict[str, Any]) -> None:
     file = store / LANDMARKS / SOURCE
     try:
-        write_json(file, {"source": str(source.resolve()), "follow_links": follow_links})
+        write_json(file, note)
     except OSError as error:
         raise cannot_write(file, error) from error
+
+
+def list_sources(store: Path) -> list[str]:
+    """Return the folders that a store's photos come from, there or not; none where unknown."""
+    try:
+        note = json.loads((store / LANDMARKS / SOURCE).read_text(encoding="utf-8"))
+        return [str(name) for name in note["merged"]] if "merged" in note else [str(note["source"])]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def read_source(store: Path) -> Path:
@@ -115,8 +136,13 @@ def read_source(store: Path) -> Path:
     """
     file = store / LANDMARKS / SOURCE
     try:
-        told = json.loads(file.read_text(encoding="utf-8"))
-        source, follow_links = Path(told["source"]), told.get("follow_links") is True
+        note = json.loads(file.read_text(encoding="utf-8"))
+        if "merged" in note:
+            raise AuheatError(
+                f"{store}: merged from stores of several photo folders (run `auheat render` on "
+                "each of them, with the same options, and `auheat merge` again)"
+            )
+        source, follow_links = Path(note["source"]), note.get("follow_links") is True
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AuheatError(f"{file}: unreadable (run `auheat extract` again)") from error
     if not source.is_dir():

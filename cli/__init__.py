@@ -25,6 +25,7 @@ from .common import (
     strict_option,
     workers_option,
 )
+from .data import export, merge, stats
 from .runs import evaluate, report, train
 
 # Read when torch is loaded. Threads that spin while they wait make a shared machine several times
@@ -193,7 +194,7 @@ def render(as_json: bool, **settings: Any) -> None:
     print_summary(run(**settings), as_json)
 
 
-for command in (train, evaluate, report, codebooks):
+for command in (train, evaluate, report, export, merge, stats, codebooks):
     main.add_command(command)
 
 

@@ -20,7 +20,7 @@ from auheat.wsol.settings import TrainConfig
 
 COMMANDS = (
     *("demo", "extract", "render", "train", "evaluate", "report"),
-    *("codebooks", "verify", "models"),
+    *("export", "merge", "stats", "codebooks", "verify", "models"),
 )
 
 
@@ -51,6 +51,9 @@ def test_help_explains_every_option_and_gives_an_example(command):
         ("report", "auheat.wsol.report", "write_report"),
         ("evaluate", "auheat.wsol.evaluation", "evaluate"),
         ("demo", "auheat.demo", "write_demo"),
+        ("export", "auheat.export", "export"),
+        ("merge", "auheat.merge", "merge"),
+        ("stats", "auheat.stats", "describe_stats"),
     ],
 )
 def test_options_have_the_names_and_defaults_of_the_parameters_they_set(command, module, function):

@@ -17,7 +17,11 @@ ORDER = [
     ("rules", "atlas"),
     ("store",),
     ("pipeline",),
-    ("demo", "sheets"),
+    ("material",),
+    ("onefile", "tars"),
+    ("npz",),
+    ("demo", "sheets", "export", "merge"),
+    ("stats",),
     ("wsol",),
     ("cli",),
 ]

@@ -121,7 +121,7 @@ def _fingerprint(made_with: Mapping[str, Any], making: Making) -> dict[str, Any]
     """Return what decides the shards' content, but for the landmarks themselves."""
     return {
         "stage": "render",
-        "landmarks": _digest_settings(made_with),
+        "landmarks": digest_settings(made_with),
         **making.drawing.settings,
         **making.framing.settings,
         "classes": list(making.drawing.names),
@@ -192,7 +192,7 @@ def _make(
     return write_shard(folder, number, columns, about, entry.sha256)
 
 
-def _digest_settings(made_with: Mapping[str, Any]) -> str:
+def digest_settings(made_with: Mapping[str, Any]) -> str:
     """Return the sha256 of how landmarks were found; which ones, each shard's `source` says."""
     settings = {key: value for key, value in made_with.items() if key != "source"}
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
