@@ -253,7 +253,9 @@ def bench_folder(source: Path, tmp: Path, asked: argparse.Namespace) -> dict[str
         bench_serial(photos, store, asked.shard_size, asked.rounds),
         bench_bytes(photos, store),
     ]
-    for line, folder in zip(lines[:2], (store / LANDMARKS, store / SHARDS / "without")):
+    for line, folder in zip(
+        lines[:2], (store / LANDMARKS, store / SHARDS / "threads2-0"), strict=False
+    ):
         per_shard = 1024 / line["one_per_s"]  # of the default size
         entering = bench_manifest(folder, tmp, asked.rounds)
         lines.append(tell_manifest(line["stage"], entering, per_shard))
