@@ -1,6 +1,6 @@
 """What workers gain, what starting them costs, and what a manifest of many shards costs.
 
-    python benchmarks/bench_scale.py [FOLDER ...] [--photos 6000] [--shard-size 250] [--rounds 3]
+    python benchmarks/bench_scale.py [FOLDER ...] [--photos 4000] [--shard-size 200] [--rounds 3]
                                      [--record docs/scale.json]
 
 The photos of each FOLDER (any layout; the demonstration set without one) are listed under several
@@ -30,6 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -147,7 +148,7 @@ def bench_stage(stage: str, source: Path, tmp: Path, size: int, rounds: int) -> 
     }
 
 
-def time_of(action: Any, rounds: int) -> float:
+def time_of(action: Callable[[], object], rounds: int) -> float:
     """Median seconds of an action."""
     seen = []
     for _ in range(rounds):
@@ -157,40 +158,39 @@ def time_of(action: Any, rounds: int) -> float:
     return statistics.median(seen)
 
 
-def bench_serial(source: Path, store: Path, size: int, rounds: int) -> dict[str, Any]:
-    """Measure what one process does alone for all photos, in microseconds per photo."""
-    photos = store / LANDMARKS
-    listing = read_dataset(source)
-    count = len(listing.samples)
-    # A folder for the plan alone: an extract that has everything before it.
-    job = Photos(source, listing.samples[:size], size).plan(
-        ShardFolder(store / "plan", {"photos": size}), False
-    )[0]
+def bench_serial(source: Path, found: Path, work: Path, rounds: int) -> dict[str, Any]:
+    """Measure what one process does alone for all photos, in microseconds per photo.
 
-    def list_photos() -> None:
-        Photos(source, read_dataset(source).samples, size)
+    On a store of its own, made from the points `found`, whose shards have the usual size.
+    """
+    rows = [read_columns(file, ["id", "landmarks"]) for file in list_shards(found)]
+    points = {key: np.concatenate([part[key] for part in rows]) for key in ("id", "landmarks")}
+    np.savez(work / "points.npz", **points)
+    extract(source, work / "store", detector=str(work / "points.npz"))
+    render(work / "store", no_images=True)
+    photos, drawn = work / "store" / LANDMARKS, find_rendered(work / "store")
+    samples = read_dataset(source).samples
+    count, size = len(samples), min(len(samples), 1024)
+    job = Photos(source, samples[:size], size).plan(
+        ShardFolder(work / "plan", {"photos": size}), False
+    )[0]
 
     def list_rows() -> None:
         files, _ = list_finished(photos, "auheat extract")
         {label for file in files for label in read_columns(file, ["label"])["label"]}
-        read_source(store)
+        read_source(work / "store")
 
-    parts = {
-        "extract": (list_photos, lambda: count_rows("extract", photos, count)),
-        "render": (list_rows, lambda: count_rows("render", drawn, count)),
+    parts: dict[str, Callable[[], object]] = {
+        "extract_before_us": lambda: Photos(source, read_dataset(source).samples, size),
+        "extract_after_us": lambda: summarize("extract", photos, count, 0, 1.0, False, {}),
+        "render_before_us": list_rows,
+        "render_after_us": lambda: summarize("render", drawn, count, 0, 1.0, False, {}),
     }
-    drawn = find_rendered(store, "threads2-0")
     told: dict[str, Any] = {"stage": "serial", "photos": count}
-    for stage, (before, after) in parts.items():
-        told[f"{stage}_before_us"] = round(1e6 * time_of(before, rounds) / count, 2)
-        told[f"{stage}_after_us"] = round(1e6 * time_of(after, rounds) / count, 2)
+    for key, part in parts.items():
+        told[key] = round(1e6 * time_of(part, rounds) / count, 2)
     told["send_us"] = round(1e6 * time_of(lambda: pickle.dumps(job), rounds) / size, 2)
     return told
-
-
-def count_rows(stage: str, folder: Path, count: int) -> None:
-    """Count a finished stage's rows, as it does itself at its end."""
-    summarize(stage, folder, count, 0, 1.0, False, {})
 
 
 def bench_bytes(source: Path, store: Path) -> dict[str, Any]:
@@ -250,7 +250,7 @@ def bench_folder(source: Path, tmp: Path, asked: argparse.Namespace) -> dict[str
     lines = [
         bench_stage("extract", photos, tmp, asked.shard_size, asked.rounds),
         bench_stage("render", photos, tmp, asked.shard_size, asked.rounds),
-        bench_serial(photos, store, asked.shard_size, asked.rounds),
+        bench_serial(photos, store / LANDMARKS, tmp, asked.rounds),
         bench_bytes(photos, store),
     ]
     for line, folder in zip(
@@ -277,8 +277,8 @@ def describe_machine() -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folders", nargs="*", type=Path)
-    parser.add_argument("--photos", type=int, default=6000)
-    parser.add_argument("--shard-size", type=int, default=250)
+    parser.add_argument("--photos", type=int, default=4000)
+    parser.add_argument("--shard-size", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--record", type=Path)
     parser.add_argument("--child", type=json.loads)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 try:
     import cluster_events as events
+    import simulate_cluster as tool
 
 finally:
     sys.path.remove(str(ROOT / "tools"))
@@ -136,3 +138,93 @@ def test_no_run_beats_its_bounds_and_every_second_is_accounted_for(
     assert seen.lost >= 0
     assert (seen.lost > 0) <= (loss < math.inf)
     assert seen.useful + seen.lost <= workers * (seen.seconds - 1) + 1e-6
+
+
+@pytest.fixture
+def measured():
+    """Round rates: a shard of 100 rows takes 10 s to extract and 1 s to render."""
+    stage = {"start_s": 2.0, "spread": 0.0, "gain": 1.8, "threads_per_s": 20.0, "two_per_s": 18.0}
+    entering = {"fixed_s": 0.5, "growth_s": 0.01}
+    keys = ("extract_before", "extract_after", "render_before", "render_after", "send")
+    kinds = ("photo", "landmarks", "training", "training_without_photos")
+    return {
+        "extract": stage | {"one_per_s": 10.0},
+        "render": stage | {"one_per_s": 100.0},
+        "serial": {f"{key}_us": 1000.0 * (i + 1) for i, key in enumerate(keys)},
+        "bytes": {key: 1000.0 * (i + 1) for i, key in enumerate(kinds)},
+        "enter_extract": entering,
+        "enter_render": entering,
+    }
+
+
+CALM = {"slow_share": 0.0, "loss_hours": math.inf, "storage_gb_s": math.inf, "link_gb_s": math.inf}
+
+
+def test_a_plan_without_accidents_is_what_a_pencil_makes_of_the_rates(measured):
+    told = tool.run_plan(measured, tool.Assumed(**CALM, runs=3), 1000, 5, "dask", size=100)
+    # extract: 1 s listing, 2 s start, two rounds of 10 s, five entries, 2 s counting. An entry
+    # takes 0.5 s, 0.01 s more each time, and 100 x 5 ms to send its rows.
+    extract = 1 + 2 + 20 + 5 * 1 + 0.01 * (6 + 7 + 8 + 9 + 10) + 2
+    # render: the workers need 2 s, the parent longer for all ten entries.
+    render = 3 + 2 + 1 + 10 * 0.5 + 0.01 * 55 + 4
+    assert told["extract"] * 3600 == pytest.approx(extract)
+    assert told["render"] * 3600 == pytest.approx(render)
+    assert told["hours"] == told["hours95"] == pytest.approx((extract + render) / 3600)
+    assert told["ideal"] * 3600 == pytest.approx(110 / 5)
+    assert told["usd"] == pytest.approx(0.04 * 5 * told["hours"])
+    assert told["idle"] == pytest.approx(1 - 110 / (5 * (extract + render)))
+    entering = 10 * 1 + 10 * 0.5 + 2 * 0.01 * 55
+    assert told["parent"] == pytest.approx(entering / (extract + render))
+
+
+def test_stores_side_by_side_share_the_storage_and_halve_the_parents_work(measured):
+    for stage in tool.STAGES:
+        measured[stage] |= {"one_per_s": 1e12, "start_s": 0.0}
+        measured[f"enter_{stage}"] = {"fixed_s": 0.0, "growth_s": 0.0}
+    measured["serial"] = dict.fromkeys(measured["serial"], 0.0)
+    slow = tool.Assumed(**CALM | {"storage_gb_s": 1e-4}, runs=1)
+    for stores in (1, 4):  # 100 kB/s for all of them: bytes are all that counts
+        told = tool.run_plan(measured, slow, 4000, 8, "dask", stores, 100)
+        assert told["shards"] == 40
+        assert told["extract"] * 3600 == pytest.approx(4000 * (1000 + 2000) / 1e5)
+        assert told["render"] * 3600 == pytest.approx(4000 * (1000 + 3000) / 1e5)
+    measured["enter_extract"] = {"fixed_s": 30.0, "growth_s": 0.0}
+    calm = tool.Assumed(**CALM, runs=1)
+    for stores in (1, 2):  # entering is all that counts, and two parents do it
+        told = tool.run_plan(measured, calm, 4000, 8, "dask", stores, 100)
+        assert told["extract"] * 3600 == pytest.approx(40 * 30 / stores)
+
+
+def test_the_shard_size_that_is_chosen_is_within_its_word_when_simulated(measured):
+    assumed = tool.Assumed(**CALM, runs=1)
+    asked = (measured, assumed, 200_000, 16, "dask")
+    chosen = tool.run_plan(*asked)
+    each = [tool.run_plan(*asked, size=size)["hours"] for size in tool.SIZES]
+    assert chosen["hours"] <= 1.1 * min(each) < 0.7 * max(each)
+
+
+def test_the_page_is_what_the_tool_writes_for_the_recorded_rates():
+    page = (ROOT / "docs" / "scale.md").read_text()
+    record = json.loads((ROOT / "docs" / "scale.json").read_text())
+    text, rows = tool.rewrite(page, record, tool.Assumed())
+    assert text == page
+    assert len(re.findall(r"^<!-- (?!end)", page, re.MULTILINE)) == 4
+    assert [t["cores"] for _, t in rows] == [*tool.CORES, *tool.CORES, 256, 4096]
+    assert all(t["hours"] > t["ideal"] for _, t in rows)
+    picture = tool.cv2.imread(str(ROOT / "docs" / "scale.png"))
+    drawn = tool.draw(rows)
+    assert picture.shape == drawn.shape
+    other = np.abs(picture.astype(int) - drawn).max(2) > 64  # letters may differ in their edges
+    assert other.mean() < 1e-3
+
+
+def test_one_plan_is_printed_with_every_assumption_as_an_option(capsys):
+    common = ["--photos", "100000", "--backend", "ray", "--shard-size", "500", "--runs", "2"]
+    tool.main([*common, "--cores", "8", "--core-hour-usd", "1"])
+    calm = json.loads(capsys.readouterr().out)
+    tool.main([*common, "--cores", "8", "--core-hour-usd", "1", "--loss-hours", "0.5"])
+    lossy = json.loads(capsys.readouterr().out)
+    assert calm["engine"] == "ray"
+    assert calm["usd"] == pytest.approx(8 * calm["hours"], rel=1e-6)
+    assert lossy["wasted"] > calm["wasted"]
+    assert lossy["hours"] > calm["hours"]
