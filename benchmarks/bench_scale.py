@@ -253,11 +253,10 @@ def bench_folder(source: Path, tmp: Path, asked: argparse.Namespace) -> dict[str
         bench_serial(photos, store / LANDMARKS, tmp, asked.rounds),
         bench_bytes(photos, store),
     ]
-    for line, folder in zip(
-        lines[:2], (store / LANDMARKS, store / SHARDS / "threads2-0"), strict=False
-    ):
+    folders = (store / LANDMARKS, store / SHARDS / "threads2-0")
+    for line, folder in zip(lines[:2], folders, strict=True):
         per_shard = 1024 / line["one_per_s"]  # of the default size
-        entering = bench_manifest(folder, tmp, asked.rounds)
+        entering = bench_manifest(folder, tmp, max(5, asked.rounds))
         lines.append(tell_manifest(line["stage"], entering, per_shard))
     for line in lines:
         print(json.dumps(line), flush=True)
@@ -266,12 +265,13 @@ def bench_folder(source: Path, tmp: Path, asked: argparse.Namespace) -> dict[str
 
 
 def describe_machine() -> dict[str, Any]:
-    """Say what the figures were measured on, as far as the system tells."""
+    """Say what the figures are measured on, and beside how much other work (load average)."""
     about = Path("/proc/cpuinfo")
     lines = about.read_text().splitlines() if about.is_file() else []
     model = next((line.split(":")[1].strip() for line in lines if "model name" in line), "unknown")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"processor": model, "cores": cores}
+    load = round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else 0.0
+    return {"processor": model, "cores": cores, "load": load}
 
 
 def main() -> None:
@@ -286,6 +286,7 @@ def main() -> None:
     if asked.child:
         print(json.dumps(run_stage(asked.child)))
         return
+    machine = describe_machine()
     with tempfile.TemporaryDirectory() as tmp:
         if not asked.folders:
             write_demo(Path(tmp) / "rafdb")
@@ -297,7 +298,7 @@ def main() -> None:
             told = bench_folder(source, work, asked)
             sets[f"{told['bytes']['median_side']} px"] = told
     if asked.record:
-        record = {"machine": describe_machine(), "rounds": asked.rounds, "sets": sets}
+        record = {"machine": machine, "rounds": asked.rounds, "sets": sets}
         asked.record.write_text(json.dumps(record, indent=1) + "\n")
 
 

@@ -13,13 +13,15 @@ import pytest
 from hypothesis import given, settings
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tools"))
+PLACES = [str(ROOT / "tools"), str(ROOT / "benchmarks")]
+sys.path[:0] = PLACES
 try:
+    import bench_scale as bench
     import cluster_events as events
     import simulate_cluster as tool
 
 finally:
-    sys.path.remove(str(ROOT / "tools"))
+    del sys.path[: len(PLACES)]
 
 Cluster, simulate = events.Cluster, events.simulate
 
@@ -228,3 +230,29 @@ def test_one_plan_is_printed_with_every_assumption_as_an_option(capsys):
     assert calm["usd"] == pytest.approx(8 * calm["hours"], rel=1e-6)
     assert lossy["wasted"] > calm["wasted"]
     assert lossy["hours"] > calm["hours"]
+
+
+def test_the_benchmark_counts_rows_from_when_every_worker_had_a_shard():
+    entered = [[9.0, 5], [11.0, 5], [20.0, 5], [21.0, 4]]
+    assert bench.rate_of({"entered": entered}, 2) == pytest.approx(9 / 10)
+    assert bench.rate_of({"entered": entered}, 1) == pytest.approx(14 / 12)
+
+
+def test_larger_shards_pay_from_where_entering_takes_its_share():
+    seconds = [0.001 + 0.0001 * n for n in (10, 100, 1000, 10_000)]
+    told = bench.tell_manifest("extract", seconds, per_shard=20.0)
+    assert told["growth_s"] == pytest.approx(0.0001)
+    for workers, count in told["larger_shards_pay_from"].items():
+        entering = sum(told["fixed_s"] + told["growth_s"] * k for k in range(1, count + 1))
+        share = entering / (count * 20.0 / int(workers))
+        assert share == pytest.approx(bench.SHARE, rel=0.02)
+
+
+def test_a_small_set_is_listed_often_enough_and_every_photo_has_a_label(rafdb, tmp_path):
+    bench.link_photos(rafdb / "Image", tmp_path / "many", 30)
+    samples = bench.read_dataset(tmp_path / "many").samples
+    assert len(samples) == 30
+    assert {sample.label for sample in samples} == {"Happiness"}
+    bench.link_photos(rafdb, tmp_path / "labelled", 24)
+    labels = [sample.label for sample in bench.read_dataset(tmp_path / "labelled").samples]
+    assert sorted(labels) == sorted(2 * [s.label for s in bench.read_dataset(rafdb).samples])

@@ -235,7 +235,8 @@ def lay_out_measured(record: Mapping[str, Any]) -> str:
     machine = record["machine"]
     lines = [
         f"Measured on {machine['cores']} cores of a machine with {machine['processor']} "
-        f"(rounds in turns, median of {record['rounds']}):",
+        f"(rounds in turns, median of {record['rounds']}; load average at the start "
+        f"{machine['load']:.1f}):",
         "",
         "| photos of | stage | one worker, photos/s | two | gain | threads | start, s | spread "
         "| alone before + after, µs a photo |",
