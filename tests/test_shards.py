@@ -1,5 +1,6 @@
 """Shards: what is written is read back, whole files or none, and strangers' files are refused."""
 
+import hashlib
 import json
 import re
 import zlib
@@ -16,6 +17,7 @@ from auheat.shards import (
     MANIFEST,
     Column,
     RowReader,
+    ShardEntry,
     ShardFolder,
     check_format,
     content_digest,
@@ -26,6 +28,8 @@ from auheat.shards import (
     stays_inside,
     write_failed,
 )
+from auheat.shards.files import encode_json
+from auheat.shards.manifest import encode_manifest
 from auheat.shards.writing import build_shard
 
 PRINT = {"stage": "test", "photos": 4}
@@ -125,6 +129,17 @@ def test_one_broken_copy_of_the_manifest_costs_nothing(folder, name, text):
     assert read_manifest(folder) == whole
 
 
+@pytest.mark.parametrize("n", [0, 1, 3])
+def test_a_manifest_put_together_from_its_entries_is_plain_sorted_json(n):
+    entries = [ShardEntry(f"0000{i}.h5", i, 9, "ab", "", {"id": f"00 {i}+2"}) for i in range(n)]
+    data = encode_manifest({"stage": "x", "classes": ["\u00e9", "a"], "photos": 3}, entries)
+    raw = json.loads(data)
+    assert data == encode_json(raw)
+    stated = raw.pop("sha256")
+    assert stated == hashlib.sha256(encode_json(raw)).hexdigest()
+    assert [e["places"] for e in raw["shards"]] == [dict(e.places) for e in entries]
+
+
 def test_any_flipped_bit_of_a_manifest_is_noticed(folder):
     whole = read_manifest(folder)
     data = (folder / MANIFEST).read_bytes()
@@ -141,10 +156,6 @@ def test_any_flipped_bit_of_a_manifest_is_noticed(folder):
 
 def rewrite(folder, edit) -> None:
     """A manifest whose own checksum is right, but which says something else."""
-    import hashlib
-
-    from auheat.shards.files import encode_json
-
     raw = json.loads((folder / MANIFEST).read_text())
     raw.pop("sha256")
     edit(raw)

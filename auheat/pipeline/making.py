@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-import joblib
 import numpy as np
 
 from auheat.facs import describe_codebook
@@ -21,12 +22,13 @@ from auheat.heatmaps import (
     smallest_sigma,
 )
 from auheat.images import UnreadableImageError, make_portable, read_bytes, read_header
-from auheat.pipeline.decoding import count_threads
+from auheat.pipeline.decoding import count_threads, work_ahead
 from auheat.pipeline.framing import Frames, Framing, move, reframe
 from auheat.pipeline.summary import STATUS_NAMES
 from auheat.records import Array, AuheatError, Codebook, Status
 from auheat.shards import Column, read_columns
 
+_AT_ONCE = 16  # photos that a thread is handed
 _POINTS = (Status.OK, Status.MANY_FACES, Status.LOW_CONFIDENCE)
 
 
@@ -133,17 +135,18 @@ class Making:
 
         Raises `AuheatError` where a shard's photos, or their folder, have vanished.
         """
-        threads = count_threads(self.workers)
-        pool = joblib.Parallel(n_jobs=threads, backend="threading", batch_size=1)
         readable = rows["status"] != Status.UNREADABLE
         moves = [
             (frames.transform[i], frames.size[i]) if moved else None
             for i, moved in enumerate(frames.moved)
         ]
-        jobs = zip(rows["path"], readable, rows["size"].tolist(), moves, strict=True)
-        photos: list[bytes] = pool(
-            joblib.delayed(_photo)(self.source / p, *rest) for p, *rest in jobs
-        )
+        files = [self.source / path for path in rows["path"]]
+        jobs = list(zip(files, readable.tolist(), rows["size"].tolist(), moves, strict=True))
+        some = [jobs[i : i + _AT_ONCE] for i in range(0, len(jobs), _AT_ONCE)]
+        threads = count_threads(self.workers)
+        threads = threads if threads > 1 else 0
+        with closing(work_ahead(_read_photos, some, threads, 4 * threads)) as read:
+            photos = [photo for part in read for photo in part]
         lost = [i for i in np.flatnonzero(readable) if not photos[i]]
         gone = [i for i in lost if not (self.source / rows["path"][i]).exists()]
         if gone and (len(gone) == readable.sum() > 1 or not self.source.is_dir()):
@@ -152,6 +155,14 @@ class Making:
                 "back, and the same command goes on)"
             )
         return photos
+
+
+_Job: TypeAlias = tuple[Path, bool, list[int], tuple[Array, Array] | None]
+
+
+def _read_photos(jobs: Sequence[_Job]) -> list[bytes]:
+    """Read a few photos: enough that handing them to a thread costs nothing beside."""
+    return [_photo(*job) for job in jobs]
 
 
 def _photo(file: Path, readable: bool, size: list[int], moved: tuple[Array, Array] | None) -> bytes:

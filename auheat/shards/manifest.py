@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 from auheat.records import AuheatError
@@ -64,14 +66,29 @@ def write_manifest(
     folder: Path, fingerprint: Mapping[str, Any], entries: Iterable[ShardEntry]
 ) -> None:
     """Replace both copies of a folder's manifest; raises OSError."""
-    body: dict[str, Any] = {
-        "format": FORMAT_VERSION,
-        "fingerprint": dict(fingerprint),
-        "shards": [asdict(entry) for entry in sorted(entries, key=lambda e: (len(e.file), e.file))],
-    }
-    data = encode_json(body | {"sha256": _checksum(body)})
+    data = encode_manifest(fingerprint, sorted(entries, key=lambda e: (len(e.file), e.file)))
     write_whole(folder / MANIFEST, data)
     write_whole(folder / BACKUP, data)
+
+
+def encode_manifest(fingerprint: Mapping[str, Any], entries: Sequence[ShardEntry]) -> bytes:
+    """Return the bytes of a manifest: what `encode_json` would make of it, checksum included.
+
+    It is put together from the text of each entry, which is made once: a manifest is written
+    anew for every shard, and encoding thousands of old entries would cost more than the shard.
+    """
+    head = {"format": FORMAT_VERSION, "fingerprint": dict(fingerprint)}
+    start = json.dumps(head, indent=1, sort_keys=True).removesuffix("\n}") + ",\n"
+    listed = ",\n".join(_encode_entry(entry) for entry in entries)
+    end = f' "shards": [\n{listed}\n ]\n}}\n' if listed else ' "shards": []\n}\n'
+    checksum = hashlib.sha256((start + end).encode()).hexdigest()
+    return f'{start} "sha256": "{checksum}",\n{end}'.encode()
+
+
+@lru_cache(maxsize=2**17)
+def _encode_entry(entry: ShardEntry) -> str:
+    """Return an entry's JSON, indented as it stands in the manifest."""
+    return indent(json.dumps(asdict(entry), indent=1, sort_keys=True), "  ")
 
 
 def read_manifest(folder: Path) -> Manifest:
