@@ -28,13 +28,12 @@ from auheat.shards import (
     RowReader,
     ShardEntry,
     ShardFolder,
-    cannot_write,
     has_manifest,
     read_columns,
     read_manifest,
     shard_name,
+    write_for,
     write_shard,
-    write_whole,
 )
 from auheat.store import check_name, list_sources, lock_store, write_source, write_sources
 
@@ -318,10 +317,7 @@ def _write(
     file, entry, keep = material.files[k], material.entries[k], part.keep[k]
     if keep.all() and not part.prefix and (classes is None or list(classes) == material.names):
         target = folder.folder / shard_name(number)
-        try:
-            write_whole(target, file.read_bytes())
-        except OSError as error:
-            raise cannot_write(target, error) from error
+        write_for(target, folder.run, file.read_bytes())
         return replace(entry, file=target.name, source=source)
     attributes = read_shard_attributes(file)
     columns = read_columns(file)
@@ -339,7 +335,7 @@ def _write(
         thin = attributes["heatmap"].get("thin_rows", 0)
         attributes["heatmap"]["thin_rows"] = min(thin, int(keep.sum()))
     made = {name: Column(values, _writable(attributes[name])) for name, values in columns.items()}
-    return write_shard(folder.folder, number, made, _writable(attributes[ROOT]), source)
+    return write_shard(folder.folder, folder.run, number, made, _writable(attributes[ROOT]), source)
 
 
 def _writable(attributes: Mapping[str, Any]) -> dict[str, Any]:

@@ -116,6 +116,13 @@ def check_folder(folder: Path, progress: _Progress = lambda _: None) -> list[Fin
     return findings + list(_check_whole(folder, manifest))
 
 
+def check_form(file: Path, rows: int) -> None:
+    """Raise `AuheatError` where a shard's attributes, types or shapes are not the format's."""
+    with open_shard(file) as shard:
+        for rule, problem, dataset, _ in _check_form(shard, rows):
+            raise AuheatError(f"{file}: {dataset}: {problem} [{rule}] (run `auheat verify`)")
+
+
 def _check_copies(folder: Path) -> Iterator[Finding]:
     """S1: both copies of the manifest are whole, and say the same."""
     found = []
@@ -160,7 +167,10 @@ def _check_shard(file: Path, entry: ShardEntry, seen: dict[str, str]) -> Iterato
     if traps:
         yield from (("S5", problem, name, None) for name, problem in traps)
         return
-    yield from _check_content(file, entry, seen)
+    try:
+        yield from _check_content(file, entry, seen)
+    except (AuheatError, OSError, ValueError, TypeError, KeyError, IndexError) as error:
+        yield "S7", f"cannot be read: {error}", STRUCTURE, None
 
 
 def _damaged(data: bytes, places: Mapping[str, str]) -> list[str]:
@@ -339,8 +349,15 @@ def check_sources(landmarks: Path, rendered: Path) -> list[Finding]:
         return []  # reported where it is
     findings = []
     for entry in entries:
-        wanted = made_from.get(entry.file)
-        if wanted is not None and entry.source != wanted:
+        file, wanted = rendered / entry.file, made_from.get(entry.file)
+        if wanted is None or entry.source != wanted:
             problem = "made from other landmarks (run `auheat render` again)"
-            findings.append(Finding(rendered / entry.file, "S15", problem))
+            findings.append(Finding(file, "S15", problem))
+            continue
+        try:
+            ids = [read_columns(one / entry.file, ["id"])["id"] for one in (landmarks, rendered)]
+        except AuheatError:
+            continue  # reported where it is
+        if ids[0] != ids[1]:
+            findings.append(Finding(file, "S15", "other rows than its landmarks", "id"))
     return findings

@@ -20,16 +20,17 @@ from tqdm import tqdm
 
 from auheat.datasets.files import Fence
 from auheat.records import AuheatError
-from auheat.rules import Finding, check_folder, check_sources
+from auheat.rules import Finding, check_folder, check_form, check_sources
 from auheat.shards import (
     BACKUP,
     LANDMARKS,
     MANIFEST,
-    PART,
+    OWN_FILE,
     SHARDS,
     cannot_write,
     check_format,
     has_manifest,
+    is_lost,
     list_shards,
     read_columns,
     read_manifest,
@@ -60,8 +61,9 @@ def lock_store(store: Path) -> Iterator[None]:
         raise AuheatError(
             f"{store}: in use by {_describe_owner(store)} (wait for it, or use another --store)"
         ) from error
-    except OSError as error:
-        raise cannot_write(store, error) from error
+    except (OSError, NotImplementedError) as error:
+        reason = error if isinstance(error, OSError) else OSError("it has no locks")
+        raise cannot_write(store, reason) from error
     try:
         with contextlib.suppress(OSError):  # it only informs others
             write_json(store / OWNER, _describe_self())
@@ -164,8 +166,9 @@ def list_finished(folder: Path, command: str) -> tuple[list[Path], dict[str, Any
             f"{folder}: {manifest.rows} of {manifest.photos} rows (run `{command}` again to finish)"
         )
     files = list_shards(folder)
-    for file in files:
+    for file, entry in zip(files, manifest.entries, strict=True):
         check_format(file, _FORMATS[command])
+        check_form(file, entry.rows)
     return files, dict(manifest.fingerprint)
 
 
@@ -226,6 +229,8 @@ def repair_store(store: Path) -> tuple[list[Path], list[Finding], dict[str, int]
     damaged manifest is replaced by its copy; where both are lost, the whole stage is. Raises
     `AuheatError`.
     """
+    if not store.is_dir():
+        raise AuheatError(f"{store}: no store (run `auheat extract` first)")
     with lock_store(store):
         folders, findings = verify_store(store)
         lost = {}
@@ -241,16 +246,22 @@ def repair_store(store: Path) -> tuple[list[Path], list[Finding], dict[str, int]
 def _repair(folder: Path, findings: Sequence[Finding]) -> int:
     """Mend one folder; return the rows that its next run has to make."""
     broken = {finding.file.name for finding in findings}
-    stray = [name for name in broken if name.endswith((".h5", PART))]
+    stray = [name for name in broken if OWN_FILE.fullmatch(name)]
     try:
         manifest = read_manifest(folder)
-    except AuheatError:  # both copies are lost: nothing says what the shards were made with
-        for file in [folder / MANIFEST, folder / BACKUP, *folder.glob("[0-9]*.h5*")]:
+    except AuheatError:
+        if not is_lost(folder):  # never there, unreadable for now, or of another version
+            return 0
+        # nothing says what the shards were made with
+        own = [file for file in folder.iterdir() if OWN_FILE.fullmatch(file.name)]
+        for file in [folder / MANIFEST, folder / BACKUP, *own]:
             file.unlink(missing_ok=True)
         return -1
     kept = [entry for entry in manifest.entries if entry.file not in broken]
     if broken:
         write_manifest(folder, manifest.fingerprint, kept)
     for name in stray:
+        if (folder / name).is_dir():
+            raise AuheatError(f"{folder / name}: a folder where a shard should be (move it away)")
         (folder / name).unlink(missing_ok=True)
     return manifest.photos - sum(entry.rows for entry in kept)

@@ -104,7 +104,7 @@ def site(step: str, path: Path, rest: tuple) -> str:
     name = re.sub(r"^\d+", "N", (rest[0] if step == "put" else path).name)
     if path.is_dir():
         name = "the folder"
-    return f"{step} {name.removesuffix('.part')}"
+    return f"{step} {re.sub(r'(?<=h5)[.][0-9a-f]+[.]part$|[.]part$', '', name)}"
 
 
 @contextlib.contextmanager

@@ -96,7 +96,7 @@ def test_the_real_command_killed_after_its_first_shard_goes_on(folder, _):
     ("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
 )
 def test_asked_to_stop_the_command_says_how_to_go_on_and_gives_the_lock_back(folder, how, code):
-    faults.make_photos(folder, 60)
+    faults.make_photos(folder, 250)
     store = folder / "store"
     process = start(folder, store)
     wait_for_a_shard(store, process)

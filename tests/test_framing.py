@@ -190,7 +190,7 @@ def test_stored_landmarks_transform_and_heatmap_follow_the_photo(photos, how):
     if "align" in how:
         assert np.ptp(after["landmarks"], axis=0).max() < 0.05  # the same face, six times
     with pytest.raises(AuheatError, match="made with (align|crop)"):
-        render(photos / "s")
+        render(photos / "s", name=told.folder.name)
 
 
 def test_a_set_that_is_aligned_already_is_left_as_it_is(photos, tmp_path):

@@ -8,10 +8,11 @@ import h5py
 import numpy as np
 import pytest
 
+from auheat.images import UnreadableImageError
 from auheat.pipeline import extract, render
 from auheat.records import AuheatError, Status
-from auheat.shards import content_digest, list_shards, read_columns, read_manifest
-from auheat.store import find_rendered, verify_store
+from auheat.shards import ShardFolder, content_digest, list_shards, read_columns, read_manifest
+from auheat.store import find_rendered, repair_store, verify_store
 
 
 @pytest.fixture
@@ -172,3 +173,99 @@ def test_a_path_that_leaves_the_source_is_never_read_by_render(photos, tmp_path,
         shard["path"][:] = names
     with pytest.raises(AuheatError, match="a path that leaves"):
         render(store)
+
+
+def test_a_refused_retry_leaves_the_store_refusing(photos, tmp_path, stub_detector):
+    store = tmp_path / "s"
+    extract(photos, store, shard_size=3)
+    cv2.imwrite(
+        str(photos / "happy" / "1.png"),
+        np.random.default_rng(0).integers(0, 9, (40, 44, 3), np.uint8),
+    )
+    for retry in (False, True, False):
+        with pytest.raises(AuheatError, match="not what it was|made with source"):
+            extract(photos, store, shard_size=3, retry_failed=retry)
+
+
+def test_a_retry_killed_between_shard_and_manifest_is_no_lie(photos, tmp_path, stub_detector):
+    store = tmp_path / "s"
+    extract(photos, store, shard_size=9)
+    render(store)
+    replace(photos, "sad/4.png")
+    with pytest.MonkeyPatch.context() as patch:
+        real = ShardFolder.save
+
+        def save_and_stop(self):
+            if (self.folder / "00000.h5").stat().st_mtime_ns != before:
+                raise AuheatError("stopped")
+            real(self)
+
+        before = (store / "landmarks" / "00000.h5").stat().st_mtime_ns
+        patch.setattr(ShardFolder, "save", save_and_stop)
+        with pytest.raises(AuheatError, match="stopped"):
+            extract(photos, store, shard_size=9, retry_failed=True)
+    assert {f.rule for f in verify_store(store)[1]} <= {"S3", "S4", "S15"}
+    extract(photos, store, shard_size=9, retry_failed=True)
+    assert render(store).resumed == 0
+    assert statuses(find_rendered(store)) == statuses(store / "landmarks")
+    assert verify_store(store)[1] == []
+
+
+def test_shards_without_a_manifest_are_not_deleted_unasked(photos, tmp_path, stub_detector):
+    store = tmp_path / "s"
+    extract(photos, store)
+    for name in ("manifest.json", "manifest.backup.json"):
+        (store / "landmarks" / name).unlink()
+    (store / "landmarks" / "300w.h5").write_bytes(b"a stranger's")
+    (store / "landmarks" / "x.part").write_bytes(b"a stranger's")
+    with pytest.raises(AuheatError, match="1 shards without a manifest"):
+        extract(photos, store)
+    repair_store(store)
+    assert (store / "landmarks" / "00000.h5").exists()
+    extract(photos, store, overwrite=True)
+    assert (store / "landmarks" / "300w.h5").exists()
+    assert (store / "landmarks" / "x.part").exists()
+
+
+def test_repair_deletes_nothing_of_another_version_or_that_cannot_be_read(
+    photos, tmp_path, stub_detector
+):
+    store = tmp_path / "s"
+    extract(photos, store)
+    for name in ("manifest.json", "manifest.backup.json"):
+        (store / "landmarks" / name).write_text('{"format": 2}')
+    repair_store(store)
+    assert (store / "landmarks" / "00000.h5").exists()
+
+
+def test_a_photo_that_cannot_be_moved_is_a_row(photos, tmp_path, stub_detector, monkeypatch):
+    store = tmp_path / "s"
+    extract(photos, store)
+
+    def cannot(*_):
+        raise UnreadableImageError("cannot be decoded")
+
+    monkeypatch.setattr("auheat.pipeline.making.reframe", cannot)
+    monkeypatch.setattr("auheat.pipeline.rendering.is_aligned", lambda *_: False)
+    render(store, align=True, side=32)
+    rows = read_columns(list_shards(find_rendered(store))[0])
+    found = read_columns(list_shards(store / "landmarks")[0])["status"]
+    moved = found <= Status.MANY_FACES
+    assert (rows["status"][moved] == Status.UNREADABLE).all()
+    assert not any(rows["image"][i] for i in np.flatnonzero(moved))
+    assert verify_store(store)[1] == []
+
+
+def test_another_photo_of_the_same_size_is_noticed(photos, tmp_path, stub_detector):
+    extract(photos, tmp_path / "s")
+    replace(photos, "happy/1.png")
+    image = np.random.default_rng(0).integers(0, 255, (40, 44, 3), np.uint8)
+    cv2.imwrite(str(photos / "happy" / "1.png"), image)
+    with pytest.raises(AuheatError, match="bytes, but .* when its landmarks were found"):
+        render(tmp_path / "s")
+
+
+def test_framed_shards_have_a_name_of_their_own(photos, tmp_path, stub_detector):
+    extract(photos, tmp_path / "s")
+    names = {render(tmp_path / "s", **how).folder.name for how in ({}, {"crop": "auto"})}
+    assert names == {"martinez", "martinez-cropped"}

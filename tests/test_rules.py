@@ -25,7 +25,7 @@ from auheat.shards import (
     write_manifest,
 )
 from auheat.shards.layout import shard_name
-from auheat.shards.writing import Column, build_shard, write_shard
+from auheat.shards.writing import Column, build_shard, part_of, write_shard
 from auheat.store import find_rendered, repair_store, verify_store
 
 ROOT = Path(__file__).parent.parent
@@ -71,7 +71,8 @@ def rewrite(folder: Path, number: int, edit, attributes=None) -> None:
     edit(columns)
     manifest = read_manifest(folder)
     old = next(e for e in manifest.entries if e.file == file.name)
-    new = write_shard(folder, number, columns, about | (attributes or {}), old.source)
+    new = write_shard(folder, "edit", number, columns, about | (attributes or {}), old.source)
+    part_of(file, "edit").replace(file)
     entries = [new if e.file == file.name else e for e in manifest.entries]
     write_manifest(folder, manifest.fingerprint, entries)
 

@@ -171,7 +171,7 @@ def rewrite(folder, edit) -> None:
 )  # fmt: skip
 def test_a_manifest_with_an_impossible_field_is_one_clear_error(folder, key, value):
     rewrite(folder, lambda raw: raw["shards"][0].update({key: value}))
-    with pytest.raises(AuheatError, match="not a manifest: incomplete: .*(type|name|rows|text)"):
+    with pytest.raises(AuheatError, match="not a manifest: incomplete: .*(type|name|rows|place)"):
         read_manifest(folder)
 
 

@@ -83,16 +83,19 @@ def extract(
     }
     told = {"format": "auheat-landmarks", "version": FORMAT_VERSION, **about}
     with lock_store(store):
-        changing = ("source",) if retry_failed else ()
+        boxed = any(sample.box is not None for sample in photos.samples)
+        changing = ("source",) if retry_failed and not boxed else ()
         folder = ShardFolder(store / LANDMARKS, fingerprint, overwrite, changing)
         write_source(store, listing.source, follow_links)
         jobs, started = photos.plan(folder, retry_failed), time.perf_counter()
+        if changing:
+            folder.save()
         kept = total - sum(len(job.wanted) for job in jobs)
         with tqdm(total=total, initial=kept, desc="extract", unit="photo") as bar:
             if backend == "threads":
                 _locate_all(locate, jobs, folder, told, bar)
             else:
-                work = partial(_make_shard, made_by, folder.folder, told)
+                work = partial(_make_shard, made_by, folder.folder, folder.run, told)
                 make_shards(work, jobs, folder, backend, workers, bar, lambda job: len(job.wanted))
         seconds = time.perf_counter() - started
         details = {**listing.details(), "detector": locate.name, **locate.details()}
@@ -167,14 +170,14 @@ def _locate_all(
 
 
 def _make_shard(
-    settings: _Settings, folder: Path, about: Mapping[str, Any], job: Job
+    settings: _Settings, folder: Path, run: str, about: Mapping[str, Any], job: Job
 ) -> ShardEntry:
     """Make one shard in a worker: nothing runs beside it there."""
     locate = Finding(_load_once(settings), settings.batch_size, workers=0)
     with tqdm(disable=True) as silent, closing(locate(job.source, [job.wanted], silent)) as located:
         found, sizes = next(located)
     job.check_presence(found.status)
-    return write_shard(folder, job.number, job.columns(found, sizes), about)
+    return write_shard(folder, run, job.number, job.columns(found, sizes), about)
 
 
 @lru_cache(maxsize=1)

@@ -46,6 +46,11 @@ class Framing:
         """What the fingerprint says of it."""
         return {"crop": self.crop, "align": self.side if self.align else 0}
 
+    @property
+    def suffix(self) -> str:
+        """What is added to the name of shards unless one is given."""
+        return "-aligned" if self.align else "-cropped" if self.crop != "none" else ""
+
     def plan(self, points: Array, sizes: Array) -> Frames:
         """Frame photos of `sizes` (N, 2) by their points (N, 68, 2); NaN ones stay as they are."""
         transform = np.tile(np.eye(2, 3), (len(points), 1, 1))

@@ -141,7 +141,8 @@ class Making:
             for i, moved in enumerate(frames.moved)
         ]
         files = [self.source / path for path in rows["path"]]
-        jobs = list(zip(files, readable.tolist(), rows["size"].tolist(), moves, strict=True))
+        about = zip(rows["size"].tolist(), rows["bytes"].tolist(), strict=True)
+        jobs = list(zip(files, readable.tolist(), about, moves, strict=True))
         some = [jobs[i : i + _AT_ONCE] for i in range(0, len(jobs), _AT_ONCE)]
         threads = count_threads(self.workers)
         threads = threads if threads > 1 else 0
@@ -157,7 +158,7 @@ class Making:
         return photos
 
 
-_Job: TypeAlias = tuple[Path, bool, list[int], tuple[Array, Array] | None]
+_Job: TypeAlias = tuple[Path, bool, tuple[list[int], int], tuple[Array, Array] | None]
 
 
 def _read_photos(jobs: Sequence[_Job]) -> list[bytes]:
@@ -165,22 +166,33 @@ def _read_photos(jobs: Sequence[_Job]) -> list[bytes]:
     return [_photo(*job) for job in jobs]
 
 
-def _photo(file: Path, readable: bool, size: list[int], moved: tuple[Array, Array] | None) -> bytes:
+def _photo(
+    file: Path,
+    readable: bool,
+    about: tuple[list[int], int],
+    moved: tuple[Array, Array] | None,
+) -> bytes:
     """Return a photo's portable bytes, cropped or warped where it is `moved` (transform, size).
 
-    Raises `AuheatError` where it is another photo than before.
+    `about` is its (H, W) and the length of its file when its landmarks were found. Returns b""
+    where it cannot be read; raises `AuheatError` where it is another photo than then.
     """
+    if not readable:
+        return b""
     try:
-        data = make_portable(read_bytes(file)) if readable else b""
-        header = read_header(data) if data else None
+        raw = read_bytes(file)
+        if len(raw) != about[1]:
+            raise AuheatError(
+                f"{file}: {len(raw)} bytes, but {about[1]} when its landmarks were found (run "
+                "`auheat extract --overwrite` again)"
+            )
+        data = make_portable(raw)
+        header = read_header(data)
+        if header is not None and list(header.size) != about[0]:
+            raise UnreadableImageError("another size than its landmarks'")
+        return reframe(data, *moved) if moved is not None else data
     except UnreadableImageError:
         return b""
-    if header is not None and list(header.size) != size:
-        raise AuheatError(
-            f"{file}: {header.size[1]} x {header.size[0]} pixels, but {size[1]} x {size[0]} when "
-            "its landmarks were found (run `auheat extract --overwrite` again)"
-        )
-    return reframe(data, *moved) if moved is not None and data else data
 
 
 def _draw_columns(points: Array, label: Array, sizes: Array, drawing: Drawing) -> dict[str, Column]:

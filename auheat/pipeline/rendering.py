@@ -33,6 +33,9 @@ from auheat.shards import (
 )
 from auheat.store import check_name, list_finished, lock_store, read_source
 
+MAX_SIZE = 1024
+"""Side of the largest heatmap: a shard's maps are held in memory."""
+
 GEOMETRIES = ("face", "reference")
 """Gaussians in the face's own frame, or the paper authors' own maps, mistakes included."""
 
@@ -79,12 +82,16 @@ def render(
     rows with a bad status.
     """
     check_positive(size=size, workers=workers)
+    if size > MAX_SIZE:
+        raise AuheatError(f"--size: {size} (expected at most {MAX_SIZE} pixels)")
     check_framing(crop, align, side)
     check_backend(backend)
     if retry_failed and overwrite:
         raise AuheatError("--retry-failed, --overwrite: one keeps what the other removes")
     book = load_codebook(_choose_codebook(codebook, geometry))
     mode = _choose_mode(generic, landmarks, per_au, per_class, geometry)
+    if not store.is_dir():
+        raise AuheatError(f"{store}: no store (run `auheat extract` first)")
     with lock_store(store):
         files, made_with = list_finished(store / LANDMARKS, "auheat extract")
         labels = {label for file in files for label in read_columns(file, ["label"])["label"]}
@@ -94,7 +101,8 @@ def render(
         framing = Framing(crop, align and not aligned, side, book.frame)
         kept = (keep_low_confidence, not no_images)
         making = Making(read_source(store), drawing, framing, *kept, workers)
-        target = store / SHARDS / check_name(drawing.name if name is None else name)
+        usual = drawing.name + framing.suffix
+        target = store / SHARDS / check_name(usual if name is None else name)
         folder = ShardFolder(target, _fingerprint(made_with, making), overwrite)
         run = _Run(store / LANDMARKS, folder, making, _describe(files[0], drawing))
         resumed, seconds = run(backend, workers, retry_failed)
@@ -138,8 +146,8 @@ def _describe(landmarks: Path, drawing: Drawing) -> dict[str, Any]:
         "format": "auheat-training",
         "version": FORMAT_VERSION,
         **drawing.attributes,
-        "detector": found_with["detector"],
-        "detector_digest": found_with["detector_digest"],
+        "detector": found_with.get("detector", ""),
+        "detector_digest": found_with.get("detector_digest", ""),
     }
 
 
@@ -163,7 +171,8 @@ class _Run:
         kept = manifest.rows - sum(entry.rows for _, entry in tasks)
         with tqdm(total=manifest.rows, initial=kept, desc="render", unit="photo") as bar:
             making = self.making if backend == "threads" else replace(self.making, workers=1)
-            work = partial(_make, self.landmarks, self.folder.folder, making, self.about)
+            target = (self.folder.folder, self.folder.run)
+            work = partial(_make, self.landmarks, target, making, self.about)
             if backend == "threads":
                 for task in tasks:
                     self.folder.enter(work(task))
@@ -181,7 +190,7 @@ class _Run:
 
 def _make(
     landmarks: Path,
-    folder: Path,
+    target: tuple[Path, str],
     making: Making,
     about: Mapping[str, Any],
     task: tuple[int, ShardEntry],
@@ -189,7 +198,7 @@ def _make(
     """Make one training shard, here or in a worker."""
     number, entry = task
     columns = making.columns(landmarks / entry.file)
-    return write_shard(folder, number, columns, about, entry.sha256)
+    return write_shard(*target, number, columns, about, entry.sha256)
 
 
 def digest_settings(made_with: Mapping[str, Any]) -> str:

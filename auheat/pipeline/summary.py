@@ -69,7 +69,7 @@ def summarize(
                 failed.append((key, path, int(status)))
         if stage == "render":
             valid += int(read_columns(file, ["valid"])["valid"].sum())
-            thin += read_attributes(file, "heatmap")["thin_rows"]
+            thin += read_attributes(file, "heatmap").get("thin_rows", 0)
     try:
         write_failed(folder, failed)
     except OSError as error:

@@ -20,6 +20,7 @@ from auheat.shards.layout import (
     LANDMARKS,
     MANIFEST,
     MAX_ROWS,
+    OWN_FILE,
     SHARDS,
     shard_name,
     stays_inside,
@@ -28,6 +29,7 @@ from auheat.shards.manifest import (
     Manifest,
     ShardEntry,
     has_manifest,
+    is_lost,
     read_copy,
     read_manifest,
     write_manifest,
@@ -43,7 +45,7 @@ from auheat.shards.reading import (
     read_columns,
 )
 from auheat.shards.rows import RowReader
-from auheat.shards.writing import Column, ShardFolder, crc_of, write_shard
+from auheat.shards.writing import Column, ShardFolder, crc_of, write_for, write_shard
 
 __all__ = [
     "BACKUP",
@@ -53,6 +55,7 @@ __all__ = [
     "LANDMARKS",
     "MANIFEST",
     "MAX_ROWS",
+    "OWN_FILE",
     "PART",
     "SHARDS",
     "Column",
@@ -67,6 +70,7 @@ __all__ = [
     "file_digest",
     "find_traps",
     "has_manifest",
+    "is_lost",
     "list_shards",
     "open_shard",
     "plain_attributes",
@@ -78,6 +82,7 @@ __all__ = [
     "stays_inside",
     "sync",
     "write_failed",
+    "write_for",
     "write_json",
     "write_manifest",
     "write_shard",

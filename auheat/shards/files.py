@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -20,6 +21,8 @@ from auheat.records import AuheatError, Status
 from auheat.shards.layout import FAILED
 
 PART = ".part"
+
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 
 
 def fill(file: Path, data: bytes | memoryview) -> None:
@@ -35,6 +38,9 @@ def sync(path: Path) -> None:
     handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NO_SYNC or not path.is_dir():
+            raise  # some network file systems sync no folders: their names are safe at once
     finally:
         os.close(handle)
 
@@ -50,15 +56,34 @@ def write_whole(file: Path, data: bytes | memoryview) -> None:
     What was written in vain is removed again, to give the disk back. Raises OSError.
     """
     part = file.with_name(file.name + PART)
+    write_part(part, data)
+    try:
+        put(part, file)
+    except OSError:
+        _discard(part)
+        raise
+    sync(file.parent)
+
+
+def write_part(part: Path, data: bytes | memoryview) -> None:
+    """Write and sync a file that waits for its name; on an OSError nothing of it stays."""
     try:
         fill(part, data)
         sync(part)
-        put(part, file)
     except OSError:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
+        _discard(part)
         raise
+
+
+def finish(part: Path, file: Path) -> None:
+    """Give a synced part its name, for good."""
+    put(part, file)
     sync(file.parent)
+
+
+def _discard(part: Path) -> None:
+    with contextlib.suppress(OSError):
+        part.unlink(missing_ok=True)
 
 
 def write_json(file: Path, value: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath, PureWindowsPath
@@ -90,6 +91,12 @@ BYTES_OF = "image"
 def shard_name(number: int) -> str:
     """Return the file name of shard `number`."""
     return f"{number:05d}.h5"
+
+
+OWN_FILE = re.compile(
+    r"\d{5,}\.h5(\.\w+)?(\.part)?|(manifest(\.backup)?\.json|source\.json|failed\.csv)\.part"
+)
+"""Names of shards and of what a stopped run leaves: no other file in a folder is ever removed."""
 
 
 def stays_inside(path: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -60,6 +61,7 @@ class Manifest:
 
 _FIELDS = ("file", "rows", "bytes", "sha256", "source", "places")
 _KINDS = (str, int, int, str, str, dict)
+_PLACE = re.compile(r"[0-9a-f]{8}( \d{1,20}\+\d{1,20})*")
 
 
 def write_manifest(
@@ -105,6 +107,29 @@ def read_manifest(folder: Path) -> Manifest:
             raise first from None
 
 
+class DamagedManifestError(AuheatError):
+    """A copy of a manifest that was read, and is not what was written."""
+
+
+def is_lost(folder: Path) -> bool:
+    """Whether a stage's manifest is lost: one copy or both were read, and neither is whole.
+
+    A manifest that cannot be read for now, or is of another version, is not lost.
+    """
+    found = 0
+    for name in (MANIFEST, BACKUP):
+        try:
+            read_copy(folder / name)
+        except DamagedManifestError:
+            found += 1
+        except AuheatError:
+            if (folder / name).exists():
+                return False
+        else:
+            return False
+    return found > 0
+
+
 def has_manifest(folder: Path) -> bool:
     """Whether a stage was ever begun in a folder."""
     return (folder / MANIFEST).is_file() or (folder / BACKUP).is_file()
@@ -129,7 +154,7 @@ def read_copy(file: Path) -> Manifest:
         raise AuheatError(f"{file}: {error.strerror} (no finished stage here)") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = "damaged" if isinstance(error, ValueError) else "incomplete"
-        raise AuheatError(f"{file}: not a manifest: {reason}: {error}") from error
+        raise DamagedManifestError(f"{file}: not a manifest: {reason}: {error}") from error
     hint = "a draft: make it anew with --overwrite" if version == 0 else "a newer auheat wrote it"
     raise AuheatError(f"{file}: format {version!r} (this auheat reads {FORMAT_VERSION}; {hint})")
 
@@ -141,8 +166,9 @@ def _read_entry(raw: Mapping[str, Any]) -> ShardEntry:
     entry = ShardEntry(*values)
     if Path(entry.file).name != entry.file or not entry.file.endswith(".h5"):
         raise TypeError(f"{entry.file!r} is no plain name of a shard")
-    if not all(isinstance(place, str) for place in entry.places.values()):
-        raise TypeError(f"{entry.file}: places that are no text")
+    for place in entry.places.values():
+        if not isinstance(place, str) or not _PLACE.fullmatch(place):
+            raise TypeError(f"{entry.file}: {place!r} is no place")
     if not 0 <= entry.rows <= MAX_ROWS:
         raise TypeError(f"{entry.file}: {entry.rows} rows (at most {MAX_ROWS})")
     return entry

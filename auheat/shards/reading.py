@@ -56,6 +56,7 @@ def open_shard(file: Path) -> h5py.File:
 
 def find_traps(shard: h5py.File) -> Iterator[tuple[str, str]]:
     """Yield (dataset, what is wrong) for whatever a reader must not follow or believe (rule S5)."""
+    seen: dict[int, str] = {}
     for name in shard:
         link = shard.id.links.get_info(name.encode("utf-8", "surrogateescape"))
         if link.type != h5py.h5l.TYPE_HARD:
@@ -64,6 +65,10 @@ def find_traps(shard: h5py.File) -> Iterator[tuple[str, str]]:
         dataset = shard[name]
         if not isinstance(dataset, h5py.Dataset):
             yield name, "no dataset (a shard has datasets at its root alone)"
+            continue
+        first = seen.setdefault(h5py.h5o.get_info(dataset.id).addr, name)
+        if first != name:
+            yield name, f"the same data as {first} (a dataset has one name)"
             continue
         kept = dataset.id.get_create_plist()
         if kept.get_external_count() or dataset.is_virtual:

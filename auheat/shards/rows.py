@@ -306,6 +306,8 @@ def _plan(dataset: h5py.Dataset) -> _Column | None:
     deflated = [filters.get_filter(i)[0] for i in range(filters.get_nfilters())]
     if dataset.chunks == (1, *shape) and deflated == [h5py.h5z.FILTER_DEFLATE]:
         at, sizes = _list_chunks(dataset)
+        if not sizes.all():  # a row that was never written is zero, and only HDF5 says so
+            return None
         return _Column(
             rows,
             lambda row: (int(at[row]), int(sizes[row])),

@@ -1,4 +1,4 @@
-"""Writing: a shard is built in memory, written as NNNNN.h5.part, synced, renamed, and then entered
+"""Writing: a shard is built in memory, written as NNNNN.h5.RUN.part, synced, renamed, and entered
 in the manifest. So a stopped run leaves finished shards and at most one .part file, and the next
 run goes on from there.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,8 +20,8 @@ import numpy as np
 
 from auheat.cores import count_cores
 from auheat.records import Array, AuheatError
-from auheat.shards.files import PART, cannot_write, write_whole
-from auheat.shards.layout import BACKUP, FAILED, MANIFEST, shard_name
+from auheat.shards.files import PART, cannot_write, finish, write_part
+from auheat.shards.layout import BACKUP, FAILED, MANIFEST, OWN_FILE, shard_name
 from auheat.shards.manifest import ShardEntry, has_manifest, read_manifest, write_manifest
 
 LEVEL = 4
@@ -59,29 +60,40 @@ class ShardFolder:
         Raises `AuheatError` where the folder holds shards made with another fingerprint (but for
         the keys that are `changing`) and `overwrite` is not set, or cannot be written.
         """
-        self.folder = folder
+        self.folder, self.run = folder, secrets.token_hex(4)
         self.fingerprint = json.loads(json.dumps(dict(fingerprint)))
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._entries = self._resume(overwrite, changing)
-            for leftover in folder.glob("*" + PART):
-                leftover.unlink()
-            self._save()
+            for file in self._own_files():
+                if file.name.endswith(PART):
+                    file.unlink()
         except OSError as error:
             raise cannot_write(folder, error) from error
+        if not changing:  # else what changes is to be looked at first
+            self.save()
 
     def _resume(self, overwrite: bool, changing: Sequence[str]) -> dict[str, ShardEntry]:
         if overwrite:
             for name in (MANIFEST, BACKUP, FAILED):  # first, so that no stop leaves them alone
                 (self.folder / name).unlink(missing_ok=True)
         if not has_manifest(self.folder):
-            for file in self.folder.glob("[0-9]*.h5"):
+            shards = [file for file in self._own_files() if not file.name.endswith(PART)]
+            if shards and not overwrite:
+                raise AuheatError(
+                    f"{self.folder}: {len(shards)} shards without a manifest, so nothing says how "
+                    "they were made (bring manifest.json back, or --overwrite makes them anew)"
+                )
+            for file in shards:
                 file.unlink()
             return {}
         manifest = read_manifest(self.folder)
         if manifest.entries:  # nothing is finished that other settings could mix with
             self._check_fingerprint(manifest.fingerprint, changing)
         return {e.file: e for e in manifest.entries if self._is_whole(e)}
+
+    def _own_files(self) -> list[Path]:
+        return [file for file in self.folder.iterdir() if OWN_FILE.fullmatch(file.name)]
 
     def _check_fingerprint(self, old: Mapping[str, Any], changing: Sequence[str]) -> None:
         new = self.fingerprint
@@ -109,37 +121,63 @@ class ShardFolder:
         source: str = "",
     ) -> None:
         """Write one whole shard and enter it in the manifest; raises `AuheatError`."""
-        self.enter(write_shard(self.folder, number, columns, attributes, source))
+        self.enter(write_shard(self.folder, self.run, number, columns, attributes, source))
 
     def enter(self, entry: ShardEntry) -> None:
-        """Enter a shard that was written into this folder; raises `AuheatError`."""
-        self._entries[entry.file] = entry
+        """Give a shard of this run its name and enter it; raises `AuheatError`.
+
+        The entry of a shard that is replaced goes first: at no moment does it vouch for another
+        file than its own.
+        """
+        file = self.folder / entry.file
+        if self._entries.pop(entry.file, None) is not None:
+            self.save()
         try:
-            self._save()
+            finish(part_of(file, self.run), file)
+        except OSError as error:
+            raise cannot_write(file, error) from error
+        self._entries[entry.file] = entry
+        self.save()
+
+    def save(self) -> None:
+        """Write the manifest; raises `AuheatError`."""
+        try:
+            write_manifest(self.folder, self.fingerprint, self._entries.values())
         except OSError as error:
             raise cannot_write(self.folder / MANIFEST, error) from error
 
-    def _save(self) -> None:
-        write_manifest(self.folder, self.fingerprint, self._entries.values())
+
+def part_of(file: Path, run: str) -> Path:
+    """Return where a run keeps a shard until it is entered: no other run's worker writes there."""
+    return file.with_name(f"{file.name}.{run}{PART}")
 
 
 def write_shard(
     folder: Path,
+    run: str,
     number: int,
     columns: Mapping[str, Column],
     attributes: Mapping[str, Any],
     source: str = "",
 ) -> ShardEntry:
-    """Write one whole shard and return its entry for the manifest; raises `AuheatError`."""
+    """Write one whole shard for a `ShardFolder`'s run to enter; return its entry.
+
+    Raises `AuheatError`.
+    """
     file = folder / shard_name(number)
     data, places = build_shard(columns, attributes)
-    try:
-        write_whole(file, data)
-    except OSError as error:
-        raise cannot_write(file, error) from error
+    write_for(file, run, data)
     digest = hashlib.sha256(data).hexdigest()
     rows = len(next(iter(columns.values())).values)
     return ShardEntry(file.name, rows, len(data), digest, source, places)
+
+
+def write_for(file: Path, run: str, data: bytes) -> None:
+    """Write a shard's bytes beside its name, for a run to enter; raises `AuheatError`."""
+    try:
+        write_part(part_of(file, run), data)
+    except OSError as error:
+        raise cannot_write(file, error) from error
 
 
 def build_shard(
