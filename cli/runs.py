@@ -29,7 +29,8 @@ from .common import (
 )
 @click.option(
     "--method",
-    help="cam, wildcat, gradcam, gradcam++, acol, prm, adl, cutmix, layercam [default: cam].",
+    help="cam, wildcat, gradcam, gradcam++, acol, prm, adl, cutmix, layercam, ts-cam, apvit "
+    "[default: cam].",
 )
 @click.option(
     "--backbone", help="One of the method's, or timm:NAME [default: the method's, resnet50 of cam]."

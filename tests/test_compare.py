@@ -27,7 +27,7 @@ def compare(tmp_path, monkeypatch):
 def test_the_page_has_every_runs_scores_and_nothing_is_trained_twice(
     compare, tmp_path, monkeypatch, capsys
 ):
-    arguments = [str(tmp_path / "work"), "--epochs", "1", "--out", str(tmp_path)]
+    arguments = [str(tmp_path / "work"), "--epochs", "1", "--jobs", "1", "--out", str(tmp_path)]
     compare.main([*arguments, "--methods", "wildcat"])
     trained, original = [], compare.evaluate
     monkeypatch.setattr(compare, "evaluate", lambda *a: trained.append(a[1]) or original(*a))

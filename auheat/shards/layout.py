@@ -34,7 +34,9 @@ class Spec:
 
 _SHARED = {
     "id": Spec(TEXT, (), "unique in the data set"),
-    "path": Spec(TEXT, (), "the photo, relative to the source folder, with `/`; rows may share one (ExpW)"),
+    "path": Spec(
+        TEXT, (), "the photo, relative to the source folder, with `/`; rows may share one (ExpW)"
+    ),
     "person": Spec(TEXT, (), "who is shown"),
     "split": Spec(TEXT, (), "`train`, `val` or `test`"),
     "status": Spec("u1", (), "what became of the photo; names in its attribute `names`"),

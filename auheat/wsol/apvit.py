@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from auheat.records import AuheatError
-from auheat.wsol.backbones import load_named, read_tensors
+from auheat.wsol.backbones import Found, find_parts, load_named, read_tensors
 from auheat.wsol.heads import Output
 from auheat.wsol.transformers import (
     Block,
@@ -258,7 +258,12 @@ def build_apvit(backbone: str, classes: int) -> ApVit:
     return ApVit(APVITS[backbone], classes)
 
 
-def load_apvit_weights(model: ApVit, file: Path) -> list[str]:
+def find_apvit_weights(backbone: str) -> Found:
+    """Look for the published weights of the two parts of an APViT of `APVITS`."""
+    return find_parts(APVITS[backbone].weights)
+
+
+def load_apvit_weights(model: nn.Module, file: Path) -> list[str]:
     """Load a checkpoint of one part, or of all, by parameter name; return what did not match.
 
     An IR-50 ("input_layer.*") goes to the stem, a vision transformer ("cls_token", ...) to the
@@ -266,6 +271,7 @@ def load_apvit_weights(model: ApVit, file: Path) -> list[str]:
     embeddings of another grid are interpolated, with a message. Raises `AuheatError` as
     `auheat.wsol.backbones.load_weights` does.
     """
+    assert isinstance(model, ApVit)
     given = read_tensors(file)
     if any(key.startswith("extractor.") for key in given):
         given = _own_names(given, model)

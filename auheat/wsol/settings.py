@@ -106,6 +106,11 @@ def make_config(preset: str = "none", **settings: Any) -> TrainConfig:
             raise AuheatError(f"--{key.replace('_', '-')}: {getattr(config, key)} (expected > 0)")
     if not MIN_SIDE <= config.image_size < math.inf:
         raise AuheatError(f"--image-size: {config.image_size} (expected {MIN_SIDE} or more)")
+    step = row.side_step(config.backbone)
+    if config.image_size % step:
+        raise AuheatError(
+            f"--image-size: {config.image_size} ({config.backbone} takes multiples of {step})"
+        )
     if config.batch_size < 2:
         raise AuheatError("--batch-size: 1 (batch normalisation needs 2 or more)")
     for key in ("au_weight", "weight_decay"):

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from auheat.records import AuheatError
-from auheat.wsol.backbones import load_named, read_tensors
+from auheat.wsol.backbones import Found, find_parts, load_named, read_tensors
 from auheat.wsol.heads import Output
 
 _EPS = 1e-6  # of every layer norm, as in timm's vision transformers
@@ -273,13 +273,19 @@ def build_ts_cam(backbone: str, classes: int) -> TsCam:
     return TsCam(VITS[backbone], classes)
 
 
-def load_ts_cam_weights(model: TsCam, file: Path) -> list[str]:
+def find_ts_cam_weights(backbone: str) -> Found:
+    """Look for the published weights of a transformer of `VITS`."""
+    return find_parts((VITS[backbone].weights,))
+
+
+def load_ts_cam_weights(model: nn.Module, file: Path) -> list[str]:
     """Load a DeiT or TS-CAM checkpoint by parameter name; return what did not match.
 
     Position embeddings of another grid are interpolated, with a message. "head.*" is left out,
     with a message, where it is a classifier of another shape, as DeiT's is. Raises `AuheatError`
     as `auheat.wsol.backbones.load_weights` does.
     """
+    assert isinstance(model, TsCam)
     given = read_tensors(file)
     messages = fit_positions(given, model.pos_embed, file)
     return messages + load_named(model, given, file, "head", model.head)
