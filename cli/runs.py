@@ -25,7 +25,7 @@ from .common import (
     "--preset",
     default="none",
     show_default=True,
-    help="demo: a narrow network, minutes; methods: the same, smaller photos, fewer epochs.",
+    help="demo: a narrow network, minutes; methods: the same on smaller photos.",
 )
 @click.option(
     "--method",

@@ -18,7 +18,7 @@ from auheat.wsol.losses import au_alignment_loss, total_loss
 from auheat.wsol.methods import METHODS, build_classifier
 from auheat.wsol.regularizers import Batch
 from auheat.wsol.report import write_report
-from auheat.wsol.settings import make_config
+from auheat.wsol.settings import PRESETS, TrainConfig, make_config
 from auheat.wsol.training import train
 from auheat.wsol.transformers import VITS
 
@@ -254,6 +254,20 @@ def test_the_help_of_train_names_the_files_of_published_weights():
     parts = [part for shape in APVITS.values() for part in shape.weights]
     for names in (*parts, *(shape.weights for shape in VITS.values())):
         assert all(name in told for name in names)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_narrow_networks_own_settings_replace_a_presets_and_what_is_asked_for_both(method):
+    row = METHODS[method]
+    asked = {"method": method, "backbone": row.narrow}
+    for preset in ("demo", "methods"):
+        config = make_config(preset, method=method)
+        expected = {**PRESETS[preset], **row.narrow_settings}
+        assert {key: getattr(config, key) for key in expected} == expected | {
+            "backbone": row.narrow
+        }
+        assert make_config(preset, **asked, lr=0.25).lr == 0.25
+    assert make_config(**asked).lr == TrainConfig().lr
 
 
 def test_published_classifiers_load_into_heads_that_have_the_like(tmp_path):

@@ -7,7 +7,7 @@ command line read rows and know no method by name.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -133,6 +133,8 @@ def _patch_side(backbone: str) -> int:
 
 RESNETS = tuple(BACKBONES)
 ANY_CNN = (*RESNETS, f"{TIMM}NAME")
+SLOWER = MappingProxyType({"lr": 1e-3})
+"""At the rate that suits thin residual networks thin transformers stay at chance for long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +145,8 @@ class Method:
     normalised images (B, 3, H, W) and labels (B,) or None and returns `Output`, its `features`
     shallow to deep, the top map last. `backbones` are the names it takes ("timm:NAME" for any of
     timm); `standard` is the default and `narrow` the one for small sets and CPUs, `image_size`
-    the default input side. `side_step` gives the number that a backbone's input side must be a
+    the default input side. `narrow_settings` are put in the place of those of a preset for
+    narrow backbones. `side_step` gives the number that a backbone's input side must be a
     multiple of. `class_maps` tells whether the maps differ from class to class: where not, no
     score is made of them. `mix` mixes a training batch after its augmentation: (batch, number of
     classes, CPU generator) -> batch. `find` looks for the files of a backbone's published
@@ -158,6 +161,7 @@ class Method:
     standard: str = "resnet50"
     narrow: str = "thin"
     image_size: int = 224
+    narrow_settings: Mapping[str, Any] = field(default_factory=dict)
     mix: Callable[[Batch, int, torch.Generator], Batch] | None = None
     side_step: Callable[[str], int] = _any_side
     class_maps: bool = True
@@ -236,6 +240,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             backbones=tuple(VITS),
             standard="deit-small",
             narrow="thin-vit",
+            narrow_settings=SLOWER,
             side_step=_patch_side,
             find=find_ts_cam_weights,
             load=load_ts_cam_weights,
@@ -249,6 +254,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             standard="apvit",
             narrow="thin-apvit",
             image_size=112,
+            narrow_settings=SLOWER,
             class_maps=False,
             find=find_apvit_weights,
             load=load_apvit_weights,
