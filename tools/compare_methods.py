@@ -95,6 +95,21 @@ def run_all(store, methods, epochs, jobs):
             yield without, next(done)
 
 
+def tell_rises(pairs):
+    """Return a line for each score of the attention: with which methods it rises with AUs."""
+    lines = []
+    for key in ("att_cos", "margin", "rank1"):
+        flat = [METHODS[w["method"]].title for w, aus in pairs if aus[key] <= w[key]]
+        where = f"all {len(pairs)} methods" if not flat else f"all but {', '.join(flat)}"
+        lines.append(f"- {COLUMNS[key]} is higher with AUs for {where}.")
+    unscored = [METHODS[w["method"]].title for w, _ in pairs if w["cam_cos"] is None]
+    if unscored:
+        lines.append(
+            f"- No CAM-COS for {', '.join(unscored)}: the map is the same for every class."
+        )
+    return lines
+
+
 def lay_out(results):
     """Return the page's text for the runs of `run_one`, two of each method."""
     names = list(dict.fromkeys(r["method"] for r in results))
@@ -126,11 +141,15 @@ def lay_out(results):
     minutes = sum(r["train_seconds"] for r in results) / 60
     lines += [
         "",
-        f"Training took {minutes:.0f} minutes in all. One face and {first['n']} test photos tell",
+        *tell_rises(pairs),
+        "",
+        f"The runs' minutes, of one thread each, sum up to {minutes:.0f}. One face and "
+        f"{first['n']} test photos tell",
         "whether a method works, not which is better: differences of a few hundredths, or of a",
-        "photo or two of accuracy, come and go with the seed and the number of threads. The last",
-        "rows are maps that know nothing of the photo, or the photo's map of a wrong class:",
-        "without a margin and a rank-1 rate a high cosine shows no more than they do.",
+        "few photos of accuracy, come and go with the seed; [results.md](results.md#the-methods)",
+        "says more of them. The last rows of the table are maps that know nothing of the photo, or",
+        "the photo's map of a wrong class: without a margin and a rank-1 rate a high cosine shows",
+        "no more than they do.",
         "",
         "| method | network | paper |",
         "|---|---|---|",
