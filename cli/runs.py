@@ -25,19 +25,22 @@ from .common import (
     "--preset",
     default="none",
     show_default=True,
-    help="demo: a narrow network, minutes; methods: the same, smaller photos, fewer epochs.",
+    help="demo: a narrow network, minutes; methods: the same on smaller photos.",
 )
 @click.option(
     "--method",
-    help="cam, wildcat, gradcam, gradcam++, acol, prm, adl, cutmix, layercam [default: cam].",
+    help="cam, wildcat, gradcam, gradcam++, acol, prm, adl, cutmix, layercam, ts-cam, apvit "
+    "[default: cam].",
 )
 @click.option(
     "--backbone", help="One of the method's, or timm:NAME [default: the method's, resnet50 of cam]."
 )
 @click.option(
-    "--weights", default=None, help="auto (what is cached, no download), none, or a file."
+    "--weights",
+    default=None,
+    help="auto (published files that are at hand, no download), none, or a file [default: auto].",
 )
-@click.option("--image-size", type=int, help="Side of the network's input [default: 224].")
+@click.option("--image-size", type=int, help="Side of the input [default: 224, of apvit 112].")
 @click.option("--au-weight", type=float, help="Weight of the AU loss; 0: none [default: 4].")
 @click.option("--layers", help="Layers to align, 1 to 5, such as 5 or 5+4 [default: 5].")
 @click.option("--epochs", type=int, help="Passes over the photos [default: 30].")
@@ -68,6 +71,17 @@ def train(
     `evaluate`. A stopped run goes on when the same command is given again.
 
     \b
+    --backbone  ts-cam: deit-small, deit-tiny, thin-vit    apvit: apvit, thin-apvit
+                prm, adl: resnet18, resnet34, resnet50, resnet101, thin
+                all others: the same, or timm:NAME
+    --weights   auto looks in the folder AUHEAT_WEIGHTS, then in torch's hub cache, for
+                resnet50-0676ba61.pth and torchvision's other names,
+                deit_small_patch16_224-cd65a155.pth, deit_tiny_patch16_224-a1311bcf.pth,
+                and of apvit's two parts (a file given by name is one of them, or the whole)
+                backbone_ir50_ms1m_epoch120.pth, vit_small_p16_224-15ec54c9.pth;
+                each may be a .safetensors file instead
+
+    \b
     auheat train --preset demo
     auheat train --preset demo --au-weight 0 --name without-aus
     auheat train --method layercam --backbone resnet50 --epochs 60 --device cuda
@@ -93,7 +107,8 @@ def evaluate(store: Path, as_json: bool, **settings: Any) -> None:
     """Score RUN (a name or folder; by default the newest) on the test photos.
 
     Accuracy, and how far attention and CAM agree with the expected action units, beside the
-    baselines without which a cosine means little.
+    baselines without which a cosine means little. The map of apvit is the same for every class:
+    it has no CAM-COS ("-", null in JSON).
 
     \b
     auheat evaluate

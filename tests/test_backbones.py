@@ -118,16 +118,17 @@ def test_files_that_are_no_checkpoint_are_refused(tmp_path, capsys):
 def test_published_weights_are_found_in_the_cache_and_in_the_own_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.delenv("AUHEAT_WEIGHTS", raising=False)
-    assert find_weights("resnet50") is None
+    assert find_weights("resnet50") == ((), ("resnet50-0676ba61.pth",))
+    assert find_weights("thin") == ((), ())
     cached = tmp_path / "hub" / "checkpoints" / "resnet50-11ad3fa6.pth"
     cached.parent.mkdir(parents=True)
     cached.touch()
-    assert find_weights("resnet50") == cached
+    assert find_weights("resnet50") == ((cached,), ())
     own = tmp_path / "own" / "resnet50-0676ba61.safetensors"
     own.parent.mkdir()
     own.touch()
     monkeypatch.setenv("AUHEAT_WEIGHTS", str(own.parent))
-    assert find_weights("resnet50") == own
+    assert find_weights("resnet50") == ((own,), ())
 
 
 def test_unknown_backbone_names_the_known_ones():

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ def compare(tmp_path, monkeypatch):
 def test_the_page_has_every_runs_scores_and_nothing_is_trained_twice(
     compare, tmp_path, monkeypatch, capsys
 ):
-    arguments = [str(tmp_path / "work"), "--epochs", "1", "--out", str(tmp_path)]
+    arguments = [str(tmp_path / "work"), "--epochs", "1", "--jobs", "1", "--out", str(tmp_path)]
     compare.main([*arguments, "--methods", "wildcat"])
     trained, original = [], compare.evaluate
     monkeypatch.setattr(compare, "evaluate", lambda *a: trained.append(a[1]) or original(*a))
@@ -52,3 +53,29 @@ def test_the_page_has_every_runs_scores_and_nothing_is_trained_twice(
     uniform = runs[0]["baselines"]["uniform"]["att_cos"]
     assert f"| *uniform map* |  |  | {uniform:.3f} |" in page
     assert "8 test photos" in page
+
+
+def test_runs_side_by_side_have_the_same_figures_and_no_score_of_a_map_of_no_class(
+    compare, tmp_path
+):
+    tables = []
+    for jobs in ("1", "2"):
+        out = tmp_path / jobs
+        out.mkdir()
+        work = tmp_path / "work" if jobs == "1" else tmp_path / "again"
+        compare.prepare = lambda _, work=work: make_store(work, counts=(("train", 4), ("test", 2)))
+        compare.main(
+            [str(work), "--epochs", "1", "--methods", "apvit", "--jobs", jobs, "--out", str(out)]
+        )
+        runs = json.loads((out / "methods.json").read_text())["runs"]
+        assert [run["cam_cos"] for run in runs] == [None, None]
+        (row,) = re.findall(
+            r"^\| APViT \| (.*) \|$", (out / "methods.md").read_text(), re.MULTILINE
+        )
+        assert row.split(" | ")[1] == "-"
+        tables.append(row)
+        text = (out / "methods.md").read_text()
+        assert "- No CAM-COS for APViT: " in text
+        rises = "all 1 methods" if runs[1]["att_cos"] > runs[0]["att_cos"] else "all but APViT"
+        assert f"- ATT-COS is higher with AUs for {rises}.\n" in text
+    assert tables[0] == tables[1]

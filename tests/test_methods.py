@@ -12,13 +12,15 @@ from wsol_helpers import make_store
 from auheat.cli import main
 from auheat.records import AuheatError
 from auheat.wsol import peaks
+from auheat.wsol.apvit import APVITS
 from auheat.wsol.evaluation import evaluate, look
 from auheat.wsol.losses import au_alignment_loss, total_loss
 from auheat.wsol.methods import METHODS, build_classifier
 from auheat.wsol.regularizers import Batch
 from auheat.wsol.report import write_report
-from auheat.wsol.settings import make_config
+from auheat.wsol.settings import PRESETS, TrainConfig, make_config
 from auheat.wsol.training import train
+from auheat.wsol.transformers import VITS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -124,7 +126,10 @@ def test_every_row_trains_is_evaluated_and_reported_by_name_alone(method, store)
     summary = train(store, config, tell=lambda _: None)
     assert summary.run.name == f"{method.replace('+', 'p')}-{METHODS[method].narrow}-au4-seed0"
     result = evaluate(store, summary.run.name)
-    assert 0 <= result.cam_cos <= 1
+    if METHODS[method].class_maps:
+        assert 0 <= result.cam_cos <= 1
+    else:
+        assert result.cam_cos is None
     assert result.n == 12
     page = write_report(store, [summary.run.name]).read_text()
     assert f"method {method}," in page
@@ -190,6 +195,81 @@ def test_backbone_and_image_size_are_the_methods_own_where_none_is_asked_for(met
     assert row.takes(row.standard)
 
 
+@pytest.mark.parametrize(
+    ("method", "backbone", "side", "step"),
+    [
+        ("ts-cam", "thin-vit", 100, 8),
+        ("ts-cam", "deit-small", 100, 16),
+        ("ts-cam", "thin-vit", 20, 8),
+    ],
+)
+def test_a_side_that_is_no_multiple_of_the_patch_is_refused(method, backbone, side, step):
+    with pytest.raises(
+        AuheatError, match=f"--image-size: {side} \\({backbone} takes multiples of {step}\\)"
+    ):
+        make_config(method=method, backbone=backbone, image_size=side)
+    taken = side // step * step + step
+    assert make_config(method=method, backbone=backbone, image_size=taken).image_size == taken
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if m != "ts-cam"])
+def test_the_other_methods_take_any_side(method):
+    config = make_config("demo", method=method, image_size=37)
+    model = build_classifier(method, config.backbone, 3).eval()
+    with torch.inference_mode():
+        assert model(torch.rand(1, 3, 37, 37)).logits.shape == (1, 3)
+
+
+@pytest.mark.parametrize("preset", ["demo", "methods"])
+def test_the_presets_sides_suit_every_method(preset):
+    for method, row in METHODS.items():
+        assert make_config(preset, method=method).image_size % row.side_step(row.narrow) == 0
+
+
+def test_a_method_has_no_class_maps_where_they_are_the_same_for_every_class():
+    for method, row in METHODS.items():
+        model = build_narrow(method).eval()
+        with torch.inference_mode():
+            maps = model(torch.rand(2, 3, 32, 32)).maps
+        same = torch.equal(maps, maps[:, :1].expand_as(maps))
+        assert same == (not row.class_maps), method
+
+
+def test_a_network_of_two_parts_finds_the_weights_of_both(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "none"))
+    monkeypatch.setenv("AUHEAT_WEIGHTS", str(tmp_path))
+    stem, vit = (tmp_path / names[0] for names in APVITS["apvit"].weights)
+    find = METHODS["apvit"].find
+    assert find("apvit") == ((), (stem.name, vit.name))
+    vit.touch()
+    assert find("apvit") == ((vit,), (stem.name,))
+    stem.with_suffix(".safetensors").touch()
+    assert find("apvit") == ((stem.with_suffix(".safetensors"), vit), ())
+    assert find("thin-apvit") == METHODS["ts-cam"].find("thin-vit") == ((), ())
+    assert METHODS["ts-cam"].find("deit-small").missing == VITS["deit-small"].weights
+
+
+def test_the_help_of_train_names_the_files_of_published_weights():
+    told = main.commands["train"].help
+    parts = [part for shape in APVITS.values() for part in shape.weights]
+    for names in (*parts, *(shape.weights for shape in VITS.values())):
+        assert all(name in told for name in names)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_narrow_networks_own_settings_replace_a_presets_and_what_is_asked_for_both(method):
+    row = METHODS[method]
+    asked = {"method": method, "backbone": row.narrow}
+    for preset in ("demo", "methods"):
+        config = make_config(preset, method=method)
+        expected = {**PRESETS[preset], **row.narrow_settings}
+        assert {key: getattr(config, key) for key in expected} == expected | {
+            "backbone": row.narrow
+        }
+        assert make_config(preset, **asked, lr=0.25).lr == 0.25
+    assert make_config(**asked).lr == TrainConfig().lr
+
+
 def test_published_classifiers_load_into_heads_that_have_the_like(tmp_path):
     model = build_narrow("gradcam")
     file = tmp_path / "own.pth"
@@ -253,7 +333,7 @@ def test_a_run_with_a_network_of_timm_needs_no_special_word(fake_timm, store):
     run = train(store, make_config("demo", **asked), tell=lambda _: None).run
     assert run.name == "cam-timm-five-au4-seed0"
     assert evaluate(store, run.name).n == 12
-    assert METHODS["cam"].find("timm:five") is None
+    assert METHODS["cam"].find("timm:five") == ((), ())
 
 
 def test_what_timm_cannot_give_is_one_error_each(fake_timm, monkeypatch):

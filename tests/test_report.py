@@ -6,9 +6,11 @@ import shutil
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from helpers import Page
 from wsol_helpers import make_store
 
+from auheat.cli import main
 from auheat.records import AuheatError
 from auheat.wsol.evaluation import evaluate
 from auheat.wsol.report import Run, draw_curves, read_run, tabulate, write_report
@@ -189,6 +191,35 @@ def test_baselines_say_whose_they_are_where_runs_have_others(store):
     changed = two | {"baselines": two["baselines"] | {"uniform": uniform}}
     assert tabulate([one, changed])[-2][0] == "uniform map (of with-aus)"
     assert tabulate([changed])[-2][0] == "uniform map"
+
+
+def test_a_map_of_no_class_is_shown_and_never_scored(store, tmp_path):
+    other = tmp_path / "store"
+    shutil.copytree(store, other)
+    settings = {"method": "apvit", "name": "pooled", "image_size": 32, "epochs": 1, "batch_size": 8}
+    train(other, make_config("demo", **settings), tell=lambda note: None)
+    result = evaluate(other, "pooled")
+    saved = json.loads((other / "runs" / "pooled" / "evaluation.json").read_text())
+    assert saved == json.loads(json.dumps(result.as_dict()))
+    for scores in (saved, *saved["per_class"].values()):
+        assert scores["cam_cos"] is None
+        assert scores["cam_cos_predicted"] is None
+    assert isinstance(saved["att_cos"], float)
+    assert saved["matrix"]["columns"] == [f"layer {n}" for n in range(1, 6)]
+    assert {len(row) for row in saved["matrix"]["values"]} == {5}
+    page = write_report(other, ["pooled", "with-aus"]).read_text()
+    rows = {row[0]: row for row in tabulate([saved])}
+    assert rows["pooled"][3] == "-"
+    assert "-" not in (*rows["pooled"][:3], *rows["pooled"][4:])
+    table = page.partition('<table id="scores">')[2].partition("</table>")[0]
+    assert ">-<" in table.partition("pooled")[2].partition("<tr")[0]
+    titles = [t for t in Page(page).texts if t.startswith("map of no class, pooled")]
+    assert len(titles) == 1 + 6  # the mean maps, and six photos
+    assert "CAM, pooled" not in page
+    assert "CAM, with-aus" in page
+    shown = CliRunner().invoke(main, ["evaluate", "pooled", "--store", str(other)])
+    assert shown.exit_code == 0, shown.output
+    assert re.search(r"^pooled( +[\d.]+){2} +- +[\d.]+", shown.output, re.MULTILINE)
 
 
 def test_curves_run_from_left_to_right_and_from_least_to_greatest():

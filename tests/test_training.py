@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 import shutil
 from dataclasses import replace
 
@@ -13,7 +14,8 @@ import torch
 from wsol_helpers import BOOK, NAMES, make_store
 
 from auheat.records import AuheatError
-from auheat.wsol import checkpoints, engine, training
+from auheat.wsol import apvit, checkpoints, engine, training
+from auheat.wsol.apvit import ApvitShape
 from auheat.wsol.data import ShardDataset
 from auheat.wsol.settings import PRESETS, TrainConfig, cosine_rate, make_config, one_cycle_rate
 from auheat.wsol.training import train
@@ -273,6 +275,46 @@ def test_weights_auto_warns_where_there_are_none_and_loads_them_where_there_are(
     assert notes == (f"weights: {tmp_path / 'resnet18-f37072fd.pth'}",)
     assert (loaded.backbone.conv1.weight == 0.5).all()
     assert not told
+
+
+def test_weights_in_two_files_are_both_loaded_and_noted_and_a_missing_one_is_told(
+    monkeypatch, tmp_path
+):
+    shape = ApvitShape(
+        (1, 1, 2), 4, 8, 2, (1.0, 0.9), image=32, weights=(("stem.pth",), ("vit.pth",))
+    )
+    monkeypatch.setattr(apvit, "APVITS", {"thin-apvit": shape})
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "none"))
+    monkeypatch.setenv("AUHEAT_WEIGHTS", str(tmp_path))
+    config = make_config("demo", method="apvit", weights="auto", image_size=32)
+    model, notes = training._build(config, 3)
+    (note,) = notes
+    assert note.startswith(
+        "warning: no published weights of thin-apvit (stem.pth, vit.pth) in AUHEAT"
+    )
+    parts = {"stem.pth": model.extractor, "vit.pth": model.vit}
+    for name, part in parts.items():
+        torch.save(
+            {k: torch.full_like(v, 0.5) for k, v in part.state_dict().items()}, tmp_path / name
+        )
+    loaded, notes = training._build(config, 3)
+    assert notes == tuple(f"weights: {tmp_path / name}" for name in parts)
+    assert (loaded.extractor.input_layer[0].weight == 0.5).all()
+    assert (loaded.vit.cls_token == 0.5).all()
+    digests = [hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in parts]
+    assert training._identify_weights(config) == {
+        "weights_file": "stem.pth, vit.pth",
+        "weights_sha256": ", ".join(digests),
+    }
+    (tmp_path / "stem.pth").unlink()
+    loaded, notes = training._build(config, 3)
+    assert notes[0] == f"weights: {tmp_path / 'vit.pth'}"
+    assert re.fullmatch(
+        r"warning: no published weights of thin-apvit \(stem.pth\) .*: the rest is trained from "
+        "scratch, .*",
+        notes[1],
+    )
+    assert len(notes) == 2
 
 
 def test_nan_loss_names_epoch_and_step(store, monkeypatch):

@@ -307,6 +307,32 @@ def test_pictures_of_other_sizes_are_taken_and_odd_ones_refused():
         model(torch.rand(1, 3, 96, 100))
 
 
+@torch.no_grad()
+def test_the_thin_networks_stem_is_two_convolutions_for_each_halving():
+    model = randomize(build_ts_cam("thin-vit", 3))
+    state, x = model.patch_embed.state_dict(), torch.randn(2, 3, 48, 40)
+    *pairs, last = sorted({int(key.split(".")[1]) for key in state})
+    got = model.patch_embed(x)
+    for conv, norm in zip(pairs[::2], pairs[1::2], strict=True):
+        own = {k: state[f"proj.{norm}.{k}"] for k in ("running_mean", "running_var", "weight")}
+        stride = 2 if conv % 6 == 0 else 1  # modules are numbered: conv, norm, ReLU, and again
+        x = F.conv2d(x, state[f"proj.{conv}.weight"], stride=stride, padding=1)
+        x = (x - own["running_mean"].view(-1, 1, 1)) / (own["running_var"] + 1e-5).sqrt().view(
+            -1, 1, 1
+        )
+        x = x * own["weight"].view(-1, 1, 1) + state[f"proj.{norm}.bias"].view(-1, 1, 1)
+        x = x.clamp(min=0)
+    x = torch.einsum("bchw,dc->bdhw", x, state[f"proj.{last}.weight"][:, :, 0, 0])
+    x = x + state[f"proj.{last}.bias"].view(-1, 1, 1)
+    assert got.shape == (2, model.pos_embed.shape[2], 6, 5)
+    torch.testing.assert_close(got, x, rtol=1e-4, atol=1e-5)
+
+
+def test_only_the_thin_network_has_a_stem_and_its_patch_is_the_stems_stride():
+    assert {name for name, shape in VITS.items() if shape.stem} == {"thin-vit"}
+    assert VITS["thin-vit"].patch == 2 ** len(VITS["thin-vit"].stem)
+
+
 def test_unknown_backbone_names_the_known_ones():
     with pytest.raises(AuheatError, match="deit-small, deit-tiny, thin-vit"):
         build_ts_cam("resnet50", 3)

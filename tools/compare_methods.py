@@ -1,9 +1,11 @@
 """Train every method with and without AUs on the demonstration set, and write docs/methods.md.
 
-    python tools/compare_methods.py WORK [--epochs N] [--methods cam,prm] [--out docs]
+    python tools/compare_methods.py WORK [--epochs N] [--methods cam,prm] [--jobs 2] [--out docs]
 
 WORK holds the set, its shards and the runs; what is finished there is not done again, so a stopped
-comparison goes on with the same command. methods.json beside the page has every figure.
+comparison goes on with the same command. methods.json beside the page has every figure. Each run
+has one thread, so that figures do not hang on the number of cores: more threads would hardly
+speed up networks as small as these, runs side by side do.
 """
 
 import argparse
@@ -14,14 +16,16 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line sets it, before torch
 
+import joblib
 import torch
 
+from auheat.cores import count_cores
 from auheat.demo import write_demo
 from auheat.pipeline import extract, render
 from auheat.wsol.checkpoints import BEST, METRICS
 from auheat.wsol.evaluation import RESULT, evaluate
 from auheat.wsol.methods import METHODS
-from auheat.wsol.report import BASELINES
+from auheat.wsol.report import BASELINES, tell_score
 from auheat.wsol.settings import make_config
 from auheat.wsol.training import train
 
@@ -49,6 +53,7 @@ def prepare(work):
 
 def run_one(store, method, au_weight, epochs):
     """Train and evaluate one method, or read what is finished; return its scores and seconds."""
+    torch.set_num_threads(1)
     config = make_config("methods", method=method, au_weight=au_weight, epochs=epochs)
     config = make_config(
         "methods",
@@ -74,6 +79,37 @@ def run_one(store, method, au_weight, epochs):
     }
 
 
+def tell_pair(pair):
+    """Return the cells of a method's row: its scores without and with AUs."""
+    cells = [[tell_score(run[key]) for run in pair] for key in COLUMNS]
+    return ["-" if set(cell) == {"-"} else " → ".join(cell) for cell in cells]
+
+
+def run_all(store, methods, epochs, jobs):
+    """Run every method without and with AUs, `jobs` at a time; yield the pairs in order."""
+    tasks = [(store, name, weight, epochs) for name in methods for weight in AU_WEIGHTS]
+    with joblib.parallel_config("loky", inner_max_num_threads=1):
+        pool = joblib.Parallel(n_jobs=jobs, return_as="generator")
+        done = pool(joblib.delayed(run_one)(*task) for task in tasks)
+        for without in done:
+            yield without, next(done)
+
+
+def tell_rises(pairs):
+    """Return a line for each score of the attention: with which methods it rises with AUs."""
+    lines = []
+    for key in ("att_cos", "margin", "rank1"):
+        flat = [METHODS[w["method"]].title for w, aus in pairs if aus[key] <= w[key]]
+        where = f"all {len(pairs)} methods" if not flat else f"all but {', '.join(flat)}"
+        lines.append(f"- {COLUMNS[key]} is higher with AUs for {where}.")
+    unscored = [METHODS[w["method"]].title for w, _ in pairs if w["cam_cos"] is None]
+    if unscored:
+        lines.append(
+            f"- No CAM-COS for {', '.join(unscored)}: the map is the same for every class."
+        )
+    return lines
+
+
 def lay_out(results):
     """Return the page's text for the runs of `run_one`, two of each method."""
     names = list(dict.fromkeys(r["method"] for r in results))
@@ -97,8 +133,7 @@ def lay_out(results):
         f"|---|{'---|' * len(COLUMNS)}",
     ]
     for name, pair in zip(names, pairs, strict=True):
-        cells = [" → ".join(f"{r[key]:.3f}" for r in pair) for key in COLUMNS]
-        lines.append(f"| {METHODS[name].title} | {' | '.join(cells)} |")
+        lines.append(f"| {METHODS[name].title} | {' | '.join(tell_pair(pair))} |")
     for key, title in BASELINES:
         scores = first["baselines"][key]
         cells = [f"{scores[c]:.3f}" if c in scores else "" for c in COLUMNS]
@@ -106,11 +141,15 @@ def lay_out(results):
     minutes = sum(r["train_seconds"] for r in results) / 60
     lines += [
         "",
-        f"Training took {minutes:.0f} minutes in all. One face and {first['n']} test photos tell",
+        *tell_rises(pairs),
+        "",
+        f"The runs' minutes, of one thread each, sum up to {minutes:.0f}. One face and "
+        f"{first['n']} test photos tell",
         "whether a method works, not which is better: differences of a few hundredths, or of a",
-        "photo or two of accuracy, come and go with the seed and the number of threads. The last",
-        "rows are maps that know nothing of the photo, or the photo's map of a wrong class:",
-        "without a margin and a rank-1 rate a high cosine shows no more than they do.",
+        "few photos of accuracy, come and go with the seed; [results.md](results.md#the-methods)",
+        "says more of them. The last rows of the table are maps that know nothing of the photo, or",
+        "the photo's map of a wrong class: without a margin and a rank-1 rate a high cosine shows",
+        "no more than they do.",
         "",
         "| method | network | paper |",
         "|---|---|---|",
@@ -127,17 +166,14 @@ def main(arguments=None):
     parser.add_argument("work", type=Path, help="folder for the set, its shards and the runs")
     parser.add_argument("--epochs", type=int, help="[default: the preset's]")
     parser.add_argument("--methods", default=",".join(METHODS), help="[default: all]")
+    parser.add_argument("--jobs", type=int, default=count_cores(), help="[default: every core]")
     parser.add_argument("--out", type=Path, default=ROOT / "docs", help="[default: docs]")
     asked = parser.parse_args(arguments)
     store = prepare(asked.work)
     results = []
-    for method in asked.methods.split(","):
-        results += [run_one(store, method, weight, asked.epochs) for weight in AU_WEIGHTS]
-        about = {
-            "torch": torch.__version__,
-            "threads": torch.get_num_threads(),
-            "machine": platform.machine(),
-        }
+    about = {"torch": torch.__version__, "jobs": asked.jobs, "machine": platform.machine()}
+    for pair in run_all(store, asked.methods.split(","), asked.epochs, asked.jobs):
+        results += pair
         record = {"about": about, "runs": results}
         (asked.out / "methods.json").write_text(json.dumps(record, indent=1) + "\n")
         (asked.out / "methods.md").write_text(lay_out(results))

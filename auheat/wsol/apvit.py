@@ -7,7 +7,7 @@ Recognition", in the variant that its authors' code runs on RAF-DB.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from auheat.records import AuheatError
-from auheat.wsol.backbones import load_named, read_tensors
+from auheat.wsol.backbones import Found, find_parts, load_named, read_tensors
 from auheat.wsol.heads import Output
 from auheat.wsol.transformers import (
     Block,
@@ -24,6 +24,7 @@ from auheat.wsol.transformers import (
     make_positions,
     resize_positions,
     start_weights,
+    start_wider,
     to_tokens,
 )
 
@@ -149,7 +150,8 @@ class ApvitShape:
     """The shape of a named APViT, and the file names its two parts' weights go by.
 
     `kept_patches` is APP's share, `kept_tokens` ATP's of each block; `image` is the side in
-    pixels that its position embeddings were made for.
+    pixels that its position embeddings were made for; `start` sets the fresh weights of the
+    transformer's linear layers.
     """
 
     units: tuple[int, int, int]
@@ -160,6 +162,7 @@ class ApvitShape:
     kept_patches: float = 160 / 196
     mlp_ratio: float = 3.0
     image: int = 112
+    start: Callable[[nn.Module], None] = start_weights
     weights: tuple[tuple[str, ...], ...] = ()
 
 
@@ -173,7 +176,7 @@ APVITS: Mapping[str, ApvitShape] = MappingProxyType(
             (1.0,) * 4 + (0.9,) * 4,
             weights=(("backbone_ir50_ms1m_epoch120.pth",), ("vit_small_p16_224-15ec54c9.pth",)),
         ),
-        "thin-apvit": ApvitShape((1, 1, 2), 16, 128, 4, (1.0, 1.0, 0.9, 0.9), image=96),
+        "thin-apvit": ApvitShape((1, 2, 6), 16, 64, 4, (1.0, 0.9), image=96, start=start_wider),
     }
 )
 """Name -> shape; "thin-apvit" is for small sets and CPUs."""
@@ -197,7 +200,7 @@ class PoolingVit(nn.Module):
             for kept in shape.kept_tokens
         )
         self.norm = nn.LayerNorm(shape.width, _EPS)
-        self.apply(start_weights)
+        self.apply(shape.start)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Map a feature map (B, C, h, w) to the class token (B, D), with APP's scores (B, h, w)."""
@@ -258,7 +261,12 @@ def build_apvit(backbone: str, classes: int) -> ApVit:
     return ApVit(APVITS[backbone], classes)
 
 
-def load_apvit_weights(model: ApVit, file: Path) -> list[str]:
+def find_apvit_weights(backbone: str) -> Found:
+    """Look for the published weights of the two parts of an APViT of `APVITS`."""
+    return find_parts(APVITS[backbone].weights)
+
+
+def load_apvit_weights(model: nn.Module, file: Path) -> list[str]:
     """Load a checkpoint of one part, or of all, by parameter name; return what did not match.
 
     An IR-50 ("input_layer.*") goes to the stem, a vision transformer ("cls_token", ...) to the
@@ -266,6 +274,7 @@ def load_apvit_weights(model: ApVit, file: Path) -> list[str]:
     embeddings of another grid are interpolated, with a message. Raises `AuheatError` as
     `auheat.wsol.backbones.load_weights` does.
     """
+    assert isinstance(model, ApVit)
     given = read_tensors(file)
     if any(key.startswith("extractor.") for key in given):
         given = _own_names(given, model)

@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from pickle import UnpicklingError  # the name of torch's refusal; nothing is unpickled here
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors
 import safetensors.torch
@@ -203,13 +203,32 @@ def build_trunk(name: str) -> tuple[nn.Module, tuple[int, ...]]:
     return network, channels
 
 
-def find_weights(name: str) -> Path | None:
-    """Return the file of a backbone's published weights, None where none is at hand.
+class Found(NamedTuple):
+    """The files of a backbone's published weights: those at hand, and the names of the others."""
 
-    Looks in the folder AUHEAT_WEIGHTS, then in torch's hub cache, for torchvision's file name
-    or the same with .safetensors. Nothing is published here for a network of timm.
+    files: tuple[Path, ...]
+    missing: tuple[str, ...]
+
+
+def find_weights(name: str) -> Found:
+    """Look for the published weights of a backbone of `BACKBONES`, by torchvision's file names.
+
+    Nothing is published here for a network of timm.
     """
-    return find_file(BACKBONES[name].weights) if name in BACKBONES else None
+    return find_parts((BACKBONES[name].weights,) if name in BACKBONES else ())
+
+
+def find_parts(parts: Sequence[Sequence[str]]) -> Found:
+    """Look for the weight files of a network's parts, each with the names it goes by.
+
+    A part without names has nothing published; of one that is not at hand the first name is
+    told. Where `find_file` looks.
+    """
+    files = [(names[0], find_file(names)) for names in parts if names]
+    return Found(
+        tuple(file for _, file in files if file is not None),
+        tuple(name for name, file in files if file is None),
+    )
 
 
 def find_file(names: Sequence[str]) -> Path | None:

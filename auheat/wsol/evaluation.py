@@ -25,7 +25,7 @@ from auheat.store import find_rendered, list_finished
 from auheat.wsol import checkpoints
 from auheat.wsol.data import ShardDataset, make_loader
 from auheat.wsol.losses import attention
-from auheat.wsol.methods import Classifier
+from auheat.wsol.methods import Classifier, find_method
 from auheat.wsol.metrics import (
     MapScores,
     accuracy,
@@ -67,7 +67,8 @@ class Evaluation:
 
     Rates and cosines are in [-1, 1] and shares in [0, 1]; map scores are means within a class,
     then over the classes that have heatmaps. `att_*`, margin and rank1 are of the top layer's
-    attention, `cam_cos` of the true class's CAM. `matrix` has expressions x (layers, CAM).
+    attention, `cam_cos` of the true class's CAM: None for a method without maps of classes.
+    `matrix` has expressions x (layers, CAM).
     """
 
     run: str
@@ -77,8 +78,8 @@ class Evaluation:
     class_names: tuple[str, ...]
     accuracy: float
     balanced_accuracy: float
-    cam_cos: float
-    cam_cos_predicted: float
+    cam_cos: float | None
+    cam_cos_predicted: float | None
     att_cos: float
     att_cos_reference: float
     att_cos_centred: float
@@ -120,7 +121,8 @@ def evaluate(
         checkpoints.unpack_codebook(config["codebook"], folder / checkpoints.CONFIG),
         config["class_names"],
     )
-    judge = Judge(plan, int(config["settings"]["image_size"]), _mean_heatmap(folder), target)
+    side, row = int(config["settings"]["image_size"]), find_method(config["settings"]["method"])
+    judge = Judge(plan, side, _mean_heatmap(folder), target, row.class_maps)
     loader = make_loader(Subset(dataset, rows.tolist()), _BATCH)
     with torch.inference_mode(), tqdm(total=len(rows), desc="evaluate", unit="photo") as bar:
         for batch in loader:
@@ -182,9 +184,14 @@ def _mean_heatmap(run: Path) -> Tensor:
 class Judge:
     """Collects batches of maps, compares them with A, and sums up."""
 
-    def __init__(self, plan: Plan, side: int, mean_heatmap: Tensor, device: torch.device) -> None:
-        """Prepare the baselines; maps are compared on a (side, side) grid."""
-        self.plan, self.size = plan, (side, side)
+    def __init__(
+        self, plan: Plan, side: int, mean_heatmap: Tensor, device: torch.device, cams: bool = True
+    ) -> None:
+        """Prepare the baselines; maps are compared on a (side, side) grid.
+
+        Without `cams` the method's own maps are kept as pictures and not scored.
+        """
+        self.plan, self.size, self._cams = plan, (side, side), cams
         self.drawn = [k for k, blobs in enumerate(plan.classes) if blobs is not None]
         constant = {
             "mean_heatmap": on_grid(mean_heatmap[None], self.size)[0],
@@ -221,9 +228,10 @@ class Judge:
         self._note_scores("attention", score_maps(layers[-1], heatmaps, own))
         raw = on_reference_grid(maps.attention[-1][keep], self.size)
         self._note("reference", cosine(raw, target))
-        self._note("cam", cosine(cam, target))
-        guessed = on_grid(cams[rows, predicted], self.size)
-        self._note("cam_predicted", cosine(guessed, target))
+        if self._cams:
+            self._note("cam", cosine(cam, target))
+            guessed = on_grid(cams[rows, predicted], self.size)
+            self._note("cam_predicted", cosine(guessed, target))
         self._note_baselines(heatmaps, own)
         shown = {"attention": layers[-1], "cam": cam, "heatmap": target}
         self._remember(shown, images[keep], labels, predicted, batch["index"][keep], dataset)
@@ -306,8 +314,8 @@ class Judge:
             class_names=tuple(names),
             accuracy=accuracy(counts),
             balanced_accuracy=balanced_accuracy(counts),
-            cam_cos=mean["cam"],
-            cam_cos_predicted=mean["cam_predicted"],
+            cam_cos=mean.get("cam"),
+            cam_cos_predicted=mean.get("cam_predicted"),
             att_cos=mean["attention/cosine"],
             att_cos_reference=mean["reference"],
             att_cos_centred=mean["attention/centred"],
@@ -338,17 +346,19 @@ class Judge:
             hits = int(counts[k, k])
             out[name] = {"n": total[k], "accuracy": hits / total[k] if total[k] else None}
             for column, key in columns.items():
-                out[name][column] = table[key][k] if valid[k] else None
+                out[name][column] = table[key][k] if valid[k] and key in table else None
         return out
 
     def _matrix(self, table: Mapping[str, list[float]]) -> dict[str, Any]:
-        """Return the cosines with A: expressions (rows) x layers 1 to 5 and CAM."""
+        """Return the cosines with A: expressions (rows) x layers 1 to 5 and, where scored, CAM."""
         layers = sorted(key for key in table if key.startswith("layer"))
-        there = [k for k in self.drawn if not np.isnan(table["cam"][k])]
+        shown = {key: f"layer {key[5:]}" for key in layers} | {"cam": "CAM"}
+        keys = [key for key in shown if key in table]
+        there = [k for k in self.drawn if not np.isnan(table[layers[0]][k])]
         return {
             "rows": [self.plan.names[k] for k in there],
-            "columns": [f"layer {key[5:]}" for key in layers] + ["CAM"],
-            "values": [[table[key][k] for key in (*layers, "cam")] for k in there],
+            "columns": [shown[key] for key in keys],
+            "values": [[table[key][k] for key in keys] for k in there],
         }
 
     def arrays(self) -> dict[str, Array]:

@@ -7,7 +7,7 @@ command line read rows and know no method by name.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -17,11 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from auheat.records import AuheatError
-from auheat.wsol.backbones import BACKBONES, TIMM, build_trunk, find_weights, load_weights
+from auheat.wsol.apvit import APVITS, build_apvit, find_apvit_weights, load_apvit_weights
+from auheat.wsol.backbones import BACKBONES, TIMM, Found, build_trunk, find_weights, load_weights
 from auheat.wsol.cams import grad_cam, grad_cam_pp, layer_cam
 from auheat.wsol.heads import AcolHead, GapHead, GradientHead, Output, PeakHead, WildcatHead
 from auheat.wsol.peaks import Walk, peak_response_maps
 from auheat.wsol.regularizers import Batch, cutmix, draw_drop, drop_attended
+from auheat.wsol.transformers import VITS, build_ts_cam, find_ts_cam_weights, load_ts_cam_weights
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -121,8 +123,18 @@ def load_cnn(model: nn.Module, file: Path) -> list[str]:
     return load_weights(model.backbone, file, getattr(model.head, "fc", None))
 
 
+def _any_side(_: str) -> int:
+    return 1
+
+
+def _patch_side(backbone: str) -> int:
+    return VITS[backbone].patch
+
+
 RESNETS = tuple(BACKBONES)
 ANY_CNN = (*RESNETS, f"{TIMM}NAME")
+SLOWER = MappingProxyType({"lr": 1e-3})
+"""At the rate that suits thin residual networks thin transformers stay at chance for long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +145,13 @@ class Method:
     normalised images (B, 3, H, W) and labels (B,) or None and returns `Output`, its `features`
     shallow to deep, the top map last. `backbones` are the names it takes ("timm:NAME" for any of
     timm); `standard` is the default and `narrow` the one for small sets and CPUs, `image_size`
-    the default input side. `mix` mixes a training batch after its augmentation: (batch, number of
-    classes, CPU generator) -> batch. `find` gives the file of a backbone's published weights or
-    None, and `load` reads such a file into a network and returns what did not match.
+    the default input side. `narrow_settings` are put in the place of those of a preset for
+    narrow backbones. `side_step` gives the number that a backbone's input side must be a
+    multiple of. `class_maps` tells whether the maps differ from class to class: where not, no
+    score is made of them. `mix` mixes a training batch after its augmentation: (batch, number of
+    classes, CPU generator) -> batch. `find` looks for the files of a backbone's published
+    weights, one for each part of it; `load` reads one of them into a network and returns what
+    did not match.
     """
 
     title: str
@@ -145,8 +161,11 @@ class Method:
     standard: str = "resnet50"
     narrow: str = "thin"
     image_size: int = 224
+    narrow_settings: Mapping[str, Any] = field(default_factory=dict)
     mix: Callable[[Batch, int, torch.Generator], Batch] | None = None
-    find: Callable[[str], Path | None] = find_weights
+    side_step: Callable[[str], int] = _any_side
+    class_maps: bool = True
+    find: Callable[[str], Found] = find_weights
     load: Callable[[nn.Module, Path], list[str]] = load_cnn
 
     def takes(self, backbone: str) -> bool:
@@ -213,9 +232,39 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "Localization, IEEE TIP 2021",
             cnn(partial(GradientHead, formula=layer_cam)),
         ),
+        "ts-cam": Method(
+            "TS-CAM",
+            "Gao et al., TS-CAM: Token Semantic Coupled Attention Map for Weakly Supervised "
+            "Object Localization, ICCV 2021",
+            build_ts_cam,
+            backbones=tuple(VITS),
+            standard="deit-small",
+            narrow="thin-vit",
+            narrow_settings=SLOWER,
+            side_step=_patch_side,
+            find=find_ts_cam_weights,
+            load=load_ts_cam_weights,
+        ),
+        "apvit": Method(
+            "APViT",
+            "Xue et al., Vision Transformer with Attentive Pooling for Robust Facial Expression "
+            "Recognition, IEEE TAFFC 2022",
+            build_apvit,
+            backbones=tuple(APVITS),
+            standard="apvit",
+            narrow="thin-apvit",
+            image_size=112,
+            narrow_settings=SLOWER,
+            class_maps=False,
+            find=find_apvit_weights,
+            load=load_apvit_weights,
+        ),
     }
 )
-"""Name -> method, in the order of the papers; whatever can be trained and evaluated stands here."""
+"""Name -> method, in the order of the AU paper's table 1.
+
+Whatever can be trained and evaluated stands here.
+"""
 
 
 def find_method(name: str) -> Method:

@@ -139,11 +139,24 @@ def _read_curve(file: Path) -> list[dict[str, float]]:
         raise AuheatError(f"{file}: unreadable ({what}); `auheat train` makes it anew") from error
 
 
+def _has_class_maps(run: Run) -> bool:
+    """Whether the run's method has maps of classes, which its evaluation then scored."""
+    return run.scores["cam_cos"] is not None
+
+
+def _name_map(run: Run, kind: str) -> str:
+    """Return what a run's "attention" or "cam" is called."""
+    if kind == "attention":
+        return kind
+    return "CAM" if _has_class_maps(run) else "map of no class"
+
+
 def _check_scores(run: Run) -> None:
     """Raise one of `_DAMAGE` unless all that the page shows of a run can be shown."""
     names = [name + "" for name in run.scores["class_names"]]
     for key, _ in COLUMNS:
-        float(run.scores[key])
+        if _has_class_maps(run) or key != "cam_cos":
+            float(run.scores[key])
     for key in ("attention", "cam", "heatmap"):
         if run.arrays[f"mean_{key}"].shape[:1] != (len(names),):
             raise ValueError(f"mean_{key} is not of {len(names)} classes")
@@ -194,7 +207,12 @@ def tabulate(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
 
 
 def _cells(scores: Mapping[str, Any]) -> list[str]:
-    return [f"{scores[key]:.3f}" if key in scores else "" for key, _ in COLUMNS]
+    return [tell_score(scores[key]) if key in scores else "" for key, _ in COLUMNS]
+
+
+def tell_score(score: float | None) -> str:
+    """Return a score as tables show it: "-" where a method has none of this kind."""
+    return "-" if score is None else f"{score:.3f}"
 
 
 def draw_curves(title: str, keys: Sequence[tuple[str, str]], runs: Sequence[Run]) -> dict[str, Any]:
@@ -252,16 +270,19 @@ def _show_matrix(run: Run) -> dict[str, Any]:
 
 
 def _show_means(runs: Sequence[Run]) -> dict[str, Any]:
-    """Return the mean maps of each class: what is expected, then attention and CAM per run."""
+    """Return the mean maps of each class: what is expected, then attention and map per run."""
     if not runs:
         return {"names": [], "rows": []}
     first = runs[0]
     names = list(first.scores["class_names"])
     there = [k for k in range(len(names)) if first.arrays["mean_heatmap"][k].max() > 0]
     rows = [{"title": "expected (A)", "pictures": _tiles(first.arrays["mean_heatmap"][there])}]
-    for key, title in (("mean_attention", "attention"), ("mean_cam", "CAM")):
+    for kind in ("attention", "cam"):
         rows += [
-            {"title": f"{title}, {run.name}", "pictures": _tiles(run.arrays[key][there])}
+            {
+                "title": f"{_name_map(run, kind)}, {run.name}",
+                "pictures": _tiles(run.arrays[f"mean_{kind}"][there]),
+            }
             for run in runs
             if list(run.scores["class_names"]) == names
         ]
@@ -301,7 +322,8 @@ def _show_example(key: str, runs: Sequence[Run]) -> dict[str, Any]:
     for run in runs:
         j = run.arrays["example_id"].tolist().index(key)
         guess = run.scores["class_names"][int(run.arrays["example_predicted"][j])]
-        for kind, title in (("attention", "attention"), ("cam", "CAM")):
+        for kind in ("attention", "cam"):
             picture = overlay(photo, _stretch(run.arrays[f"example_{kind}"][j]))
-            pictures.append((f"{title}, {run.name} (says {guess})", embed(picture)))
+            title = f"{_name_map(run, kind)}, {run.name} (says {guess})"
+            pictures.append((title, embed(picture)))
     return {"id": key, "label": names[int(first["example_label"][i])], "pictures": pictures}

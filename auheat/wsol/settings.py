@@ -70,7 +70,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "backbone": "thin",
             "weights": "none",
             "image_size": 64,
-            "epochs": 40,
+            "epochs": 60,
             "batch_size": 16,
             "lr": 2e-3,
             "weight_decay": 0.05,
@@ -80,8 +80,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 )
 """Name -> settings that replace the defaults.
 
-"demo" trains in minutes on a laptop's CPU, "methods" in one, to compare all of them. A method that
-has no "thin" backbone gets its own narrow one.
+"demo" trains in minutes on a laptop's CPU, "methods" in one or two, to compare all of them. A
+method that has no "thin" backbone gets its own narrow one, and the learning rate that suits that.
 """
 
 
@@ -94,11 +94,11 @@ def make_config(preset: str = "none", **settings: Any) -> TrainConfig:
     if preset not in PRESETS:
         raise AuheatError(f"--preset: {preset!r} is not known (one of {', '.join(PRESETS)})")
     given = {k: v for k, v in settings.items() if v is not None}
-    chosen = {**PRESETS[preset], **given}
-    row = find_method(chosen.get("method", TrainConfig().method))
-    if "backbone" not in given:
-        chosen["backbone"] = row.narrow if "backbone" in chosen else row.standard
-    config = TrainConfig(**{"image_size": row.image_size, **chosen})
+    row = find_method(given.get("method", TrainConfig().method))
+    chosen = {"image_size": row.image_size, "backbone": row.standard, **PRESETS[preset]}
+    if "backbone" in PRESETS[preset]:  # the presets that have one are for narrow ones
+        chosen |= {"backbone": row.narrow, **row.narrow_settings}
+    config = TrainConfig(**(chosen | given))
     check_backbone(config.method, config.backbone)
     _check_one_of("--optimizer", config.optimizer, OPTIMIZERS)
     for key in ("epochs", "batch_size", "lr"):
@@ -106,6 +106,11 @@ def make_config(preset: str = "none", **settings: Any) -> TrainConfig:
             raise AuheatError(f"--{key.replace('_', '-')}: {getattr(config, key)} (expected > 0)")
     if not MIN_SIDE <= config.image_size < math.inf:
         raise AuheatError(f"--image-size: {config.image_size} (expected {MIN_SIDE} or more)")
+    step = row.side_step(config.backbone)
+    if config.image_size % step:
+        raise AuheatError(
+            f"--image-size: {config.image_size} ({config.backbone} takes multiples of {step})"
+        )
     if config.batch_size < 2:
         raise AuheatError("--batch-size: 1 (batch normalisation needs 2 or more)")
     for key in ("au_weight", "weight_decay"):

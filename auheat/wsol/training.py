@@ -24,7 +24,7 @@ from auheat.records import AuheatError
 from auheat.shards import SHARDS, file_digest, read_attributes, write_json
 from auheat.store import find_rendered, list_finished
 from auheat.wsol import checkpoints
-from auheat.wsol.backbones import WEIGHTS_HINT
+from auheat.wsol.backbones import WEIGHTS_HINT, Found
 from auheat.wsol.data import ShardDataset, split_validation
 from auheat.wsol.engine import Engine, Material
 from auheat.wsol.methods import (
@@ -165,38 +165,47 @@ def _describe(config: TrainConfig, material: Material) -> dict[str, Any]:
     }
 
 
-def _choose_weights(config: TrainConfig) -> Path | None:
-    """Return the checkpoint a run starts from, None for fresh weights."""
+def _choose_weights(config: TrainConfig) -> Found:
+    """Return the checkpoints a run starts from, and those it would start from if they were here."""
     if config.weights == "none":
-        return None
+        return Found((), ())
     if config.weights == "auto":
         return find_method(config.method).find(config.backbone)
-    return Path(config.weights)
+    return Found((Path(config.weights),), ())
 
 
 def _identify_weights(config: TrainConfig) -> dict[str, str]:
-    """Return name and sha256 of the weights a run starts from: "auto" does not say which."""
-    file = _choose_weights(config)
-    try:
-        name, digest = ("none", "none") if file is None else (file.name, file_digest(file))
-    except OSError as error:
-        raise AuheatError(f"{file}: cannot be read ({WEIGHTS_HINT})") from error
-    return {"weights_file": name, "weights_sha256": digest}
+    """Return names and sha256 of the weights a run starts from: "auto" does not say which."""
+    names, digests = [], []
+    for file in _choose_weights(config).files:
+        try:
+            digests.append(file_digest(file))
+        except OSError as error:
+            raise AuheatError(f"{file}: cannot be read ({WEIGHTS_HINT})") from error
+        names.append(file.name)
+    return {
+        "weights_file": ", ".join(names) or "none",
+        "weights_sha256": ", ".join(digests) or "none",
+    }
 
 
 def _build(config: TrainConfig, classes: int) -> tuple[Classifier, tuple[str, ...]]:
     """Return a classifier with the weights asked for, and what is to be said of them."""
     model = build_classifier(config.method, config.backbone, classes)
-    file = _choose_weights(config)
     if config.weights == "none":
         return model, ("weights: none, trained from scratch",)
-    if file is None:
-        return model, (
-            f"warning: no published weights of {config.backbone} in AUHEAT_WEIGHTS or "
-            "torch's hub cache: trained from scratch, which takes far more photos",
+    found = _choose_weights(config)
+    notes: list[str] = []
+    for file in found.files:
+        notes += [f"weights: {file}", *find_method(config.method).load(model, file)]
+    if found.missing or not found.files:
+        named = f" ({', '.join(found.missing)})" if found.missing else ""
+        what = "the rest is" if found.files else "it is"
+        notes.append(
+            f"warning: no published weights of {config.backbone}{named} in AUHEAT_WEIGHTS or "
+            f"torch's hub cache: {what} trained from scratch, which takes far more photos"
         )
-    messages = find_method(config.method).load(model, file)
-    return model, (f"weights: {file}", *messages)
+    return model, tuple(notes)
 
 
 def _write_split_and_maps(run: Path, material: Material) -> None:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from auheat.records import AuheatError
-from auheat.wsol.backbones import load_named, read_tensors
+from auheat.wsol.backbones import Found, find_parts, load_named, read_tensors
 from auheat.wsol.heads import Output
 
 _EPS = 1e-6  # of every layer norm, as in timm's vision transformers
@@ -98,6 +98,18 @@ def start_weights(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
+def start_wider(module: nn.Module) -> None:
+    """Set fresh weights of a linear layer by its two widths (Glorot and Bengio 2010, eq. 16).
+
+    DeiT's deviation is made for its hundreds of channels; through a few dozen, blocks that start
+    with it pass on next to nothing.
+    """
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
 def make_positions(tokens: int, width: int) -> nn.Parameter:
     """Return fresh embeddings (1, tokens, D), of positions or of the class token."""
     start = torch.empty(1, tokens, width)
@@ -129,12 +141,17 @@ def to_tokens(features: Tensor) -> Tensor:
 
 
 class PatchEmbed(nn.Module):
-    """Non-overlapping patches of an image, each mapped to a token (Dosovitskiy et al., eq. 1)."""
+    """Patches of an image, each mapped to a token.
 
-    def __init__(self, width: int, patch: int) -> None:
+    Non-overlapping and by one linear map (Dosovitskiy et al., eq. 1), or, with a `stem`, by
+    `make_stem`: then a token has seen its patch's neighbourhood.
+    """
+
+    def __init__(self, width: int, patch: int, stem: Sequence[int] = ()) -> None:
         super().__init__()
         self.patch = patch
-        self.proj = nn.Conv2d(3, width, patch, patch)
+        plain = nn.Conv2d(3, width, patch, patch)
+        self.proj: nn.Module = make_stem(stem, width) if stem else plain
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, 3, H, W) to (B, D, H / patch, W / patch).
@@ -150,11 +167,30 @@ class PatchEmbed(nn.Module):
         return out
 
 
+def make_stem(channels: Sequence[int], width: int) -> nn.Sequential:
+    """Return convolutions from images (B, 3, H, W) to tokens (B, width, H / 2^n, W / 2^n).
+
+    For each of the n `channels` two 3 x 3 convolutions, the first of stride 2, each with batch
+    norm and ReLU; then a 1 x 1 convolution. After Xiao et al., Early Convolutions Help
+    Transformers See Better, NeurIPS 2021, section 4, who have one convolution where there are
+    two here.
+    """
+    layers: list[nn.Module] = []
+    inputs = 3
+    for outputs in channels:
+        for stride in (2, 1):
+            conv = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+            layers += [conv, nn.BatchNorm2d(outputs), nn.ReLU()]
+            inputs = outputs
+    return nn.Sequential(*layers, nn.Conv2d(inputs, width, 1))
+
+
 @dataclass(frozen=True, slots=True)
 class VitShape:
     """The shape of a named vision transformer, and the file names its weights go by.
 
-    `image` is the side in pixels that its position embeddings were made for.
+    `image` is the side in pixels that its position embeddings were made for. `stem` has the
+    channels of `make_stem`, log2(`patch`) of them; empty for the plain patch embedding.
     """
 
     width: int
@@ -163,6 +199,7 @@ class VitShape:
     patch: int = 16
     image: int = 224
     mlp_ratio: float = 4.0
+    stem: tuple[int, ...] = ()
     weights: tuple[str, ...] = ()
 
 
@@ -170,10 +207,14 @@ VITS: Mapping[str, VitShape] = MappingProxyType(
     {
         "deit-small": VitShape(384, 12, 6, weights=("deit_small_patch16_224-cd65a155.pth",)),
         "deit-tiny": VitShape(192, 12, 3, weights=("deit_tiny_patch16_224-a1311bcf.pth",)),
-        "thin-vit": VitShape(128, 4, 4, patch=8, image=96),
+        "thin-vit": VitShape(64, 4, 4, patch=8, image=96, stem=(16, 32, 64)),
     }
 )
-"""Name -> shape (Touvron et al. 2021, table 1); "thin-vit" is for small sets and CPUs."""
+"""Name -> shape (Touvron et al. 2021, table 1); "thin-vit" is for small sets and CPUs.
+
+A plain patch embedding learns next to nothing of a few hundred photos from scratch: a few
+overlapping convolutions with batch norm before the transformer do.
+"""
 
 
 class VisionTransformer(nn.Module):
@@ -182,7 +223,7 @@ class VisionTransformer(nn.Module):
     def __init__(self, shape: VitShape) -> None:
         super().__init__()
         width, side = shape.width, shape.image // shape.patch
-        self.patch_embed = PatchEmbed(width, shape.patch)
+        self.patch_embed = PatchEmbed(width, shape.patch, shape.stem)
         self.cls_token = make_positions(1, width)
         self.pos_embed = make_positions(1 + side**2, width)
         self.blocks = nn.ModuleList(
@@ -273,13 +314,19 @@ def build_ts_cam(backbone: str, classes: int) -> TsCam:
     return TsCam(VITS[backbone], classes)
 
 
-def load_ts_cam_weights(model: TsCam, file: Path) -> list[str]:
+def find_ts_cam_weights(backbone: str) -> Found:
+    """Look for the published weights of a transformer of `VITS`."""
+    return find_parts((VITS[backbone].weights,))
+
+
+def load_ts_cam_weights(model: nn.Module, file: Path) -> list[str]:
     """Load a DeiT or TS-CAM checkpoint by parameter name; return what did not match.
 
     Position embeddings of another grid are interpolated, with a message. "head.*" is left out,
     with a message, where it is a classifier of another shape, as DeiT's is. Raises `AuheatError`
     as `auheat.wsol.backbones.load_weights` does.
     """
+    assert isinstance(model, TsCam)
     given = read_tensors(file)
     messages = fit_positions(given, model.pos_embed, file)
     return messages + load_named(model, given, file, "head", model.head)
