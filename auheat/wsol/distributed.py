@@ -6,6 +6,7 @@ its rows of every batch. Sums over the processes then are those of a single one.
 
 from __future__ import annotations
 
+import inspect
 import os
 import time
 from collections.abc import Iterator
@@ -93,9 +94,11 @@ class World:
         if self.size == 1:
             return model
         own = None if device.type == "cpu" else [device]
-        return DistributedDataParallel(
-            model, own, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
+        # buffers are levelled before they are used, once an epoch; torch has renamed the option
+        known = inspect.signature(DistributedDataParallel).parameters
+        option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        options: dict[str, Any] = {option: False, "gradient_as_bucket_view": True}
+        return DistributedDataParallel(model, own, **options)
 
 
 @contextmanager

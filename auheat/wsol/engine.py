@@ -335,7 +335,7 @@ class Engine:
             except RuntimeError as error:
                 if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                     raise
-                what = (str(error).strip() or type(error).__name__).splitlines()[0]
+                what = " ".join(str(error).split("\n")[:2])
                 raise AuheatError(
                     f"--compile: {what} (torch.compile needs a C++ compiler on a CPU; the run is "
                     "the same without, if slower)"

@@ -143,8 +143,7 @@ def _start(
     if done >= config.epochs:
         return done
     _write_split_and_maps(run, material)
-    if done:
-        _cut_metrics(run, done)
+    _cut_metrics(run, done)
     return done
 
 
@@ -275,10 +274,11 @@ def _append_metrics(run: Path, line: dict[str, Any]) -> None:
 
 
 def _cut_metrics(run: Path, done: int) -> None:
-    """Drop the line of an epoch that was measured but not saved."""
+    """Drop the line of an epoch that was measured but not saved, the first one's too."""
     file = run / checkpoints.METRICS
-    lines = file.read_text(encoding="utf-8").splitlines()[:done] if file.is_file() else []
-    file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    if file.is_file():
+        lines = file.read_text(encoding="utf-8").splitlines()[:done]
+        file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def _summarize(
