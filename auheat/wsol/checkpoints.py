@@ -3,8 +3,8 @@
 config.json       settings, classes, normalisation, codebook with regions, detector
 split.json        which rows were held out for validation
 metrics.jsonl     one line per epoch
-best.safetensors  weights of the best validation epoch; last.safetensors also has what it
-                  takes to go on (optimizer tensors, and the epoch in its metadata)
+best.safetensors  weights of the best validation epoch; last.safetensors also has what it takes
+                  to go on (optimizer tensors, mean weights, and the epoch in its metadata)
 maps.safetensors  mean training heatmap of each class, a baseline for evaluation
 """
 

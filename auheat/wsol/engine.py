@@ -324,28 +324,34 @@ class Engine:
         buffers = [buffer.clone() for buffer in self.model.buffers()]
         self._start_learning()
         batch = next(iter(self._train))
-        chance = torch.Generator().manual_seed(0)
+        if self.config.compile:
+            self._time_pass(batch)  # compiles: nothing that later ones repeat
         seconds: list[float] = []
         while (
             len(seconds) < _FORECAST_STEPS and sum(seconds) < _FORECAST_SECONDS
         ):  # the first one also warms up
-            started = time.perf_counter()
-            try:
-                self._backward(batch, self._train.order.size(0), chance).tolist()  # waits
-            except RuntimeError as error:
-                if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-                    raise
-                what = " ".join(str(error).split("\n")[:2])
-                raise AuheatError(
-                    f"--compile: {what} (torch.compile needs a C++ compiler on a CPU; the run is "
-                    "the same without, if slower)"
-                ) from error
-            seconds.append(self.world.agree(time.perf_counter() - started))
+            seconds.append(self.world.agree(self._time_pass(batch)))
         self.optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
             for buffer, before in zip(self.model.buffers(), buffers, strict=True):
                 buffer.copy_(before)
         return min(seconds)
+
+    def _time_pass(self, batch: Item) -> float:
+        """Return the seconds of one batch's gradients."""
+        chance = torch.Generator().manual_seed(0)
+        started = time.perf_counter()
+        try:
+            self._backward(batch, self._train.order.size(0), chance).tolist()  # waits
+        except RuntimeError as error:
+            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
+            what = " ".join(str(error).split("\n")[:2])
+            raise AuheatError(
+                f"--compile: {what} (torch.compile needs a C++ compiler on a CPU; the run is the "
+                "same without, if slower)"
+            ) from error
+        return time.perf_counter() - started
 
 
 def _as_floats(batch: Item) -> tuple[Tensor, Tensor]:
