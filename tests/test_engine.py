@@ -371,7 +371,7 @@ def test_runs_of_other_options_go_on_to_the_same_bits(store, options, monkeypatc
 
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
     store = make_store(tmp_path)
-    options = ["--epochs", "12", "--ema", "0.8", "--accumulate", "2", "--name", "killed"]
+    options = ["--epochs", "6", "--ema", "0.8", "--accumulate", "2", "--name", "killed"]
     small = ["--image-size", "32", "--batch-size", "8", "--device", "cpu"]
     command = [sys.executable, "-m", "auheat.cli", "train", "--store", str(store)]
     process = subprocess.Popen(
@@ -386,7 +386,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    own = {"epochs": 12, "ema": 0.8, "accumulate": 2}
+    own = {"epochs": 6, "ema": 0.8, "accumulate": 2}
     summary = train(store, quick(name="killed", **own), tell=silent)
     assert summary.resumed >= 1
     assert_same_runs(train(store, quick(name="whole", **own), tell=silent).run, summary.run)

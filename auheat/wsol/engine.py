@@ -33,7 +33,7 @@ from auheat.wsol.losses import Loss, known_share, total_loss
 from auheat.wsol.methods import Classifier, find_method
 from auheat.wsol.regularizers import Batch
 from auheat.wsol.schedules import SCHEDULES, Course
-from auheat.wsol.settings import AMP, OPTIMIZERS, TrainConfig, check_parts
+from auheat.wsol.settings import AMP, OPTIMIZERS, TrainConfig
 
 SLOW_SECONDS = 3600
 """Runs estimated to take longer than this are told of a faster command."""
@@ -70,7 +70,6 @@ class Engine:
         self.config, self.material, self.device = config, material, device
         self.model, self.optimizer = model, optimizer
         self.world = World() if world is None else world
-        check_parts(config, self.world.size)
         if len(material.train) < self.world.size:
             raise AuheatError(f"{material.folder}: fewer training photos than processes")
         self._mix = find_method(config.method).mix
