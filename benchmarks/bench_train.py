@@ -1,62 +1,168 @@
-"""Training steps per second with and without the AU alignment term, on the same model and batch.
+"""What the engine costs beside a bare training loop, and what the AU term costs in a step.
 
-    python benchmarks/bench_train.py [BACKBONE [IMAGE_SIZE [BATCH]]]
+    python benchmarks/bench_train.py [BACKBONE [IMAGE_SIZE [BATCH [AMP [decode]]]]]
 
-Prints one JSON line. The two kinds of step alternate, so that a disturbance hits both. The term
-reads one layer's features once: its cost grows with that layer's channels x pixels, the step's
-with the whole network.
+Prints one JSON line, of CUDA where there is one and else of the CPU. The bare loop has one batch on
+the device and does forward pass, loss, backward pass and optimizer; the engine also fetches,
+varies and measures. With "decode", its photos are JPEG files that worker processes decode. All
+that is compared alternates, so that a disturbance hits both. The AU term reads one layer's
+features once: its cost grows with that layer's channels x pixels, the step's with the network.
 """
 
+import contextlib
+import io
 import json
 import statistics
 import sys
 import time
 
+import cv2
+import numpy as np
 import torch
 
 from auheat.landmarks.runtime import pick_device
+from auheat.wsol.data import ShardDataset
+from auheat.wsol.engine import Engine, Material
 from auheat.wsol.losses import total_loss
 from auheat.wsol.methods import build_classifier
+from auheat.wsol.settings import AMP, OPTIMIZERS, make_config
 
-STEPS = 12
+CLASSES = 7
+PAIRS = 30
+EPOCHS, STEPS = 5, 12
+
+
+class Synthetic(ShardDataset):
+    """Photos of noise, in memory or as JPEG files of a face's usual size (256 px)."""
+
+    def __init__(self, n: int, side: int, decode: bool) -> None:
+        rng = np.random.default_rng(0)
+        self.image_size, self.files = side, []
+        self.class_names = tuple(f"class{k}" for k in range(CLASSES))
+        self.labels = np.arange(n) % CLASSES
+        self.ids = [str(i) for i in range(n)]
+        self._rows = [(0, i) for i in range(n)]
+        self._cache = None
+        self._decode = decode
+        smooth = cv2.resize(rng.integers(0, 256, (16, 16, 3), np.uint8), (256, 256))
+        self._jpeg = cv2.imencode(".jpg", smooth)[1].tobytes()
+        if not decode:
+            self._cache = {
+                "image": torch.randint(0, 256, (n, 3, side, side), dtype=torch.uint8),
+                "heatmap": torch.randint(0, 256, (n, 56, 56), dtype=torch.uint8),
+                "valid": torch.from_numpy(self.labels > 0),
+                "landmarks": torch.zeros(n, 68, 2),
+            }
+
+    def cache(self, limit: int = 0) -> bool:  # noqa: ARG002
+        return not self._decode
+
+    def _read_raw(self, index: int):
+        blank = np.full((56, 56), index % 256, np.uint8)
+        return index, self._jpeg, blank, bool(self.labels[index]), np.zeros((68, 2))
 
 
 def main() -> None:
-    backbone = sys.argv[1] if len(sys.argv) > 1 else "thin"
-    side = int(sys.argv[2]) if len(sys.argv) > 2 else 96
-    batch = int(sys.argv[3]) if len(sys.argv) > 3 else 16
+    given = sys.argv[1:]
+    backbone, side, batch, amp = [*given[:4], *("thin", "96", "16", "none")[len(given[:4]) :]]
+    side, batch, decode = int(side), int(batch), "decode" in given
     device = pick_device("auto")
-    model = build_classifier("cam", backbone, 7).to(device).train()
-    model = model.to(memory_format=torch.channels_last)
-    images = torch.rand(batch, 3, side, side, device=device)
-    images = images.to(memory_format=torch.channels_last)
-    labels = torch.arange(batch, device=device) % 7
-    heatmaps = torch.rand(batch, 56, 56, device=device)
-    valid = labels > 0
-
-    def step(au_weight: float) -> float:
-        started = time.perf_counter()
-        loss = total_loss(model(images, labels), labels, heatmaps, valid, au_weight)
-        model.zero_grad()
-        loss.total.backward()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - started
-
+    config = make_config(
+        "demo", backbone=backbone, image_size=side, batch_size=batch, amp=amp, epochs=1000
+    )
+    engine, bare = make_engine(config, device, decode), make_bare(config, device)
+    with contextlib.redirect_stderr(io.StringIO()):
+        engine._train_epoch(0)
     for weight in (0.0, 4.0):
-        step(weight)
-    plain, aligned = zip(*((step(0.0), step(4.0)) for _ in range(STEPS)), strict=True)
-    ratios = [a / p for a, p in zip(aligned, plain, strict=True)]
+        bare(weight)
+    ours, theirs, ratios = compare_loops(engine, bare, device)
+    shares = measure_term(bare, device)
     result = {
         "stage": "train",
-        "device": str(device),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
         "backbone": backbone,
         "image_size": side,
         "batch": batch,
-        "images_per_s": round(batch / statistics.median(aligned), 1),
-        "times_without_aus": round(statistics.median(ratios), 3),
+        "amp": amp,
+        "photos": "decoded" if decode else "in memory",
+        "images_per_s": round(ours, 1),
+        "bare_images_per_s": round(theirs, 1),
+        "times_bare": round(statistics.median(ratios), 3),
+        "au_share": round(statistics.median(shares), 4),
+        "au_share_quartiles": [round(x, 4) for x in statistics.quantiles(shares, n=4)[::2]],
     }
     print(json.dumps(result))
+
+
+def make_engine(config, device, decode) -> Engine:
+    """Return the engine on synthetic photos, `STEPS` batches of them."""
+    dataset = Synthetic(config.batch_size * STEPS, config.image_size, decode)
+    model, optimizer = make_network(config, device)
+    rows = np.arange(len(dataset))
+    return Engine(
+        config, Material(None, dataset, rows, dataset, rows[:1], {}), model, optimizer, device
+    )
+
+
+def make_network(config, device):
+    """Return a network and its optimizer."""
+    torch.manual_seed(0)
+    model = build_classifier("cam", config.backbone, CLASSES).to(device).train()
+    model = model.to(memory_format=torch.channels_last)
+    return model, OPTIMIZERS[config.optimizer][0](model, config)
+
+
+def make_bare(config, device):
+    """Return a step on a batch that lies on the device: a function of the AU weight."""
+    model, optimizer = make_network(config, device)
+    n, side = config.batch_size, config.image_size
+    images = torch.rand(n, 3, side, side, device=device)
+    images = images.to(memory_format=torch.channels_last)
+    labels = torch.arange(n, device=device) % CLASSES
+    heatmaps = torch.rand(n, 56, 56, device=device)
+    valid = labels > 0
+    halved = config.amp != "none"
+
+    def step(au_weight: float) -> None:
+        with torch.autocast(device.type, AMP[config.amp], enabled=halved):
+            output = model(images, labels)
+        output = output._replace(logits=output.logits.float())
+        loss = total_loss(output, labels, heatmaps, valid, au_weight)
+        optimizer.zero_grad(set_to_none=True)
+        loss.total.backward()
+        optimizer.step()
+
+    return step
+
+
+def timed(device, work) -> float:
+    """Return the seconds that a piece of work takes, the device's included."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def compare_loops(engine, bare, device) -> tuple[float, float, list[float]]:
+    """Return images/s of the engine's epochs and of as many bare steps, and their ratios."""
+    n = engine.steps * engine.config.batch_size
+    ours, theirs = [], []
+    for epoch in range(EPOCHS):
+        with contextlib.redirect_stderr(io.StringIO()):  # the progress bar
+            ours.append(n / timed(device, lambda epoch=epoch: engine._train_epoch(epoch + 1)))
+        theirs.append(n / timed(device, lambda: [bare(4.0) for _ in range(engine.steps)]))
+    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+    return statistics.median(ours), statistics.median(theirs), ratios
+
+
+def measure_term(bare, device) -> list[float]:
+    """Return the AU term's share of a step, of each pair of a step without and one with it."""
+    pairs = [[timed(device, lambda w=w: bare(w)) for w in (0.0, 4.0)] for _ in range(PAIRS)]
+    return [1 - without / with_term for without, with_term in pairs]
 
 
 if __name__ == "__main__":

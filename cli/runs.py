@@ -28,6 +28,9 @@ from .common import (
     help="demo: a narrow network, minutes; methods: the same on smaller photos.",
 )
 @click.option(
+    "--recipe", help="rafdb, affectnet: the paper's settings for that set [default: none]."
+)
+@click.option(
     "--method",
     help="cam, wildcat, gradcam, gradcam++, acol, prm, adl, cutmix, layercam, ts-cam, apvit "
     "[default: cam].",
@@ -44,16 +47,60 @@ from .common import (
 @click.option("--au-weight", type=float, help="Weight of the AU loss; 0: none [default: 4].")
 @click.option("--layers", help="Layers to align, 1 to 5, such as 5 or 5+4 [default: 5].")
 @click.option("--epochs", type=int, help="Passes over the photos [default: 30].")
-@click.option("--batch-size", type=int, help="Photos per step [default: 32].")
+@click.option(
+    "--batch-size", type=int, help="Photos per step, of all processes together [default: 32]."
+)
+@click.option("--optimizer", help="sgd (Nesterov) or adamw [default: sgd].")
 @click.option("--lr", type=float, help="Highest learning rate.")
+@click.option("--head-lr", type=float, help="The head's rate, in multiples of --lr [default: 1].")
 @click.option("--weight-decay", type=float, help="[default: 0.0005]")
-@click.option("--optimizer", help="sgd (Nesterov, cosine) or adamw (one cycle) [default: sgd].")
+@click.option(
+    "--schedule",
+    help="constant, step, cosine, onecycle, or auto: cosine of sgd, onecycle of adamw "
+    "[default: auto].",
+)
+@click.option(
+    "--warmup", type=float, help="Epochs in which the rate rises [default: 0; onecycle: a quarter]."
+)
+@click.option("--step-epochs", type=int, help="step: epochs between two drops [default: 10].")
+@click.option("--step-factor", type=float, help="step: what a drop multiplies by [default: 0.1].")
+@click.option(
+    "--augment",
+    help="affine (moved, tinted, erased), crop (mirrored alone), none [default: affine].",
+)
+@click.option(
+    "--crop-from",
+    type=int,
+    help="Resize to this side, learn from random crops; 0: none [default: 0].",
+)
+@click.option("--balance/--no-balance", default=None, help="Draw every class as often.")
+@click.option(
+    "--accumulate", type=int, help="Passes that share a batch, to save memory [default: 1]."
+)
+@click.option("--clip", type=float, help="Largest norm of the gradient; 0: any [default: 0].")
+@click.option(
+    "--ema", type=float, help="Judge and keep mean weights of this decay; 0: none [default: 0]."
+)
+@click.option(
+    "--freeze-bn/--no-freeze-bn", default=None, help="Leave batch normalisation's means alone."
+)
+@click.option(
+    "--sync-bn/--no-sync-bn", default=None, help="torchrun: normalise over all processes."
+)
+@click.option("--amp", help="Compute in none (float32), bf16, fp16 (CUDA) [default: none].")
+@click.option("--compile/--no-compile", default=None, help="Use torch.compile.")
 @click.option("--val-fraction", type=float, help="Share of train held out [default: 0.1].")
 @click.option("--classes", help="Only these expressions, such as Happiness,Anger,Neutral.")
 @click.option("--seed", type=int, help="Another seed, another run [default: 0].")
 @click.option("--device", default=None, help="auto, cpu, cuda [default: auto].")
+@click.option(
+    "--workers", type=int, help="Processes that decode photos [default: as many as suit]."
+)
 @click.option("--shards", help="Which shards, where there are several.")
 @click.option("--name", help="What to call the run [default: made of its settings].")
+@click.option(
+    "--tensorboard/--no-tensorboard", default=None, help="Also note each epoch for TensorBoard."
+)
 @overwrite_option
 @json_option
 def train(
@@ -68,7 +115,8 @@ def train(
     """Train a classifier whose attention is drawn to the heatmaps (--au-weight 0: left alone).
 
     The best epoch is chosen on photos held out from train; the test photos stay unseen until
-    `evaluate`. A stopped run goes on when the same command is given again.
+    `evaluate`. A stopped run goes on when the same command is given again, to the same weights.
+    With torchrun, several processes or GPUs share each batch of one run.
 
     \b
     --backbone  ts-cam: deit-small, deit-tiny, thin-vit    apvit: apvit, thin-apvit
@@ -84,16 +132,21 @@ def train(
     \b
     auheat train --preset demo
     auheat train --preset demo --au-weight 0 --name without-aus
-    auheat train --method layercam --backbone resnet50 --epochs 60 --device cuda
+    auheat train --recipe rafdb --device cuda --amp bf16
+    auheat train --method layercam --balance --warmup 2 --ema 0.999
+    torchrun --nproc-per-node 2 -m auheat.cli train --recipe affectnet --sync-bn
     """
+    from auheat.wsol.distributed import join
     from auheat.wsol.settings import make_config
     from auheat.wsol.training import train as run
 
-    config = make_config(preset, layers=_numbers(layers), classes=_names(classes), **settings)
-    summary = run(store, config, overwrite, lambda note: click.echo(note, err=True))
+    with join() as world:
+        config = make_config(preset, layers=_numbers(layers), classes=_names(classes), **settings)
+        summary = run(store, config, overwrite, lambda note: click.echo(note, err=True))
     fields = summary.as_dict()
     notes = fields.pop("notes")
-    print_fields(fields | ({"notes": notes} if as_json else {}), as_json)
+    if world.writes:
+        print_fields(fields | ({"notes": notes} if as_json else {}), as_json)
 
 
 @click.command()

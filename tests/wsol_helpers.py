@@ -75,9 +75,11 @@ def make_store(
         "image": (photos, {}),
         "label": (labels, {"names": list(names)}),
         "status": (status, {}),
-        "score": (np.ones(n, np.float32), {}),
+        "score": ((status == 0).astype(np.float32), {}),
         "landmarks": (points, {}),
-        "heatmap": (np.rint(255 * small).astype(np.uint8), {}),
+        "size": (np.where(status[:, None] == 0, side, 0).astype(np.int32), {}),
+        "transform": (np.tile(np.eye(2, 3, dtype=np.float32), (n, 1, 1)), {}),
+        "heatmap": (np.rint(255 * small).astype(np.uint8), {"scale": 1 / 255}),
         "valid": (valid, {}),
     }
     for number, start in enumerate(range(0, n, shard_rows)):

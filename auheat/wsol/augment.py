@@ -7,7 +7,9 @@ on the CPU from one generator, so that a seed means the same on every device.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -34,6 +36,33 @@ class Augmentation:
     erase_area: tuple[float, float] = (0.02, 0.12)
 
 
+AUGMENTATIONS: Mapping[str, Augmentation] = MappingProxyType(
+    {
+        "affine": Augmentation(),
+        "crop": Augmentation(
+            rotation=0, scale=0, shift=0, brightness=0, contrast=0, saturation=0, erase=0
+        ),
+        "none": Augmentation(0, 0, 0, 0, 0, 0, 0, 0),
+    }
+)
+"""Name -> how photos are varied: moved, tinted and erased; mirrored alone; or not at all.
+
+Where photos are larger than what is learnt from, each also takes a random crop.
+"""
+
+
+class Rows(NamedTuple):
+    """Which rows of a batch of `n` are at hand: every `step`-th from `first`.
+
+    What is random is drawn for all of them, so that a row's variation does not depend on which
+    process has it.
+    """
+
+    n: int
+    first: int = 0
+    step: int = 1
+
+
 class Varied(NamedTuple):
     """Images (B, 3, S, S), heatmaps (B, h, w) and landmarks (B, 68, 2) after one variation."""
 
@@ -54,15 +83,44 @@ def augment(
     Flip, rotation, scale and shift move all three; light, colour and erasing touch the images
     alone. Values stay in [0, 1].
     """
+    varied, maps, theta = vary(images, heatmaps, generator, settings)
+    return Varied(varied, maps, warp_landmarks(landmarks, theta.to(landmarks), images.shape[-1]))
+
+
+def vary(
+    images: Tensor,
+    heatmaps: Tensor,
+    generator: torch.Generator,
+    settings: Augmentation | None = None,
+    side: int | None = None,
+    rows: Rows | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Vary images and heatmaps as `augment` does; return them and the affines (B, 2, 3).
+
+    With a `side` below S, crops of side x side px are taken at random whole pixels: images
+    (B, 3, side, side) and the heatmaps of what they show. `rows` are those of a larger batch
+    that images and heatmaps hold.
+    """
     settings = Augmentation() if settings is None else settings
-    theta = draw_affines(len(images), generator, settings)
-    images = warp_images(images, theta.to(images))
-    images = erase(vary_colour(images, generator, settings), generator, settings)
-    return Varied(
-        images,
-        warp_heatmaps(heatmaps, theta.to(heatmaps)),
-        warp_landmarks(landmarks, theta.to(landmarks), images.shape[-1]),
-    )
+    rows = Rows(len(images)) if rows is None else rows
+    theta = draw_affines(rows.n, generator, settings)
+    whole = images.shape[-1]
+    side = whole if side is None else side
+    if side < whole:
+        theta = _crop(theta, whole, side, generator)
+    theta = theta[rows.first :: rows.step]
+    images = warp_images(images, theta.to(images), side)
+    images = vary_colour(images, generator, settings, rows)
+    images = erase(images, generator, settings, rows)
+    return images, warp_heatmaps(heatmaps, theta.to(heatmaps)), theta
+
+
+def _crop(theta: Tensor, whole: int, side: int, generator: torch.Generator) -> Tensor:
+    """Let affines (n, 2, 3) begin from a crop of `side` px of the `whole` photo."""
+    first = torch.randint(whole - side + 1, (len(theta), 2), generator=generator)
+    middle = (2 * first + side) / whole - 1  # of the crop, where the photo spans [-1, 1]
+    linear = side / whole * theta[:, :, :2]
+    return torch.cat([linear, (theta[:, :, 2] + middle)[..., None]], 2)
 
 
 def draw_affines(n: int, generator: torch.Generator, settings: Augmentation) -> Tensor:
@@ -79,9 +137,10 @@ def draw_affines(n: int, generator: torch.Generator, settings: Augmentation) -> 
     return torch.cat([linear, shift[..., None]], 2)
 
 
-def warp_images(images: Tensor, theta: Tensor) -> Tensor:
-    """Resample images (B, C, H, W); what comes from outside continues the border."""
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+def warp_images(images: Tensor, theta: Tensor, side: int | None = None) -> Tensor:
+    """Resample images (B, C, H, W), to side x side if given; the border continues outside."""
+    shape = list(images.shape) if side is None else [*images.shape[:2], side, side]
+    grid = F.affine_grid(theta, shape, align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
@@ -103,13 +162,20 @@ def warp_landmarks(landmarks: Tensor, theta: Tensor, side: int) -> Tensor:
     return ((new + 1) * side - 1) / 2
 
 
-def vary_colour(images: Tensor, generator: torch.Generator, settings: Augmentation) -> Tensor:
+def vary_colour(
+    images: Tensor,
+    generator: torch.Generator,
+    settings: Augmentation,
+    rows: Rows | None = None,
+) -> Tensor:
     """Scale each image's light, contrast about its mean, and saturation about its gray."""
-    n = len(images)
+    n, first, step = Rows(len(images)) if rows is None else rows
     light, contrast, colour = (
-        (1 + amount * _spread(n, generator)).to(images).view(n, 1, 1, 1)
+        (1 + amount * _spread(n, generator)[first::step]).to(images).view(-1, 1, 1, 1)
         for amount in (settings.brightness, settings.contrast, settings.saturation)
     )
+    if settings.brightness == settings.contrast == settings.saturation == 0:
+        return images
     weights = torch.tensor(_GRAY).to(images).view(1, 3, 1, 1)
     images = images * light
     gray = (images * weights).sum(1, keepdim=True)
@@ -118,9 +184,15 @@ def vary_colour(images: Tensor, generator: torch.Generator, settings: Augmentati
     return (mean + (images - mean) * contrast).clamp(0, 1)
 
 
-def erase(images: Tensor, generator: torch.Generator, settings: Augmentation) -> Tensor:
+def erase(
+    images: Tensor,
+    generator: torch.Generator,
+    settings: Augmentation,
+    rows: Rows | None = None,
+) -> Tensor:
     """Fill a random rectangle of some images with a random colour (Zhong et al. 2020)."""
-    n, _, height, width = images.shape
+    n, start, step = Rows(len(images)) if rows is None else rows
+    height, width = images.shape[2:]
     low, high = settings.erase_area
     chosen = torch.rand(n, generator=generator) < settings.erase
     area = low + (high - low) * torch.rand(n, generator=generator)
@@ -128,12 +200,16 @@ def erase(images: Tensor, generator: torch.Generator, settings: Augmentation) ->
     tall, wide = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
     top = (1 - tall) * torch.rand(n, generator=generator)
     left = (1 - wide) * torch.rand(n, generator=generator)
-    colour = torch.rand(n, 3, 1, 1, generator=generator).to(images)
+    colour = torch.rand(n, 3, 1, 1, generator=generator)[start::step].to(images)
+    if settings.erase == 0:
+        return images
     y = (torch.arange(height) + 0.5)[None] / height
     x = (torch.arange(width) + 0.5)[None] / width
-    rows = (y >= top[:, None]) & (y < (top + tall)[:, None]) & chosen[:, None]
-    columns = (x >= left[:, None]) & (x < (left + wide)[:, None])
-    hole = (rows[:, None, :, None] & columns[:, None, None, :]).to(images.device)
+    tall_part = (y >= top[:, None]) & (y < (top + tall)[:, None]) & chosen[:, None]
+    wide_part = (x >= left[:, None]) & (x < (left + wide)[:, None])
+    # sides travel to the device, and not the rectangles: a large copy would wait for it
+    inside = [part[start::step].to(images.device) for part in (tall_part, wide_part)]
+    hole = inside[0][:, None, :, None] & inside[1][:, None, None, :]
     return torch.where(hole, colour, images)
 
 

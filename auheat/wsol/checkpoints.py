@@ -3,8 +3,8 @@
 config.json       settings, classes, normalisation, codebook with regions, detector
 split.json        which rows were held out for validation
 metrics.jsonl     one line per epoch
-best.safetensors  weights of the best validation epoch; last.safetensors also has what it
-                  takes to go on (optimizer tensors, and the epoch in its metadata)
+best.safetensors  weights of the best validation epoch; last.safetensors also has what it takes
+                  to go on (optimizer tensors, mean weights, and the epoch in its metadata)
 maps.safetensors  mean training heatmap of each class, a baseline for evaluation
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
@@ -29,13 +29,15 @@ from auheat.heatmaps import plan_heatmaps, render_heatmaps
 from auheat.images import decode
 from auheat.records import AuheatError, Blob, Codebook, Cue, Frame, Region
 from auheat.shards import read_attributes, read_columns, sync, write_json
+from auheat.wsol.fields import FIELDS, is_number, is_size
 from auheat.wsol.methods import Classifier, build_classifier
 
 RUNS = "runs"
 CONFIG, SPLIT, METRICS = "config.json", "split.json", "metrics.jsonl"
 BEST, LAST, MAPS = "best.safetensors", "last.safetensors", "maps.safetensors"
 RUN_VERSION = 0
-_OPTIMIZER = "optimizer/"
+_OPTIMIZER, _EMA = "optimizer/", "ema/"
+_NOT_COMPARED = {"device", "workers", "tensorboard"}
 _BEST_KEYS = ("epoch", "val_accuracy", "val_loss")
 _CHECKED_ROWS = 16
 _SHOWN = 40
@@ -75,7 +77,7 @@ def read_config(run: Path) -> dict[str, Any]:
         raise AuheatError(f"{run / CONFIG}: no run's settings (run `auheat train`)") from error
     if version != RUN_VERSION:
         raise AuheatError(f"{run / CONFIG}: format {version!r} (this auheat reads {RUN_VERSION})")
-    for path, (fits, expected) in _FIELDS.items():
+    for path, (fits, expected) in FIELDS.items():
         value: Any = config
         for key in path.split("."):
             value = value.get(key) if isinstance(value, dict) else None
@@ -89,61 +91,6 @@ def read_config(run: Path) -> dict[str, Any]:
             f"shard_classes: {', '.join(config['shard_classes'])})"
         )
     return config
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value >= 0
-
-
-def _is_size(value: Any) -> bool:
-    return type(value) is int and value > 0
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float)
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_rgb(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 3 and all(map(_is_number, value))
-
-
-def _is_deviation(value: Any) -> bool:
-    return _is_rgb(value) and min(value) > 0
-
-
-def _are_layers(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_is_size, value))
-
-
-def _are_names(value: Any) -> bool:
-    there = isinstance(value, list) and all(map(_is_text, value))
-    return there and len(value) == len(set(value)) > 0
-
-
-_Check = tuple[Callable[[Any], bool], str]
-_FIELDS: Mapping[str, _Check] = MappingProxyType(
-    {
-        "settings.method": (_is_text, "a name"),
-        "settings.backbone": (_is_text, "a name"),
-        "settings.weights": (_is_text, "auto, none or a file"),
-        "settings.image_size": (_is_size, "a whole number above 0"),
-        "settings.au_weight": (_is_number, "a number"),
-        "settings.layers": (_are_layers, "a list of whole numbers"),
-        "settings.epochs": (_is_size, "a whole number above 0"),
-        "settings.seed": (_is_count, "a whole number"),
-        "data.shards": (_is_text, "the name of shards"),
-        "normalisation.mean": (_is_rgb, "three numbers"),
-        "normalisation.std": (_is_deviation, "three numbers above 0"),
-        "codebook": (lambda value: isinstance(value, dict), "a codebook"),
-        "shard_classes": (_are_names, "a list of different names"),
-        "class_names": (_are_names, "a list of different names"),
-    }
-)
-"""What of config.json is used after training: path -> whether a value fits, and what would."""
 
 
 def read_split(run: Path) -> list[str]:
@@ -183,8 +130,8 @@ def read_progress(run: Path) -> dict[str, Any]:
     """
     metadata = read_metadata(run / LAST)
     best = metadata.get("best")
-    there = isinstance(best, dict) and all(_is_number(best.get(key)) for key in _BEST_KEYS)
-    if not (there and _is_size(metadata.get("epochs_done"))):
+    there = isinstance(best, dict) and all(is_number(best.get(key)) for key in _BEST_KEYS)
+    if not (there and is_size(metadata.get("epochs_done"))):
         raise AuheatError(
             f"{run / LAST}: no progress in it (`auheat train --overwrite` starts anew)"
         )
@@ -195,7 +142,7 @@ def _check_same(run: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> No
     before = {**old.get("settings", {}), **old.get("data", {})}
     now = {**new["settings"], **new["data"]}
     # what an older auheat did not note cannot be compared
-    for key in sorted({*before} - {"device"}):
+    for key in sorted({*before} - _NOT_COMPARED):
         if before.get(key) != now.get(key):
             raise AuheatError(
                 f"{run}: trained with {key} {before.get(key)!r}, now asked with {now.get(key)!r} "
@@ -240,26 +187,39 @@ def read_metadata(file: Path) -> dict[str, Any]:
 
 
 def save_state(
-    run: Path, model: Classifier, optimizer: torch.optim.Optimizer, **metadata: Any
+    run: Path,
+    model: Classifier,
+    optimizer: torch.optim.Optimizer,
+    mean: Classifier | None = None,
+    **metadata: Any,
 ) -> None:
-    """Write last.safetensors: weights, optimizer tensors, and progress as metadata."""
+    """Write last.safetensors: weights, optimizer tensors, mean weights, progress as metadata."""
     state = {
         f"{_OPTIMIZER}{index}/{key}": torch.as_tensor(value)
         for index, entry in optimizer.state_dict()["state"].items()
         for key, value in entry.items()
         if value is not None
     }
-    save_tensors(run / LAST, {**model.state_dict(), **state}, **metadata)
+    averaged = {} if mean is None else {f"{_EMA}{k}": v for k, v in mean.state_dict().items()}
+    save_tensors(run / LAST, {**model.state_dict(), **state, **averaged}, **metadata)
 
 
-def load_state(run: Path, model: Classifier, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Load what `save_state` wrote into a model and its optimizer; return the metadata."""
+def load_state(
+    run: Path,
+    model: Classifier,
+    optimizer: torch.optim.Optimizer,
+    mean: Classifier | None = None,
+) -> dict[str, Any]:
+    """Load what `save_state` wrote into networks and optimizer; return the metadata."""
     tensors = load_tensors(run / LAST)
+    averaged = {k: tensors.pop(k) for k in list(tensors) if k.startswith(_EMA)}
     state: dict[int, dict[str, Tensor]] = {}
     for name in [k for k in tensors if k.startswith(_OPTIMIZER)]:
         _, index, key = name.split("/")
         state.setdefault(int(index), {})[key] = tensors.pop(name)
     _fill(model, tensors, run / LAST)
+    if mean is not None:
+        _fill(mean, {k.removeprefix(_EMA): v for k, v in averaged.items()}, run / LAST)
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     return read_progress(run)
@@ -279,7 +239,8 @@ def load_classifier(run: Path, file: str = BEST) -> tuple[Classifier, dict[str, 
         settings["method"], settings["backbone"], classes, norm["mean"], norm["std"]
     )
     tensors = load_tensors(run / file)
-    _fill(model, {k: v for k, v in tensors.items() if not k.startswith(_OPTIMIZER)}, run / file)
+    own = {k: v for k, v in tensors.items() if not k.startswith((_OPTIMIZER, _EMA))}
+    _fill(model, own, run / file)
     return model.eval(), config
 
 

@@ -104,6 +104,13 @@ class ShardDataset(Dataset[Item]):
             item |= {"label": label, "index": index}
         return items
 
+    def take(self, rows: Sequence[int]) -> Item:
+        """Return rows of a cached dataset as one batch, as a loader would put them together."""
+        assert self._cache is not None
+        index = torch.as_tensor(rows, dtype=torch.int64)
+        batch: Item = {key: values[index] for key, values in self._cache.items()}
+        return batch | {"label": torch.from_numpy(self.labels[rows]), "index": index}
+
     def cache(self, limit: int = CACHE_BYTES) -> bool:
         """Decode everything into memory once, if the photos take at most `limit` bytes there."""
         if not len(self) or len(self) * 3 * self.image_size**2 > limit:

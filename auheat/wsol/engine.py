@@ -1,27 +1,39 @@
-"""The engine of a run: its epochs, one step at a time."""
+"""The engine of a run: its epochs, one step at a time.
+
+A step learns from one batch, whatever shares it out: processes have rows of it, and pass it through
+the network in `accumulate` parts. All that is random is drawn for the whole batch, and every
+mean of the loss is over the whole batch, so that the gradient is that of one process in one
+pass. (Batch normalisation, unless frozen or synced, sees its own part; so does ADL's draw.)
+"""
 
 from __future__ import annotations
 
-import copy
 import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.data import Subset
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from auheat.cores import count_cores
 from auheat.records import Array, AuheatError
-from auheat.wsol.augment import augment
-from auheat.wsol.data import Item, ShardDataset, make_loader
+from auheat.wsol import checkpoints
+from auheat.wsol.augment import AUGMENTATIONS, Rows, vary
+from auheat.wsol.data import Item, ShardDataset
+from auheat.wsol.distributed import World
+from auheat.wsol.ema import Ema
+from auheat.wsol.feed import Feed, Order, balance_weights
 from auheat.wsol.heads import Output
-from auheat.wsol.losses import Loss, total_loss
+from auheat.wsol.losses import Loss, known_share, total_loss
 from auheat.wsol.methods import Classifier, find_method
 from auheat.wsol.regularizers import Batch
-from auheat.wsol.settings import OPTIMIZERS, TrainConfig
+from auheat.wsol.schedules import SCHEDULES, Course
+from auheat.wsol.settings import AMP, OPTIMIZERS, TrainConfig
 
 SLOW_SECONDS = 3600
 """Runs estimated to take longer than this are told of a faster command."""
@@ -52,19 +64,57 @@ class Engine:
         model: Classifier,
         optimizer: torch.optim.Optimizer,
         device: torch.device,
+        world: World | None = None,
     ) -> None:
         """Bring the photos into memory where they fit, else let processes decode them."""
         self.config, self.material, self.device = config, material, device
         self.model, self.optimizer = model, optimizer
+        self.world = World() if world is None else world
+        if len(material.train) < self.world.size:
+            raise AuheatError(f"{material.folder}: fewer training photos than processes")
         self._mix = find_method(config.method).mix
-        cached = material.dataset.cache() and material.held_out.cache()
-        workers = 0 if cached else min(8, count_cores())
-        rows = Subset(material.dataset, material.train.tolist())
-        held_out = Subset(material.held_out, material.val.tolist())
-        self._order = torch.Generator()
-        self._train = make_loader(rows, config.batch_size, workers, self._order)
-        self._val = make_loader(held_out, config.batch_size, workers)
+        self._scaler = torch.amp.GradScaler("cuda", enabled=config.amp == "fp16")
+        self.ema = Ema(model, config.ema) if config.ema else None
+        self._shared = self.world.wrap(model, device)
+        self._run: nn.Module = torch.compile(self._shared) if config.compile else self._shared  # type: ignore[assignment]
+        self._train, self._val = self._open()
         self.steps = len(self._train)
+        self._course = Course(
+            self.steps, config.epochs, config.warmup, config.step_epochs, config.step_factor
+        )
+
+    @property
+    def best_model(self) -> Classifier:
+        """The network that is validated, and kept where it is the best: the mean one, if any."""
+        return self.model if self.ema is None else self.ema.model
+
+    def _open(self) -> tuple[Feed, Feed]:
+        config, material, world = self.config, self.material, self.world
+        for dataset in (material.dataset, material.held_out):
+            dataset.cache()
+        most = min(8, max(1, count_cores() // world.local_size))
+        workers = most if config.workers is None else config.workers
+        learnt = material.dataset.labels[material.train]
+        weights = balance_weights(learnt) if config.balance else None
+        order = Order(material.train, config.batch_size, world, 0, weights)
+        held_out = Order(material.val, config.batch_size, world)
+        return (
+            Feed(material.dataset, order, self.device, workers),
+            Feed(material.held_out, held_out, self.device, workers),
+        )
+
+    def load(self, run: Path) -> dict[str, Any]:
+        """Go on from a run's last.safetensors; return its metadata."""
+        mean = None if self.ema is None else self.ema.model
+        metadata = checkpoints.load_state(run, self.model, self.optimizer, mean)
+        self._scaler.load_state_dict(metadata.get("scaler") or self._scaler.state_dict())
+        return metadata
+
+    def save(self, run: Path, **metadata: Any) -> None:
+        """Write a run's last.safetensors: all that it takes to go on."""
+        mean = None if self.ema is None else self.ema.model
+        metadata["scaler"] = self._scaler.state_dict()
+        checkpoints.save_state(run, self.model, self.optimizer, mean, **metadata)
 
     def run_epoch(self, epoch: int) -> dict[str, Any]:
         """Train and validate once; return the epoch's line for metrics.jsonl."""
@@ -82,30 +132,36 @@ class Engine:
         }
 
     def _rate(self, step: int) -> float:
-        schedule = OPTIMIZERS[self.config.optimizer][1]
-        return self.config.lr * schedule(step / (self.steps * self.config.epochs))
+        own = OPTIMIZERS[self.config.optimizer][1]
+        name = own if self.config.schedule == "auto" else self.config.schedule
+        return self.config.lr * SCHEDULES[name](step, self._course)
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         seed = self.config.seed * 1_000_003 + epoch
         torch.manual_seed(seed)
-        self._order.manual_seed(seed)
+        self._train.order.seed = seed
         chance = torch.Generator().manual_seed(seed)
-        self.model.train()
+        self._start_learning()
         rows: list[Tensor] = []
+        checked: list[Tensor] = []
         batches = tqdm(
             self._train,
             desc=f"epoch {epoch + 1}/{self.config.epochs}",
             unit="batch",
             leave=False,
+            disable=not self.world.writes,
         )
         for step, batch in enumerate(batches):
+            rate = self._rate(epoch * self.steps + step)
             for group in self.optimizer.param_groups:
-                group["lr"] = self._rate(epoch * self.steps + step)
-            loss, hits = self._step(self.model, self.optimizer, batch, chance)
-            rows.append(torch.stack([*(part.detach() for part in loss), hits]))
+                group["lr"] = rate * group["share"]
+            rows.append(self._backward(batch, self._train.order.size(step), chance))
+            self._step()
             if (step + 1) % _CHECK_EVERY == 0 or step + 1 == self.steps:
-                _check_finite(rows, epoch)
-        total, classes, alignment, hits = torch.stack(rows).mean(0).tolist()
+                checked.append(self.world.sum(torch.stack(rows)))
+                rows.clear()
+                _check_finite(checked[-1], epoch, step + 1 - len(checked[-1]))
+        total, classes, alignment, hits = torch.cat(checked).mean(0).tolist()
         return {
             "train_loss": total,
             "train_ce": classes,
@@ -113,67 +169,141 @@ class Engine:
             "train_accuracy": hits,
         }
 
-    def _step(
-        self,
-        model: Classifier,
-        optimizer: torch.optim.Optimizer,
-        batch: Item,
-        chance: torch.Generator,
-    ) -> tuple[Loss, Tensor]:
-        """Take one step on a batch; return its loss and the share of right answers."""
-        images, heatmaps, landmarks, labels, valid = self._move(batch)
-        images, heatmaps, _ = augment(images, heatmaps, landmarks, chance)
-        seen = Batch(images, heatmaps, labels, valid)
-        if self._mix is not None:
-            seen = self._mix(seen, len(self.material.dataset.class_names), chance)
-        output = model(seen.images.contiguous(memory_format=torch.channels_last), labels)
-        loss = self._loss(output, seen.labels, seen.heatmaps, seen.valid)
-        optimizer.zero_grad(set_to_none=True)
-        loss.total.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        return loss, _share_right(output.logits, seen.labels)
+    def _start_learning(self) -> None:
+        self._run.train()
+        if self.config.freeze_bn:
+            for module in self.model.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+
+    def _step(self) -> None:
+        """Move the weights along the gradients that `_backward` left."""
+        if self.config.clip:
+            self._scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+        if self.ema is not None:
+            self.ema.update(self.model)
+
+    def _backward(self, batch: Item, n: int, chance: torch.Generator) -> Tensor:
+        """Leave the gradients of a batch of n rows, of which these are this process's.
+
+        Returns this process's part of the loss, of its two terms and of the share of right
+        answers, (4,): summed over the processes they are the batch's.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        told: list[Tensor] = []
+        for seen, labels, share, last in self._parts(batch, n, chance):
+            with self._together(last):
+                with self._computing():
+                    output: Output = self._run(seen.images, labels)
+                output = _in_float32(output)
+                loss = self._loss(output, seen.labels, seen.heatmaps, seen.valid)
+                if share is not None:
+                    loss = self._weigh(loss, *share)
+                # processes are averaged: each counts as often as there are
+                self._scaler.scale(loss.total * self.world.size).backward()  # type: ignore[no-untyped-call]
+            hits = _share_right(output.logits, seen.labels)
+            part = 1.0 if share is None else share[0]
+            told.append(torch.stack([*(value.detach() for value in loss), hits * part]))
+        return told[0] if len(told) == 1 else torch.stack(told).sum(0)
+
+    def _parts(
+        self, batch: Item, n: int, chance: torch.Generator
+    ) -> Iterator[tuple[Batch, Tensor, tuple[float, Tensor] | None, bool]]:
+        """Vary a batch and yield it in parts.
+
+        Each comes with its labels before mixing; its shares of the cross-entropy's mean and of
+        the alignment's over the whole batch, None for the whole; and whether it is the last.
+        """
+        seen, labels = self._vary(batch, n, chance)
+        # as many on every process, and none without a row
+        count = min(self.config.accumulate, n // self.world.size)
+        if count == self.world.size == 1:
+            yield seen, labels, None, True
+            return
+        total = self.world.sum(known_share(seen.valid).sum()).clamp(min=1e-8)
+        cut = zip(*(value.tensor_split(count) for value in (*seen, labels)), strict=True)
+        for number, (*values, own) in enumerate(cut):
+            part = Batch(*values)
+            share = len(own) / n, known_share(part.valid).sum() / total
+            yield part, own, share, number + 1 == count
+
+    def _vary(self, batch: Item, n: int, chance: torch.Generator) -> tuple[Batch, Tensor]:
+        """Return a batch's photos and heatmaps, varied and mixed, and its labels before."""
+        rows = Rows(n, self.world.rank, self.world.size)
+        images, heatmaps = _as_floats(batch)
+        settings = AUGMENTATIONS[self.config.augment]
+        side = self.config.image_size
+        images, heatmaps, _ = vary(images, heatmaps, chance, settings, side, rows)
+        seen = Batch(images, heatmaps, batch["label"], batch["valid"])
+        if self._mix is not None:  # a photo's partner may be another process's
+            whole = Batch(*(self.world.gather(value, n) for value in seen))
+            mixed = self._mix(whole, len(self.material.dataset.class_names), chance)
+            seen = Batch(*(value[rows.first :: rows.step] for value in mixed))
+        images = seen.images.contiguous(memory_format=torch.channels_last)
+        return seen._replace(images=images), batch["label"]
+
+    def _weigh(self, loss: Loss, classes_share: float, alignment_share: Tensor) -> Loss:
+        classes = classes_share * loss.classes
+        alignment = alignment_share * loss.alignment
+        return Loss(classes + self.config.au_weight * alignment, classes, alignment)
+
+    def _together(self, last: bool) -> AbstractContextManager[Any]:
+        """Return in what the processes' gradients are averaged, for the last part alone."""
+        if last or not isinstance(self._shared, DistributedDataParallel):
+            return nullcontext()
+        return self._shared.no_sync()
+
+    def _computing(self) -> AbstractContextManager[Any]:
+        used = self.config.amp != "none"
+        return torch.autocast(self.device.type, AMP[self.config.amp], enabled=used)
 
     def _loss(self, output: Output, labels: Tensor, heatmaps: Tensor, valid: Tensor) -> Loss:
         return total_loss(
             output, labels, heatmaps, valid, self.config.au_weight, self.config.layers
         )
 
-    def _move(self, batch: Item) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        moved = {k: v.to(self.device, non_blocking=True) for k, v in batch.items()}
-        images, heatmaps = moved["image"].float() / 255, moved["heatmap"].float() / 255
-        return images, heatmaps, moved["landmarks"], moved["label"], moved["valid"]
-
-    @torch.inference_mode()
     def _validate(self) -> dict[str, float]:
         """Return accuracy and the training loss over the rows held out."""
-        self.model.eval()
-        totals, n = torch.zeros(4), 0
-        for batch in self._val:
-            images, heatmaps, _, labels, valid = self._move(batch)
-            output = self.model(images.contiguous(memory_format=torch.channels_last))
-            loss = self._loss(output, labels, heatmaps, valid)
-            hits = _share_right(output.logits, labels)
-            totals += len(labels) * torch.stack([*loss, hits]).cpu()
-            n += len(labels)
+        for model in (self.model, self.best_model):
+            self.world.level(model)
+        sums = self.world.sum(self._sum_held_out(self.best_model.eval())).cpu()
+        n, known, classes, alignment, hits = sums.unbind(1)
+        classes, hits = (classes / n).float(), (hits / n).float()
+        alignment = torch.where(known > 0, alignment / known, 0).float()
+        loss = classes + self.config.au_weight * alignment
+        totals = torch.zeros(4)
+        for rows, values in zip(n, torch.stack([loss, classes, alignment, hits], 1), strict=True):
+            totals += rows * values
         names = ("val_loss", "val_ce", "val_au", "val_accuracy")
-        return dict(zip(names, (totals / n).tolist(), strict=True))
+        return dict(zip(names, (totals / n.sum().float()).tolist(), strict=True))
+
+    @torch.inference_mode()
+    def _sum_held_out(self, model: Classifier) -> Tensor:
+        """Return sums over this process's rows of each batch held out, (batches, 5) f64.
+
+        They are of rows, of the weights of their heatmaps, and of cross-entropy, alignment and
+        right answers. Another process may have rows of a batch that has none here.
+        """
+        sums = torch.zeros(len(self._val), 5, dtype=torch.float64, device=self.device)
+        for step, batch in enumerate(self._val):
+            images, heatmaps = _as_floats(batch)
+            labels, valid = batch["label"], batch["valid"]
+            output = model(images.contiguous(memory_format=torch.channels_last))
+            loss = self._loss(output, labels, heatmaps, valid)
+            n, known = len(labels), known_share(valid).double().sum()
+            hits = n * _share_right(output.logits, labels).double()
+            means = loss.classes.double() * n, loss.alignment.double() * known
+            sums[step] = torch.stack([known.new_tensor(n), known, *means, hits])
+        return sums
 
     def forecast(self, done: int) -> tuple[str, ...]:
-        """Time a step on a copy of the model; return what should be known before a long wait."""
+        """Time the gradients of a batch, and undo it; return what to know before a long wait."""
         config = self.config
-        model = copy.deepcopy(self.model).train()
-        optimizer = OPTIMIZERS[config.optimizer][0](model, config)
-        batch = next(iter(self._train))
-        chance = torch.Generator().manual_seed(0)
-        seconds: list[float] = []
-        while (
-            len(seconds) < _FORECAST_STEPS and sum(seconds) < _FORECAST_SECONDS
-        ):  # the first one also warms up
-            started = time.perf_counter()
-            loss, _ = self._step(model, optimizer, batch, chance)
-            loss.total.item()  # waits for the device
-            seconds.append(time.perf_counter() - started)
-        rate = len(batch["label"]) / min(seconds)
+        seconds = self._time_steps()
+        rate = self._train.order.size(0) / seconds
         per_epoch = len(self.material.train) + len(self.material.val) / 3
         wait = (config.epochs - done) * per_epoch / rate
         about = self.material.about
@@ -188,6 +318,50 @@ class Engine:
             )
         return tuple(lines)
 
+    def _time_steps(self) -> float:
+        """Return the seconds of the fastest of a few passes; buffers are as before."""
+        buffers = [buffer.clone() for buffer in self.model.buffers()]
+        self._start_learning()
+        batch = next(iter(self._train))
+        if self.config.compile:
+            self._time_pass(batch)  # compiles: nothing that later ones repeat
+        seconds: list[float] = []
+        while (
+            len(seconds) < _FORECAST_STEPS and sum(seconds) < _FORECAST_SECONDS
+        ):  # the first one also warms up
+            seconds.append(self.world.agree(self._time_pass(batch)))
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for buffer, before in zip(self.model.buffers(), buffers, strict=True):
+                buffer.copy_(before)
+        return min(seconds)
+
+    def _time_pass(self, batch: Item) -> float:
+        """Return the seconds of one batch's gradients."""
+        chance = torch.Generator().manual_seed(0)
+        started = time.perf_counter()
+        try:
+            self._backward(batch, self._train.order.size(0), chance).tolist()  # waits
+        except RuntimeError as error:
+            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
+            what = " ".join(str(error).split("\n")[:2])
+            raise AuheatError(
+                f"--compile: {what} (torch.compile needs a C++ compiler on a CPU; the run is the "
+                "same without, if slower)"
+            ) from error
+        return time.perf_counter() - started
+
+
+def _as_floats(batch: Item) -> tuple[Tensor, Tensor]:
+    return batch["image"].float() / 255, batch["heatmap"].float() / 255
+
+
+def _in_float32(output: Output) -> Output:
+    """Return an output whose logits the loss can take without losing digits."""
+    extra = tuple(logits.float() for logits in output.aux_logits)
+    return output._replace(logits=output.logits.float(), aux_logits=extra)
+
 
 def _share_right(logits: Tensor, labels: Tensor) -> Tensor:
     """Return how much of the labels, (B,) or shares (B, K), the predicted classes make up."""
@@ -197,12 +371,12 @@ def _share_right(logits: Tensor, labels: Tensor) -> Tensor:
     return (predicted == labels).float().mean()
 
 
-def _check_finite(rows: list[Tensor], epoch: int) -> None:
-    """Raise for the first of an epoch's steps whose loss is not finite."""
-    bad = (~torch.isfinite(torch.stack(rows)).all(1)).nonzero()
+def _check_finite(rows: Tensor, epoch: int, first: int) -> None:
+    """Raise for the first of an epoch's steps, from step `first`, whose loss is not finite."""
+    bad = (~torch.isfinite(rows).all(1)).nonzero()
     if len(bad):
         raise AuheatError(
-            f"epoch {epoch + 1}, step {int(bad[0]) + 1}: the loss is not finite "
+            f"epoch {epoch + 1}, step {first + int(bad[0]) + 1}: the loss is not finite "
             "(a lower --lr helps; what was saved before is kept)"
         )
 

@@ -12,8 +12,21 @@ import torch
 
 from auheat.records import AuheatError
 from auheat.store import check_name
+from auheat.wsol.augment import AUGMENTATIONS
 from auheat.wsol.backbones import N_LAYERS
-from auheat.wsol.methods import Classifier, check_backbone, find_method
+from auheat.wsol.methods import Classifier, Method, check_backbone, find_method
+from auheat.wsol.recipes import CROP, CROP_FROM, RECIPES
+from auheat.wsol.schedules import SCHEDULES, cosine_rate, one_cycle_rate
+
+__all__ = [
+    "MIN_SIDE",
+    "OPTIMIZERS",
+    "PRESETS",
+    "TrainConfig",
+    "cosine_rate",
+    "make_config",
+    "one_cycle_rate",
+]
 
 MIN_SIDE = 16
 """Of photos with a shorter side the last layer would make a map of a single pixel."""
@@ -25,10 +38,19 @@ class TrainConfig:
 
     `au_weight` is the paper's lambda, 0 for a plain classifier; `layers` (1 to 5) are aligned;
     `classes` leaves out the others; `name` defaults to one made of the settings; `optimizer`
-    is "sgd" (Nesterov, cosine) or "adamw" (one cycle). `lr` is the highest rate.
+    is "sgd" (Nesterov) or "adamw". `lr` is the highest rate, the head's is `head_lr` times that;
+    `schedule` "auto" is cosine of sgd and onecycle of adamw, `warmup` is in epochs.
+
+    `batch_size` is what one step learns from, by all processes and `accumulate` passes together.
+    `crop_from` (px, 0: none) is the side photos are resized to before a crop of `image_size`.
+    `clip` (largest norm of the gradient) and `ema` (decay) are 0 for none. `freeze_bn` keeps
+    batch normalisation in evaluation mode, `sync_bn` spans it over processes, `balance` draws every
+    class as often. `workers` None is as many as suit; it, `device` and `tensorboard` do not
+    change what a run becomes.
     """
 
     name: str = ""
+    recipe: str = "none"
     shards: str | None = None
     classes: tuple[str, ...] | None = None
     method: str = "cam"
@@ -42,9 +64,26 @@ class TrainConfig:
     lr: float = 0.01
     weight_decay: float = 5e-4
     optimizer: str = "sgd"
+    head_lr: float = 1.0
+    schedule: str = "auto"
+    warmup: float | None = None
+    step_epochs: int = 10
+    step_factor: float = 0.1
+    augment: str = "affine"
+    crop_from: int = 0
+    balance: bool = False
+    accumulate: int = 1
+    clip: float = 0.0
+    ema: float = 0.0
+    freeze_bn: bool = False
+    sync_bn: bool = False
+    amp: str = "none"
+    compile: bool = False
     val_fraction: float = 0.1
     seed: int = 0
     device: str = "auto"
+    workers: int | None = None
+    tensorboard: bool = False
 
     @property
     def run_name(self) -> str:
@@ -91,14 +130,20 @@ def make_config(preset: str = "none", **settings: Any) -> TrainConfig:
     Backbone and image size, where neither preset nor caller gives them, are the method's own.
     Raises `AuheatError` for an unknown preset or a value that no run could use.
     """
-    if preset not in PRESETS:
-        raise AuheatError(f"--preset: {preset!r} is not known (one of {', '.join(PRESETS)})")
     given = {k: v for k, v in settings.items() if v is not None}
-    row = find_method(given.get("method", TrainConfig().method))
-    chosen = {"image_size": row.image_size, "backbone": row.standard, **PRESETS[preset]}
+    recipe = given.get("recipe", "none")
+    _check_one_of("--preset", preset, PRESETS)
+    _check_one_of("--recipe", recipe, RECIPES)
+    if "none" not in (preset, recipe):
+        raise AuheatError(f"--recipe: {recipe!r} beside --preset {preset!r} (one of the two)")
+    chosen = {**RECIPES[recipe], **PRESETS[preset]}
+    row = find_method(given.get("method", chosen.get("method", TrainConfig().method)))
     if "backbone" in PRESETS[preset]:  # the presets that have one are for narrow ones
         chosen |= {"backbone": row.narrow, **row.narrow_settings}
-    config = TrainConfig(**(chosen | given))
+    chosen |= given
+    if recipe != "none":
+        chosen = {"crop_from": _fit_crop(row, chosen), **chosen}
+    config = TrainConfig(**{"image_size": row.image_size, "backbone": row.standard, **chosen})
     check_backbone(config.method, config.backbone)
     _check_one_of("--optimizer", config.optimizer, OPTIMIZERS)
     for key in ("epochs", "batch_size", "lr"):
@@ -125,7 +170,63 @@ def make_config(preset: str = "none", **settings: Any) -> TrainConfig:
         raise AuheatError(f"--layers: {config.layers} (expected some of 1 to {N_LAYERS})")
     _check_distinct("--layers", config.layers)
     _check_distinct("--classes", config.classes or ())
+    _check_engine(config)
     return config
+
+
+def _fit_crop(row: Method, chosen: Mapping[str, Any]) -> int:
+    """Return from what side a recipe crops: the paper's proportion, for its 224 px networks."""
+    side = chosen.get("image_size", row.image_size)
+    return round(side * CROP_FROM / CROP) if row.image_size == CROP else 0
+
+
+def _check_engine(config: TrainConfig) -> None:
+    """Raise `AuheatError` for what no run could do of schedule, precision, passes and crops."""
+    _check_one_of("--schedule", config.schedule, {"auto": None, **SCHEDULES})
+    _check_one_of("--augment", config.augment, AUGMENTATIONS)
+    _check_one_of("--amp", config.amp, AMP)
+    on_cpu = config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available())
+    if config.amp == "fp16" and on_cpu:
+        raise AuheatError("--amp: 'fp16' needs CUDA (bf16 works on a CPU too)")
+    fits: Mapping[str, tuple[bool, str]] = {
+        "warmup": (0 <= (config.warmup or 0) < config.epochs, f"0 to under {config.epochs} epochs"),
+        "step_epochs": (config.step_epochs > 0, "1 or more"),
+        "step_factor": (0 < config.step_factor <= 1, "above 0, at most 1"),
+        "head_lr": (0 < config.head_lr < math.inf, "> 0"),
+        "clip": (0 <= config.clip < math.inf, "0 or more"),
+        "ema": (0 <= config.ema < 1, "0 to under 1"),
+        "workers": ((config.workers or 0) >= 0, "0 or more"),
+        "crop_from": (
+            config.crop_from == 0 or config.crop_from >= config.image_size,
+            f"0, or at least --image-size {config.image_size}",
+        ),
+        "accumulate": (
+            config.accumulate > 0 and config.batch_size % config.accumulate == 0,
+            f"a divisor of --batch-size {config.batch_size}",
+        ),
+    }
+    for key, (fit, expected) in fits.items():
+        if not fit:
+            option = f"--{key.replace('_', '-')}"
+            raise AuheatError(f"{option}: {getattr(config, key)} (expected {expected})")
+    check_parts(config, 1)
+
+
+def check_parts(config: TrainConfig, processes: int) -> None:
+    """Raise `AuheatError` where a batch cannot be shared by passes and processes."""
+    parts = config.accumulate * processes
+    if config.batch_size % parts:
+        raise AuheatError(
+            f"--batch-size: {config.batch_size} (with {processes} processes x --accumulate "
+            f"{config.accumulate}: a multiple of {parts})"
+        )
+    if config.batch_size // parts < 2 and not config.freeze_bn and parts > 1:
+        raise AuheatError(
+            f"--batch-size: {config.batch_size} in {parts} parts is 1 photo each "
+            "(batch normalisation needs 2 or more, or --freeze-bn)"
+        )
+    if config.sync_bn and config.freeze_bn:
+        raise AuheatError("--sync-bn: nothing to sync with --freeze-bn (one of the two)")
 
 
 def _check_one_of(option: str, value: str, known: Mapping[str, Any]) -> None:
@@ -139,24 +240,25 @@ def _check_distinct(option: str, values: Sequence[Any]) -> None:
             raise AuheatError(f"{option}: {value!r} is given twice (once is enough)")
 
 
-def cosine_rate(progress: float) -> float:
-    """Return the share of the highest learning rate at `progress` in [0, 1]: half a cosine."""
-    return 0.5 * (1 + math.cos(math.pi * progress))
+def group_parameters(model: Classifier, config: TrainConfig) -> list[dict[str, Any]]:
+    """Return the parameters with their rates: one group, or backbone and head at `head_lr`.
 
-
-def one_cycle_rate(progress: float, warm: float = 0.25, start: float = 0.04) -> float:
-    """Return the share of the highest rate at `progress` in [0, 1]: up, then down to zero.
-
-    Half a cosine each (Smith and Topin 2018); `warm` is the share of steps that rise.
+    A network without a `backbone` of its own (the transformers) is one group.
     """
-    if progress < warm:
-        return start + (1 - start) * (1 - cosine_rate(progress / warm))
-    return cosine_rate((progress - warm) / (1 - warm))
+    backbone = getattr(model, "backbone", None)
+    if config.head_lr == 1 or backbone is None:
+        return [{"params": list(model.parameters()), "lr": config.lr, "share": 1.0}]
+    inside = {id(value) for value in backbone.parameters()}
+    head = [value for value in model.parameters() if id(value) not in inside]
+    return [
+        {"params": list(backbone.parameters()), "lr": config.lr, "share": 1.0},
+        {"params": head, "lr": config.lr * config.head_lr, "share": config.head_lr},
+    ]
 
 
 def _make_sgd(model: Classifier, config: TrainConfig) -> torch.optim.Optimizer:
     return torch.optim.SGD(
-        model.parameters(),
+        group_parameters(model, config),
         config.lr,
         momentum=0.9,
         weight_decay=config.weight_decay,
@@ -165,13 +267,17 @@ def _make_sgd(model: Classifier, config: TrainConfig) -> torch.optim.Optimizer:
 
 
 def _make_adamw(model: Classifier, config: TrainConfig) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(model.parameters(), config.lr, weight_decay=config.weight_decay)
+    groups = group_parameters(model, config)
+    return torch.optim.AdamW(groups, config.lr, weight_decay=config.weight_decay)
 
 
-_Recipe = tuple[
-    Callable[[Classifier, TrainConfig], torch.optim.Optimizer], Callable[[float], float]
-]
-OPTIMIZERS: Mapping[str, _Recipe] = MappingProxyType(
-    {"sgd": (_make_sgd, cosine_rate), "adamw": (_make_adamw, one_cycle_rate)}
+_Optimizer = tuple[Callable[[Classifier, TrainConfig], torch.optim.Optimizer], str]
+OPTIMIZERS: Mapping[str, _Optimizer] = MappingProxyType(
+    {"sgd": (_make_sgd, "cosine"), "adamw": (_make_adamw, "onecycle")}
 )
-"""Name -> what builds the optimizer, and its schedule."""
+"""Name -> what builds the optimizer, and its schedule where none is asked for."""
+
+AMP: Mapping[str, torch.dtype] = MappingProxyType(
+    {"none": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+)
+"""Name -> the type a network computes in; weights, loss and validation stay in float32."""

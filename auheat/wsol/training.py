@@ -19,13 +19,14 @@ import torch
 from tqdm import tqdm
 
 from auheat import __version__
-from auheat.landmarks.runtime import pick_device
 from auheat.records import AuheatError
 from auheat.shards import SHARDS, file_digest, read_attributes, write_json
 from auheat.store import find_rendered, list_finished
 from auheat.wsol import checkpoints
 from auheat.wsol.backbones import WEIGHTS_HINT, Found
+from auheat.wsol.board import open_board
 from auheat.wsol.data import ShardDataset, split_validation
+from auheat.wsol.distributed import World, join, sync_norms
 from auheat.wsol.engine import Engine, Material
 from auheat.wsol.methods import (
     IMAGENET_MEAN,
@@ -34,7 +35,7 @@ from auheat.wsol.methods import (
     build_classifier,
     find_method,
 )
-from auheat.wsol.settings import OPTIMIZERS, TrainConfig
+from auheat.wsol.settings import OPTIMIZERS, TrainConfig, check_parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,8 @@ def load_material(store: Path, config: TrainConfig) -> Material:
     folder = find_rendered(store, config.shards, "--shards")
     files, fingerprint = list_finished(folder, "auheat render")
     size, classes = config.image_size, config.classes
-    train = ShardDataset(files, "train", size, classes)
+    learnt_from = config.crop_from or size
+    train = ShardDataset(files, "train", learnt_from, classes)
     val = ShardDataset(files, "val", size, classes)
     if len(train.class_names) < 2:
         raise AuheatError(f"{folder}: {len(train.class_names)} classes (at least 2 are needed)")
@@ -77,7 +79,9 @@ def load_material(store: Path, config: TrainConfig) -> Material:
         chosen, val_rows = rows, np.arange(len(val))
     else:
         cut = split_validation(train.labels, train.persons, config.val_fraction, config.seed)
-        chosen, val, val_rows = rows[~cut], train, rows[cut]
+        chosen, val_rows = rows[~cut], rows[cut]
+        same = learnt_from == size
+        val = train if same else ShardDataset(files, "train", size, classes)
     count = np.bincount(train.labels[chosen], minlength=len(train.class_names))
     for name, n in zip(train.class_names, count, strict=True):
         if n == 0:
@@ -105,57 +109,96 @@ def train(
     """Train a classifier on a store's shards and write `store`/runs/NAME.
 
     The same call goes on where a stopped run was, and does nothing for a finished one. What
-    should be known beforehand (weights, speed, estimated time) goes to `tell`. Raises
+    should be known beforehand (weights, speed, estimated time) goes to `tell`. Started by
+    `torchrun`, all processes train one network, and the first alone writes and tells. Raises
     `AuheatError`; Ctrl-C raises `KeyboardInterrupt` with a text that says how to go on.
     """
-    device = pick_device(config.device)
-    material = load_material(store, config)
-    run = store / checkpoints.RUNS / config.run_name
-    done = checkpoints.start_run(run, _describe(config, material), overwrite)
+    with join() as world:
+        device = world.device(config.device)
+        check_parts(config, world.size)
+        material = load_material(store, config)
+        run = store / checkpoints.RUNS / config.run_name
+        done = world.agree(_start(run, config, material, overwrite, world) if world.writes else 0)
+        if done >= config.epochs:
+            return _summarize(run, config, done, 0.0, 0.0, ("was finished already",))
+        with torch.random.fork_rng():
+            torch.manual_seed(config.seed)
+            engine, notes = _prepare(config, material, device, world)
+            best = engine.load(run)["best"] if done else {}
+            notes = (*notes, *engine.forecast(done))
+            for note in notes if world.writes else ():
+                tell(note)
+            started = time.perf_counter()
+            _run_epochs(engine, run, done, best)
+            seconds = time.perf_counter() - started
+        rate = (config.epochs - done) * len(material.train) / seconds
+        return _summarize(run, config, done, seconds, rate, notes)
+
+
+def _start(
+    run: Path, config: TrainConfig, material: Material, overwrite: bool, world: World
+) -> int:
+    """Make a run's folder ready for its next epoch; return how many are done."""
+    done = checkpoints.start_run(run, _describe(config, material, world), overwrite)
     if done >= config.epochs:
-        return _summarize(run, config, done, 0.0, 0.0, ("was finished already",))
+        return done
     _write_split_and_maps(run, material)
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
-        model, notes = _build(config, len(material.dataset.class_names))
-        model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimizer = OPTIMIZERS[config.optimizer][0](model, config)
-        best: dict[str, Any] = {}
-        if done:
-            best = checkpoints.load_state(run, model, optimizer)["best"]
-            _cut_metrics(run, done)
-        engine = Engine(config, material, model, optimizer, device)
-        notes = (*notes, *engine.forecast(done))
-        for note in notes:
-            tell(note)
-        started = time.perf_counter()
-        for epoch in range(done, config.epochs):
+    _cut_metrics(run, done)
+    return done
+
+
+def _prepare(
+    config: TrainConfig, material: Material, device: torch.device, world: World
+) -> tuple[Engine, tuple[str, ...]]:
+    """Return the engine of a run that begins, and what is to be said of it."""
+    model, notes = _build(config, len(material.dataset.class_names))
+    if config.sync_bn and world.size > 1:
+        model = sync_norms(model)
+    model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = OPTIMIZERS[config.optimizer][0](model, config)
+    if config.head_lr != 1 and len(optimizer.param_groups) == 1:
+        notes = (*notes, f"head_lr: {config.method} has one rate for all of its network")
+    if world.size > 1:
+        each = config.batch_size // world.size
+        notes = (*notes, f"{world.size} processes, {each} photos of each batch for every one")
+    return Engine(config, material, model, optimizer, device, world), notes
+
+
+def _run_epochs(engine: Engine, run: Path, done: int, best: dict[str, Any]) -> None:
+    """Train what is left of a run and save each epoch; `best` is the best line so far, or {}."""
+    epochs = engine.config.epochs
+    with open_board(run, engine.config.tensorboard and engine.world.writes, done) as note:
+        for epoch in range(done, epochs):
             try:
                 line = engine.run_epoch(epoch)
             except KeyboardInterrupt as error:
                 raise KeyboardInterrupt(
-                    f"{run}: stopped in epoch {epoch + 1} of {config.epochs}, {epoch} are saved "
+                    f"{run}: stopped in epoch {epoch + 1} of {epochs}, {epoch} are saved "
                     "(the same command goes on from there)"
                 ) from error
-            if not best or _is_better(line, best):
-                best = line
-                checkpoints.save_tensors(run / checkpoints.BEST, model.state_dict(), **line)
+            better = not best or _is_better(line, best)
+            best = line if better else best
+            if not engine.world.writes:
+                continue
+            if better:
+                weights = engine.best_model.state_dict()
+                checkpoints.save_tensors(run / checkpoints.BEST, weights, **line)
             _append_metrics(run, line)
-            checkpoints.save_state(run, model, optimizer, epochs_done=epoch + 1, best=best)
-        seconds = time.perf_counter() - started
-    rate = (config.epochs - done) * len(material.train) / seconds
-    return _summarize(run, config, done, seconds, rate, notes)
+            note(line)
+            engine.save(run, epochs_done=epoch + 1, best=best)
+    engine.world.agree(None)  # nobody reads what is not written yet
 
 
-def _describe(config: TrainConfig, material: Material) -> dict[str, Any]:
+def _describe(config: TrainConfig, material: Material, world: World) -> dict[str, Any]:
     """Return config.json: all that evaluation needs besides photos, on whatever machine."""
     made_with = read_attributes(material.dataset.files[0])
     book = checkpoints.read_codebook(material.dataset.files)
+    made_by = {"codebook_digest": book.digest, "processes": world.size}
     return {
         "format": checkpoints.RUN_VERSION,
         "auheat": __version__,
         "settings": asdict(config) | {"name": config.run_name},
-        "data": material.about | {"codebook_digest": book.digest} | _identify_weights(config),
+        "data": material.about | made_by | _identify_weights(config),
         "class_names": material.dataset.class_names,
         "shard_classes": material.dataset.shard_classes,
         "normalisation": {"mean": IMAGENET_MEAN, "std": IMAGENET_STD},
@@ -240,10 +283,11 @@ def _append_metrics(run: Path, line: dict[str, Any]) -> None:
 
 
 def _cut_metrics(run: Path, done: int) -> None:
-    """Drop the line of an epoch that was measured but not saved."""
+    """Drop the line of an epoch that was measured but not saved, the first one's too."""
     file = run / checkpoints.METRICS
-    lines = file.read_text(encoding="utf-8").splitlines()[:done] if file.is_file() else []
-    file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    if file.is_file():
+        lines = file.read_text(encoding="utf-8").splitlines()[:done]
+        file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def _summarize(
