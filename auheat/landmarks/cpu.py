@@ -96,8 +96,10 @@ def compile_graph(
     crops.model().set_layout(openvino.Layout("NCHW"))
     crops.preprocess().convert_element_type(openvino.Type.f32).scale(scale).mean(shift)
     model, cores = prepared.build(), count_cores()
-    options = {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": cores}
+    options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": cores}
     options["INFERENCE_NUM_THREADS"] = cores
+    if cores == 1:  # else every worker of a machine would be bound to its first core
+        options["ENABLE_CPU_PINNING"] = False
     compiled = []
     for size in sizes:
         model.reshape([size, side, side, 3])
