@@ -45,6 +45,11 @@ from .common import (
 )
 @click.option("--image-size", type=int, help="Side of the input [default: 224, of apvit 112].")
 @click.option("--au-weight", type=float, help="Weight of the AU loss; 0: none [default: 4].")
+@click.option(
+    "--contrast-weight",
+    type=float,
+    help="Weight of telling its class's heatmap from the others'; 0: none [default: 0].",
+)
 @click.option("--layers", help="Layers to align, 1 to 5, such as 5 or 5+4 [default: 5].")
 @click.option("--epochs", type=int, help="Passes over the photos [default: 30].")
 @click.option(
@@ -132,6 +137,7 @@ def train(
     \b
     auheat train --preset demo
     auheat train --preset demo --au-weight 0 --name without-aus
+    auheat train --preset demo --contrast-weight 1 --name apart
     auheat train --recipe rafdb --device cuda --amp bf16
     auheat train --method layercam --balance --warmup 2 --ema 0.999
     torchrun --nproc-per-node 2 -m auheat.cli train --recipe affectnet --sync-bn

@@ -20,6 +20,7 @@ CASES = {
         "clip": 0.5,
         "ema": 0.9,
         "balance": True,
+        "contrast_weight": 0.5,
     },
     "synced": {"method": "cutmix", "sync_bn": True},
     "short": {
@@ -28,6 +29,7 @@ CASES = {
         "freeze_bn": True,
         "accumulate": 2,
         "batch_size": 64,
+        "contrast_weight": 0.5,
     },
 }
 """Runs that must come out as those of one process.

@@ -75,7 +75,12 @@ def test_a_batch_in_parts_gives_the_weights_of_one_pass(store, method):
         train(
             store,
             quick(
-                method=method, name=f"{method}{n}", accumulate=n, optimizer="sgd", freeze_bn=True
+                method=method,
+                name=f"{method}{n}",
+                accumulate=n,
+                optimizer="sgd",
+                freeze_bn=True,
+                contrast_weight=0.5,
             ),
             tell=silent,
         ).run
@@ -221,7 +226,7 @@ def test_photos_in_memory_and_from_workers_give_the_same_batches(store):
         batches.append(list(Feed(dataset, order, CPU, 0 if cached else 1)))
     assert len(batches[0]) == 3
     for a, b in zip(*batches, strict=True):
-        assert sorted(a) == sorted(b) == ["heatmap", "image", "label", "valid"]
+        assert sorted(a) == sorted(b) == ["heatmap", "image", "label", "landmarks", "valid"]
         assert all(torch.equal(a[key], b[key]) for key in a)
         assert all(a[key].dtype == b[key].dtype for key in a)
 
@@ -491,15 +496,15 @@ def test_a_checkpoint_without_mean_weights_cannot_go_on_with_them(store):
 
 def test_a_speed_test_leaves_the_network_as_it_was(store, monkeypatch):
     seen = []
-    original = engine.Engine.forecast
+    original = training.forecast
 
-    def note(self, done):
-        before = {k: v.clone() for k, v in self.model.state_dict().items()}
-        told = original(self, done)
-        seen.append(all(torch.equal(before[k], v) for k, v in self.model.state_dict().items()))
-        seen.append(all(p.grad is None for p in self.model.parameters()))
+    def note(engine, done):
+        before = {k: v.clone() for k, v in engine.model.state_dict().items()}
+        told = original(engine, done)
+        seen.append(all(torch.equal(before[k], v) for k, v in engine.model.state_dict().items()))
+        seen.append(all(p.grad is None for p in engine.model.parameters()))
         return told
 
-    monkeypatch.setattr(engine.Engine, "forecast", note)
+    monkeypatch.setattr(training, "forecast", note)
     train(store, quick(name="timed", epochs=1), tell=silent)
     assert seen == [True, True]

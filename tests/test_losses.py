@@ -10,7 +10,13 @@ from hypothesis.extra.numpy import arrays
 
 from auheat.wsol import losses
 from auheat.wsol.heads import Output
-from auheat.wsol.losses import attention, au_alignment_loss, resize_heatmap, total_loss
+from auheat.wsol.losses import (
+    attention,
+    au_alignment_loss,
+    contrastive_alignment_loss,
+    resize_heatmap,
+    total_loss,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -163,3 +169,95 @@ def test_everything_known_is_the_same_as_valid():
         torch.testing.assert_close(
             au_alignment_loss(shown, heatmap, everywhere), au_alignment_loss(shown, heatmap, valid)
         )
+
+
+def pearson_by_hand(t, a, known):
+    """The weighted correlation, of loops over cells."""
+    total = known.sum()
+    mean_t, mean_a = (known * t).sum() / total, (known * a).sum() / total
+    up = (known * (t - mean_t) * (a - mean_a)).sum()
+    down = (known * (t - mean_t) ** 2).sum() * (known * (a - mean_a) ** 2).sum()
+    return up / np.sqrt(down)
+
+
+def assert_contrast_by_hand():
+    """Four classes, the third without a map; row 1 is not known, row 2 in part and mixed."""
+    class_weights = np.array([0.5, 3.0, 1.0, 2.0])
+    features, maps = RNG.normal(size=(3, 5, 4, 4)), RNG.uniform(size=(3, 4, 8, 8))
+    maps[:, 2] = 0
+    known = np.ones((3, 8, 8))
+    known[1] = 0
+    known[2, :, :6] = RNG.uniform(size=(8, 6))
+    shares = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0.3, 0.2, 0.4, 0.1]])
+    rows = []
+    for i in (0, 2):
+        there = shrink_by_hand(known[i], 2)
+        t = features[i].mean(0)
+        e = [
+            np.exp(10 * pearson_by_hand(t, shrink_by_hand(maps[i, k], 2), there)) for k in (0, 1, 3)
+        ]
+        p = np.array(e) / sum(e)
+        wanted = shares[i, [0, 1, 3]] / shares[i, [0, 1, 3]].sum()
+        heard = wanted * class_weights[[0, 1, 3]]
+        rows.append((known[i].mean(), -(heard * np.log(p)).sum()))
+    expected = sum(a * b for a, b in rows) / sum(a for a, _ in rows)
+    given = features, maps, shares, known, class_weights
+    got = contrastive_alignment_loss(*(torch.tensor(v) for v in given))
+    assert got.item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_contrast_is_the_cross_entropy_of_correlations_with_the_classes_heatmaps():
+    assert_contrast_by_hand()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("scale * r", "r"),
+        ("weight * rows", "rows"),
+        ("wanted * class_weights", "wanted"),
+        ("torch.where(there, scale * r, -torch.inf)", "scale * r"),
+        (", resize_heatmap(known, size))", ", torch.ones_like(resize_heatmap(known, size)))"),
+    ],
+)
+def test_a_contrast_that_is_off_is_noticed(old, new, monkeypatch):
+    mutate(monkeypatch, losses, "contrastive_alignment_loss", old, new)
+    monkeypatch.setitem(globals(), "contrastive_alignment_loss", losses.contrastive_alignment_loss)
+    with pytest.raises(AssertionError):
+        assert_contrast_by_hand()
+
+
+def test_contrast_knows_no_scale_nor_shift_and_is_least_at_the_own_classes_map():
+    maps = torch.rand(2, 3, 6, 6)
+    labels, valid = torch.tensor([0, 2]), torch.tensor([True, True])
+    own = maps[torch.arange(2), labels][:, None]
+    loss = contrastive_alignment_loss(own, maps, labels, valid)
+    torch.testing.assert_close(contrastive_alignment_loss(3 * own - 7, maps, labels, valid), loss)
+    other = maps[torch.arange(2), (labels + 1) % 3][:, None]
+    assert loss < contrastive_alignment_loss(other, maps, labels, valid)
+
+
+def test_contrast_has_no_part_in_rows_without_a_heatmap_of_their_class():
+    features = torch.rand(3, 4, 5, 5, requires_grad=True)
+    maps = torch.rand(3, 3, 10, 10)
+    maps[:, 2] = 0
+    maps[1] = torch.nan  # nothing is known of this face
+    valid = torch.tensor([True, False, True])
+    loss = contrastive_alignment_loss(features, maps, torch.tensor([0, 1, 2]), valid)
+    loss.backward()
+    alone = contrastive_alignment_loss(features[:1], maps[:1], torch.tensor([0]), valid[:1])
+    assert loss.item() == pytest.approx(alone.item(), rel=1e-5)
+    assert torch.isfinite(features.grad).all()
+    assert not features.grad[1:].any()
+    nothing = contrastive_alignment_loss(features, maps, torch.tensor([0, 1, 2]), valid & False)
+    assert nothing.item() == 0
+
+
+def test_the_total_adds_the_weighted_contrast_of_each_layer():
+    output, labels = make_output(), torch.tensor([0, 1, 2, 0])
+    heatmap, maps, valid = torch.rand(4, 8, 8), torch.rand(4, 3, 8, 8), torch.ones(4).bool()
+    loss = total_loss(output, labels, heatmap, valid, 4.0, (3, 5), 0.5, maps)
+    plain = total_loss(output, labels, heatmap, valid, 4.0, (3, 5))
+    terms = [contrastive_alignment_loss(output.features[n], maps, labels, valid) for n in (2, 4)]
+    assert loss.contrast.item() == pytest.approx(sum(terms).item(), rel=1e-5)
+    assert loss.total.item() == pytest.approx((plain.total + 0.5 * sum(terms)).item(), rel=1e-5)

@@ -104,7 +104,8 @@ def make_batch(n=4, side=12, cells=4, classes=3, seed=0):
     valid = torch.tensor([True, False, True, True][:n])
     heatmaps[~valid] = torch.nan  # what is not valid must not be read
     images = torch.from_numpy(rng.uniform(size=(n, 3, side, side)).astype(np.float32))
-    return Batch(images, heatmaps, torch.arange(n) % classes, valid)
+    maps = torch.from_numpy(rng.uniform(size=(n, classes, cells, cells)).astype(np.float32))
+    return Batch(images, heatmaps, torch.arange(n) % classes, valid, maps)
 
 
 def mixed_by_loops(batch, classes, generator):
@@ -121,16 +122,19 @@ def mixed_by_loops(batch, classes, generator):
     cols = [j for j in range(width) if round(width * (x - half)) <= j < round(width * (x + half))]
     images, labels = batch.images.numpy().copy(), np.zeros((n, classes))
     heatmaps, known = np.zeros((n, cells, cells)), np.zeros((n, cells, cells))
+    maps = np.zeros((n, classes, cells, cells))
     for b in range(n):
         for i, j in np.ndindex(height, width):
             source = order[b] if i in rows and j in cols else b
             images[b, :, i, j] = batch.images[source, :, i, j]
             labels[b, batch.labels[source]] += 1 / (height * width)
+            seen = batch.class_maps[source, :, i // per, j // per].numpy()
+            maps[b, :, i // per, j // per] += seen / per**2
             if batch.valid[source]:
                 cell = (b, i // per, j // per)
                 heatmaps[cell] += batch.heatmaps[source, i // per, j // per].item() / per**2
                 known[cell] += 1 / per**2
-    return images, heatmaps, labels, known
+    return images, heatmaps, labels, known, maps
 
 
 def assert_cutmix_equals_loops():

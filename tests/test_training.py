@@ -15,6 +15,7 @@ from wsol_helpers import BOOK, NAMES, make_store
 
 from auheat.records import AuheatError
 from auheat.wsol import apvit, checkpoints, engine, training
+from auheat.wsol import forecast as forecasting
 from auheat.wsol.apvit import ApvitShape
 from auheat.wsol.data import ShardDataset
 from auheat.wsol.settings import PRESETS, TrainConfig, cosine_rate, make_config, one_cycle_rate
@@ -249,7 +250,7 @@ def test_training_leaves_the_callers_randomness_alone(store):
 
 def test_what_should_be_known_is_told_before_the_first_epoch(store, monkeypatch):
     told = []
-    monkeypatch.setattr(engine, "SLOW_SECONDS", 0)
+    monkeypatch.setattr(forecasting, "SLOW_SECONDS", 0)
     train(store, quick(epochs=1), tell=told.append)
     text = "\n".join(told)
     assert "weights: none" in text

@@ -145,10 +145,11 @@ def warp_images(images: Tensor, theta: Tensor, side: int | None = None) -> Tenso
 
 
 def warp_heatmaps(heatmaps: Tensor, theta: Tensor) -> Tensor:
-    """Resample heatmaps (B, h, w) of the same images; nothing is expected outside."""
-    maps = heatmaps[:, None]
+    """Resample heatmaps (B, h, w), or several (B, K, h, w) of each image; outside is nothing."""
+    maps = heatmaps if heatmaps.ndim == 4 else heatmaps[:, None]
     grid = F.affine_grid(theta, list(maps.shape), align_corners=False)
-    return F.grid_sample(maps, grid, padding_mode="zeros", align_corners=False)[:, 0]
+    moved = F.grid_sample(maps, grid, padding_mode="zeros", align_corners=False)
+    return moved.view(heatmaps.shape)
 
 
 def warp_landmarks(landmarks: Tensor, theta: Tensor, side: int) -> Tensor:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -21,36 +22,38 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from auheat.cores import count_cores
+from auheat.heatmaps import Plan
 from auheat.records import Array, AuheatError
 from auheat.wsol import checkpoints
-from auheat.wsol.augment import AUGMENTATIONS, Rows, vary
+from auheat.wsol.augment import AUGMENTATIONS, Rows, vary, warp_heatmaps
 from auheat.wsol.data import Item, ShardDataset
 from auheat.wsol.distributed import World
 from auheat.wsol.ema import Ema
 from auheat.wsol.feed import Feed, Order, balance_weights
 from auheat.wsol.heads import Output
-from auheat.wsol.losses import Loss, known_share, total_loss
+from auheat.wsol.losses import Loss, add_up, known_share, total_loss
 from auheat.wsol.methods import Classifier, find_method
 from auheat.wsol.regularizers import Batch
 from auheat.wsol.schedules import SCHEDULES, Course
 from auheat.wsol.settings import AMP, OPTIMIZERS, TrainConfig
-
-SLOW_SECONDS = 3600
-"""Runs estimated to take longer than this are told of a faster command."""
+from auheat.wsol.targets import Targets
 
 _CHECK_EVERY = 50
-_FORECAST_STEPS, _FORECAST_SECONDS = 4, 10
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Material:
-    """The photos of one run: all of train, and which of its rows are learnt from or held out."""
+    """The photos of one run: all of train, which of its rows are learnt from or held out.
+
+    `plan` is that of the heatmaps they were rendered with.
+    """
 
     folder: Path
     dataset: ShardDataset
     train: Array
     held_out: ShardDataset
     val: Array
+    plan: Plan
     about: dict[str, Any]
 
 
@@ -73,12 +76,13 @@ class Engine:
         if len(material.train) < self.world.size:
             raise AuheatError(f"{material.folder}: fewer training photos than processes")
         self._mix = find_method(config.method).mix
+        self._targets = self._aim() if config.contrast_weight else None
         self._scaler = torch.amp.GradScaler("cuda", enabled=config.amp == "fp16")
         self.ema = Ema(model, config.ema) if config.ema else None
         self._shared = self.world.wrap(model, device)
         self._run: nn.Module = torch.compile(self._shared) if config.compile else self._shared  # type: ignore[assignment]
-        self._train, self._val = self._open()
-        self.steps = len(self._train)
+        self.feed, self._val = self._open()
+        self.steps = len(self.feed)
         self._course = Course(
             self.steps, config.epochs, config.warmup, config.step_epochs, config.step_factor
         )
@@ -87,6 +91,11 @@ class Engine:
     def best_model(self) -> Classifier:
         """The network that is validated, and kept where it is the best: the mean one, if any."""
         return self.model if self.ema is None else self.ema.model
+
+    def _aim(self) -> Targets:
+        material = self.material
+        learnt = material.dataset.labels[material.train]
+        return Targets(material.plan, learnt, self.device, self.config.balance)
 
     def _open(self) -> tuple[Feed, Feed]:
         config, material, world = self.config, self.material, self.world
@@ -139,13 +148,13 @@ class Engine:
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         seed = self.config.seed * 1_000_003 + epoch
         torch.manual_seed(seed)
-        self._train.order.seed = seed
+        self.feed.order.seed = seed
         chance = torch.Generator().manual_seed(seed)
-        self._start_learning()
+        self.start_learning()
         rows: list[Tensor] = []
         checked: list[Tensor] = []
         batches = tqdm(
-            self._train,
+            self.feed,
             desc=f"epoch {epoch + 1}/{self.config.epochs}",
             unit="batch",
             leave=False,
@@ -155,21 +164,17 @@ class Engine:
             rate = self._rate(epoch * self.steps + step)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate * group["share"]
-            rows.append(self._backward(batch, self._train.order.size(step), chance))
+            rows.append(self.backward(batch, self.feed.order.size(step), chance))
             self._step()
             if (step + 1) % _CHECK_EVERY == 0 or step + 1 == self.steps:
                 checked.append(self.world.sum(torch.stack(rows)))
                 rows.clear()
                 _check_finite(checked[-1], epoch, step + 1 - len(checked[-1]))
-        total, classes, alignment, hits = torch.cat(checked).mean(0).tolist()
-        return {
-            "train_loss": total,
-            "train_ce": classes,
-            "train_au": alignment,
-            "train_accuracy": hits,
-        }
+        names = ("train_loss", "train_ce", "train_au", "train_contrast", "train_accuracy")
+        return dict(zip(names, torch.cat(checked).mean(0).tolist(), strict=True))
 
-    def _start_learning(self) -> None:
+    def start_learning(self) -> None:
+        """Put the network into training mode, but for normalisation that is frozen."""
         self._run.train()
         if self.config.freeze_bn:
             for module in self.model.modules():
@@ -177,7 +182,7 @@ class Engine:
                     module.eval()
 
     def _step(self) -> None:
-        """Move the weights along the gradients that `_backward` left."""
+        """Move the weights along the gradients that `backward` left."""
         if self.config.clip:
             self._scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
@@ -186,11 +191,11 @@ class Engine:
         if self.ema is not None:
             self.ema.update(self.model)
 
-    def _backward(self, batch: Item, n: int, chance: torch.Generator) -> Tensor:
+    def backward(self, batch: Item, n: int, chance: torch.Generator) -> Tensor:
         """Leave the gradients of a batch of n rows, of which these are this process's.
 
-        Returns this process's part of the loss, of its two terms and of the share of right
-        answers, (4,): summed over the processes they are the batch's.
+        Returns this process's part of the loss, of its three terms and of the share of right
+        answers, (5,): summed over the processes they are the batch's.
         """
         self.optimizer.zero_grad(set_to_none=True)
         told: list[Tensor] = []
@@ -199,7 +204,7 @@ class Engine:
                 with self._computing():
                     output: Output = self._run(seen.images, labels)
                 output = _in_float32(output)
-                loss = self._loss(output, seen.labels, seen.heatmaps, seen.valid)
+                loss = self._loss(output, seen)
                 if share is not None:
                     loss = self._weigh(loss, *share)
                 # processes are averaged: each counts as often as there are
@@ -224,11 +229,11 @@ class Engine:
             yield seen, labels, None, True
             return
         total = self.world.sum(known_share(seen.valid).sum()).clamp(min=1e-8)
-        cut = zip(*(value.tensor_split(count) for value in (*seen, labels)), strict=True)
-        for number, (*values, own) in enumerate(cut):
-            part = Batch(*values)
-            share = len(own) / n, known_share(part.valid).sum() / total
-            yield part, own, share, number + 1 == count
+        for number, rows in enumerate(torch.arange(len(labels)).tensor_split(count)):
+            own = slice(int(rows[0]), int(rows[-1]) + 1)
+            part = seen.map(itemgetter(own))
+            share = len(rows) / n, known_share(part.valid).sum() / total
+            yield part, labels[own], share, number + 1 == count
 
     def _vary(self, batch: Item, n: int, chance: torch.Generator) -> tuple[Batch, Tensor]:
         """Return a batch's photos and heatmaps, varied and mixed, and its labels before."""
@@ -236,19 +241,23 @@ class Engine:
         images, heatmaps = _as_floats(batch)
         settings = AUGMENTATIONS[self.config.augment]
         side = self.config.image_size
-        images, heatmaps, _ = vary(images, heatmaps, chance, settings, side, rows)
-        seen = Batch(images, heatmaps, batch["label"], batch["valid"])
+        images, heatmaps, theta = vary(images, heatmaps, chance, settings, side, rows)
+        maps = None
+        if self._targets is not None:
+            size = (heatmaps.shape[1], heatmaps.shape[2])
+            maps = self._targets.draw(batch["landmarks"], self.material.dataset.image_size, size)
+            maps = warp_heatmaps(maps, theta.to(maps))
+        seen = Batch(images, heatmaps, batch["label"], batch["valid"], maps)
         if self._mix is not None:  # a photo's partner may be another process's
-            whole = Batch(*(self.world.gather(value, n) for value in seen))
+            whole = seen.map(lambda values: self.world.gather(values, n))
             mixed = self._mix(whole, len(self.material.dataset.class_names), chance)
-            seen = Batch(*(value[rows.first :: rows.step] for value in mixed))
+            seen = mixed.map(itemgetter(slice(rows.first, None, rows.step)))
         images = seen.images.contiguous(memory_format=torch.channels_last)
         return seen._replace(images=images), batch["label"]
 
-    def _weigh(self, loss: Loss, classes_share: float, alignment_share: Tensor) -> Loss:
-        classes = classes_share * loss.classes
-        alignment = alignment_share * loss.alignment
-        return Loss(classes + self.config.au_weight * alignment, classes, alignment)
+    def _weigh(self, loss: Loss, classes_share: float, known: Tensor) -> Loss:
+        parts = classes_share * loss.classes, known * loss.alignment, known * loss.contrast
+        return Loss(add_up(*parts, self.config.au_weight, self.config.contrast_weight), *parts)
 
     def _together(self, last: bool) -> AbstractContextManager[Any]:
         """Return in what the processes' gradients are averaged, for the last part alone."""
@@ -260,97 +269,53 @@ class Engine:
         used = self.config.amp != "none"
         return torch.autocast(self.device.type, AMP[self.config.amp], enabled=used)
 
-    def _loss(self, output: Output, labels: Tensor, heatmaps: Tensor, valid: Tensor) -> Loss:
-        return total_loss(
-            output, labels, heatmaps, valid, self.config.au_weight, self.config.layers
-        )
+    def _loss(self, output: Output, seen: Batch) -> Loss:
+        config, targets = self.config, self._targets
+        class_weights = None if targets is None else targets.class_weights
+        contrast = config.contrast_weight, seen.class_maps, class_weights
+        known = seen.labels, seen.heatmaps, seen.valid
+        return total_loss(output, *known, config.au_weight, config.layers, *contrast)
 
     def _validate(self) -> dict[str, float]:
         """Return accuracy and the training loss over the rows held out."""
         for model in (self.model, self.best_model):
             self.world.level(model)
         sums = self.world.sum(self._sum_held_out(self.best_model.eval())).cpu()
-        n, known, classes, alignment, hits = sums.unbind(1)
+        n, known, classes, *aligned, hits = sums.unbind(1)
         classes, hits = (classes / n).float(), (hits / n).float()
-        alignment = torch.where(known > 0, alignment / known, 0).float()
-        loss = classes + self.config.au_weight * alignment
-        totals = torch.zeros(4)
-        for rows, values in zip(n, torch.stack([loss, classes, alignment, hits], 1), strict=True):
+        alignment, contrast = (torch.where(known > 0, v / known, 0).float() for v in aligned)
+        parts = classes, alignment, contrast
+        loss = add_up(*parts, self.config.au_weight, self.config.contrast_weight)
+        totals = torch.zeros(5)
+        for rows, values in zip(n, torch.stack([loss, *parts, hits], 1), strict=True):
             totals += rows * values
-        names = ("val_loss", "val_ce", "val_au", "val_accuracy")
+        names = ("val_loss", "val_ce", "val_au", "val_contrast", "val_accuracy")
         return dict(zip(names, (totals / n.sum().float()).tolist(), strict=True))
 
     @torch.inference_mode()
     def _sum_held_out(self, model: Classifier) -> Tensor:
-        """Return sums over this process's rows of each batch held out, (batches, 5) f64.
+        """Return sums over this process's rows of each batch held out, (batches, 6) f64.
 
-        They are of rows, of the weights of their heatmaps, and of cross-entropy, alignment and
-        right answers. Another process may have rows of a batch that has none here.
+        They are of rows, of the weights of their heatmaps, and of cross-entropy, alignment,
+        contrast and right answers. Another process may have rows of a batch that has none here.
         """
-        sums = torch.zeros(len(self._val), 5, dtype=torch.float64, device=self.device)
+        sums = torch.zeros(len(self._val), 6, dtype=torch.float64, device=self.device)
         for step, batch in enumerate(self._val):
             images, heatmaps = _as_floats(batch)
-            labels, valid = batch["label"], batch["valid"]
-            output = model(images.contiguous(memory_format=torch.channels_last))
-            loss = self._loss(output, labels, heatmaps, valid)
-            n, known = len(labels), known_share(valid).double().sum()
-            hits = n * _share_right(output.logits, labels).double()
-            means = loss.classes.double() * n, loss.alignment.double() * known
-            sums[step] = torch.stack([known.new_tensor(n), known, *means, hits])
+            maps = None
+            if self._targets is not None:
+                size = (heatmaps.shape[1], heatmaps.shape[2])
+                maps = self._targets.draw(batch["landmarks"], images.shape[-1], size)
+            images = images.contiguous(memory_format=torch.channels_last)
+            seen = Batch(images, heatmaps, batch["label"], batch["valid"], maps)
+            output = model(images)
+            loss = self._loss(output, seen)
+            n, known = len(seen.labels), known_share(seen.valid).double().sum()
+            hits = n * _share_right(output.logits, seen.labels).double()
+            aligned = loss.alignment.double() * known, loss.contrast.double() * known
+            means = known.new_tensor(n), known, loss.classes.double() * n, *aligned, hits
+            sums[step] = torch.stack(means)
         return sums
-
-    def forecast(self, done: int) -> tuple[str, ...]:
-        """Time the gradients of a batch, and undo it; return what to know before a long wait."""
-        config = self.config
-        seconds = self._time_steps()
-        rate = self._train.order.size(0) / seconds
-        per_epoch = len(self.material.train) + len(self.material.val) / 3
-        wait = (config.epochs - done) * per_epoch / rate
-        about = self.material.about
-        lines = [
-            f"{config.method} on {config.backbone} at {config.image_size} px, {self.device}: "
-            f"{about['train_rows']} photos to learn from, {about['val_rows']} held out",
-            f"{rate:.0f} images/s, {config.epochs - done} epochs: about {_duration(wait)}",
-        ]
-        if wait > SLOW_SECONDS:
-            lines.append(
-                "faster: `auheat train --preset demo` (a thin network at 96 px), or a CUDA GPU"
-            )
-        return tuple(lines)
-
-    def _time_steps(self) -> float:
-        """Return the seconds of the fastest of a few passes; buffers are as before."""
-        buffers = [buffer.clone() for buffer in self.model.buffers()]
-        self._start_learning()
-        batch = next(iter(self._train))
-        if self.config.compile:
-            self._time_pass(batch)  # compiles: nothing that later ones repeat
-        seconds: list[float] = []
-        while (
-            len(seconds) < _FORECAST_STEPS and sum(seconds) < _FORECAST_SECONDS
-        ):  # the first one also warms up
-            seconds.append(self.world.agree(self._time_pass(batch)))
-        self.optimizer.zero_grad(set_to_none=True)
-        with torch.no_grad():
-            for buffer, before in zip(self.model.buffers(), buffers, strict=True):
-                buffer.copy_(before)
-        return min(seconds)
-
-    def _time_pass(self, batch: Item) -> float:
-        """Return the seconds of one batch's gradients."""
-        chance = torch.Generator().manual_seed(0)
-        started = time.perf_counter()
-        try:
-            self._backward(batch, self._train.order.size(0), chance).tolist()  # waits
-        except RuntimeError as error:
-            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-                raise
-            what = " ".join(str(error).split("\n")[:2])
-            raise AuheatError(
-                f"--compile: {what} (torch.compile needs a C++ compiler on a CPU; the run is the "
-                "same without, if slower)"
-            ) from error
-        return time.perf_counter() - started
 
 
 def _as_floats(batch: Item) -> tuple[Tensor, Tensor]:
@@ -379,9 +344,3 @@ def _check_finite(rows: Tensor, epoch: int, first: int) -> None:
             f"epoch {epoch + 1}, step {first + int(bad[0]) + 1}: the loss is not finite "
             "(a lower --lr helps; what was saved before is kept)"
         )
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} seconds"
-    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

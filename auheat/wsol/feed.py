@@ -13,7 +13,7 @@ from auheat.records import Array
 from auheat.wsol.data import Item, ShardDataset
 from auheat.wsol.distributed import World
 
-_FIELDS = ("image", "heatmap", "label", "valid")
+_FIELDS = ("image", "heatmap", "landmarks", "label", "valid")
 
 
 def balance_weights(labels: Array) -> Tensor:
@@ -71,7 +71,8 @@ class Order(Sampler[list[int]]):
 
 
 class Feed:
-    """Batches of a dataset in an order, on a device: image, heatmap, label and valid.
+    """Batches of a dataset in an order, on a device: image, heatmap, landmarks, label
+    and valid.
 
     Rows in memory are taken in one go, others decoded by worker processes. For CUDA, while one
     batch is learnt from the next is copied, from pinned memory and in a stream of its own.

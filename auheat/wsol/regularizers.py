@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -43,12 +44,20 @@ class Batch(NamedTuple):
 
     images (B, 3, H, W) in [0, 1] and heatmaps (B, h, w); labels (B,), or (B, K) shares that sum
     to one; valid (B,) bool, or (B, h, w) the share of each cell whose heatmap is known.
+    `class_maps` (B, K, h, w) are the heatmaps that each class would have, where they are used.
     """
 
     images: Tensor
     heatmaps: Tensor
     labels: Tensor
     valid: Tensor
+    class_maps: Tensor | None = None
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """Return a batch whose tensors were changed, each in the same way."""
+        maps = None if self.class_maps is None else change(self.class_maps)
+        images, heatmaps, labels, valid = (change(value) for value in self[:4])
+        return Batch(images, heatmaps, labels, valid, maps)
 
 
 def cutmix(batch: Batch, classes: int, generator: torch.Generator) -> Batch:
@@ -56,7 +65,8 @@ def cutmix(batch: Batch, classes: int, generator: torch.Generator) -> Batch:
 
     Yun et al., CutMix, ICCV 2019, eq. 1 and 2, and algorithm A1: one share lambda ~ Beta(1, 1),
     which is uniform, and one box per batch; labels are mixed by the exact area of the box after
-    clipping. Heatmaps are cut and pasted by the same box, a cell on its edge by the part inside.
+    clipping. Heatmaps, the other classes' too, are cut and pasted by the same box, a cell on its
+    edge by the part inside.
 
     A photo whose heatmap is not valid says nothing of where attention belongs: its area is
     unknown, neither expected nor forbidden. So `valid` becomes the share of each cell that comes
@@ -76,11 +86,13 @@ def cutmix(batch: Batch, classes: int, generator: torch.Generator) -> Batch:
     heatmaps, known = torch.where(there, batch.heatmaps, 0), there.to(batch.heatmaps.dtype)
     area = (bottom - top) * (right - left) / (height * width)
     shares = F.one_hot(batch.labels, classes).to(batch.images.dtype)
+    maps = batch.class_maps
     return Batch(
         images,
         part * heatmaps + (1 - part) * heatmaps[order],
         (1 - area) * shares + area * shares[order],
         part * known + (1 - part) * known[order],
+        None if maps is None else part * maps + (1 - part) * maps[order],
     )
 
 

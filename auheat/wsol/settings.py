@@ -36,7 +36,8 @@ MIN_SIDE = 16
 class TrainConfig:
     """Everything that decides what a run becomes (apart from the photos).
 
-    `au_weight` is the paper's lambda, 0 for a plain classifier; `layers` (1 to 5) are aligned;
+    `au_weight` is the paper's lambda, 0 for a plain classifier, `contrast_weight` of the loss that
+    tells a class's heatmap from the others'; `layers` (1 to 5) are aligned by both;
     `classes` leaves out the others; `name` defaults to one made of the settings; `optimizer`
     is "sgd" (Nesterov) or "adamw". `lr` is the highest rate, the head's is `head_lr` times that;
     `schedule` "auto" is cosine of sgd and onecycle of adamw, `warmup` is in epochs.
@@ -58,6 +59,7 @@ class TrainConfig:
     weights: str = "auto"
     image_size: int = 224
     au_weight: float = 4.0
+    contrast_weight: float = 0.0
     layers: tuple[int, ...] = (5,)
     epochs: int = 30
     batch_size: int = 32
@@ -87,8 +89,9 @@ class TrainConfig:
 
     @property
     def run_name(self) -> str:
-        """The name given, or method, backbone, AU weight and seed."""
-        made = f"{self.method}-{self.backbone}-au{self.au_weight:g}-seed{self.seed}"
+        """The name given, or method, backbone, the weights of what is aligned, and seed."""
+        told = f"-contrast{self.contrast_weight:g}" if self.contrast_weight else ""
+        made = f"{self.method}-{self.backbone}-au{self.au_weight:g}{told}-seed{self.seed}"
         return check_name(self.name or made.replace("+", "p").replace(":", "-"))
 
 
@@ -158,7 +161,7 @@ def make_config(preset: str = "none", **settings: Any) -> TrainConfig:
         )
     if config.batch_size < 2:
         raise AuheatError("--batch-size: 1 (batch normalisation needs 2 or more)")
-    for key in ("au_weight", "weight_decay"):
+    for key in ("au_weight", "contrast_weight", "weight_decay"):
         if not 0 <= getattr(config, key) < math.inf:
             option = f"--{key.replace('_', '-')}"
             raise AuheatError(f"{option}: {getattr(config, key)} (expected 0 or more)")

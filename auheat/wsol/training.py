@@ -19,6 +19,7 @@ import torch
 from tqdm import tqdm
 
 from auheat import __version__
+from auheat.heatmaps import plan_heatmaps
 from auheat.records import AuheatError
 from auheat.shards import SHARDS, file_digest, read_attributes, write_json
 from auheat.store import find_rendered, list_finished
@@ -28,6 +29,7 @@ from auheat.wsol.board import open_board
 from auheat.wsol.data import ShardDataset, split_validation
 from auheat.wsol.distributed import World, join, sync_norms
 from auheat.wsol.engine import Engine, Material
+from auheat.wsol.forecast import forecast
 from auheat.wsol.methods import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -97,7 +99,8 @@ def load_material(store: Path, config: TrainConfig) -> Material:
         "train_per_class": count.tolist(),
         "left_out": dict(train.left_out),
     }
-    return Material(folder, train, chosen, val, val_rows, about)
+    plan = plan_heatmaps(checkpoints.read_codebook(files), train.class_names)
+    return Material(folder, train, chosen, val, val_rows, plan, about)
 
 
 def train(
@@ -125,7 +128,7 @@ def train(
             torch.manual_seed(config.seed)
             engine, notes = _prepare(config, material, device, world)
             best = engine.load(run)["best"] if done else {}
-            notes = (*notes, *engine.forecast(done))
+            notes = (*notes, *forecast(engine, done))
             for note in notes if world.writes else ():
                 tell(note)
             started = time.perf_counter()
