@@ -181,13 +181,14 @@ def test_files_hold_what_was_returned(evaluated):
     assert saved["matrix"]["rows"] == list(NAMES[1:])
     assert saved["matrix"]["columns"] == [*(f"layer {n}" for n in range(1, 6)), "CAM"]
     with np.load(run / "evaluation.npz", allow_pickle=False) as arrays:
+        first = arrays["example_kind"] == "first"
         for name in ("attention", "cam", "heatmap"):
             assert arrays[f"mean_{name}"].shape == (4, SIDE, SIDE)
             assert arrays[f"mean_{name}"][0].max() == 0
             assert arrays[f"mean_{name}"][1:].max() <= 1
-            assert arrays[f"example_{name}"].shape == (6, SIDE, SIDE)
+            assert arrays[f"example_{name}"][first].shape == (6, SIDE, SIDE)
         assert arrays["example_image"].dtype == np.uint8
-        assert arrays["example_label"].tolist() == [1, 1, 2, 2, 3, 3]
+        assert arrays["example_label"][first].tolist() == [1, 1, 2, 2, 3, 3]
         assert all(key.startswith("test") for key in arrays["example_id"])
 
 
@@ -202,7 +203,7 @@ def test_scores_do_not_depend_on_the_stored_size_of_heatmaps(evaluated, tmp_path
     _, result = evaluated
     store, _ = evaluated
     finer = make_store(tmp_path, counts=(("train", 8), ("test", 5)), size=60)
-    assert evaluate(finer, store / "runs" / "few").as_dict() == result.as_dict()
+    assert evaluate(finer, store / "runs" / "few") == result  # in all but the time it took
 
 
 def test_held_out_rows_are_evaluated_by_their_ids_beside_the_test_scores(evaluated, tmp_path):
