@@ -44,8 +44,8 @@ def interval(
     plainly over the rows where `balanced` is not set. NaN marks a row without a value, which is
     left out. `persons` (N) has "" where one is unknown: that row then stands alone. All columns
     are drawn together, and equal arguments give equal intervals. A class that has no row in a
-    draw is left out of it; a column without values is NaN throughout. Raises `AuheatError` for
-    lengths that differ, or no rows.
+    draw is left out of it, as is a draw without any value; a column without values is NaN.
+    Raises `AuheatError` for lengths that differ, or no rows.
     """
     table = np.asarray(values, np.float64)
     columns = table[:, None] if table.ndim == 1 else table
@@ -65,7 +65,7 @@ def interval(
         for start in range(0, draws, step)
     ]
     tail = (1 - level) / 2
-    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail], axis=0)
+    low, high = _find_ends(np.concatenate(means), [tail, 1 - tail])
     found = (value, low, high)
     return Interval(*(float(v[0]) for v in found) if table.ndim == 1 else found)
 
@@ -89,6 +89,17 @@ def paired_interval(
     if a.shape != b.shape:
         raise AuheatError(f"bootstrap: {a.shape} and {b.shape} values (expected the same rows)")
     return interval(a - b, labels, persons, balanced, **settings)
+
+
+def _find_ends(means: Array, shares: list[float]) -> Array:
+    """Return the quantiles of means (draws, C); draws without any value do not count."""
+    ends = np.full((2, means.shape[1]), np.nan)
+    known = ~np.isnan(means)
+    whole = known.all(0)
+    ends[:, whole] = np.quantile(means[:, whole], shares, axis=0)
+    for column in np.flatnonzero(~whole & known.any(0)):
+        ends[:, column] = np.quantile(means[known[:, column], column], shares)
+    return ends
 
 
 def _group(labels: Array, persons: Sequence[str] | None) -> tuple[Array, Array]:

@@ -64,7 +64,8 @@ class Canvas:
     def place(self, landmarks: Tensor) -> Placed:
         """Place all Gaussians on faces: landmarks (N, 68, 2) px of the grid, NaN where unknown."""
         labels = torch.zeros(len(landmarks), dtype=torch.int64, device=landmarks.device)
-        faces: Faces = check_faces(landmarks, labels, self.size, self.plan.frame)
+        exact = landmarks.double()  # these few numbers decide on every pixel
+        faces: Faces = check_faces(exact, labels, self.size, self.plan.frame)
         *placed, _ = place_blobs(faces, self.blobs, self.size)
         aside = (_FAR, _FAR, 1.0, 0.0, 1.0)
         known = faces.usable[:, None]
@@ -93,8 +94,8 @@ class Canvas:
         dx = torch.arange(self.size[1], device=x.device, dtype=x.dtype) - x
         dy = torch.arange(self.size[0], device=x.device, dtype=x.dtype) - y
         one = torch.ones_like(dx)
-        columns = torch.stack([one, -b * dx, -0.5 * a * dx * dx], 2)
-        rows = torch.stack([-0.5 * c * dy * dy, dy, torch.ones_like(dy)], 3)
+        columns = torch.stack([one, -b * dx, -0.5 * a * dx * dx], 2).to(out.dtype)
+        rows = torch.stack([-0.5 * c * dy * dy, dy, torch.ones_like(dy)], 3).to(out.dtype)
         n, many = x.shape[:2]
         flat = torch.bmm(rows.flatten(0, 1), columns.flatten(0, 1))
         logs = flat.view(n, many, *self.size)
@@ -113,7 +114,8 @@ class Canvas:
         if not self.units:
             return logs[..., :0], logs[..., :0] > 0
         highest = torch.stack([logs[..., unit.part].amax(-1) for unit in self.units], -1)
-        least = torch.full((*points.shape[:2], len(self.drawn)), -torch.inf, device=points.device)
+        shape = (*points.shape[:2], len(self.drawn))
+        least = torch.full(shape, -torch.inf, dtype=logs.dtype, device=points.device)
         for number, unit in enumerate(self.units):
             for k, weight in unit.weights.items():
                 least[..., k] = torch.maximum(least[..., k], highest[..., number] + weight)

@@ -97,11 +97,13 @@ def open_maps(source: Path) -> GivenMaps:
 
 def _read_npz(file: Path) -> dict[str, Array]:
     try:
-        with file.open("rb") as handle, np.load(handle, allow_pickle=False) as opened:
+        with file.open("rb") as handle:
+            opened = np.load(handle, allow_pickle=False)
             if not isinstance(opened, np.lib.npyio.NpzFile):
                 raise ValueError("an array, and not an archive of arrays")
-            return {key: opened[key] for key in opened.files}
-    except (*_ERRORS, AttributeError) as error:
+            with opened:
+                return {key: opened[key] for key in opened.files}
+    except _ERRORS as error:
         raise AuheatError(f"{file}: not an .npz that can be read: {error}") from error
 
 

@@ -14,7 +14,7 @@ from auheat.wsol.canvas import Canvas
 from auheat.wsol.metrics import (
     REGION,
     centre_gaussian,
-    centre_in_place,
+    centre_vectors,
     compare,
     divide,
     on_grid,
@@ -77,7 +77,7 @@ class Judge:
             torch.ones(canvas.size),
             *(centre_gaussian(canvas.size, sigma) for sigma in GAUSSIAN_SIGMAS),
         ]
-        self._constants = centre_in_place(torch.stack(constants).flatten(1).to(device))
+        self._constants = centre_vectors(torch.stack(constants).to(device))
         self._asked = canvas.asked().to(device)
         self._own = torch.full((len(canvas.plan.names),), -1)
         self._own[canvas.drawn] = torch.arange(len(canvas.drawn))
@@ -122,10 +122,10 @@ class Judge:
         flat = target.flatten(1)
         region = ((flat >= least) & (least > 0)).to(flat.dtype)
         energy = divide((maps.plain.flatten(2) @ region[..., None])[..., 0], _sum(maps.plain))
-        reference = _cosine_with(maps.reference.flatten(2), flat)
+        reference = _cosine_with(maps.reference.flatten(2).double(), flat.double())
         mapped, *baselines = self._compare(maps.plain, heatmaps, own)
         cosine, *rest = mapped.unbind(-1)
-        scores = torch.stack([cosine, reference, *rest, energy, pointing.to(flat.dtype)], -1)
+        scores = torch.stack([cosine, reference, *rest, energy.double(), pointing.double()], -1)
         return scores, *baselines, *asked, maps.sound
 
     def _look_at_units(
@@ -143,11 +143,11 @@ class Judge:
         return first, second
 
     def _compare(self, plain: Tensor, heatmaps: Tensor, own: Tensor) -> tuple[Tensor, ...]:
-        """Return `COMPARED` of the maps (N, M), the constants (N, C) and the wrong classes (N).
+        """Return `COMPARED` of maps (N, M), constants (N, C) and wrong classes (N), against A.
 
-        plain (N, M, S, S) and heatmaps (N, K, S, S) are centred in place.
+        plain (N, M, S, S), heatmaps (N, K, S, S).
         """
-        a, b = (centre_in_place(v.flatten(2)) for v in (plain, heatmaps))
+        a, b = centre_vectors(plain), centre_vectors(heatmaps)
         mapped = _choose(*compare(a, b, a.values @ b.values.mT), own)
         constants = self._constants
         fixed = constants._replace(
