@@ -161,27 +161,53 @@ def train(
 @click.option("--split", default="test", show_default=True, help="test, or val.")
 @click.option("--shards", help="Score on these shards [default: those of the run].")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda.")
+@click.option(
+    "--maps",
+    type=click.Path(path_type=Path),
+    help="Score another tool's heatmaps: an .npz, or a folder of one file per photo.",
+)
+@click.option("--strict", is_flag=True, help="--maps: exit 1 if a photo has no map.")
+@click.option(
+    "--save-maps", type=click.Path(path_type=Path), help="Write the run's maps to this .npz."
+)
+@click.option(
+    "--kind",
+    default="attention",
+    show_default=True,
+    help="--save-maps: attention, cam (of the true class), cam-predicted.",
+)
 @json_option
 def evaluate(store: Path, as_json: bool, **settings: Any) -> None:
     """Score RUN (a name or folder; by default the newest) on the test photos.
 
-    Accuracy, and how far attention and CAM agree with the expected action units, beside the
-    baselines without which a cosine means little. The map of apvit is the same for every class:
-    it has no CAM-COS ("-", null in JSON).
+    Accuracy, and how far attention and CAM agree with the expected action units, each with its 95 %
+    interval, beside the baselines without which a cosine means little; then which action units are
+    looked at, and whether probabilities can be trusted. The map of apvit is the same for every
+    class: it has no CAM-COS ("-", null in JSON).
+
+    --maps needs no run. Its .npz has id (N) and map (N, h, w), and predicted (N) for accuracy; a
+    folder has ID.npy, ID.npz or ID.png. The scores go to the store's evaluations/.
 
     \b
     auheat evaluate
     auheat evaluate without-aus
+    auheat evaluate --save-maps attention.npz
+    auheat evaluate --maps saliency.npz
     """
     from auheat.wsol.evaluation import evaluate as score
-    from auheat.wsol.report import tabulate
+    from auheat.wsol.screen import tabulate_headline, tabulate_units, tell_calibration, tell_counts
 
     result = score(store, **settings).as_dict()
     if as_json:
         click.echo(json.dumps(result, indent=1))
         return
-    print_table(tabulate([result]))
-    click.echo(f"{result['n']} {result['split']} photos, {result['n_valid']} with a heatmap")
+    print_table(tabulate_headline(result))
+    click.echo()
+    print_table(tabulate_units(result))
+    click.echo()
+    for line in (tell_calibration(result), tell_counts(result)):
+        if line:
+            click.echo(line)
 
 
 @click.command()

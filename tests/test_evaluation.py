@@ -25,6 +25,7 @@ from auheat.wsol.settings import make_config
 from auheat.wsol.training import train
 
 SIDE = 32
+ROWS = ("label", "predicted", "probabilities", "valid", "scores", "columns")
 SETTINGS = {"image_size": SIDE, "batch_size": 8, "device": "cpu"}
 
 
@@ -181,14 +182,110 @@ def test_files_hold_what_was_returned(evaluated):
     assert saved["matrix"]["rows"] == list(NAMES[1:])
     assert saved["matrix"]["columns"] == [*(f"layer {n}" for n in range(1, 6)), "CAM"]
     with np.load(run / "evaluation.npz", allow_pickle=False) as arrays:
+        first = arrays["example_kind"] == "first"
         for name in ("attention", "cam", "heatmap"):
             assert arrays[f"mean_{name}"].shape == (4, SIDE, SIDE)
             assert arrays[f"mean_{name}"][0].max() == 0
             assert arrays[f"mean_{name}"][1:].max() <= 1
-            assert arrays[f"example_{name}"].shape == (6, SIDE, SIDE)
+            assert arrays[f"example_{name}"][first].shape == (6, SIDE, SIDE)
         assert arrays["example_image"].dtype == np.uint8
-        assert arrays["example_label"].tolist() == [1, 1, 2, 2, 3, 3]
+        assert arrays["example_label"][first].tolist() == [1, 1, 2, 2, 3, 3]
         assert all(key.startswith("test") for key in arrays["example_id"])
+
+
+def test_means_of_the_rows_are_the_scores_and_lie_within_their_intervals(evaluated):
+    store, result = evaluated
+    with np.load(store / "runs" / "few" / "evaluation.npz", allow_pickle=False) as opened:
+        rows = {key: opened[f"row_{key}"] for key in ROWS}
+    columns = rows["columns"].tolist()
+    assert rows["probabilities"].shape == (20, 4)
+    assert rows["probabilities"].argmax(1).tolist() == rows["predicted"].tolist()
+    assert rows["valid"].tolist() == (rows["label"] > 0).tolist()
+    assert np.isnan(rows["scores"][~rows["valid"]]).all()
+    for name in (
+        "cam_cos",
+        "cam_cos_predicted",
+        "att_cos",
+        "margin",
+        "rank1",
+        "energy",
+        "pointing",
+    ):
+        values = rows["scores"][:, columns.index(name)]
+        classes = [values[rows["label"] == k].mean() for k in (1, 2, 3)]
+        assert getattr(result, name) == pytest.approx(np.mean(classes), abs=1e-6)
+        low, high = result.intervals[name]
+        assert low - 1e-6 <= getattr(result, name) <= high + 1e-6
+    low, high = result.intervals["accuracy"]
+    assert low <= result.accuracy <= high
+    assert result.calibration["nll"] == pytest.approx(
+        -np.log(rows["probabilities"][np.arange(20), rows["label"]]).mean(), rel=1e-5
+    )
+    assert sum(b["n"] for b in result.calibration["bins"]) == 20
+
+
+def test_all_layers_and_cams_have_all_scores_and_agree_with_the_headline(evaluated):
+    _, result = evaluated
+    assert list(result.maps) == [*(f"layer {n}" for n in range(1, 6)), "CAM", "CAM predicted"]
+    top = result.maps["layer 5"]
+    assert (top["cosine"], top["centred"], top["margin"]) == (
+        result.att_cos, result.att_cos_centred, result.margin,
+    )  # fmt: skip
+    assert result.maps["CAM"]["cosine"] == result.cam_cos
+    assert result.maps["CAM predicted"]["cosine"] == result.cam_cos_predicted
+    for scores in result.maps.values():
+        assert list(scores) == [
+            "cosine", "reference", "centred", "margin", "rank1", "energy", "pointing",
+        ]  # fmt: skip
+    units = {c.au for name in NAMES[1:] for c in BOOK.expressions[name]}
+    assert list(result.au_pointing) == [f"AU{au}" for au in sorted(units)]
+    for entry in result.au_pointing.values():
+        assert set(entry) == {"n", "layer 5", "CAM"}
+        assert 0 <= entry["CAM"]["pointing"] <= 1
+    smiles = [n for n in NAMES[1:] if any(c.au == 12 for c in BOOK.expressions[n])]
+    assert result.au_pointing["AU12"]["n"] == 5 * len(smiles)
+
+
+def test_best_and_worst_examples_are_those_of_the_margin_with_their_pictures(evaluated):
+    store, _ = evaluated
+    with np.load(store / "runs" / "few" / "evaluation.npz", allow_pickle=False) as opened:
+        arrays = dict(opened)
+    margin = arrays["row_scores"][:, arrays["row_columns"].tolist().index("margin")]
+    order = [i for i in np.argsort(margin) if arrays["row_valid"][i]]
+    kind, row = arrays["example_kind"], arrays["example_row"]
+    assert set(row[kind == "worst"]) == set(order[:6])
+    assert set(row[kind == "best"]) == set(order[-6:])
+    assert arrays["example_id"].tolist() == arrays["row_id"][row].tolist()
+    dataset = ShardDataset(store / "shards" / "martinez", "test", SIDE)
+    for i, j in enumerate(row):
+        photo = dataset[int(j)]["image"].permute(1, 2, 0).numpy()
+        assert (arrays["example_image"][i] == photo).all()
+
+
+def test_persons_are_drawn_whole_where_the_shards_know_them(tmp_path, evaluated):
+    store, result = evaluated
+    known = make_store(
+        tmp_path, counts=(("train", 8), ("test", 5)), person=lambda split, i: f"{split}{i % 3}"
+    )
+    again = evaluate(known, store / "runs" / "few")
+    assert again.margin == result.margin
+    assert again.intervals["margin"] != result.intervals["margin"]
+
+
+def test_a_network_of_nan_is_scored_and_told(evaluated, tmp_path):
+    store, result = evaluated
+    shutil.copytree(store / "runs" / "few", tmp_path / "few")
+    file = tmp_path / "few" / "best.safetensors"
+    tensors = load_tensors(file)
+    tensors["head.fc.weight"][2] = torch.nan
+    save_tensors(file, tensors)
+    broken = evaluate(store, tmp_path / "few")
+    assert broken.left_out == {"map not finite": 15}
+    assert broken.att_cos == result.att_cos
+    assert broken.cam_cos_predicted == 0
+    assert broken.maps["CAM"]["cosine"] < result.cam_cos
+    assert broken.calibration is None
+    assert "NaN" not in (tmp_path / "few" / "evaluation.json").read_text()
 
 
 def test_a_copied_run_is_evaluated_elsewhere_with_the_same_scores(evaluated, tmp_path):
@@ -202,7 +299,7 @@ def test_scores_do_not_depend_on_the_stored_size_of_heatmaps(evaluated, tmp_path
     _, result = evaluated
     store, _ = evaluated
     finer = make_store(tmp_path, counts=(("train", 8), ("test", 5)), size=60)
-    assert evaluate(finer, store / "runs" / "few").as_dict() == result.as_dict()
+    assert evaluate(finer, store / "runs" / "few") == result  # in all but the time it took
 
 
 def test_held_out_rows_are_evaluated_by_their_ids_beside_the_test_scores(evaluated, tmp_path):

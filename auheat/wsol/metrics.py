@@ -2,19 +2,27 @@
 
 Maps are min-max scaled per image, enlarged bilinearly with half-pixel centres to the grid of A,
 and compared by cosine. A cosine alone proves little (a map that covers the face matches any
-heatmap), so `score_maps` also compares with the heatmaps of the *other* classes.
+heatmap), so maps are also compared with the heatmaps of the *other* classes. Everything that is
+summed over pixels is a matrix product: each map is centred once, and cosine and centred cosine of
+all maps with all heatmaps follow from their products. docs/metrics.md defines every score.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 _FLAT = 1e-6
 """A map whose range is under this share of its largest value is constant but for rounding."""
+
+TIE = 1e-6
+"""Centred cosines nearer to each other than this are equal but for rounding."""
+
+REGION = 0.5
+"""A region is where a map of Gaussians reaches at least this share of its peak."""
 
 
 class MapScores(NamedTuple):
@@ -37,9 +45,27 @@ def min_max(maps: Tensor) -> Tensor:
     return torch.where(spans, (maps - low) / torch.where(spans, high - low, 1), 0)
 
 
-def enlarge(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resample maps (N, h, w) to (N, H, W), bilinearly with half-pixel centres."""
-    return F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+def enlarge(maps: Tensor, size: tuple[int, int], aligned: bool = False) -> Tensor:
+    """Resample maps (N, h, w) to (N, H, W), bilinearly with half-pixel centres.
+
+    With `aligned`, the centres of corner cells lie on corner pixels instead. Weights are exact to
+    float32's last digit; torch's own interpolation takes them from rounded places (5e-6 off).
+    """
+    rows, columns = (
+        _weights(n, to, aligned, maps.dtype, maps.device)
+        for n, to in zip(maps.shape[-2:], size, strict=True)
+    )
+    return torch.bmm(rows.expand(len(maps), -1, -1), maps @ columns.mT)
+
+
+@lru_cache(maxsize=64)
+def _weights(n: int, size: int, aligned: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return how much each of n cells counts at each of `size` pixels, (size, n)."""
+    with torch.inference_mode(False):  # what is kept must be usable outside that mode, too
+        pixels = torch.arange(size, dtype=torch.float64)
+        at = pixels * ((n - 1) / max(size - 1, 1)) if aligned else (pixels + 0.5) * (n / size) - 0.5
+        distance = at.clamp(0, n - 1)[:, None] - torch.arange(n, dtype=torch.float64)
+        return (1 - distance.abs()).clamp(min=0).to(device, dtype)
 
 
 def on_grid(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -53,15 +79,19 @@ def on_reference_grid(maps: Tensor, size: tuple[int, int]) -> Tensor:
     Not scaled, but shifted up where the lowest value is negative, and enlarged with aligned
     corners.
     """
-    large = F.interpolate(maps[:, None], size, mode="bilinear", align_corners=True)[:, 0]
+    large = enlarge(maps, size, aligned=True)
     return large - large.amin((-2, -1), keepdim=True).clamp(max=0)
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
     """Return the cosine (...) of maps (..., h, w) as vectors (eq. 2); 0 where one is zero."""
     norms = torch.linalg.vector_norm(a, dim=(-2, -1)) * torch.linalg.vector_norm(b, dim=(-2, -1))
-    product = (a * b).sum((-2, -1))
-    return torch.where(norms > 0, product / torch.where(norms > 0, norms, 1), 0)
+    return divide((a * b).sum((-2, -1)), norms)
+
+
+def divide(a: Tensor, b: Tensor) -> Tensor:
+    """Return a / b, and 0 where b is not above zero."""
+    return torch.where(b > 0, a / torch.where(b > 0, b, 1), 0)
 
 
 def centre(maps: Tensor) -> Tensor:
@@ -76,25 +106,84 @@ def centred_cosine(a: Tensor, b: Tensor) -> Tensor:
     return cosine(centre(a), centre(b))
 
 
+class Centred(NamedTuple):
+    """Maps as vectors about their means: `values` (..., M, P), and `mean`, `square` (..., M).
+
+    `square` is the sum of squared values; where it is exactly 0 the map is constant.
+    """
+
+    values: Tensor
+    mean: Tensor
+    square: Tensor
+
+
+def centre_vectors(maps: Tensor) -> Centred:
+    """Centre maps (..., M, H, W), in float64: sums over 50,000 float32 lose their sixth digit."""
+    vectors = maps.flatten(-2).to(torch.float64, copy=True)
+    mean = vectors.mean(-1)
+    vectors.sub_(mean[..., None])
+    square = torch.linalg.vector_norm(vectors, dim=-1).square()
+    constant = square <= _FLAT**2 * (square + vectors.shape[-1] * mean.square())
+    return Centred(vectors, mean, torch.where(constant, 0, square))
+
+
+def compare(a: Centred, b: Centred, products: Tensor) -> tuple[Tensor, Tensor]:
+    """Return cosine and centred cosine (..., M, K) of maps a (..., M) with maps b (..., K).
+
+    `products` (..., M, K) are the inner products of their centred values. Constant maps score 0
+    centred, zero maps score 0.
+    """
+    pixels = a.values.shape[-1]
+    means = a.mean[..., :, None] * b.mean[..., None, :]
+    whole_a, whole_b = (v.square + pixels * v.mean.square() for v in (a, b))
+    raw = divide(products + pixels * means, _outer(whole_a, whole_b))
+    return raw, divide(products, _outer(a.square, b.square))
+
+
+def _outer(a: Tensor, b: Tensor) -> Tensor:
+    return a.sqrt()[..., :, None] * b.sqrt()[..., None, :]
+
+
+def tell_apart(r: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+    """Return margin and rank-1 hit (N, M) of M maps' centred cosines r (N, M, K).
+
+    own (N,) is the index of the row's own class among the K. margin is r with the own class less
+    the mean r with the others; rank1 is 1 where the own class's r is the highest by more than
+    `TIE`. Both are 0 for K = 1.
+    """
+    k = r.shape[-1]
+    if k == 1:  # nothing to be told apart from
+        return torch.zeros_like(r[..., 0]), torch.zeros_like(r[..., 0])
+    is_own = (torch.arange(k, device=r.device) == own[:, None])[:, None, :]
+    mine = torch.where(is_own, r, 0).sum(-1)
+    rest = torch.where(is_own, 0, r).sum(-1) / (k - 1)
+    best = torch.where(is_own, -torch.inf, r).amax(-1)
+    return mine - rest, (mine > best + TIE).to(r.dtype)
+
+
 def score_maps(maps: Tensor, heatmaps: Tensor, own: Tensor) -> MapScores:
     """Score maps (N, H, W) against the heatmap of every class, drawn on the same photo.
 
-    heatmaps (N, K, H, W), own (N,) the index of the row's own class among the K. With r the
-    centred cosine, margin is r with the own class less the mean r with the others; rank1 is 1
-    where the own class's r is the highest, which a tie is not. Both are 0 for K = 1.
+    heatmaps (N, K, H, W), own (N,) the index of the row's own class among the K; see
+    `tell_apart` for margin and rank1.
     """
-    n, k = heatmaps.shape[:2]
-    rows = torch.arange(n, device=own.device)
-    r = centred_cosine(maps[:, None], heatmaps)
-    mine = r[rows, own]
-    others = torch.ones_like(r, dtype=torch.bool)
-    others[rows, own] = False
-    rest = torch.where(others, r, 0).sum(1) / max(k - 1, 1)
-    best = torch.where(others, r, -torch.inf).amax(1)
-    margin, rank1 = mine - rest, (mine > best).to(r.dtype)
-    if k == 1:  # nothing to be told apart from
-        margin, rank1 = torch.zeros_like(mine), torch.zeros_like(mine)
-    return MapScores(cosine(maps, heatmaps[rows, own]), mine, margin, rank1)
+    rows = torch.arange(len(maps), device=own.device)
+    a, b = centre_vectors(maps[:, None]), centre_vectors(heatmaps)
+    raw, r = compare(a, b, a.values @ b.values.mT)
+    margin, rank1 = tell_apart(r, own)
+    return MapScores(raw[rows, 0, own], r[rows, 0, own], margin[:, 0], rank1[:, 0])
+
+
+def locate_maximum(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return where each map (N, h, w) is highest, (N, 2) as (x, y) in pixels of an (H, W) grid.
+
+    It is the centre of the map's own highest cell, of equal ones the first in reading order: the
+    place of the maximum, too, once the map is enlarged, and the same for every grid.
+    """
+    h, w = maps.shape[-2:]
+    at = maps.flatten(-2).argmax(-1)
+    x, y = at % w, torch.div(at, w, rounding_mode="floor")
+    return torch.stack([(x + 0.5) * (size[1] / w) - 0.5, (y + 0.5) * (size[0] / h) - 0.5], -1)
 
 
 def class_means(values: Tensor, labels: Tensor, classes: int) -> Tensor:
