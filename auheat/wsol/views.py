@@ -91,8 +91,8 @@ def frame_photo(
 
     Aligned or cropped where they were. Else, where all training faces lie at one place, a face
     that lies elsewhere is turned, moved and scaled there, to photos of their size; where they do
-    not, a face smaller than 19 of 20 of them is cut out in a square, so that its scale becomes
-    their median. What is framed alike already stays as it is.
+    not, a face smaller by a fifth than 19 of 20 of them is cut out in a square, so that its scale
+    becomes their median. What is framed alike already stays as it is.
     """
     one, sizes = points[None].astype(np.float64), np.array([size])
     if framing is None:
@@ -149,8 +149,9 @@ def _cut(framing: Mapping[str, Any], points: Array, sizes: Array, frame: Frame) 
     low, usual, high = framing["scale"]
     scale = float(fit_frame(points, frame)[2][0])
     share = scale / float(np.sqrt(sizes[0].prod(dtype=np.float64)))
-    if share >= low:
-        return _stay(sizes, TOO_LARGE if share > high * (1 + NEAR["scale"]) else "")
+    slack = 1 + NEAR["scale"]
+    if share >= low / slack:
+        return _stay(sizes, TOO_LARGE if share > high * slack else "")
     side = int(np.clip(round(scale / usual), 1, sizes[0].min()))
     middle = (frame.weights[:, None] * points[0]).sum(0)
     corner = np.rint(middle + 0.5 - side * np.array(framing["middle"]))
