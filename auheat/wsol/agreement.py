@@ -164,14 +164,18 @@ class Expected(NamedTuple):
     heatmaps: Tensor
 
 
-def draw_expected(landmarks: Tensor, plan: Plan, side: int) -> Expected:
-    """Draw the heatmap of every class that has one, on points (N, 68, 2) px of side x side."""
-    n, size = len(landmarks), (side, side)
+def draw_expected(points: Array, plan: Plan, side: int, device: torch.device) -> Expected:
+    """Draw the heatmap of every class that has one, on points (N, 68, 2) px of side x side.
+
+    Drawn in NumPy, whose single thread is not held up by others on a busy machine, and then moved.
+    """
+    n, size = len(points), (side, side)
     there = [k for k, blobs in enumerate(plan.classes) if blobs is not None]
-    labels = [torch.full((n,), k, device=landmarks.device) for k in there]
-    maps = [render_heatmaps(landmarks, label, plan, size, size)[0] for label in labels]
-    drawn = torch.stack(maps, 1) if maps else landmarks.new_zeros((n, 0, *size))
-    return Expected(tuple(plan.names[k] for k in there), drawn)
+    drawn = np.zeros((n, len(there), *size), np.float32)
+    for i, k in enumerate(there):
+        drawn[:, i] = render_heatmaps(points, np.full(n, k), plan, size, size)[0]
+    names = tuple(plan.names[k] for k in there)
+    return Expected(names, torch.from_numpy(drawn).to(device))
 
 
 def score_photo(seen: Tensor, expected: Expected, row: int, target: str) -> Scores:

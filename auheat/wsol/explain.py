@@ -201,7 +201,7 @@ class Explainer:
         images = (images.to(self._device).float() / 255).contiguous(
             memory_format=torch.channels_last
         )
-        points = torch.from_numpy(np.stack([one.points for one in ready])).to(self._device)
+        points = np.stack([one.points for one in ready])
         size = (self._side, self._side)
         with torch.inference_mode():
             maps = look(self._network, images)
@@ -210,7 +210,7 @@ class Explainer:
             if self._method.class_maps:
                 rows = torch.arange(len(guess), device=guess.device)
                 seen["cam"] = on_grid(maps.cams[rows, guess].float(), size)
-            expected = draw_expected(points, self._plan, self._side)
+            expected = draw_expected(points, self._plan, self._side, self._device)
             shares = maps.logits.double().softmax(1).cpu().numpy()
             return [
                 self._sum_up(i, k, shares[i], seen, expected, ready[i].points, label)

@@ -40,12 +40,18 @@ def plain(text: str) -> str:
     return "".join(c if " " <= c <= "~" else "?" for c in letters)
 
 
-@lru_cache(maxsize=1024)
-def _ink(text: str, cap: float, bold: bool) -> tuple[Array, int, int]:
-    """Return a text's coverage (h, w) in [0, 1], the row of its baseline, and its advance."""
+def _size(text: str, cap: float, bold: bool) -> tuple[int, int, int, float, int]:
+    """Return width, height above and below the baseline, scale and stroke of a large text."""
     scale = cap / _CAP * _OVER
     thick = max(1, round(cap * _OVER * (0.17 if bold else 0.105)))
     (width, height), below = cv2.getTextSize(text, _FONT, scale, thick)
+    return width, height, below, scale, thick
+
+
+@lru_cache(maxsize=1024)
+def _ink(text: str, cap: float, bold: bool) -> tuple[Array, int]:
+    """Return a text's coverage (h, w) in [0, 1], and the row of its baseline."""
+    width, height, below, scale, thick = _size(text, cap, bold)
     pad = thick + 2 * _OVER
     wide, high = width + 2 * pad, height + below + 2 * pad
     sheet = np.zeros((high + -high % _OVER, wide + -wide % _OVER), np.uint8)
@@ -54,13 +60,13 @@ def _ink(text: str, cap: float, bold: bool) -> tuple[Array, int, int]:
     small = cv2.resize(
         sheet, (sheet.shape[1] // _OVER, sheet.shape[0] // _OVER), interpolation=cv2.INTER_AREA
     )
-    return small.astype(np.float32) / 255, base // _OVER, -(-width // _OVER)
+    return small.astype(np.float32) / 255, base // _OVER
 
 
 def measure_text(text: str, cap: float, bold: bool = False) -> int:
     """Return the width of a text whose capitals are `cap` px high."""
     text = plain(text)
-    return _ink(text, cap, bold)[2] if text else 0
+    return -(-_size(text, cap, bold)[0] // _OVER) if text else 0
 
 
 def shorten(text: str, cap: float, width: int, bold: bool = False) -> str:
@@ -106,7 +112,7 @@ def write(
     text = plain(text)
     if not text:
         return 0
-    ink, base, width = _ink(text, cap, bold)
+    (ink, base), width = _ink(text, cap, bold), measure_text(text, cap, bold)
     pad = (ink.shape[1] - width) // 2
     x = round(at[0] - {"left": 0, "right": width, "middle": width / 2}[align]) - pad
     y = round(at[1]) - base
