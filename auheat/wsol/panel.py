@@ -96,7 +96,11 @@ def _pictures(page: Array, found: Findings) -> None:
             show_expected(found, outlines),
         ),
         ("attention", "mean of the top feature maps", show_map(found, found.attention, outlines)),
-        (cam_title, f"{found.method}, of the same photo", show_map(found, found.cam, outlines)),
+        (
+            cam_title,
+            f"by {found.method}" if found.cam.size else "",
+            show_map(found, found.cam, outlines),
+        ),
     )
     for i, (title, below, picture) in enumerate(cells):
         x = MARGIN + i * (CELL + GAP)
