@@ -32,7 +32,7 @@ from auheat.wsol.panel import encode_png
 from auheat.wsol.pictures import CELL, fit_cell, place_points, spread
 from auheat.wsol.settings import make_config
 from auheat.wsol.training import train
-from auheat.wsol.views import describe_framing
+from auheat.wsol.frames import describe_framing
 
 SIDE = 64
 NAMES = ("Happiness", "Surprise", "Anger")

@@ -36,7 +36,7 @@ from auheat.wsol.methods import (
     find_method,
 )
 from auheat.wsol.settings import OPTIMIZERS, TrainConfig, check_parts
-from auheat.wsol.views import describe_framing
+from auheat.wsol.frames import describe_framing
 
 
 @dataclass(frozen=True, slots=True)
