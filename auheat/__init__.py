@@ -38,6 +38,7 @@ _HOME = {
     "StreamLoader": "wsol.stream",
     "au_alignment_loss": "wsol.losses",
     "evaluate": "wsol.evaluation",
+    "explain": "wsol.explain",
     "make_config": "wsol.settings",
     "train": "wsol.training",
 }

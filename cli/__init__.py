@@ -26,6 +26,7 @@ from .common import (
     workers_option,
 )
 from .data import export, merge, stats
+from .explaining import explain
 from .runs import evaluate, report, train
 
 # Read when torch is loaded. Threads that spin while they wait make a shared machine several times
@@ -43,6 +44,7 @@ def main() -> None:
     auheat render --codebook martinez   landmarks -> shards with heatmaps
     auheat train                        shards -> an interpretable classifier
     auheat evaluate                     a run -> scores, beside their baselines
+    auheat explain RUN photo.jpg        a run + any photo -> what it saw there, as a picture
     auheat report                       one HTML page to look at
 
     No photos at hand? `auheat demo rafdb/` makes a small labelled set.
@@ -194,7 +196,7 @@ def render(as_json: bool, **settings: Any) -> None:
     print_summary(run(**settings), as_json)
 
 
-for command in (train, evaluate, report, export, merge, stats, codebooks):
+for command in (train, evaluate, explain, report, export, merge, stats, codebooks):
     main.add_command(command)
 
 

@@ -6,6 +6,7 @@ heatmaps are drawn where they then lie.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -151,12 +152,20 @@ def reframe(data: bytes, transform: Array, size: Array) -> bytes:
     Where it shrinks by two or more, the photo is reduced by area first, so that nothing aliases;
     beyond its border its edge goes on. Raises `UnreadableImageError`.
     """
-    image = decode(data)
+    return encode_like(data, warp(decode(data), transform, size))
+
+
+def warp(image: Array, transform: Array, size: Sequence[int] | Array) -> Array:
+    """Return pixels (H, W, 3) u8 after an affine map (2, 3), of size (H, W).
+
+    Where it shrinks by two or more, they are reduced by area first; beyond the border the edge
+    goes on. A crop by whole pixels changes none of them.
+    """
     linear, shift = transform[:, :2], transform[:, 2]
     height, width = int(size[0]), int(size[1])
     x, y = (int(v) for v in np.rint(-shift))
     if np.array_equal(linear, np.eye(2)):  # a crop
-        return encode_like(data, image[y : y + height, x : x + width])
+        return image[y : y + height, x : x + width]
     shrink = int(1 / np.sqrt(abs(np.linalg.det(linear))))
     if shrink >= 2:
         small = (max(1, image.shape[1] // shrink), max(1, image.shape[0] // shrink))
@@ -166,7 +175,7 @@ def reframe(data: bytes, transform: Array, size: Array) -> bytes:
         shift = shift + linear @ (0.5 * ratio - 0.5)
         linear = linear * ratio
     matrix = np.concatenate([linear, shift[:, None]], 1)
-    warped = cv2.warpAffine(
+    warped: Array = cv2.warpAffine(
         image, matrix, (width, height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
     )
-    return encode_like(data, warped)
+    return warped

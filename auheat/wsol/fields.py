@@ -42,6 +42,22 @@ def _are_names(value: Any) -> bool:
     return there and len(value) == len(set(value)) > 0
 
 
+def _is_framing(value: Any) -> bool:
+    """Whether a value says how photos are framed; an older auheat did not note it."""
+    if value is None:
+        return True
+    if not isinstance(value, dict) or not _is_text(value.get("crop")):
+        return False
+    counts = (value.get("align"), value.get("side"))
+    numbers = [value.get("scale"), value.get("middle")]
+    measured = all(
+        isinstance(some, list) and len(some) == length and all(map(is_number, some))
+        for some, length in zip(numbers, (3, 2), strict=True)
+    )
+    plain = all(map(_is_count, counts)) and type(value.get("alike")) is bool
+    return plain and measured and min(value["scale"]) > 0
+
+
 _Check = tuple[Callable[[Any], bool], str]
 FIELDS: Mapping[str, _Check] = MappingProxyType(
     {
@@ -57,6 +73,7 @@ FIELDS: Mapping[str, _Check] = MappingProxyType(
         "normalisation.mean": (_is_rgb, "three numbers"),
         "normalisation.std": (_is_deviation, "three numbers above 0"),
         "codebook": (lambda value: isinstance(value, dict), "a codebook"),
+        "framing": (_is_framing, "how photos are framed"),
         "shard_classes": (_are_names, "a list of different names"),
         "class_names": (_are_names, "a list of different names"),
     }

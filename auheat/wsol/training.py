@@ -21,7 +21,7 @@ from tqdm import tqdm
 from auheat import __version__
 from auheat.heatmaps import plan_heatmaps
 from auheat.records import AuheatError
-from auheat.shards import SHARDS, file_digest, read_attributes, write_json
+from auheat.shards import SHARDS, file_digest, read_attributes, read_manifest, write_json
 from auheat.store import find_rendered, list_finished
 from auheat.wsol import checkpoints
 from auheat.wsol.backbones import WEIGHTS_HINT, Found
@@ -38,6 +38,7 @@ from auheat.wsol.methods import (
     find_method,
 )
 from auheat.wsol.settings import OPTIMIZERS, TrainConfig, check_parts
+from auheat.wsol.frames import describe_framing
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +195,7 @@ def _run_epochs(engine: Engine, run: Path, done: int, best: dict[str, Any]) -> N
 
 def _describe(config: TrainConfig, material: Material, world: World) -> dict[str, Any]:
     """Return config.json: all that evaluation needs besides photos, on whatever machine."""
+    asked = read_manifest(material.folder).fingerprint
     made_with = read_attributes(material.dataset.files[0])
     book = checkpoints.read_codebook(material.dataset.files)
     made_by = {"codebook_digest": book.digest, "processes": world.size}
@@ -206,6 +208,7 @@ def _describe(config: TrainConfig, material: Material, world: World) -> dict[str
         "shard_classes": material.dataset.shard_classes,
         "normalisation": {"mean": IMAGENET_MEAN, "std": IMAGENET_STD},
         "codebook": checkpoints.pack_codebook(book),
+        "framing": describe_framing(material.dataset.files, asked, book.frame),
         "detector": made_with["detector"],
         "detector_digest": made_with["detector_digest"],
     }

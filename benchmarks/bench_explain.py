@@ -1,0 +1,99 @@
+"""How long `auheat explain` takes per photo once it has started, and what takes it.
+
+    python benchmarks/bench_explain.py RUN IMAGE...
+
+RUN is a run's folder, IMAGE photos and folders. Every photo is explained by itself, ROUNDS times,
+and its files are written to a folder that is removed. Prints one JSON line: seconds to load run
+and detector, the median and the slowest photo in seconds, seconds per photo in batches, and the
+share of the parts in the median photo's time.
+"""
+
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line sets it, before torch
+
+from auheat.wsol import explain
+from auheat.wsol.gathering import gather_photos
+
+ROUNDS = 3
+PARTS = {
+    "landmarks": (explain.Finding, "__call__"),
+    "decode and frame": (explain.Explainer, "_frame"),
+    "network": (explain, "look"),
+    "heatmaps": (explain, "draw_expected"),
+    "scores": (explain, "score_photo"),
+    "action units": (explain, "judge_units"),
+    "panel": (explain, "draw_panel"),
+    "png": (explain, "encode_png"),
+    "files": (explain, "write_json"),
+}
+"""Part -> where the function lies that does it; what is left is "rest"."""
+
+
+def note_time(spent: Counter[str], part: str, work: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that adds its time to a part; of a generator, that of its first value."""
+
+    def timed(*arguments: Any, **settings: Any) -> Any:
+        started = time.perf_counter()
+        result = work(*arguments, **settings)
+        if part == "landmarks":
+            first = next(result)
+            spent[part] += time.perf_counter() - started
+            return (one for one in [first])
+        spent[part] += time.perf_counter() - started
+        return result
+
+    return timed
+
+
+def main() -> None:
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
+    photos = gather_photos(sys.argv[2:])
+    started = time.perf_counter()
+    explainer = explain.Explainer(Path(sys.argv[1]))
+    loaded = time.perf_counter() - started
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+        found = [found for found, _ in explain.explain_to(explainer, photos, out)]
+        photos = [one.photo for one in found if one.explained]
+        started = time.perf_counter()
+        list(explain.explain_to(explainer, photos, out))
+        batched = (time.perf_counter() - started) / len(photos)
+        spent: Counter[str] = Counter()
+        for part, (home, name) in PARTS.items():
+            setattr(home, name, note_time(spent, part, getattr(home, name)))
+        seconds = []
+        for _ in range(ROUNDS):
+            for photo in photos:
+                started = time.perf_counter()
+                list(explain.explain_to(explainer, [photo], out))
+                seconds.append(time.perf_counter() - started)
+    spent["rest"] = sum(seconds) - sum(spent.values())
+    settings = explainer.config["settings"]
+    result = {
+        "stage": "explain",
+        "method": settings["method"],
+        "backbone": settings["backbone"],
+        "image_size": settings["image_size"],
+        "photos": len(photos),
+        "load_seconds": round(loaded, 2),
+        "median_seconds": round(statistics.median(seconds), 3),
+        "slowest_seconds": round(max(seconds), 3),
+        "batched_seconds": round(batched, 3),
+        "shares": {part: round(s / sum(seconds), 3) for part, s in spent.most_common()},
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
