@@ -27,6 +27,7 @@ from .common import (
 )
 from .data import export, merge, stats
 from .runs import evaluate, report, train
+from .sweeps import sweep
 
 # Read when torch is loaded. Threads that spin while they wait make a shared machine several times
 # slower (measured: 10 images/s instead of 54), and gain a tenth on a quiet one.
@@ -43,6 +44,7 @@ def main() -> None:
     auheat render --codebook martinez   landmarks -> shards with heatmaps
     auheat train                        shards -> an interpretable classifier
     auheat evaluate                     a run -> scores, beside their baselines
+    auheat sweep --preset demo          a grid of runs -> the paper's tables
     auheat report                       one HTML page to look at
 
     No photos at hand? `auheat demo rafdb/` makes a small labelled set.
@@ -194,7 +196,7 @@ def render(as_json: bool, **settings: Any) -> None:
     print_summary(run(**settings), as_json)
 
 
-for command in (train, evaluate, report, export, merge, stats, codebooks):
+for command in (train, evaluate, sweep, report, export, merge, stats, codebooks):
     main.add_command(command)
 
 
