@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from tqdm import tqdm
 
 from auheat.records import AuheatError
 
@@ -120,11 +121,16 @@ def sweep(
     for data in _DATA if stores else ():
         if data not in stores:
             click.echo(f"--{data} is not given: its runs are left out", err=True)
-    summary = run(store, plan, stores, jobs, overwrite, lambda note: click.echo(note, err=True))
+    summary = run(store, plan, stores, jobs, overwrite, _tell)
     reports = _write_reports(summary, plan, stores, store)
     _print_summary(summary, reports, as_json)
     if summary.failed:
         sys.exit(1)
+
+
+def _tell(note: str) -> None:
+    """Print a line on stderr, above the bars that are drawn there."""
+    tqdm.write(note, file=sys.stderr)
 
 
 def _check_stores(preset: str, stores: dict[str, Path], dry_run: bool) -> None:

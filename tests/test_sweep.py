@@ -525,5 +525,5 @@ def test_a_choice_without_validation_scores_is_none_and_said():
     )
     assert choices[candidates] is None
     text = write_markdown(plan, results, choices)
-    assert "2 of its runs' settings have no validation scores yet" in text
+    assert "Not all scored on validation yet: λ = 1, 4." in text
     assert "0 of 3 runs are done" in text

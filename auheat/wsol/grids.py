@@ -164,7 +164,7 @@ GRIDS: Mapping[str, Preset] = MappingProxyType(
                     )
                 }
             ),
-            MappingProxyType({"train_preset": "methods", "epochs": 40}),
+            MappingProxyType({"train_preset": "methods"}),
         ),
     }
 )

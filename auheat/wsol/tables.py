@@ -84,7 +84,8 @@ def _tell_failures(results: Sequence[Result]) -> list[str]:
 def _title(number: str, what: str, table: Table) -> str:
     data = NAMES.get(table.data)
     method = f", {METHODS[table.method].title}" if table.method else ""
-    layers = f", layer {tell_layers(table.layers)} aligned" if table.layers else ""
+    aligned = table.layers and table.kind != "methods"
+    layers = f", layer {tell_layers(table.layers)} aligned" if aligned else ""
     return f"## {number}: {what}{f', {data}' if data else ''}{method}{layers}"
 
 
@@ -196,11 +197,10 @@ def _tell_choice(page: _Page, table: Table) -> list[str]:
         "(of equal ones the higher validation ATT-COS, then the smaller λ). The test photos had "
         "no part in it."
     )
-    missing = {s for candidates in choices for s in candidates} - {
-        r.cell.setting for r in page.results if r.validation
-    }
+    known = {r.cell.setting for r in page.results if r.validation}
+    missing = sorted({s.au_weight for some in choices for s in some if s not in known})
     if missing:
-        told += f" {len(missing)} of its runs' settings have no validation scores yet."
+        told += f" Not all scored on validation yet: λ = {', '.join(f'{v:g}' for v in missing)}."
     return [told]
 
 
