@@ -203,6 +203,8 @@ def _write_reports(summary: Any, plan: Any, stores: dict[str, Path], store: Path
 
 
 def _print_summary(summary: Any, reports: list[Path], as_json: bool) -> None:
+    from auheat.wsol.grids import tell_layers
+
     files = [str(summary.folder / name) for name in ("sweep.md", "sweep.csv", "sweep.json")]
     written = [*files, *map(str, reports)]
     if as_json:
@@ -211,9 +213,9 @@ def _print_summary(summary: Any, reports: list[Path], as_json: bool) -> None:
     for name, why in summary.failed.items():
         click.echo(f"{name}: failed: {why}", err=True)
     for setting in summary.chosen:
-        click.echo(
-            f"{setting.method}: lambda {setting.au_weight:g} was chosen on the validation photos"
-        )
+        where = " ".join(part for part in (setting.data, setting.method) if part)
+        where += f", layer {tell_layers(setting.layers)}"
+        click.echo(f"{where}: lambda {setting.au_weight:g}, chosen on the validation photos")
     n, failed = len(summary.runs), len(summary.failed)
     resumed = f", {summary.resumed} of them before" if summary.resumed else ""
     click.echo(f"{len(summary.done)} of {n} runs done{resumed}; {failed} failed")

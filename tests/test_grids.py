@@ -200,6 +200,26 @@ def test_what_the_command_cannot_read_is_an_error(options, words):
     assert words in done.output
 
 
+def test_of_the_paper_only_the_data_set_whose_store_is_given_is_run(tmp_path, monkeypatch):
+    seen = []
+
+    def note(store, plan, stores, jobs, overwrite, _):
+        seen.append((store, plan.data, stores, jobs, overwrite))
+        raise AuheatError("enough")
+
+    monkeypatch.setattr("auheat.wsol.sweep.sweep", note)
+    place, out = tmp_path / "a", tmp_path / "out"
+    options = ["sweep", "--preset", "paper", "--store", str(out), "--jobs", "3"]
+    done = CliRunner().invoke(main, [*options, "--affectnet", str(place)])
+    assert "--rafdb is not given: its runs are left out" in done.output
+    both = [*options, "--rafdb", str(out), "--affectnet", str(place), "--overwrite"]
+    assert "left out" not in CliRunner().invoke(main, both).output
+    assert seen == [
+        (out, ("affectnet",), {"affectnet": place}, 3, False),
+        (out, ("rafdb", "affectnet"), {"rafdb": out, "affectnet": place}, 3, True),
+    ]
+
+
 def test_published_figures_are_the_papers():
     raf, affect = published.METHODS["rafdb"], published.METHODS["affectnet"]
     assert list(raf) == list(affect) == list(METHODS)

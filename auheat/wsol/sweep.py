@@ -156,12 +156,17 @@ def _check_grid(folder: Path, plan: Plan, overwrite: bool) -> None:
             return
         raise AuheatError(f"{file}: unreadable (--overwrite writes it anew)") from error
     for key in keys:
-        if before.get(key) != plan.grid.get(key) and not overwrite:
+        old, new = before.get(key), plan.grid.get(key)
+        if old != new and not overwrite:
             raise AuheatError(
-                f"{file}: a sweep with {key} {before.get(key)!r}, now asked with "
-                f"{plan.grid.get(key)!r} (--overwrite takes this grid and keeps the runs that are "
-                "in both, --name keeps both)"
+                f"{file}: a sweep with {key} {_tell_value(old)}, now asked with {_tell_value(new)} "
+                "(--overwrite takes this grid and keeps the runs that are in both, --name keeps "
+                "both)"
             )
+
+
+def _tell_value(value: Any) -> str:
+    return "not given" if value is None else repr(value)
 
 
 def _check_tasks(tasks: Sequence[Task], overwrite: bool) -> list[Task]:
@@ -230,7 +235,7 @@ class _Work:
         except KeyboardInterrupt as error:
             self._stop()
             n = sum(record.state == "done" for record in self.records.values())
-            raise KeyboardInterrupt(
+            raise type(error)(  # SIGTERM has a kind of its own
                 f"{self.folder}: stopped, {n} of {len(tasks)} runs are done "
                 "(the same command goes on from there)"
             ) from error
@@ -245,11 +250,8 @@ class _Work:
             yield name, make_run(task, self._tell_once)
 
     def _make_beside(self, tasks: Sequence[Task], jobs: int) -> _Made:
-        """Make runs in processes of their own; which of them are at work is not known here."""
+        """Make runs in processes of their own; which of them wait is not known here."""
         threads = max(1, count_cores() // jobs)
-        for task in tasks:
-            self.records[task.cell.name] = Record("running")
-        self._write_state()
         self._tell(f"{len(tasks)} runs, {jobs} at a time with {threads} threads each")
         with joblib.parallel_config("loky", inner_max_num_threads=threads):
             pool = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
