@@ -363,7 +363,7 @@ def test_another_grid_of_the_same_name_is_an_error_and_keeps_what_is_in_both(sto
     sweep(store, quick(lambdas=[0]), tell=silent)
     before = stamps(store)
     other = quick(lambdas=[0, 9])
-    with pytest.raises(AuheatError, match=r"lambdas \[0\], now asked with \[0, 9\]"):
+    with pytest.raises(AuheatError, match=r"made with lambdas \[0\], now \[0, 9\]"):
         sweep(store, other, tell=silent)
     assert stamps(store) == before
     summary = sweep(store, other, overwrite=True, tell=silent)
@@ -371,7 +371,7 @@ def test_another_grid_of_the_same_name_is_an_error_and_keeps_what_is_in_both(sto
     assert before.items() <= stamps(store).items()
     assert len(lines_of(store)) == 2
     longer = quick(lambdas=[0], epochs=2)
-    with pytest.raises(AuheatError, match="epochs 1, now asked with 2"):
+    with pytest.raises(AuheatError, match="made with epochs 1, now 2"):
         sweep(store, longer, tell=silent)
     assert sweep(store, longer, overwrite=True, tell=silent).resumed == 0
     assert {line["epochs"] for line in lines_of(store).values()} == {"2"}

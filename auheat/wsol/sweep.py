@@ -159,7 +159,7 @@ def _check_grid(folder: Path, plan: Plan, overwrite: bool) -> None:
         old, new = before.get(key), plan.grid.get(key)
         if old != new and not overwrite:
             raise AuheatError(
-                f"{file}: a sweep with {key} {_tell_value(old)}, now asked with {_tell_value(new)} "
+                f"{file}: made with {key} {_tell_value(old)}, now {_tell_value(new)} "
                 "(--overwrite takes this grid and keeps the runs that are in both, --name keeps "
                 "both)"
             )
