@@ -28,6 +28,7 @@ from .common import (
 from .data import export, merge, stats
 from .explaining import explain
 from .runs import evaluate, report, train
+from .sweeps import sweep
 
 # Read when torch is loaded. Threads that spin while they wait make a shared machine several times
 # slower (measured: 10 images/s instead of 54), and gain a tenth on a quiet one.
@@ -45,6 +46,7 @@ def main() -> None:
     auheat train                        shards -> an interpretable classifier
     auheat evaluate                     a run -> scores, beside their baselines
     auheat explain RUN photo.jpg        a run + any photo -> what it saw there, as a picture
+    auheat sweep --preset demo          a grid of runs -> the paper's tables
     auheat report                       one HTML page to look at
 
     No photos at hand? `auheat demo rafdb/` makes a small labelled set.
@@ -196,7 +198,7 @@ def render(as_json: bool, **settings: Any) -> None:
     print_summary(run(**settings), as_json)
 
 
-for command in (train, evaluate, explain, report, export, merge, stats, codebooks):
+for command in (train, evaluate, explain, sweep, report, export, merge, stats, codebooks):
     main.add_command(command)
 
 

@@ -19,7 +19,7 @@ from auheat.shards import content_digest
 from auheat.wsol.settings import TrainConfig
 
 COMMANDS = (
-    *("demo", "extract", "render", "train", "evaluate", "explain", "report"),
+    *("demo", "extract", "render", "train", "evaluate", "explain", "sweep", "report"),
     *("export", "merge", "stats", "codebooks", "verify", "models"),
 )
 

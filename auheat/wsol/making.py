@@ -1,0 +1,131 @@
+"""One run of a sweep: made, scored, or found finished; and what is checked before it begins."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from auheat.landmarks.runtime import pick_device
+from auheat.records import AuheatError
+from auheat.store import find_rendered, list_finished
+from auheat.wsol import checkpoints
+from auheat.wsol.data import ShardDataset
+from auheat.wsol.evaluation import ARRAYS, RESULT, VAL_ARRAYS, VAL_RESULT, evaluate
+from auheat.wsol.grids import Cell
+from auheat.wsol.settings import TrainConfig
+from auheat.wsol.standings import Record, read_scores
+from auheat.wsol.training import load_material, train
+
+_FILES = {"test": (RESULT, ARRAYS), "val": (VAL_RESULT, VAL_ARRAYS)}
+_FREE = ("device", "workers", "tensorboard", "name")
+
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One run to be made: where, with what, scored on which splits; `anew` discards another one."""
+
+    store: Path
+    cell: Cell
+    splits: tuple[str, ...]
+    anew: bool = False
+
+    @property
+    def run(self) -> Path:
+        """The run's folder."""
+        return self.store / checkpoints.RUNS / self.cell.name
+
+
+def check_material(store: Path, config: TrainConfig) -> str:
+    """Return the digest of the shards that a run learns from; raises `AuheatError`."""
+    pick_device(config.device)
+    if config.weights not in ("auto", "none") and not Path(config.weights).is_file():
+        raise AuheatError(f"--weights: {config.weights}: no such file (auto, none, or a file)")
+    material = load_material(store, config)
+    files, _ = list_finished(find_rendered(store, config.shards, "--shards"), "auheat render")
+    if not len(ShardDataset(files, "test", config.image_size, config.classes)):
+        raise AuheatError(f"{material.folder}: no test photos (each run is scored on them)")
+    return str(material.about["material"])
+
+
+def find_difference(task: Task, material: str) -> str:
+    """Return in what a run that is there differs from the one asked for, "" for nothing."""
+    if not (task.run / checkpoints.CONFIG).is_file():
+        return ""
+    old = checkpoints.read_config(task.run)
+    now = json.loads(json.dumps(asdict(task.cell.config)))
+    for key, value in now.items():
+        before = old["settings"].get(key, value)
+        if key not in _FREE and before != value:
+            return f"{key} {before!r}, now asked with {value!r}"
+    return "" if old["data"].get("material", material) == material else "other shards"
+
+
+def make_run(task: Task, tell: Tell) -> Record:
+    """Train and evaluate a run, or what is left of it; an error becomes its record.
+
+    `tell` gets what training says.
+    """
+    notes: list[str] = []
+
+    def note(text: str) -> None:
+        notes.append(text)
+        tell(text)
+
+    state, error = "done", ""
+    try:
+        train(task.store, task.cell.config, task.anew, note)
+        for split in task.splits:
+            if not is_scored(task.run, split):
+                evaluate(task.store, task.run, task.cell.config.device, split)
+    except Exception as reason:  # whatever it is, the other runs go on
+        state, error = "failed", _tell_error(reason)
+    return Record(state, sum_seconds(task.run), error, tuple(notes))
+
+
+def is_finished(task: Task) -> bool:
+    """Whether a run is trained to its last epoch and scored on every split asked for."""
+    if task.anew or not (task.run / checkpoints.LAST).is_file():
+        return False
+    try:
+        done = checkpoints.read_progress(task.run)["epochs_done"] >= task.cell.config.epochs
+    except AuheatError:
+        return False  # training says what is wrong with it
+    return done and all(is_scored(task.run, split) for split in task.splits)
+
+
+def is_scored(run: Path, split: str) -> bool:
+    """Whether a run has a whole evaluation, of these weights and on the shards it learnt from."""
+    files, best = [run / name for name in _FILES[split]], run / checkpoints.BEST
+    if not all(file.is_file() for file in (*files, best)):
+        return False
+    if min(file.stat().st_mtime_ns for file in files) < best.stat().st_mtime_ns:
+        return False
+    try:
+        config, scores = checkpoints.read_config(run), read_scores(files[0])
+    except AuheatError:
+        return False
+    shards = config["data"]["shards"]
+    return bool(
+        scores.get("split") == split
+        and scores.get("class_names") == config["class_names"]
+        and Path(str(scores.get("shards", shards))).name == shards
+    )
+
+
+def sum_seconds(run: Path) -> float:
+    """Return the seconds of a run's epochs, as its metrics.jsonl has them."""
+    try:
+        lines = (run / checkpoints.METRICS).read_text(encoding="utf-8").splitlines()
+        return round(sum(float(json.loads(line)["seconds"]) for line in lines), 3)
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.0
+
+
+def _tell_error(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, AuheatError) else f"{type(error).__name__}: {text}"
