@@ -25,6 +25,7 @@ from auheat.wsol import checkpoints
 from auheat.wsol.checkpoints import BEST, CONFIG, load_classifier, pack_codebook, save_tensors
 from auheat.wsol.data import ShardDataset
 from auheat.wsol.explain import Explainer
+from auheat.wsol.frames import describe_framing
 from auheat.wsol.gathering import name_outputs
 from auheat.wsol.lettering import measure_text, plain, shorten, wrap
 from auheat.wsol.methods import build_classifier
@@ -32,7 +33,6 @@ from auheat.wsol.panel import encode_png
 from auheat.wsol.pictures import CELL, fit_cell, place_points, spread
 from auheat.wsol.settings import make_config
 from auheat.wsol.training import train
-from auheat.wsol.frames import describe_framing
 
 SIDE = 64
 NAMES = ("Happiness", "Surprise", "Anger")

@@ -32,11 +32,11 @@ from auheat.wsol.agreement import (
 )
 from auheat.wsol.data import fit_square
 from auheat.wsol.evaluation import look
+from auheat.wsol.frames import View, frame_photo
 from auheat.wsol.gathering import gather_photos, match_detector, name_outputs
 from auheat.wsol.methods import find_method
 from auheat.wsol.metrics import on_grid
 from auheat.wsol.panel import draw_panel, encode_png
-from auheat.wsol.frames import View, frame_photo
 
 FOLDER = "explain"
 """Folder in a run's own for what the command writes, unless another is named."""
@@ -303,8 +303,8 @@ def explain(
     `run` is a folder, wherever it was copied to, or a name in `store`/runs. `label` is the true
     expression of all photos, where it is known. `detector` and `model` replace the detector that
     the run was trained with. The face is framed as the photos of training were
-    (`auheat.wsol.frames.frame_photo`). Nothing is written. A detector that differs from the run's is
-    told to `tell`. One photo without a face, or unreadable, raises `AuheatError`; in a list it is
+    (`auheat.wsol.frames.frame_photo`). Nothing is written. A detector that differs from the run's
+    is told to `tell`. One photo without a face, or unreadable, raises `AuheatError`; in a list it is
     an `Explanation` whose `status` says so.
     """
     one = isinstance(images, str | Path)

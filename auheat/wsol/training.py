@@ -30,6 +30,7 @@ from auheat.wsol.data import ShardDataset, split_validation
 from auheat.wsol.distributed import World, join, sync_norms
 from auheat.wsol.engine import Engine, Material
 from auheat.wsol.forecast import forecast
+from auheat.wsol.frames import describe_framing
 from auheat.wsol.methods import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -38,7 +39,6 @@ from auheat.wsol.methods import (
     find_method,
 )
 from auheat.wsol.settings import OPTIMIZERS, TrainConfig, check_parts
-from auheat.wsol.frames import describe_framing
 
 
 @dataclass(frozen=True, slots=True)
