@@ -1,0 +1,279 @@
+"""Cross-validate what attention is taught, on a store of your own, and write docs/attention.md.
+
+    python tools/compare_targets.py STORE WORK --persons people.csv [--folds 5] [--epochs 40]
+        [--size 64] [--classes Happiness,Anger] [--shards NAME] [--jobs 2] [--out docs]
+
+Every variant trains on the same folds, cut by person, with the same seed, so that two of them are
+compared photo by photo. people.csv has the columns name (of the photo's file) and person; without
+it the shards' own persons count. The splits of the store are put together. A run that is finished
+in WORK is not done again. The last epoch is judged, so that nothing is chosen on photos.
+"""
+
+import argparse
+import csv
+import json
+import os
+import time
+from collections import defaultdict
+from pathlib import Path, PurePosixPath
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line sets it, before torch
+
+import joblib
+import numpy as np
+import torch
+
+from auheat.heatmaps import plan_heatmaps
+from auheat.store import find_rendered, list_finished
+from auheat.wsol import checkpoints
+from auheat.wsol.bootstrap import interval, paired_interval
+from auheat.wsol.canvas import Canvas
+from auheat.wsol.data import ShardDataset
+from auheat.wsol.distributed import World
+from auheat.wsol.engine import Engine, Material
+from auheat.wsol.judging import Judge
+from auheat.wsol.methods import build_classifier
+from auheat.wsol.settings import OPTIMIZERS, make_config
+from auheat.wsol.targets import Targets
+from auheat.wsol.totals import Totals
+from auheat.wsol.views import look, view_maps
+
+ROOT = Path(__file__).parent.parent
+CPU = torch.device("cpu")
+VARIANTS = {
+    "without": ("without AUs", {"au_weight": 0.0}, None),
+    "paper": ("the paper's loss", {}, None),
+    "blind": ("control: a target that knows no class", {}, "blind"),
+    "wrong": ("control: the target of a fixed wrong class", {}, "wrong"),
+    "contrast": ("the paper's loss and a contrast of 1", {"contrast_weight": 1.0}, None),
+}
+"""Name -> title, settings, and what is put in the place of the heatmaps."""
+
+COLUMNS = {
+    "accuracy": "accuracy",
+    "att_cos": "ATT-COS",
+    "att_cos_centred": "centred",
+    "cam_cos": "CAM-COS",
+    "margin": "margin",
+    "rank1": "rank-1",
+    "cam_margin": "CAM margin",
+    "cam_rank1": "CAM rank-1",
+}
+PAIRS = (("paper", "without"), ("paper", "blind"), ("paper", "wrong"), ("contrast", "paper"))
+
+
+def read_persons(file):
+    """Return the person of each photo, by the name of its file without the ending."""
+    with file.open(newline="", encoding="utf-8") as lines:
+        return {PurePosixPath(row["name"]).stem: row["person"] for row in csv.DictReader(lines)}
+
+
+def cut_folds(labels, persons, folds, seed=0):
+    """Return each row's fold (N,): whole persons, every class spread as evenly as that allows."""
+    groups = defaultdict(list)
+    for row, person in enumerate(persons):
+        groups[person or row].append(row)
+    rng = np.random.default_rng(seed)
+    members = [np.array(rows) for rows in groups.values()]
+    rng.shuffle(members)
+    members.sort(key=len, reverse=True)
+    total, count = np.bincount(labels), np.zeros((folds, labels.max() + 1))
+    out = np.zeros(len(labels), np.int64)
+    for rows in members:
+        more = np.bincount(labels[rows], minlength=len(total))
+        crowded = ((count + more) / total * (more > 0)).sum(1) + count.sum(1) / len(labels)
+        best = int(crowded.argmin())
+        count[best] += more
+        out[rows] = best
+    return out
+
+
+def change_targets(dataset, plan, kind, chosen):
+    """Put others in the place of the heatmaps: of no class (the mean of all), or of a wrong one."""
+    stored = dataset._cache["heatmap"]
+    targets = Targets(plan, dataset.labels, CPU)
+    drawn = [k for k, blobs in enumerate(plan.classes) if blobs is not None]
+    following = {k: drawn[(i + 1) % len(drawn)] for i, k in enumerate(drawn)}
+    for row in chosen:
+        points = dataset._cache["landmarks"][row][None]
+        maps = targets.draw(points, dataset.image_size, tuple(stored.shape[1:]))[0]
+        label = int(dataset.labels[row])
+        if label in following:
+            one = maps[drawn].mean(0) if kind == "blind" else maps[following[label]]
+            stored[row] = (255 * one).round().to(torch.uint8)
+
+
+def run_one(options, name, fold):
+    """Train one variant on all folds but one and judge it on that; write each photo's numbers."""
+    file = options.work / f"{name}-{fold}.npz"
+    if file.is_file():
+        return
+    torch.set_num_threads(1)
+    _, given, kind = VARIANTS[name]
+    config = make_config(
+        "methods", image_size=options.size, epochs=options.epochs, seed=fold, workers=0, **given
+    )
+    folder = find_rendered(options.store, options.shards)
+    files, _ = list_finished(folder, "auheat render")
+    dataset = ShardDataset(files, None, options.size, options.only)
+    dataset.cache()
+    persons = find_persons(options, dataset)
+    folds = cut_folds(dataset.labels, persons, options.folds)
+    learnt, judged = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+    plan = plan_heatmaps(checkpoints.read_codebook(files), dataset.class_names)
+    kept = dataset._cache["heatmap"].clone()
+    if kind:
+        change_targets(dataset, plan, kind, learnt.tolist())
+    torch.manual_seed(fold)
+    model = build_classifier(config.method, config.backbone, len(dataset.class_names))
+    model = model.to(memory_format=torch.channels_last)
+    optimizer = OPTIMIZERS[config.optimizer][0](model, config)
+    # nothing is chosen by validation: it looks at one batch that was learnt from
+    material = Material(folder, dataset, learnt, dataset, learnt[: config.batch_size], plan, {})
+    engine = Engine(config, material, model, optimizer, CPU, World())
+    started = time.perf_counter()
+    for epoch in range(config.epochs):
+        engine.run_epoch(epoch)
+    seconds = time.perf_counter() - started
+    dataset._cache["heatmap"] = kept
+    found = judge(model.eval(), dataset, judged, plan, learnt) | {"seconds": seconds}
+    part = file.with_suffix(".part.npz")
+    np.savez(part, persons=np.array(persons)[judged], **found)
+    part.replace(file)
+    print(f"{name} fold {fold}: {seconds:.0f} s", flush=True)
+
+
+def judge(model, dataset, rows, plan, learnt):
+    """Return labels, predictions and every score of the rows judged."""
+    heatmaps = dataset._cache["heatmap"].float() / 255
+    labels = torch.from_numpy(dataset.labels)
+    valid = dataset._cache["valid"]
+    chosen = torch.zeros(len(dataset), dtype=torch.bool)
+    chosen[learnt] = True
+    means = [heatmaps[chosen & valid & (labels == k)] for k in range(len(plan.names))]
+    mean = torch.stack([m.mean(0) for m in means if len(m)]).mean(0)
+    judging = Judge(Canvas(plan, dataset.image_size), mean, CPU)
+    with torch.inference_mode():
+        for part in np.array_split(rows, -(-len(rows) // 32)):
+            batch = dataset.take(part.tolist())
+            images = (batch["image"].float() / 255).contiguous(memory_format=torch.channels_last)
+            judging.add(view_maps(look(model, images), batch["label"]), batch)
+    tables = judging.tables()
+    totals = Totals(tables, judging.canvas, judging.kinds, judging.kinds, judging.top, [])
+    scores = {}
+    for column, values in totals.columns().items():
+        scores[column] = np.full(len(tables.label), np.nan)
+        scores[column][tables.scored] = values
+    hits = (tables.predicted == tables.label).astype(float)
+    return {"label": tables.label, "predicted": tables.predicted, "accuracy": hits, **scores}
+
+
+def find_persons(options, dataset):
+    """Return the person of each row, "" where nobody is known."""
+    if options.persons is None:
+        return dataset.persons
+    known = read_persons(options.persons)
+    return [known.get(PurePosixPath(key).stem, "") for key in dataset.ids]
+
+
+def gather(options):
+    """Return each variant's numbers over all folds, in the same order of photos."""
+    found = {}
+    for name in VARIANTS:
+        parts = [
+            dict(np.load(options.work / f"{name}-{k}.npz", allow_pickle=False))
+            for k in range(options.folds)
+        ]
+        keys = [key for key in parts[0] if key != "seconds"]
+        found[name] = {key: np.concatenate([part[key] for part in parts]) for key in keys}
+        found[name]["seconds"] = np.array([part["seconds"] for part in parts])
+    return found
+
+
+def compare(found):
+    """Return means with intervals of each variant, and the paired differences."""
+    first = found["paper"]
+    labels, persons = first["label"], first["persons"].tolist()
+
+    def about(key):
+        return {"labels": labels, "persons": persons, "balanced": key != "accuracy"}
+
+    table = {
+        name: {key: interval(values[key], **about(key))._asdict() for key in COLUMNS}
+        for name, values in found.items()
+    }
+    pairs = {
+        f"{a} - {b}": {
+            key: paired_interval(found[a][key], found[b][key], **about(key))._asdict()
+            for key in COLUMNS
+        }
+        for a, b in PAIRS
+    }
+    seconds = {name: float(values["seconds"].max()) for name, values in found.items()}
+    return {"photos": len(labels), "variants": table, "pairs": pairs, "most_seconds": seconds}
+
+
+def tell(score, signed=False):
+    """Return a score and its interval as one cell."""
+    value, low, high = (f"{score[k]:{'+' if signed else ''}.3f}" for k in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
+def tabulate(rows, headings):
+    """Return a Markdown table."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def write_page(options, results):
+    """Write the measured tables between the marks of docs/attention.md, and the numbers beside."""
+    shown = list(COLUMNS)
+    variants = tabulate(
+        [
+            [VARIANTS[name][0], *(f"{scores[key]['value']:.3f}" for key in shown)]
+            for name, scores in results["variants"].items()
+        ],
+        ["trained with", *COLUMNS.values()],
+    )
+    pairs = tabulate(
+        [
+            [pair, *(tell(scores[key], True) for key in shown)]
+            for pair, scores in results["pairs"].items()
+        ],
+        ["difference", *COLUMNS.values()],
+    )
+    (options.out / "attention.json").write_text(json.dumps(results, indent=1) + "\n")
+    page = options.out / "attention.md"
+    start, end = "<!-- measured -->\n", "<!-- /measured -->"
+    before, rest = page.read_text(encoding="utf-8").split(start)
+    _, after = rest.split(end)
+    page.write_text(f"{before}{start}{variants}\n\n{pairs}\n{end}{after}", encoding="utf-8")
+
+
+def main():
+    """Run what is asked for on the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("store", type=Path)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--persons", type=Path)
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--size", type=int, default=64)
+    # not called "classes": torch.classes cannot be sent to another process, and so is taken for it
+    parser.add_argument("--classes", dest="only", type=lambda text: text.split(","))
+    parser.add_argument("--shards")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=ROOT / "docs")
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    tasks = [(options, name, fold) for fold in range(options.folds) for name in VARIANTS]
+    with joblib.parallel_config("loky", inner_max_num_threads=1):
+        joblib.Parallel(n_jobs=options.jobs)(joblib.delayed(run_one)(*task) for task in tasks)
+    results = compare(gather(options))
+    results["settings"] = {key: str(getattr(options, key)) for key in ("folds", "epochs", "size")}
+    write_page(options, results)
+    print(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()
