@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from urllib.parse import urlsplit
 
 import cv2
 import pytest
@@ -27,6 +28,9 @@ QUIET = (
     "--no-first-run",
     "--disable-background-networking",
     "--disable-component-update",
+    "--disable-default-apps",
+    "--disable-extensions",
+    "--disable-features=OptimizationHints,MediaRouter,Translate",
     "--disable-sync",
     "--enable-logging=stderr",
 )
@@ -47,7 +51,7 @@ def page(tmp_path_factory):
 
 
 def browse(page, folder, *options):
-    """Run the browser on a page: what it writes, and the web addresses that pages asked for."""
+    """Run the browser on a page: what it writes, and every web address in its log of the net."""
     log = folder / "net.json"
     command = [
         BROWSER, *QUIET, f"--user-data-dir={folder / 'profile'}", f"--log-net-log={log}", *options,
@@ -57,22 +61,35 @@ def browse(page, folder, *options):
     text = log.read_text()
     if not text.rstrip().endswith("}"):  # the browser may end before the log does
         text = text.rstrip().rstrip(",") + "]}"
-    asked = [
-        event["params"]["url"]
-        for event in json.loads(text)["events"]
-        if "url" in event.get("params", {})
-        and event["params"].get("initiator", "not an origin") != "not an origin"
-    ]
-    return done.stdout, done.stderr, [url for url in asked if url.startswith(("http", "ws"))]
+    addresses = [event.get("params", {}).get("url", "") for event in json.loads(text)["events"]]
+    return done.stdout, done.stderr, {url for url in addresses if url.startswith(("http", "ws"))}
+
+
+def ask(page, folder, *options):
+    """Browse a page: what the browser says, and the hosts that it asks for this page alone."""
+    blank = folder / "blank" / "blank.html"
+    blank.parent.mkdir()
+    blank.write_text("<!doctype html><title>blank</title>")
+    *_, own = browse(blank, blank.parent, *options)
+    _, told, asked = browse(page, folder, *options)
+    return told, {urlsplit(url).netloc for url in asked} - {urlsplit(url).netloc for url in own}
+
+
+def test_a_page_that_logs_and_asks_is_caught(tmp_path):
+    page = tmp_path / "bad.html"
+    page.write_text("<img src='http://127.0.0.1:9/x.png'><script>console.log('hi')</script>")
+    told, asked = ask(page, tmp_path, "--window-size=390,900", f"--screenshot={tmp_path / 'p.png'}")
+    assert "CONSOLE" in told
+    assert asked == {"127.0.0.1:9"}
 
 
 @pytest.mark.parametrize("width", [390, 1280])
 def test_a_browser_shows_the_page_without_a_message_or_a_request(page, tmp_path, width):
     picture = tmp_path / "page.png"
     size = f"--window-size={width},900"
-    _, told, asked = browse(page, tmp_path, size, f"--screenshot={picture}")
+    told, asked = ask(page, tmp_path, size, f"--screenshot={picture}")
     assert "CONSOLE" not in told
-    assert asked == []
+    assert asked == set()
     image = cv2.imread(str(picture))
     assert image is not None
     assert image.std() > 5  # something is drawn
