@@ -245,7 +245,8 @@ def contrast(one, other):
 
 def palettes(page):
     """The colours of the light and of the dark page."""
-    blocks = re.findall(r":root {([^}]*)}", page)
+    blocks = [b for b in re.findall(r":root {([^}]*)}", page) if "--ink" in b]
+    assert len(blocks) == 2  # paper alone has its own background, besides
     return [dict(re.findall(r"--(\w+): (#\w+)", block)) for block in blocks]
 
 
