@@ -2,6 +2,8 @@
 
 import base64
 import re
+from decimal import Decimal
+from itertools import pairwise
 
 import cv2
 import hypothesis
@@ -174,13 +176,12 @@ def test_ticks_are_few_round_and_where_they_say(low, span, count):
     assert len(ticks) <= count + 1
     for at, text in ticks:
         assert low + at / 100 * span == pytest.approx(float(text), abs=0.011 * span)
-    values = [float(text) for _, text in ticks]
-    steps = np.diff(values)
-    if len(values) > 1:
-        step = (values[-1] - values[0]) / (len(values) - 1)
-        np.testing.assert_allclose(steps, step, rtol=1e-6, atol=1e-9)
-        assert round(step / 10 ** np.floor(np.log10(step) + 1e-9), 6) in (1, 2, 5)
-        np.testing.assert_allclose(np.rint(np.array(values) / step) * step, values, atol=1e-6)
+    values = [Decimal(text) for _, text in ticks]
+    steps = {after - before for before, after in pairwise(values)}
+    assert len(steps) <= 1
+    for step in steps:
+        assert "".join(map(str, step.normalize().as_tuple().digits)) in {"1", "2", "5"}
+        assert all(value % step == 0 for value in values)
 
 
 def test_ticks_by_hand():
