@@ -221,7 +221,8 @@ def report(
 ) -> None:
     """Write one self-contained HTML page: faces, heatmaps, counts, and RUNS side by side.
 
-    RUNS are names or folders, by default all of the store's.
+    RUNS are names or folders, by default all of the store's. Runs that differ in --au-weight or
+    --layers alone are shown as pairs and curves. Shards without photos show landmarks and heatmaps.
 
     \b
     auheat report

@@ -37,13 +37,15 @@ def page(store):
 def test_the_report_holds_every_element_for_every_run(page):
     parsed = Page(page)
     assert parsed.count("figure", "chart") == 3
-    assert parsed.count("polyline") == 3 * 2 * 2  # curves x runs x (train, validation)
+    learning = Page(page.partition('id="learning"')[2].partition("</details>")[0])
+    assert learning.count("polyline") == 3 * 2 * 2  # curves x runs x (train, validation)
     assert parsed.count("table", "confusion shaded") == 2
     assert parsed.count("table", "cosines shaded") == 2
     assert parsed.count("img", "mean") == 3 * (1 + 2 + 2)  # classes x (A, attention, CAM per run)
     assert parsed.count("figure", "example") == 3 * 2
     strip = page.partition('<div class="strip">')[2].partition("</figure>")[0]
-    assert strip.count("<img") == 2 + 2 * 2
+    assert strip.count('<div class="tile">') == 2 + 2 * 2  # photo, A, attention and CAM per run
+    assert strip.count("<img") == 1 + 2 * 2  # the photo is a background, embedded once
     assert parsed.count("figure", "photo") > 0  # the store's own part is still there
     headings = [t for t in parsed.texts if t in ("ATT-COS", "margin", "rank-1", "centred")]
     assert len(headings) >= 4
@@ -52,15 +54,16 @@ def test_the_report_holds_every_element_for_every_run(page):
 def test_the_headline_shows_the_scores_and_the_baselines(store, page):
     table = page.partition('<table id="scores">')[2].partition("</table>")[0]
     rows = {
-        re.search(r"<td>(.*?)</td>", row).group(1): re.findall(r'class="n">([^<]*)<', row)
+        re.search(r"<td>(.*?)</td>", row).group(1): re.findall(r'class="n(?: best)?">([^<]*)<', row)
         for row in table.split("<tr")[2:]
     }
     for run in ("with-aus", "without-aus"):
         scores = json.loads((store / "runs" / run / "evaluation.json").read_text())
         keys = ("accuracy", "balanced_accuracy", "cam_cos", "att_cos", "att_cos_centred")
-        assert rows[run] == [f"{scores[k]:.3f}" for k in (*keys, "margin", "rank1")]
+        extra = [key for key in ("energy", "pointing") if key in scores]
+        assert rows[run] == [f"{scores[k]:.3f}" for k in (*keys, "margin", "rank1", *extra)]
     assert "uniform map" in rows
-    assert rows["uniform map"][4:] == ["0.000"] * 3
+    assert rows["uniform map"][4:7] == ["0.000"] * 3
 
 
 def test_confusion_counts_are_those_of_the_evaluation(store, page):
@@ -71,7 +74,14 @@ def test_confusion_counts_are_those_of_the_evaluation(store, page):
 
 
 def test_the_report_needs_nothing_from_outside(page):
-    assert all(source.startswith("data:image/jpeg;base64,") for source in Page(page).sources)
+    parsed = Page(page)
+    inside = {f"#{i}" for _, _, i in parsed.tags if i}
+    pictures = ("data:image/jpeg;base64,", "data:image/webp;base64,")
+    assert all(source.startswith(pictures) or source in inside for source in parsed.sources)
+    assert re.findall(r"url\((?!\"data:image/jpeg;base64,)", page) == []
+    assert "@import" not in page
+    assert "<script" not in page
+    assert not re.search(r"(?:https?:)?//[a-z]", re.sub(r"base64,[^\"]*", "", page))
 
 
 def test_runs_can_be_chosen_and_copied_elsewhere(store, tmp_path):
@@ -214,7 +224,8 @@ def test_a_map_of_no_class_is_shown_and_never_scored(store, tmp_path):
     table = page.partition('<table id="scores">')[2].partition("</table>")[0]
     assert ">-<" in table.partition("pooled")[2].partition("<tr")[0]
     titles = [t for t in Page(page).texts if t.startswith("map of no class, pooled")]
-    assert len(titles) == 1 + 6  # the mean maps, and six photos
+    assert len(titles) == 1  # the mean maps
+    assert page.count('alt="map of no class, pooled, photo') == 6
     assert "CAM, pooled" not in page
     assert "CAM, with-aus" in page
     shown = CliRunner().invoke(main, ["evaluate", "pooled", "--store", str(other)])

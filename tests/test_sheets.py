@@ -2,15 +2,29 @@
 
 import base64
 import re
+from decimal import Decimal
+from itertools import pairwise
 
 import cv2
+import hypothesis
 import numpy as np
 import pytest
 from helpers import Page
+from hypothesis import strategies
 
 from auheat.pipeline import extract, render
 from auheat.records import AuheatError
-from auheat.sheets import colorize, draw_codebook, draw_histogram, draw_panel, overlay
+from auheat.sheets import (
+    colorize,
+    draw_bare,
+    draw_codebook,
+    draw_histogram,
+    draw_panel,
+    draw_veil,
+    find_ticks,
+    overlay,
+    turn_up,
+)
 from auheat.wsol.report import write_report
 
 
@@ -35,7 +49,10 @@ def test_the_report_holds_all_its_elements(page):
 
 
 def test_the_report_needs_nothing_from_outside(page):
-    assert all(source.startswith("data:image/jpeg;base64,") for source in Page(page).sources)
+    parsed = Page(page)
+    inside = {f"#{i}" for _, _, i in parsed.tags if i}
+    assert all(s.startswith("data:image/jpeg;base64,") or s in inside for s in parsed.sources)
+    assert {"#counts", "#expressions", "#codebook", "#doubtful"} <= set(parsed.sources)
     assert not re.search(r"(?:https?:)?//[a-z]", re.sub(r"base64,[^\"]*", "", page))
 
 
@@ -46,6 +63,29 @@ def test_counts_in_the_report_are_those_of_the_shards(page):
     assert counts["Happiness"] == [2, 0, 2, 2]
     assert counts["Neutral"] == [1, 1, 2, 0]
     assert counts["OK"] == [12]
+
+
+def test_shards_without_photos_show_landmarks_and_heatmaps_alone(rafdb, tmp_path, stub_detector):
+    extract(rafdb, tmp_path / "s")
+    render(tmp_path / "s", no_images=True)
+    text = write_report(tmp_path / "s").read_text()
+    parsed = Page(text)
+    assert parsed.count("figure", "photo") == 12
+    assert parsed.count("figure", "doubt") == 12
+    assert "These shards hold no photos" in text
+    assert 'alt="Happiness: landmarks, heatmap"' in text
+    source = next(s for s in parsed.sources if s.startswith("data:"))
+    data = np.frombuffer(base64.b64decode(source.partition(",")[2]), np.uint8)
+    height, width = cv2.imdecode(data, cv2.IMREAD_COLOR).shape[:2]
+    assert width == 2 * height
+
+
+def test_a_bare_panel_shows_the_same_square_as_one_with_a_photo(random_faces):
+    points = random_faces(1)[0]
+    heat = np.random.default_rng(0).random((28, 28)).astype(np.float32)
+    bare = draw_bare((90, 120), points, heat, side=80)
+    panel = draw_panel(np.full((90, 120, 3), 128, np.uint8), points, heat, side=80)
+    np.testing.assert_array_equal(bare, panel[:, :160])
 
 
 def test_names_from_outside_cannot_become_markup(tmp_path, stub_detector):
@@ -109,6 +149,49 @@ def test_the_overlay_leaves_cold_places_gray():
     gray = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)
     np.testing.assert_array_equal(overlay(photo, np.zeros((20, 20)))[..., 1], gray)
     assert (overlay(photo, np.ones((20, 20)))[..., 0] > 70).all()
+
+
+def test_a_veil_over_a_gray_photo_is_the_overlay():
+    rng = np.random.default_rng(0)
+    photo = np.repeat(rng.integers(0, 255, (20, 20, 1), np.uint8), 3, 2)
+    heat = rng.random((20, 20)).astype(np.float32)
+    veil = draw_veil(heat).astype(float)
+    alpha = veil[..., 3:] / 255
+    blended = photo * (1 - alpha) + veil[..., :3] * alpha
+    assert np.abs(overlay(photo, heat) - blended).max() <= 0.5 + 1e-3
+    assert (draw_veil(np.zeros((4, 4)))[..., 3] == 0).all()
+
+
+def test_a_veil_keeps_its_order_in_gray():
+    veil = draw_veil(np.linspace(0, 1, 128)[None])
+    assert (np.diff(cv2.cvtColor(veil[..., :3], cv2.COLOR_RGB2GRAY)[0].astype(int)) >= -1).all()
+
+
+@hypothesis.given(
+    strategies.floats(-1e4, 1e4), strategies.floats(1e-4, 1e4), strategies.integers(2, 9)
+)
+def test_ticks_are_few_round_and_where_they_say(low, span, count):
+    high = low + span
+    ticks = find_ticks(low, high, count)
+    assert len(ticks) <= count + 1
+    for at, text in ticks:
+        assert low + at / 100 * span == pytest.approx(float(text), abs=0.011 * span)
+    values = [Decimal(text) for _, text in ticks]
+    steps = {after - before for before, after in pairwise(values)}
+    assert len(steps) <= 1
+    for step in steps:
+        assert "".join(map(str, step.normalize().as_tuple().digits)) in {"1", "2", "5"}
+        assert all(value % step == 0 for value in values)
+
+
+def test_ticks_by_hand():
+    assert find_ticks(0, 1) == [
+        (0, "0.0"), (20, "0.2"), (40, "0.4"), (60, "0.6"), (80, "0.8"), (100, "1.0"),
+    ]  # fmt: skip
+    assert find_ticks(0, 350) == [(0, "0"), (28.57, "100"), (57.14, "200"), (85.71, "300")]
+    assert find_ticks(-0.04, 0.2, 3) == [(16.67, "0.0"), (58.33, "0.1"), (100, "0.2")]
+    assert find_ticks(3, 3) == [(50, "3")]
+    assert turn_up([(0, "a"), (28.57, "b")]) == [(100, "a"), (71.43, "b")]
 
 
 def test_histogram_bars_count_every_score():
