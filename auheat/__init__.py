@@ -37,9 +37,12 @@ _HOME = {
     "ShardStream": "wsol.stream",
     "StreamLoader": "wsol.stream",
     "au_alignment_loss": "wsol.losses",
+    "contrastive_alignment_loss": "wsol.losses",
     "evaluate": "wsol.evaluation",
     "explain": "wsol.explain",
+    "interval": "wsol.bootstrap",
     "make_config": "wsol.settings",
+    "paired_interval": "wsol.bootstrap",
     "train": "wsol.training",
 }
 __all__ = sorted(_HOME)

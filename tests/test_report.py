@@ -230,7 +230,8 @@ def test_a_map_of_no_class_is_shown_and_never_scored(store, tmp_path):
     assert "CAM, with-aus" in page
     shown = CliRunner().invoke(main, ["evaluate", "pooled", "--store", str(other)])
     assert shown.exit_code == 0, shown.output
-    assert re.search(r"^pooled( +[\d.]+){2} +- +[\d.]+", shown.output, re.MULTILINE)
+    assert re.search(r"^CAM-COS +-\s*$", shown.output, re.MULTILINE)
+    assert re.search(r"^ATT-COS +0\.\d{3} +\[[-.\d]+, [-.\d]+\]( +0\.\d{3}){4}", shown.output, re.M)
 
 
 def test_curves_run_from_left_to_right_and_from_least_to_greatest():

@@ -15,11 +15,12 @@ import json
 import os
 import time
 from collections import defaultdict
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path, PurePosixPath
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line sets it, before torch
 
-import joblib
 import numpy as np
 import torch
 
@@ -115,7 +116,7 @@ def run_one(options, name, fold):
     )
     folder = find_rendered(options.store, options.shards)
     files, _ = list_finished(folder, "auheat render")
-    dataset = ShardDataset(files, None, options.size, options.only)
+    dataset = ShardDataset(files, None, options.size, options.classes)
     dataset.cache()
     persons = find_persons(options, dataset)
     folds = cut_folds(dataset.labels, persons, options.folds)
@@ -259,16 +260,16 @@ def main():
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--size", type=int, default=64)
-    # not called "classes": torch.classes cannot be sent to another process, and so is taken for it
-    parser.add_argument("--classes", dest="only", type=lambda text: text.split(","))
+    parser.add_argument("--classes", type=lambda text: text.split(","))
     parser.add_argument("--shards")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, default=ROOT / "docs")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     tasks = [(options, name, fold) for fold in range(options.folds) for name in VARIANTS]
-    with joblib.parallel_config("loky", inner_max_num_threads=1):
-        joblib.Parallel(n_jobs=options.jobs)(joblib.delayed(run_one)(*task) for task in tasks)
+    with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
+        for done in [pool.submit(run_one, *task) for task in tasks]:
+            done.result()
     results = compare(gather(options))
     results["settings"] = {key: str(getattr(options, key)) for key in ("folds", "epochs", "size")}
     write_page(options, results)

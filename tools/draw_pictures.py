@@ -1,9 +1,10 @@
-"""Draw the README's two pictures from the store that `make demo` makes.
+"""Draw the README's pictures from the store that `make demo` makes.
 
     python tools/draw_pictures.py demo-run/store
 
 docs/report.jpg: photos with landmarks, heatmap, and both together. docs/attention.jpg: what is
 expected of each expression, and the mean attention of the runs with-aus and without-aus.
+docs/explain.jpg: what `auheat explain` shows of the portrait itself.
 """
 
 import sys
@@ -11,13 +12,16 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import skimage.data
 
 from auheat.images import decode
 from auheat.shards import list_shards, read_attributes, read_columns
 from auheat.sheets import colorize, draw_panel
 from auheat.store import find_rendered
+from auheat.wsol.explain import explain
 
 DOCS = Path(__file__).parent.parent / "docs"
+PORTRAIT = Path(skimage.data.__file__).with_name("astronaut.png")
 SHOWN = ("Happiness", "Surprise", "Anger", "Sadness")
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 
@@ -70,6 +74,7 @@ def main():
     store = Path(sys.argv[1])
     write("report.jpg", draw_report(store))
     write("attention.jpg", draw_attention(store))
+    write("explain.jpg", explain(store / "runs" / "with-aus", PORTRAIT).panel())
 
 
 if __name__ == "__main__":

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from auheat.wsol.report import COLUMNS, tabulate, tell_score
+from auheat.wsol.report_tables import find_columns, tabulate
+
+BASELINES = ("mean heatmap", "Gaussian", "uniform", "wrong class")
+"""What the baselines are called where there is little room, in the order of the report's."""
 
 _Rows = list[tuple[str, ...]]
 
@@ -22,22 +25,13 @@ def _shorten(value: float) -> str:
 
 
 def tabulate_headline(result: Mapping[str, Any]) -> _Rows:
-    """Return the headline table of one evaluation, its scores with their intervals."""
-    heading, own, *baselines = tabulate([result])
-    ends = [result["intervals"].get(key) for key, _ in COLUMNS]
-    cells = [
-        f"{cell} {tell_interval(*pair)}" if pair else cell
-        for cell, pair in zip(own[1:], ends, strict=True)
-    ]
-    return [heading, (own[0], *cells), *baselines]
-
-
-def tabulate_maps(result: Mapping[str, Any]) -> _Rows:
-    """Return all scores of every layer and CAM: a heading, then one row each."""
-    table = result["maps"]
-    scores = list(next(iter(table.values())))
-    rows = [("map", *scores)]
-    return rows + [(kind, *(tell_score(v[s]) for s in scores)) for kind, v in table.items()]
+    """Return the headline of one evaluation: a row for each score, with interval and baselines."""
+    columns = find_columns([result])
+    (_, *headings), own, *baselines = tabulate([result])
+    ends = [result["intervals"].get(key) for key, _ in columns]
+    told = [tell_interval(*pair) if pair else "" for pair in ends]
+    rows = zip(headings, own[1:], told, *(cells for _, *cells in baselines), strict=True)
+    return [("", own[0], "95 %", *BASELINES), *rows]
 
 
 def tabulate_units(result: Mapping[str, Any]) -> _Rows:
