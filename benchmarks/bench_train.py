@@ -6,7 +6,8 @@ Prints one JSON line, of CUDA where there is one and else of the CPU. The bare l
 the device and does forward pass, loss, backward pass and optimizer; the engine also fetches,
 varies and measures. With "decode", its photos are JPEG files that worker processes decode. All
 that is compared alternates, so that a disturbance hits both. The AU term reads one layer's
-features once: its cost grows with that layer's channels x pixels, the step's with the network.
+features once: its cost grows with that layer's channels x pixels, the step's with the network. The
+contrast also draws a heatmap of each class on each photo: photos x classes x heatmap pixels.
 """
 
 import contextlib
@@ -20,16 +21,24 @@ import cv2
 import numpy as np
 import torch
 
+from auheat.facs import load_codebook
+from auheat.heatmaps import plan_heatmaps
 from auheat.landmarks.runtime import pick_device
+from auheat.records import EXPRESSIONS
 from auheat.wsol.data import ShardDataset
 from auheat.wsol.engine import Engine, Material
 from auheat.wsol.losses import total_loss
 from auheat.wsol.methods import build_classifier
 from auheat.wsol.settings import AMP, OPTIMIZERS, make_config
+from auheat.wsol.targets import Targets
 
-CLASSES = 7
+NAMES = ("Neutral", *(name for name in EXPRESSIONS if name != "Neutral"))
+BOOK = load_codebook("martinez")
+PLAN = plan_heatmaps(BOOK, NAMES)
+CLASSES = len(NAMES)
 PAIRS = 30
 EPOCHS, STEPS = 5, 12
+PLAIN, ALIGNED, TOLD_APART = (0.0, 0.0), (4.0, 0.0), (4.0, 1.0)  # weights of AUs and contrast
 
 
 class Synthetic(ShardDataset):
@@ -38,12 +47,12 @@ class Synthetic(ShardDataset):
     def __init__(self, n: int, side: int, decode: bool) -> None:
         rng = np.random.default_rng(0)
         self.image_size, self.files = side, []
-        self.class_names = tuple(f"class{k}" for k in range(CLASSES))
+        self.class_names = NAMES
         self.labels = np.arange(n) % CLASSES
         self.ids = [str(i) for i in range(n)]
-        self._rows = [(0, i) for i in range(n)]
+        self._row, self._shard = np.arange(n), np.zeros(n, np.int64)
         self._cache = None
-        self._decode = decode
+        self._decode, self._reader = decode, None
         smooth = cv2.resize(rng.integers(0, 256, (16, 16, 3), np.uint8), (256, 256))
         self._jpeg = cv2.imencode(".jpg", smooth)[1].tobytes()
         if not decode:
@@ -51,7 +60,7 @@ class Synthetic(ShardDataset):
                 "image": torch.randint(0, 256, (n, 3, side, side), dtype=torch.uint8),
                 "heatmap": torch.randint(0, 256, (n, 56, 56), dtype=torch.uint8),
                 "valid": torch.from_numpy(self.labels > 0),
-                "landmarks": torch.zeros(n, 68, 2),
+                "landmarks": place_faces(n, side),
             }
 
     def cache(self, limit: int = 0) -> bool:  # noqa: ARG002
@@ -59,7 +68,13 @@ class Synthetic(ShardDataset):
 
     def _read_raw(self, index: int):
         blank = np.full((56, 56), index % 256, np.uint8)
-        return index, self._jpeg, blank, bool(self.labels[index]), np.zeros((68, 2))
+        return index, self._jpeg, blank, bool(self.labels[index]), place_faces(1, 256)[0].numpy()
+
+
+def place_faces(n: int, side: int) -> torch.Tensor:
+    """Return the landmarks (n, 68, 2) of mean faces that fill photos of `side`."""
+    face = BOOK.frame.mean * side * 0.45 + np.array([side / 2, side * 0.42])
+    return torch.from_numpy(face.astype(np.float32)).expand(n, -1, -1).clone()
 
 
 def main() -> None:
@@ -73,10 +88,11 @@ def main() -> None:
     engine, bare = make_engine(config, device, decode), make_bare(config, device)
     with contextlib.redirect_stderr(io.StringIO()):
         engine._train_epoch(0)
-    for weight in (0.0, 4.0):
-        bare(weight)
+    for weights in (PLAIN, ALIGNED, TOLD_APART):
+        bare(*weights)
     ours, theirs, ratios = compare_loops(engine, bare, device)
-    shares = measure_term(bare, device)
+    shares = measure_term(bare, device, PLAIN, ALIGNED)
+    contrast = measure_term(bare, device, ALIGNED, TOLD_APART)
     result = {
         "stage": "train",
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
@@ -91,6 +107,7 @@ def main() -> None:
         "times_bare": round(statistics.median(ratios), 3),
         "au_share": round(statistics.median(shares), 4),
         "au_share_quartiles": [round(x, 4) for x in statistics.quantiles(shares, n=4)[::2]],
+        "contrast_share": round(statistics.median(contrast), 4),
     }
     print(json.dumps(result))
 
@@ -101,7 +118,7 @@ def make_engine(config, device, decode) -> Engine:
     model, optimizer = make_network(config, device)
     rows = np.arange(len(dataset))
     return Engine(
-        config, Material(None, dataset, rows, dataset, rows[:1], {}), model, optimizer, device
+        config, Material(None, dataset, rows, dataset, rows[:1], PLAN, {}), model, optimizer, device
     )
 
 
@@ -114,7 +131,7 @@ def make_network(config, device):
 
 
 def make_bare(config, device):
-    """Return a step on a batch that lies on the device: a function of the AU weight."""
+    """Return a step on a batch that lies on the device: a function of the two weights."""
     model, optimizer = make_network(config, device)
     n, side = config.batch_size, config.image_size
     images = torch.rand(n, 3, side, side, device=device)
@@ -123,12 +140,16 @@ def make_bare(config, device):
     heatmaps = torch.rand(n, 56, 56, device=device)
     valid = labels > 0
     halved = config.amp != "none"
+    landmarks = place_faces(n, side).to(device)
+    targets = Targets(PLAN, np.arange(CLASSES), device)
 
-    def step(au_weight: float) -> None:
+    def step(au_weight: float, contrast_weight: float) -> None:
         with torch.autocast(device.type, AMP[config.amp], enabled=halved):
             output = model(images, labels)
         output = output._replace(logits=output.logits.float())
-        loss = total_loss(output, labels, heatmaps, valid, au_weight)
+        maps = targets.draw(landmarks, side, (56, 56)) if contrast_weight else None
+        aligned = au_weight, config.layers, contrast_weight, maps, targets.class_weights
+        loss = total_loss(output, labels, heatmaps, valid, *aligned)
         optimizer.zero_grad(set_to_none=True)
         loss.total.backward()
         optimizer.step()
@@ -154,15 +175,17 @@ def compare_loops(engine, bare, device) -> tuple[float, float, list[float]]:
     for epoch in range(EPOCHS):
         with contextlib.redirect_stderr(io.StringIO()):  # the progress bar
             ours.append(n / timed(device, lambda epoch=epoch: engine._train_epoch(epoch + 1)))
-        theirs.append(n / timed(device, lambda: [bare(4.0) for _ in range(engine.steps)]))
+        theirs.append(n / timed(device, lambda: [bare(*ALIGNED) for _ in range(engine.steps)]))
     ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
     return statistics.median(ours), statistics.median(theirs), ratios
 
 
-def measure_term(bare, device) -> list[float]:
-    """Return the AU term's share of a step, of each pair of a step without and one with it."""
-    pairs = [[timed(device, lambda w=w: bare(w)) for w in (0.0, 4.0)] for _ in range(PAIRS)]
-    return [1 - without / with_term for without, with_term in pairs]
+def measure_term(bare, device, without, with_it) -> list[float]:
+    """Return a term's share of a step, of each pair of a step without and one with it."""
+    pairs = [
+        [timed(device, lambda w=w: bare(*w)) for w in (without, with_it)] for _ in range(PAIRS)
+    ]
+    return [1 - a / b for a, b in pairs]
 
 
 if __name__ == "__main__":
