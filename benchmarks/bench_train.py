@@ -68,7 +68,7 @@ class Synthetic(ShardDataset):
 
     def _read_raw(self, index: int):
         blank = np.full((56, 56), index % 256, np.uint8)
-        return index, self._jpeg, blank, bool(self.labels[index]), place_faces(1, 256)[0].numpy()
+        return self._jpeg, blank, bool(self.labels[index]), place_faces(1, 256)[0].numpy()
 
 
 def place_faces(n: int, side: int) -> torch.Tensor:
