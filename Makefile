@@ -17,7 +17,7 @@ $(INSTALLED): pyproject.toml setup.py constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,demo]'
 	@touch $@
 
-demo: $(INSTALLED)  ## the whole chain on a made set: landmarks, heatmaps, two runs, report
+demo: $(INSTALLED)  ## the whole chain on a made set: landmarks, heatmaps, two runs, a photo explained, report
 	rm -rf demo-run
 	$(BIN)/auheat demo demo-run/rafdb
 	$(BIN)/auheat extract demo-run/rafdb
@@ -26,6 +26,7 @@ demo: $(INSTALLED)  ## the whole chain on a made set: landmarks, heatmaps, two r
 	$(BIN)/auheat train --preset demo --name without-aus --au-weight 0
 	$(BIN)/auheat evaluate with-aus
 	$(BIN)/auheat evaluate without-aus
+	$(BIN)/auheat explain with-aus demo-run/rafdb/Image/aligned/test_00004_aligned.jpg
 	$(BIN)/auheat report with-aus without-aus
 	@echo "Open $(CURDIR)/demo-run/store/report.html"
 

@@ -46,6 +46,7 @@ VARIANTS = {
     "paper": ("the paper's loss", {}, None),
     "blind": ("control: a target that knows no class", {}, "blind"),
     "wrong": ("control: the target of a fixed wrong class", {}, "wrong"),
+    "light": ("the paper's loss and a contrast of 0.3", {"contrast_weight": 0.3}, None),
     "contrast": ("the paper's loss and a contrast of 1", {"contrast_weight": 1.0}, None),
 }
 """Name -> title, settings, and what is put in the place of the heatmaps."""
@@ -60,7 +61,13 @@ COLUMNS = {
     "cam_margin": "CAM margin",
     "cam_rank1": "CAM rank-1",
 }
-PAIRS = (("paper", "without"), ("paper", "blind"), ("paper", "wrong"), ("contrast", "paper"))
+PAIRS = (
+    ("paper", "without"),
+    ("paper", "blind"),
+    ("paper", "wrong"),
+    ("light", "paper"),
+    ("contrast", "paper"),
+)
 
 
 def read_persons(file):
