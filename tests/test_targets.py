@@ -53,6 +53,15 @@ def test_fewer_than_two_heatmaps_cannot_be_told_apart():
         Targets(plan, np.zeros(4, np.int64), CPU)
 
 
+def test_heatmaps_that_are_not_of_expressions_have_none_to_be_told_from(tmp_path, monkeypatch):
+    store = make_store(tmp_path)
+    config = make_config("demo", image_size=32, contrast_weight=1.0)
+    made = training.read_attributes(store / "shards" / "martinez" / "00000.h5")
+    monkeypatch.setattr(training, "read_attributes", lambda file: made | {"mode": "generic"})
+    with pytest.raises(AuheatError, match="heatmaps of mode generic, geometry face"):
+        training.load_material(store, config)
+
+
 def test_the_heatmaps_of_all_classes_move_with_the_photo(tmp_path):
     store = make_store(tmp_path, side=(60, 60), size=SIDE)
     config = make_config(

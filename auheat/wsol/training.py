@@ -100,6 +100,14 @@ def load_material(store: Path, config: TrainConfig) -> Material:
         "train_per_class": count.tolist(),
         "left_out": dict(train.left_out),
     }
+    made = read_attributes(files[0])
+    shown = made.get("mode", "expression"), made.get("geometry", "face")
+    if config.contrast_weight and shown != ("expression", "face"):
+        raise AuheatError(
+            f"{folder}: heatmaps of mode {shown[0]}, geometry {shown[1]} (--contrast-weight needs "
+            "those of expressions, as `auheat render` draws them without --generic, --landmarks "
+            "and --geometry)"
+        )
     plan = plan_heatmaps(checkpoints.read_codebook(files), train.class_names)
     return Material(folder, train, chosen, val, val_rows, plan, about)
 
