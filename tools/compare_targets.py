@@ -32,12 +32,12 @@ from auheat.wsol.canvas import Canvas
 from auheat.wsol.data import ShardDataset
 from auheat.wsol.distributed import World
 from auheat.wsol.engine import Engine, Material
-from auheat.wsol.judging import Judge
+from auheat.wsol.judging import CONSTANTS, Judge
 from auheat.wsol.methods import build_classifier
 from auheat.wsol.settings import OPTIMIZERS, make_config
 from auheat.wsol.targets import Targets
 from auheat.wsol.totals import Totals
-from auheat.wsol.views import look, view_maps
+from auheat.wsol.views import Views, look, view_maps
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
@@ -60,6 +60,12 @@ COLUMNS = {
     "rank1": "rank-1",
     "cam_margin": "CAM margin",
     "cam_rank1": "CAM rank-1",
+}
+BASELINES = {
+    "mean_heatmap": "baseline: the mean training heatmap",
+    "uniform": "baseline: a uniform map",
+    "best centred Gaussian": "baseline: the best centred Gaussian",
+    "wrong class": "baseline: the photo's heatmap of a wrong class",
 }
 PAIRS = (
     ("paper", "without"),
@@ -121,14 +127,10 @@ def run_one(options, name, fold):
     config = make_config(
         "methods", image_size=options.size, epochs=options.epochs, seed=fold, workers=0, **given
     )
-    folder = find_rendered(options.store, options.shards)
-    files, _ = list_finished(folder, "auheat render")
-    dataset = ShardDataset(files, None, options.size, options.classes)
-    dataset.cache()
+    dataset, plan = open_dataset(options)
     persons = find_persons(options, dataset)
     folds = cut_folds(dataset.labels, persons, options.folds)
     learnt, judged = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
-    plan = plan_heatmaps(checkpoints.read_codebook(files), dataset.class_names)
     kept = dataset._cache["heatmap"].clone()
     if kind:
         change_targets(dataset, plan, kind, learnt.tolist())
@@ -137,7 +139,9 @@ def run_one(options, name, fold):
     model = model.to(memory_format=torch.channels_last)
     optimizer = OPTIMIZERS[config.optimizer][0](model, config)
     # nothing is chosen by validation: it looks at one batch that was learnt from
-    material = Material(folder, dataset, learnt, dataset, learnt[: config.batch_size], plan, {})
+    material = Material(
+        options.store, dataset, learnt, dataset, learnt[: config.batch_size], plan, {}
+    )
     engine = Engine(config, material, model, optimizer, CPU, World())
     started = time.perf_counter()
     for epoch in range(config.epochs):
@@ -153,14 +157,7 @@ def run_one(options, name, fold):
 
 def judge(model, dataset, rows, plan, learnt):
     """Return labels, predictions and every score of the rows judged."""
-    heatmaps = dataset._cache["heatmap"].float() / 255
-    labels = torch.from_numpy(dataset.labels)
-    valid = dataset._cache["valid"]
-    chosen = torch.zeros(len(dataset), dtype=torch.bool)
-    chosen[learnt] = True
-    means = [heatmaps[chosen & valid & (labels == k)] for k in range(len(plan.names))]
-    mean = torch.stack([m.mean(0) for m in means if len(m)]).mean(0)
-    judging = Judge(Canvas(plan, dataset.image_size), mean, CPU)
+    judging = make_judge(dataset, plan, learnt)
     with torch.inference_mode():
         for part in np.array_split(rows, -(-len(rows) // 32)):
             batch = dataset.take(part.tolist())
@@ -176,12 +173,62 @@ def judge(model, dataset, rows, plan, learnt):
     return {"label": tables.label, "predicted": tables.predicted, "accuracy": hits, **scores}
 
 
+def make_judge(dataset, plan, learnt):
+    """Return a judge whose mean heatmap is that of the rows learnt from."""
+    heatmaps = dataset._cache["heatmap"].float() / 255
+    labels = torch.from_numpy(dataset.labels)
+    chosen = torch.zeros(len(dataset), dtype=torch.bool)
+    chosen[learnt] = True
+    chosen &= dataset._cache["valid"]
+    means = [heatmaps[chosen & (labels == k)] for k in range(len(plan.names))]
+    mean = torch.stack([m.mean(0) for m in means if len(m)]).mean(0)
+    return Judge(Canvas(plan, dataset.image_size), mean, CPU)
+
+
+def open_dataset(options):
+    """Return all photos of the shards, in memory, and the plan of their heatmaps."""
+    files, _ = list_finished(find_rendered(options.store, options.shards), "auheat render")
+    dataset = ShardDataset(files, None, options.size, options.classes)
+    dataset.cache()
+    return dataset, plan_heatmaps(checkpoints.read_codebook(files), dataset.class_names)
+
+
 def find_persons(options, dataset):
     """Return the person of each row, "" where nobody is known."""
     if options.persons is None:
         return dataset.persons
     known = read_persons(options.persons)
     return [known.get(PurePosixPath(key).stem, "") for key in dataset.ids]
+
+
+def judge_baselines(options):
+    """Return the scores of maps that saw no photo, over all folds: name -> its four scores."""
+    dataset, plan = open_dataset(options)
+    folds = cut_folds(dataset.labels, find_persons(options, dataset), options.folds)
+    found = defaultdict(list)
+    for fold in range(options.folds):
+        rows, learnt = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
+        judging = make_judge(dataset, plan, learnt)
+        batch = dataset.take(rows.tolist())
+        nothing = {"layer 5": torch.zeros(len(rows), 1, 1)}
+        unknown = torch.full((len(rows), len(plan.names)), torch.nan)
+        judging.add(Views(nothing, torch.full((len(rows),), -1), unknown), batch)
+        tables = judging.tables()
+        found["label"].append(tables.label[tables.scored])
+        found["wrong"].append(tables.wrong_class)
+        found["constants"].append(tables.constants)
+    label, wrong, constants = (np.concatenate(found[k]) for k in ("label", "wrong", "constants"))
+    means = [constants[label == k].mean(0) for k in np.unique(label)]
+    table = np.mean(means, 0)
+    gaussians = table[len(CONSTANTS) :]
+    rows = dict(zip(CONSTANTS, table[: len(CONSTANTS)], strict=True))
+    rows["best centred Gaussian"] = gaussians[gaussians[:, 0].argmax()]
+    rows["wrong class"] = np.mean([wrong[label == k].mean(0) for k in np.unique(label)], 0)
+    keys = ("att_cos", "att_cos_centred", "margin", "rank1")
+    return {
+        BASELINES.get(name, name): dict(zip(keys, values.tolist(), strict=True))
+        for name, values in rows.items()
+    }
 
 
 def gather(options):
@@ -240,6 +287,10 @@ def write_page(options, results):
         [
             [VARIANTS[name][0], *(f"{scores[key]['value']:.3f}" for key in shown)]
             for name, scores in results["variants"].items()
+        ]
+        + [
+            [name, *(f"{scores[key]:.3f}" if key in scores else "" for key in shown)]
+            for name, scores in results["baselines"].items()
         ],
         ["trained with", *COLUMNS.values()],
     )
@@ -277,7 +328,7 @@ def main():
     with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
         for done in [pool.submit(run_one, *task) for task in tasks]:
             done.result()
-    results = compare(gather(options))
+    results = compare(gather(options)) | {"baselines": judge_baselines(options)}
     results["settings"] = {key: str(getattr(options, key)) for key in ("folds", "epochs", "size")}
     write_page(options, results)
     print(json.dumps(results, indent=1))
