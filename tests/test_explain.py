@@ -24,7 +24,7 @@ from auheat.store import list_finished
 from auheat.wsol import checkpoints
 from auheat.wsol.checkpoints import BEST, CONFIG, load_classifier, pack_codebook, save_tensors
 from auheat.wsol.data import ShardDataset
-from auheat.wsol.explain import Explainer
+from auheat.wsol.explain import Explainer, explain_to
 from auheat.wsol.frames import describe_framing
 from auheat.wsol.gathering import name_outputs
 from auheat.wsol.lettering import measure_text, plain, shorten, wrap
@@ -470,6 +470,79 @@ def test_names_differ_by_more_than_case(tmp_path):
     photos = [tmp_path / "a" / "Face.png", tmp_path / "b" / "face.png", tmp_path / "c" / "FACE.jpg"]
     names = [name.casefold() for name in name_outputs(photos, tmp_path / "out")]
     assert len(set(names)) == 3
+
+
+def test_no_file_of_the_user_is_ever_replaced(photo_of, tmp_path):
+    run, album = make_run(tmp_path / "run"), tmp_path / "album"
+    photo_of("album/face.jpg", **LARGE)
+    photo_of("album/face.png", (101, 121), 50.0, (60.0, 44.0))
+    photo_of("album/other.png", (102, 122), 50.0, (60.0, 44.0))
+    (album / "other.json").write_text('{"photo": "no panel of ours"}')
+    (album / "face.json").symlink_to("nowhere")
+    own = {file.name: file.read_bytes() for file in album.iterdir() if file.exists()}
+    for asked in ([album], [album / "face.jpg"], [album]):
+        before = {file.name for file in album.iterdir()}
+        command(run, *asked, "--out", album, "--device", "cpu")
+        assert {name: (album / name).read_bytes() for name in own} == own
+        assert (album / "face.json").is_symlink()
+    assert {file.name for file in album.iterdir()} == before  # panels are no photos
+    told = [
+        json.loads((album / f"{name}.json").read_text()) for name in ("album-face", "album-other")
+    ]
+    assert [row["photo"] for row in told] == [str(album / n) for n in ("face.jpg", "other.png")]
+    assert len(before) == len(own) + 1 + 3 * 2
+
+
+def test_a_photo_given_itself_is_no_panel_to_replace(photo_of, tmp_path):
+    run, album = make_run(tmp_path / "run"), tmp_path / "album"
+    first = photo_of("album/face.jpg", **LARGE)
+    command(run, first, "--out", album, "--device", "cpu")
+    second = photo_of("album/face.png", (101, 121), 50.0, (60.0, 44.0))  # over the panel
+    mine = second.read_bytes()
+    command(run, first, second, "--out", album, "--device", "cpu")
+    assert second.read_bytes() == mine
+
+
+def test_a_kill_between_the_two_files_leaves_no_panel_alone(photo_of, tmp_path, monkeypatch):
+    run, file, out = make_run(tmp_path / "run"), photo_of("face.png", **LARGE), tmp_path / "out"
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("auheat.wsol.explain.Explanation.save", stop)
+    command(run, file, "--out", out, "--device", "cpu", code=130)
+    assert [left.name for left in out.iterdir()] == ["face.json"]
+
+
+def test_what_was_told_of_a_photo_goes_when_it_fails(photo_of, tmp_path):
+    run, out = make_run(tmp_path / "run"), tmp_path / "out"
+    file = photo_of("face.png", **LARGE)
+    other = photo_of("other/face.png", (101, 121), 50.0, (60.0, 44.0))
+    command(run, file, other, "--out", out, "--device", "cpu")
+    assert len(list(out.iterdir())) == 4
+    for photo in (file, other):
+        cv2.imwrite(str(photo), np.zeros((77, 50, 3), np.uint8))
+    command(run, file, "--out", out, "--device", "cpu", code=1)
+    assert {left.name for left in out.iterdir()} == {"other-face.json", "other-face.png"}
+
+
+def test_what_cannot_be_written_says_what_would_help(photo_of, tmp_path):
+    run, file = make_run(tmp_path / "run"), photo_of("face.png", **LARGE)
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(AuheatError, match=r"taken.*make room or choose another place") as caught:
+        list(explain_to(Explainer(run, "cpu"), [file], tmp_path / "taken"))
+    assert "shards" not in str(caught.value)
+
+
+@pytest.mark.parametrize("letter", ["ä", "顔", "🙂"])
+def test_long_names_of_any_script_fit_a_disk(letter, tmp_path):
+    long = letter * (250 // len(letter.encode()))
+    photos = [tmp_path / parent / f"{long[:-2]}.png" for parent in ("a", long, long[:-1] + "b")]
+    names = name_outputs(photos, tmp_path / "out")
+    assert len(set(names)) == 3
+    for name in names:
+        (tmp_path / f"{name}.json.part").touch()  # what it is written as
+        assert letter in name
 
 
 def test_bad_requests_are_one_clear_error(photo_of, tmp_path):
