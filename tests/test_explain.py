@@ -30,7 +30,7 @@ from auheat.wsol.gathering import name_outputs
 from auheat.wsol.lettering import measure_text, plain, shorten, wrap
 from auheat.wsol.methods import build_classifier
 from auheat.wsol.panel import encode_png
-from auheat.wsol.pictures import CELL, fit_cell, place_points, spread
+from auheat.wsol.pictures import CELL, fit_cell, place_points, show_overview, spread
 from auheat.wsol.settings import make_config
 from auheat.wsol.training import train
 
@@ -142,6 +142,8 @@ FRAMINGS = {
     "aligned": (WHOLE | {"align": 96}, SMALL | {"roll": 17.0}),
     "alike": (WHOLE | {"alike": True, "side": 80}, SMALL | {"roll": -12.0}),
     "unknown": (None, SMALL),
+    "cut wide": (WHOLE | {"aspect": 1.6}, SMALL | {"roll": 9.0}),
+    "alike tall": (WHOLE | {"alike": True, "side": 80, "aspect": 0.6}, SMALL | {"roll": -12.0}),
 }
 
 
@@ -194,6 +196,53 @@ def test_a_face_is_brought_to_the_place_and_scale_of_training_faces(photo_of, tm
             assert np.abs(middle - [0.5, 0.45]).max() < 0.02
         if framing != "cut":  # upright
             assert found.points[45][1] == pytest.approx(found.points[36][1], abs=1e-3)
+
+
+def spans(points):
+    """Width and height of faces, from ear to ear and from brow to chin."""
+    return np.ptp(points[..., 0], -1), np.ptp(points[..., 1], -1)
+
+
+@pytest.mark.parametrize("alike", [False, True])
+@pytest.mark.parametrize("stored", [(80, 110), (110, 64)])
+def test_faces_are_stretched_as_training_stretched_them(alike, stored, photo_of, tmp_path):
+    store = make_store(tmp_path / "store", side=stored)
+    files, asked = list_finished(store / "shards" / "martinez", "auheat render")
+    framing = describe_framing(files, asked, BOOK.frame) | {"alike": alike}
+    assert framing["aspect"] == stored[1] / stored[0]
+    wide, high = spans(
+        np.stack([i["landmarks"].numpy() for i in ShardDataset(files, "train", SIDE)])
+    )
+    eye = 0.5 * framing["scale"][0] * np.sqrt(300 * 260)  # half as large as those of training
+    upright = photo_of("face.png", (260, 300), eye, (150.0, 120.0))
+    found = auheat.explain(make_run(tmp_path / "run", framing=framing), upright, device="cpu")
+    seen = spans(found.points)
+    assert seen[0] / seen[1] == pytest.approx(np.median(wide / high), rel=0.02)
+    assert seen[0] == pytest.approx(np.median(wide), rel=0.04)
+    place = ((BOOK.frame.weights[:, None] * found.points).sum(0) + 0.5) / SIDE
+    assert np.abs(place - framing["middle"]).max() < 0.02
+
+
+def test_a_photo_of_another_shape_is_brought_to_that_of_training_faces(photo_of, tmp_path):
+    known = WHOLE | {"alike": True, "middle": [0.5, 0.5]}
+    file = photo_of("face.png", (90, 150), 0.45 * np.sqrt(90 * 150), (75.0, 45.0))
+    (tmp_path / "runs").mkdir()
+    frames = {}
+    for aspect in (None, 1.0, 150 / 90):
+        framing = known if aspect is None else known | {"aspect": aspect}
+        run = make_run(tmp_path / "runs" / str(aspect), framing=framing)
+        frames[aspect] = auheat.explain(run, file, device="cpu").frame
+    assert frames == {None: (90, 150), 1.0: (100, 100), 150 / 90: (90, 150)}
+
+
+def test_a_wide_cut_lies_within_its_photo(photo_of, tmp_path):
+    run = make_run(tmp_path / "run", framing=WHOLE | {"aspect": 2.5, "scale": [0.4, 0.41, 0.5]})
+    for size, middle in (((150, 190), (160.0, 120.0)), ((190, 151), (20.0, 30.0))):
+        found = auheat.explain(run, photo_of("face.png", size, 40.0, middle), device="cpu")
+        left, top = -found.transform[:, 2]
+        assert 0 <= left <= size[1] - found.frame[1]
+        assert 0 <= top <= size[0] - found.frame[0]
+        assert found.frame[1] / found.frame[0] == pytest.approx(2.5, rel=0.02)
 
 
 @pytest.mark.parametrize("how", [{}, {"crop": "auto"}, {"align": True, "side": 72}])
@@ -561,6 +610,30 @@ def test_bad_requests_are_one_clear_error(photo_of, tmp_path):
     assert "expected how photos are framed" in command("mine", file, *store, code=1).stderr
 
 
+BROKEN = {
+    "no side": ({"framing": WHOLE | {"side": 0}}, "how photos are framed"),
+    "NaN place": ({"framing": WHOLE | {"middle": [0.5, float("nan")]}}, "how photos are framed"),
+    "NaN scale": ({"framing": WHOLE | {"scale": [0.4, float("nan"), 0.5]}}, "how photos are"),
+    "endless scale": ({"framing": WHOLE | {"scale": [0.4, 0.5, float("inf")]}}, "how photos are"),
+    "huge place": ({"framing": WHOLE | {"middle": [10**400, 0.5]}}, "how photos are framed"),
+    "no width": ({"framing": WHOLE | {"aspect": 0}}, "how photos are framed"),
+    "NaN aspect": ({"framing": WHOLE | {"aspect": float("nan")}}, "how photos are framed"),
+    "no aspect": ({"framing": WHOLE | {"aspect": None}}, "how photos are framed"),
+    "detectors": ({"detector": ["mesh"]}, "a detector's name"),
+    "digest": ({"detector_digest": {"a": 1}}, "a digest"),
+}
+
+
+@pytest.mark.parametrize("damage", BROKEN)
+def test_damaged_settings_are_one_clear_error(damage, photo_of, tmp_path):
+    changed, expected = BROKEN[damage]
+    run, file = make_run(tmp_path / "run"), photo_of("face.png", **SMALL)
+    config = json.loads((run / CONFIG).read_text())
+    (run / CONFIG).write_text(json.dumps(config | changed))
+    with pytest.raises(AuheatError, match=rf"config\.json: .*\(expected {expected}"):
+        auheat.explain(run, file, device="cpu")
+
+
 def test_a_class_without_action_units_is_explained_as_such(photo_of, tmp_path):
     run = make_run(tmp_path / "run", names=("Neutral", "Happiness"))
     weights = checkpoints.load_tensors(run / BEST)
@@ -600,6 +673,16 @@ def test_the_portrait_is_found_framed_and_explained(portrait, detector, monkeypa
 
 
 # ---------------------------------------------------------------- drawing
+
+
+def test_the_part_seen_is_outlined_unless_it_is_the_whole_photo(square):
+    found, _ = square
+    whole = show_overview(found)
+    shifted = replace(found, transform=np.array([[1.0, 0, -20], [0, 1, -20]]))  # of the same size
+    x, y = (CELL * (20 / SIDE), CELL * (50 / SIDE))  # on the left edge of what is shown then
+    changed = (show_overview(shifted) != whole).any(2)
+    assert changed[round(y), round(x)]
+    assert not changed[round(y), : round(x) - 10].any()
 
 
 @given(st.lists(st.floats(-50, CELL + 50), min_size=1, max_size=20), st.floats(5, 30))
