@@ -1,6 +1,7 @@
 """Explanations: every number against another way to get it, and every picture in its place."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from itertools import pairwise
@@ -482,6 +483,28 @@ def test_photos_that_fail_are_named_and_the_others_go_on(photo_of, tmp_path):
     assert "the largest central one" in several[0]
     assert "doubtful" in json.loads((out / "vague.json").read_text())["notes"][0]
     command(*asked, "--strict", code=1)
+
+
+def test_odd_entries_of_a_folder_are_left_out_and_named(photo_of, tmp_path):
+    run, folder, out = make_run(tmp_path / "run"), tmp_path / "photos", tmp_path / "out"
+    photo_of("photos/good.png", **LARGE)
+    outside = photo_of("outside/face.png", (101, 121), 50.0, (60.0, 44.0))
+    (folder / "away.png").symlink_to(outside)
+    (folder / "far").symlink_to(outside.parent)
+    (folder / "far.png").symlink_to("gone.png")
+    Path(os.fsdecode(os.fsencode(folder) + b"/\xff\xfe.png")).write_bytes(outside.read_bytes())
+    result = command(run, folder, "--out", out, "--device", "cpu")
+    left = [line for line in result.stderr.splitlines() if line.startswith("left out: ")]
+    assert len(left) == 3
+    for named in (f"{folder}/away.png: a link", f"{folder}/far: a link", "\\udcff\\udcfe.png"):
+        assert sum(named in line for line in left) == 1
+    assert "--follow-links" not in result.stderr
+    assert "far.png: UNREADABLE" in result.stderr
+    assert "1 of 2 photos explained" in result.stdout
+    told = []
+    (good, _) = auheat.explain(run, [folder], device="cpu", tell=told.append)
+    assert good.photo.name in ("good.png", "far.png")
+    assert [line for line in told if line.startswith("left out: ")] == left
 
 
 def test_a_single_photo_without_a_face_is_an_error(photo_of, tmp_path):

@@ -312,13 +312,13 @@ def explain(
     expression of all photos, where it is known. `detector` and `model` replace the detector that
     the run was trained with. The face is framed as the photos of training were
     (`auheat.wsol.frames.frame_photo`). Nothing is written. A detector that differs from the run's
-    is told to `tell`. One photo without a face, or unreadable, raises `AuheatError`; in a list it
-    is an `Explanation` whose `status` says so.
+    is told to `tell`, and what in a folder is left out. One photo without a face, or unreadable,
+    raises `AuheatError`; in a list it is an `Explanation` whose `status` says so.
     """
     one = isinstance(images, str | Path)
     if one and Path(images).is_dir():  # type: ignore[arg-type]
         raise AuheatError(f"{images}: a folder (expected a photo, or a list: [{str(images)!r}])")
-    photos = gather_photos([images] if one else images)  # type: ignore[list-item,arg-type]
+    photos = gather_photos([images] if one else images, tell)  # type: ignore[list-item,arg-type]
     explainer = Explainer(checkpoints.find_run(Path(store), run), device, detector, model)
     for note in explainer.notes:
         tell(note)

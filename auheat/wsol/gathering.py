@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from auheat.datasets.files import Fence, walk_photos
 from auheat.landmarks import DETECTORS, Detector, load_detector
@@ -19,18 +21,21 @@ _LONGEST = 80
 """Bytes of a photo's name, or its folder's, in the names of its files: a disk takes 255 in all."""
 
 
-def gather_photos(images: Iterable[str | Path]) -> list[Path]:
+def gather_photos(
+    images: Iterable[str | Path], tell: Callable[[str], None] = tqdm.write
+) -> list[Path]:
     """Return photos and those below folders, each once, in the order given (a folder's by name).
 
-    Panels that an earlier call wrote to a folder are left out of it. Links in a folder that leave
-    it are refused. Raises `AuheatError` for a path that is not
-    there, and where no photo is left.
+    Panels that an earlier call wrote to a folder are left out of it. So are links that leave it,
+    names that are not UTF-8 and folders that cannot be read, each with a line to `tell`. Raises
+    `AuheatError` for a path that is not there, and where no photo is left.
     """
     named = [Path(image) for image in images]
     found: dict[Path, Path] = {}
     for path in named:
         if path.is_dir():
-            walk = walk_photos(Fence(path, follow=False))
+            fence = Fence(path, follow=False, hint="")
+            walk = walk_photos(fence, odd=lambda error: tell(f"left out: {_to_text(error)}"))
             photos = [path / name for name in walk.photos if not _is_panel(path / name)]
         elif path.exists():
             photos = [path]
@@ -42,6 +47,11 @@ def gather_photos(images: Iterable[str | Path]) -> list[Path]:
         told = ", ".join(str(path) for path in named) or "IMAGE"
         raise AuheatError(f"{told}: no photos there (expected .jpg, .png and the like)")
     return list(found.values())
+
+
+def _to_text(error: AuheatError) -> str:
+    """Return an error that can be printed: a path in it may be no UTF-8."""
+    return str(error).encode(errors="backslashreplace").decode()
 
 
 def _is_panel(photo: Path) -> bool:
