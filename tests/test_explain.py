@@ -204,8 +204,7 @@ def spans(points):
     return np.ptp(points[..., 0], -1), np.ptp(points[..., 1], -1)
 
 
-@pytest.mark.parametrize("alike", [False, True])
-@pytest.mark.parametrize("stored", [(80, 110), (110, 64)])
+@pytest.mark.parametrize(("alike", "stored"), [(False, (80, 110)), (True, (110, 64))])
 def test_faces_are_stretched_as_training_stretched_them(alike, stored, photo_of, tmp_path):
     store = make_store(tmp_path / "store", side=stored)
     files, asked = list_finished(store / "shards" / "martinez", "auheat render")
