@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import click
@@ -56,7 +57,7 @@ def explain(
     from auheat.wsol.explain import FOLDER, Explainer, explain_to, tell_failure, tell_units
     from auheat.wsol.gathering import gather_photos
 
-    photos = gather_photos(images)
+    photos = gather_photos(images, partial(click.echo, err=True))
     folder = find_run(store, run)
     explainer = Explainer(folder, device, detector, model)
     for note in explainer.notes:

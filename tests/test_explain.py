@@ -1,6 +1,7 @@
 """Explanations: every number against another way to get it, and every picture in its place."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from itertools import pairwise
@@ -24,13 +25,13 @@ from auheat.store import list_finished
 from auheat.wsol import checkpoints
 from auheat.wsol.checkpoints import BEST, CONFIG, load_classifier, pack_codebook, save_tensors
 from auheat.wsol.data import ShardDataset
-from auheat.wsol.explain import Explainer
+from auheat.wsol.explain import Explainer, explain_to
 from auheat.wsol.frames import describe_framing
 from auheat.wsol.gathering import name_outputs
 from auheat.wsol.lettering import measure_text, plain, shorten, wrap
 from auheat.wsol.methods import build_classifier
 from auheat.wsol.panel import encode_png
-from auheat.wsol.pictures import CELL, fit_cell, place_points, spread
+from auheat.wsol.pictures import CELL, fit_cell, place_points, show_overview, spread
 from auheat.wsol.settings import make_config
 from auheat.wsol.training import train
 
@@ -142,6 +143,8 @@ FRAMINGS = {
     "aligned": (WHOLE | {"align": 96}, SMALL | {"roll": 17.0}),
     "alike": (WHOLE | {"alike": True, "side": 80}, SMALL | {"roll": -12.0}),
     "unknown": (None, SMALL),
+    "cut wide": (WHOLE | {"aspect": 1.6}, SMALL | {"roll": 9.0}),
+    "alike tall": (WHOLE | {"alike": True, "side": 80, "aspect": 0.6}, SMALL | {"roll": -12.0}),
 }
 
 
@@ -194,6 +197,52 @@ def test_a_face_is_brought_to_the_place_and_scale_of_training_faces(photo_of, tm
             assert np.abs(middle - [0.5, 0.45]).max() < 0.02
         if framing != "cut":  # upright
             assert found.points[45][1] == pytest.approx(found.points[36][1], abs=1e-3)
+
+
+def spans(points):
+    """Width and height of faces, from ear to ear and from brow to chin."""
+    return np.ptp(points[..., 0], -1), np.ptp(points[..., 1], -1)
+
+
+@pytest.mark.parametrize(("alike", "stored"), [(False, (80, 110)), (True, (110, 64))])
+def test_faces_are_stretched_as_training_stretched_them(alike, stored, photo_of, tmp_path):
+    store = make_store(tmp_path / "store", side=stored)
+    files, asked = list_finished(store / "shards" / "martinez", "auheat render")
+    framing = describe_framing(files, asked, BOOK.frame) | {"alike": alike}
+    assert framing["aspect"] == stored[1] / stored[0]
+    wide, high = spans(
+        np.stack([i["landmarks"].numpy() for i in ShardDataset(files, "train", SIDE)])
+    )
+    eye = 0.5 * framing["scale"][0] * np.sqrt(300 * 260)  # half as large as those of training
+    upright = photo_of("face.png", (260, 300), eye, (150.0, 120.0))
+    found = auheat.explain(make_run(tmp_path / "run", framing=framing), upright, device="cpu")
+    seen = spans(found.points)
+    assert seen[0] / seen[1] == pytest.approx(np.median(wide / high), rel=0.02)
+    assert seen[0] == pytest.approx(np.median(wide), rel=0.04)
+    place = ((BOOK.frame.weights[:, None] * found.points).sum(0) + 0.5) / SIDE
+    assert np.abs(place - framing["middle"]).max() < 0.02
+
+
+def test_a_photo_of_another_shape_is_brought_to_that_of_training_faces(photo_of, tmp_path):
+    known = WHOLE | {"alike": True, "middle": [0.5, 0.5]}
+    file = photo_of("face.png", (90, 150), 0.45 * np.sqrt(90 * 150), (75.0, 45.0))
+    (tmp_path / "runs").mkdir()
+    frames = {}
+    for aspect in (None, 1.0, 150 / 90):
+        framing = known if aspect is None else known | {"aspect": aspect}
+        run = make_run(tmp_path / "runs" / str(aspect), framing=framing)
+        frames[aspect] = auheat.explain(run, file, device="cpu").frame
+    assert frames == {None: (90, 150), 1.0: (100, 100), 150 / 90: (90, 150)}
+
+
+def test_a_wide_cut_lies_within_its_photo(photo_of, tmp_path):
+    run = make_run(tmp_path / "run", framing=WHOLE | {"aspect": 2.5, "scale": [0.4, 0.41, 0.5]})
+    for size, middle in (((150, 190), (160.0, 120.0)), ((190, 151), (20.0, 30.0))):
+        found = auheat.explain(run, photo_of("face.png", size, 40.0, middle), device="cpu")
+        left, top = -found.transform[:, 2]
+        assert 0 <= left <= size[1] - found.frame[1]
+        assert 0 <= top <= size[0] - found.frame[0]
+        assert found.frame[1] / found.frame[0] == pytest.approx(2.5, rel=0.02)
 
 
 @pytest.mark.parametrize("how", [{}, {"crop": "auto"}, {"align": True, "side": 72}])
@@ -435,6 +484,28 @@ def test_photos_that_fail_are_named_and_the_others_go_on(photo_of, tmp_path):
     command(*asked, "--strict", code=1)
 
 
+def test_odd_entries_of_a_folder_are_left_out_and_named(photo_of, tmp_path):
+    run, folder, out = make_run(tmp_path / "run"), tmp_path / "photos", tmp_path / "out"
+    photo_of("photos/good.png", **LARGE)
+    outside = photo_of("outside/face.png", (101, 121), 50.0, (60.0, 44.0))
+    (folder / "away.png").symlink_to(outside)
+    (folder / "far").symlink_to(outside.parent)
+    (folder / "far.png").symlink_to("gone.png")
+    Path(os.fsdecode(os.fsencode(folder) + b"/\xff\xfe.png")).write_bytes(outside.read_bytes())
+    result = command(run, folder, "--out", out, "--device", "cpu")
+    left = [line for line in result.stderr.splitlines() if line.startswith("left out: ")]
+    assert len(left) == 3
+    for named in (f"{folder}/away.png: a link", f"{folder}/far: a link", "\\udcff\\udcfe.png"):
+        assert sum(named in line for line in left) == 1
+    assert "--follow-links" not in result.stderr
+    assert "far.png: UNREADABLE" in result.stderr
+    assert "1 of 2 photos explained" in result.stdout
+    told = []
+    (good, _) = auheat.explain(run, [folder], device="cpu", tell=told.append)
+    assert good.photo.name in ("good.png", "far.png")
+    assert [line for line in told if line.startswith("left out: ")] == left
+
+
 def test_a_single_photo_without_a_face_is_an_error(photo_of, tmp_path):
     run = make_run(tmp_path / "run")
     wall = tmp_path / "wall.png"
@@ -472,6 +543,79 @@ def test_names_differ_by_more_than_case(tmp_path):
     assert len(set(names)) == 3
 
 
+def test_no_file_of_the_user_is_ever_replaced(photo_of, tmp_path):
+    run, album = make_run(tmp_path / "run"), tmp_path / "album"
+    photo_of("album/face.jpg", **LARGE)
+    photo_of("album/face.png", (101, 121), 50.0, (60.0, 44.0))
+    photo_of("album/other.png", (102, 122), 50.0, (60.0, 44.0))
+    (album / "other.json").write_text('{"photo": "no panel of ours"}')
+    (album / "face.json").symlink_to("nowhere")
+    own = {file.name: file.read_bytes() for file in album.iterdir() if file.exists()}
+    for asked in ([album], [album / "face.jpg"], [album]):
+        before = {file.name for file in album.iterdir()}
+        command(run, *asked, "--out", album, "--device", "cpu")
+        assert {name: (album / name).read_bytes() for name in own} == own
+        assert (album / "face.json").is_symlink()
+    assert {file.name for file in album.iterdir()} == before  # panels are no photos
+    told = [
+        json.loads((album / f"{name}.json").read_text()) for name in ("album-face", "album-other")
+    ]
+    assert [row["photo"] for row in told] == [str(album / n) for n in ("face.jpg", "other.png")]
+    assert len(before) == len(own) + 1 + 3 * 2
+
+
+def test_a_photo_given_itself_is_no_panel_to_replace(photo_of, tmp_path):
+    run, album = make_run(tmp_path / "run"), tmp_path / "album"
+    first = photo_of("album/face.jpg", **LARGE)
+    command(run, first, "--out", album, "--device", "cpu")
+    second = photo_of("album/face.png", (101, 121), 50.0, (60.0, 44.0))  # over the panel
+    mine = second.read_bytes()
+    command(run, first, second, "--out", album, "--device", "cpu")
+    assert second.read_bytes() == mine
+
+
+def test_a_kill_between_the_two_files_leaves_no_panel_alone(photo_of, tmp_path, monkeypatch):
+    run, file, out = make_run(tmp_path / "run"), photo_of("face.png", **LARGE), tmp_path / "out"
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("auheat.wsol.explain.Explanation.save", stop)
+    command(run, file, "--out", out, "--device", "cpu", code=130)
+    assert [left.name for left in out.iterdir()] == ["face.json"]
+
+
+def test_what_was_told_of_a_photo_goes_when_it_fails(photo_of, tmp_path):
+    run, out = make_run(tmp_path / "run"), tmp_path / "out"
+    file = photo_of("face.png", **LARGE)
+    other = photo_of("other/face.png", (101, 121), 50.0, (60.0, 44.0))
+    command(run, file, other, "--out", out, "--device", "cpu")
+    assert len(list(out.iterdir())) == 4
+    for photo in (file, other):
+        cv2.imwrite(str(photo), np.zeros((77, 50, 3), np.uint8))
+    command(run, file, "--out", out, "--device", "cpu", code=1)
+    assert {left.name for left in out.iterdir()} == {"other-face.json", "other-face.png"}
+
+
+def test_what_cannot_be_written_says_what_would_help(photo_of, tmp_path):
+    run, file = make_run(tmp_path / "run"), photo_of("face.png", **LARGE)
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(AuheatError, match=r"taken.*make room or choose another place") as caught:
+        list(explain_to(Explainer(run, "cpu"), [file], tmp_path / "taken"))
+    assert "shards" not in str(caught.value)
+
+
+@pytest.mark.parametrize("letter", ["ä", "顔", "🙂"])
+def test_long_names_of_any_script_fit_a_disk(letter, tmp_path):
+    long = letter * (250 // len(letter.encode()))
+    photos = [tmp_path / parent / f"{long[:-2]}.png" for parent in ("a", long, long[:-1] + "b")]
+    names = name_outputs(photos, tmp_path / "out")
+    assert len(set(names)) == 3
+    for name in names:
+        (tmp_path / f"{name}.json.part").touch()  # what it is written as
+        assert letter in name
+
+
 def test_bad_requests_are_one_clear_error(photo_of, tmp_path):
     run, file = make_run(tmp_path / "store" / "runs" / "mine"), photo_of("face.png", **LARGE)
     (tmp_path / "empty").mkdir()
@@ -486,6 +630,30 @@ def test_bad_requests_are_one_clear_error(photo_of, tmp_path):
     config = json.loads((run / CONFIG).read_text())
     (run / CONFIG).write_text(json.dumps(config | {"framing": {"crop": "none", "align": 0}}))
     assert "expected how photos are framed" in command("mine", file, *store, code=1).stderr
+
+
+BROKEN = {
+    "no side": ({"framing": WHOLE | {"side": 0}}, "how photos are framed"),
+    "NaN place": ({"framing": WHOLE | {"middle": [0.5, float("nan")]}}, "how photos are framed"),
+    "NaN scale": ({"framing": WHOLE | {"scale": [0.4, float("nan"), 0.5]}}, "how photos are"),
+    "endless scale": ({"framing": WHOLE | {"scale": [0.4, 0.5, float("inf")]}}, "how photos are"),
+    "huge place": ({"framing": WHOLE | {"middle": [10**400, 0.5]}}, "how photos are framed"),
+    "no width": ({"framing": WHOLE | {"aspect": 0}}, "how photos are framed"),
+    "NaN aspect": ({"framing": WHOLE | {"aspect": float("nan")}}, "how photos are framed"),
+    "no aspect": ({"framing": WHOLE | {"aspect": None}}, "how photos are framed"),
+    "detectors": ({"detector": ["mesh"]}, "a detector's name"),
+    "digest": ({"detector_digest": {"a": 1}}, "a digest"),
+}
+
+
+@pytest.mark.parametrize("damage", BROKEN)
+def test_damaged_settings_are_one_clear_error(damage, photo_of, tmp_path):
+    changed, expected = BROKEN[damage]
+    run, file = make_run(tmp_path / "run"), photo_of("face.png", **SMALL)
+    config = json.loads((run / CONFIG).read_text())
+    (run / CONFIG).write_text(json.dumps(config | changed))
+    with pytest.raises(AuheatError, match=rf"config\.json: .*\(expected {expected}"):
+        auheat.explain(run, file, device="cpu")
 
 
 def test_a_class_without_action_units_is_explained_as_such(photo_of, tmp_path):
@@ -527,6 +695,16 @@ def test_the_portrait_is_found_framed_and_explained(portrait, detector, monkeypa
 
 
 # ---------------------------------------------------------------- drawing
+
+
+def test_the_part_seen_is_outlined_unless_it_is_the_whole_photo(square):
+    found, _ = square
+    whole = show_overview(found)
+    shifted = replace(found, transform=np.array([[1.0, 0, -20], [0, 1, -20]]))  # of the same size
+    x, y = (CELL * (20 / SIDE), CELL * (50 / SIDE))  # on the left edge of what is shown then
+    changed = (show_overview(shifted) != whole).any(2)
+    assert changed[round(y), round(x)]
+    assert not changed[round(y), : round(x) - 10].any()
 
 
 @given(st.lists(st.floats(-50, CELL + 50), min_size=1, max_size=20), st.floats(5, 30))

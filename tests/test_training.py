@@ -3,16 +3,20 @@
 import hashlib
 import json
 import math
+import os
 import re
 import shutil
+import signal
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from click.testing import CliRunner
 from wsol_helpers import BOOK, NAMES, make_store
 
+from auheat.cli import main
 from auheat.records import AuheatError
 from auheat.wsol import apvit, checkpoints, engine, training
 from auheat.wsol import forecast as forecasting
@@ -153,6 +157,19 @@ def test_a_stopped_run_goes_on_to_the_same_weights(store, monkeypatch):
         assert all(torch.equal(a[key], b[key]) for key in a)
     lines = [json.loads(x) for x in (stopped / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2, 3]
+
+
+def test_a_run_that_is_told_to_go_exits_as_such(store, monkeypatch):
+    def told(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(engine.Engine, "run_epoch", told)
+    asked = "train --shards martinez --name told --backbone thin --weights none --image-size 32"
+    result = CliRunner().invoke(
+        main, [*asked.split(), "--device", "cpu", "--epochs", "2", "--store", str(store)]
+    )
+    assert result.exit_code == 143
+    assert "told: stopped in epoch 1 of 2, 0 are saved" in result.stderr
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])

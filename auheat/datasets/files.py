@@ -6,8 +6,9 @@ import csv
 import os
 import re
 import stat
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from auheat.records import SUFFIXES, AuheatError
@@ -145,11 +146,12 @@ def find_names(source: Path) -> Iterator[str]:
 class Fence:
     """Refuses what lies outside a folder, once links are followed; a `follow` fence has a gate.
 
-    A folder is resolved once, however many photos are looked at in it.
+    A folder is resolved once, however many photos are looked at in it. `hint` is what a refusal
+    says of the gate.
     """
 
-    def __init__(self, root: Path, follow: bool) -> None:
-        self.root, self.follow = os.path.realpath(root), follow
+    def __init__(self, root: Path, follow: bool, hint: str = "; --follow-links allows it") -> None:
+        self.root, self.follow, self._hint = os.path.realpath(root), follow, hint
         self._start = self.root.rstrip("/") + "/"
         self._seen: set[str] = {""}
 
@@ -165,9 +167,7 @@ class Fence:
         """Return what a path resolves to; raises `AuheatError` where that lies outside."""
         real = os.path.realpath(path)
         if not self.follow and not self.is_inside(real):
-            raise AuheatError(
-                f"{path}: a link that leaves {self.root} (to {real}; --follow-links allows it)"
-            )
+            raise AuheatError(f"{path}: a link that leaves {self.root} (to {real}{self._hint})")
         return real
 
     def measure(self, relative: str) -> int:
@@ -204,37 +204,56 @@ class Walk:
     again: list[str] = field(default_factory=list)
 
 
-def walk_photos(fence: Fence, start: str = "") -> Walk:
+def _refuse(error: AuheatError) -> None:
+    raise error
+
+
+def walk_photos(
+    fence: Fence, start: str = "", odd: Callable[[AuheatError], None] = _refuse
+) -> Walk:
     """List everything below `start` that is called like a photo; what is no regular file, too.
 
     Real folders come first, then links to folders, then links to photos: one that leads to what is
     listed already adds nothing, so that no photo is listed twice and circles end. Hidden names are
     left out; a link to nothing is listed. Raises `AuheatError` for a folder that cannot be read, a
-    link that leaves the root, and a name that is not UTF-8: none may be lost silently.
+    link that leaves the root, and a name that is not UTF-8: none may be lost silently. `odd`, where
+    given, is handed such an error instead, and what it names is left out.
     """
     walk, visited, links = Walk(), set[tuple[int, int]](), list[str]()
     homes: dict[str, str] = {}
     fence.check_link(fence.join(start))
-    _scan(fence, start, walk, visited, homes, links)
+    scan = partial(_scan, fence, walk, visited, homes, links, odd)
+    scan(start)
     files = []
     while links:
         links.sort(reverse=True)
         link = links.pop()
         path = Path(fence.join(link))
         if path.is_dir():
-            fence.check_link(str(path))
-            _scan(fence, link, walk, visited, homes, links)
+            if _resolve(fence, path, odd):
+                scan(link)
         elif is_photo_name(path.name):
             files.append(link)
     seen = {_real_name(photo, homes) for photo in walk.photos} if files else set()
     for link in files:
         path = Path(fence.join(link))
-        real = fence.check_link(str(path)) if path.exists() else str(path)
+        real = _resolve(fence, path, odd) if path.exists() else str(path)
+        if not real:
+            continue
         (walk.again if real in seen else walk.photos).append(link)
         seen.add(real)
     walk.photos.sort()
     walk.again.sort()
     return walk
+
+
+def _resolve(fence: Fence, path: Path, odd: Callable[[AuheatError], None]) -> str:
+    """Return what a link resolves to, "" where it leaves the root and `odd` was told."""
+    try:
+        return fence.check_link(str(path))
+    except AuheatError as error:
+        odd(error)
+        return ""
 
 
 def _real_name(photo: str, homes: dict[str, str]) -> str:
@@ -244,11 +263,12 @@ def _real_name(photo: str, homes: dict[str, str]) -> str:
 
 def _scan(
     fence: Fence,
-    start: str,
     walk: Walk,
     visited: set[tuple[int, int]],
     homes: dict[str, str],
     links: list[str],
+    odd: Callable[[AuheatError], None],
+    start: str,
 ) -> None:
     """Add the photos below one folder, and put links aside."""
     folders = [start]
@@ -268,22 +288,23 @@ def _scan(
                         continue
                     name = f"{folder}/{entry.name}" if folder else entry.name
                     if entry.is_symlink():
-                        links.append(_check_text(fence, name))
+                        if _is_text(fence, name, odd):
+                            links.append(name)
                     elif entry.is_dir(follow_symlinks=False):
                         folders.append(name)
-                    elif is_photo_name(entry.name):
-                        walk.photos.append(_check_text(fence, name))
+                    elif is_photo_name(entry.name) and _is_text(fence, name, odd):
+                        walk.photos.append(name)
         except OSError as error:
             where = error.filename or path
-            raise AuheatError(
-                f"{where}: {error.strerror} (every folder must be readable)"
-            ) from error
+            odd(AuheatError(f"{where}: {error.strerror} (every folder must be readable)"))
 
 
-def _check_text(fence: Fence, name: str) -> str:
-    if not name.isprintable() and any("\ud800" <= c <= "\udfff" for c in name):
-        raise AuheatError(f"{fence.root}: file name {name!a} is not UTF-8 (rename it)")
-    return name
+def _is_text(fence: Fence, name: str, odd: Callable[[AuheatError], None]) -> bool:
+    """Whether a name is UTF-8; `odd` is told where it is not."""
+    if name.isprintable() or not any("\ud800" <= c <= "\udfff" for c in name):
+        return True
+    odd(AuheatError(f"{fence.root}: file name {name!a} is not UTF-8 (rename it)"))
+    return False
 
 
 def some(names: Collection[str], most: int = 3) -> str:

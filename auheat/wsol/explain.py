@@ -21,7 +21,7 @@ from auheat.landmarks.runtime import pick_device
 from auheat.pipeline.framing import move, warp
 from auheat.pipeline.locating import Finding
 from auheat.records import SYNONYMS, Array, AuheatError, Landmarks, Sample, Status
-from auheat.shards import cannot_write, write_json, write_whole
+from auheat.shards import write_json, write_whole
 from auheat.wsol import checkpoints
 from auheat.wsol.agreement import (
     Expected,
@@ -33,7 +33,7 @@ from auheat.wsol.agreement import (
 from auheat.wsol.data import fit_square
 from auheat.wsol.evaluation import look
 from auheat.wsol.frames import View, frame_photo
-from auheat.wsol.gathering import gather_photos, match_detector, name_outputs
+from auheat.wsol.gathering import gather_photos, match_detector, name_outputs, remove_earlier
 from auheat.wsol.methods import find_method
 from auheat.wsol.metrics import on_grid
 from auheat.wsol.panel import draw_panel, encode_png
@@ -74,7 +74,7 @@ class Explanation(Findings):
         try:
             write_whole(path, encode_png(self.panel()))
         except OSError as error:
-            raise cannot_write(path, error) from error
+            raise _cannot_write(path, error) from error
         return path
 
     def _repr_png_(self) -> bytes | None:
@@ -83,6 +83,14 @@ class Explanation(Findings):
     def __repr__(self) -> str:
         told = f"{self.expression} {self.probability:.0%}" if self.explained else self.notes[0]
         return f"<Explanation of {self.photo.name}: {self.status.name}, {told}>"
+
+
+def _cannot_write(path: Path, error: OSError) -> AuheatError:
+    reason = error.strerror or str(error)
+    return AuheatError(
+        f"{path}: cannot be written: {reason} (make room or choose another place; what was written "
+        "of other photos is kept)"
+    )
 
 
 class _Framed(NamedTuple):
@@ -304,13 +312,13 @@ def explain(
     expression of all photos, where it is known. `detector` and `model` replace the detector that
     the run was trained with. The face is framed as the photos of training were
     (`auheat.wsol.frames.frame_photo`). Nothing is written. A detector that differs from the run's
-    is told to `tell`. One photo without a face, or unreadable, raises `AuheatError`; in a list it
-    is an `Explanation` whose `status` says so.
+    is told to `tell`, and what in a folder is left out. One photo without a face, or unreadable,
+    raises `AuheatError`; in a list it is an `Explanation` whose `status` says so.
     """
     one = isinstance(images, str | Path)
     if one and Path(images).is_dir():  # type: ignore[arg-type]
         raise AuheatError(f"{images}: a folder (expected a photo, or a list: [{str(images)!r}])")
-    photos = gather_photos([images] if one else images)  # type: ignore[list-item,arg-type]
+    photos = gather_photos([images] if one else images, tell)  # type: ignore[list-item,arg-type]
     explainer = Explainer(checkpoints.find_run(Path(store), run), device, detector, model)
     for note in explainer.notes:
         tell(note)
@@ -338,20 +346,22 @@ def explain_to(
 ) -> Iterator[tuple[Explanation, Path | None]]:
     """Explain photos and write NAME.png and NAME.json of each to a folder; yield it and the PNG.
 
-    The JSON has `Findings.as_dict` with the photo's full path, and `panel`, the PNG's name. A photo
-    that could not be explained has neither file: None is yielded for it. Raises `AuheatError` where
-    the folder cannot be written.
+    The JSON has `Findings.as_dict` with the photo's full path, and `panel`, the PNG's name. No file
+    is replaced but those of an earlier call for the same photo (`name_outputs`). A photo that could
+    not be explained has neither file, those of an earlier call are removed: None is yielded for it.
+    Raises `AuheatError` where the folder cannot be written.
     """
     names = name_outputs(photos, out)
     for found, name in zip(explainer(photos, label), names, strict=True):
-        if not found.explained:
-            yield found, None
-            continue
+        panel = out / f"{name}.png" if found.explained else None
         try:
-            out.mkdir(parents=True, exist_ok=True)
-            panel = found.save(out / f"{name}.png")
-            told = found.as_dict() | {"photo": str(found.photo.resolve()), "panel": panel.name}
-            write_json(out / f"{name}.json", told)
+            if panel is None:
+                remove_earlier(out, name, found.photo)
+            else:
+                out.mkdir(parents=True, exist_ok=True)
+                told = found.as_dict() | {"photo": str(found.photo.resolve()), "panel": panel.name}
+                write_json(out / f"{name}.json", told)  # first: no panel without its JSON
+                found.save(panel)
         except OSError as error:
-            raise cannot_write(out, error) from error
+            raise _cannot_write(out, error) from error
         yield found, panel

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -19,6 +20,11 @@ def is_size(value: Any) -> bool:
 def is_number(value: Any) -> bool:
     """Whether a value read from JSON is a number."""
     return type(value) in (int, float)
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether a value is a number that can be reckoned with: JSON's NaN and Infinity cannot."""
+    return is_number(value) and abs(value) <= sys.float_info.max
 
 
 def _is_text(value: Any) -> bool:
@@ -48,14 +54,19 @@ def _is_framing(value: Any) -> bool:
         return True
     if not isinstance(value, dict) or not _is_text(value.get("crop")):
         return False
-    counts = (value.get("align"), value.get("side"))
     numbers = [value.get("scale"), value.get("middle")]
     measured = all(
-        isinstance(some, list) and len(some) == length and all(map(is_number, some))
+        isinstance(some, list) and len(some) == length and all(map(_is_finite, some))
         for some, length in zip(numbers, (3, 2), strict=True)
     )
-    plain = all(map(_is_count, counts)) and type(value.get("alike")) is bool
+    aspect = value.get("aspect", 1)  # an older auheat did not note it
+    plain = _is_count(value.get("align")) and is_size(value.get("side"))
+    plain = plain and type(value.get("alike")) is bool and _is_finite(aspect) and aspect > 0
     return plain and measured and min(value["scale"]) > 0
+
+
+def _is_missing_or_text(value: Any) -> bool:
+    return value is None or _is_text(value)
 
 
 _Check = tuple[Callable[[Any], bool], str]
@@ -74,6 +85,8 @@ FIELDS: Mapping[str, _Check] = MappingProxyType(
         "normalisation.std": (_is_deviation, "three numbers above 0"),
         "codebook": (lambda value: isinstance(value, dict), "a codebook"),
         "framing": (_is_framing, "how photos are framed"),
+        "detector": (_is_missing_or_text, "a detector's name"),
+        "detector_digest": (_is_missing_or_text, "a digest"),
         "shard_classes": (_are_names, "a list of different names"),
         "class_names": (_are_names, "a list of different names"),
     }

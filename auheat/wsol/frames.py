@@ -20,10 +20,11 @@ from auheat.shards import read_columns
 RANGE = (5, 50, 95)
 """Percentiles of the faces' scale that are kept."""
 
-NEAR = {"turn": 8.0, "scale": 0.2, "place": 0.1}
+NEAR = {"turn": 8.0, "scale": 0.2, "place": 0.1, "aspect": 0.2}
 """How far a face may be from the place that all training faces have, and be left as it is.
 
-Degrees, log of the scale, and photo sides: twice the spread within which faces are aligned.
+Degrees, log of the scale, and photo sides: twice the spread within which faces are aligned; and
+log of the photo's width / height.
 """
 
 UNKNOWN = "this run does not say how its photos were framed: small faces are cropped"
@@ -48,10 +49,11 @@ def describe_framing(
     """Return what config.json says of the framing of training shards.
 
     `crop` and `align` (the side in px, 0: not aligned) are what `render` was asked for; `side` the
-    median side of the stored photos in px; `alike` whether all faces lie at one place; `scale` the
-    percentiles RANGE of outer-eye distance / photo side; `middle` (x, y) the median place of the
-    frame's points in shares of the photo. Measured on photos that are not for testing, of at most
-    a few shards. None where no photo has landmarks.
+    median side of the stored photos in px, `aspect` their median width / height; `alike` whether
+    all faces lie at one place; `scale` the percentiles RANGE of outer-eye distance / photo side;
+    `middle` (x, y) the median place of the frame's points in shares of the photo. Sides are roots
+    of areas. Measured on photos that are not for testing, of at most a few shards. None where no
+    photo has landmarks.
     """
     some = files[:: max(1, len(files) // 4)]
     rows = [read_columns(file, ["landmarks", "size", "status", "split"]) for file in some]
@@ -71,6 +73,7 @@ def describe_framing(
         "crop": asked.get("crop", "none"),
         "align": asked.get("align", 0),
         "side": round(float(np.median(side))),
+        "aspect": float(np.median(sizes[:, 1] / sizes[:, 0])),
         "alike": is_aligned(points, sizes, frame),
         "scale": np.percentile(scale / side, RANGE).tolist(),
         "middle": np.median(_middle(points, sizes, frame), 0).tolist(),
@@ -91,8 +94,9 @@ def frame_photo(
 
     Aligned or cropped where they were. Else, where all training faces lie at one place, a face
     that lies elsewhere is turned, moved and scaled there, to photos of their size; where they do
-    not, a face smaller by a fifth than 19 of 20 of them is cut out in a square, so that its scale
-    becomes their median. What is framed alike already stays as it is.
+    not, a face smaller by a fifth than 19 of 20 of them is cut out, so that its scale becomes their
+    median. Either has the aspect of their photos, which the network sees stretched to a square.
+    What is framed alike already stays as it is.
     """
     one, sizes = points[None].astype(np.float64), np.array([size])
     if framing is None:
@@ -135,13 +139,22 @@ def _bring(framing: Mapping[str, Any], points: Array, sizes: Array, frame: Frame
         "turn": abs(float(np.degrees(np.arctan2(sin, cos)))),
         "scale": abs(float(np.log(share / framing["scale"][1]))),
         "place": float(np.abs(middle - target).max()),
+        "aspect": _differ(framing, sizes),
     }
     if all(apart[key] <= most for key, most in NEAR.items()):
         return _stay(sizes)
-    side = int(framing["side"])
+    side, root = int(framing["side"]), float(np.sqrt(framing.get("aspect", 1)))
+    wide, high = max(1, round(side * root)), max(1, round(side / root))
     linear = np.array([[cos, sin], [-sin, cos]]) * (framing["scale"][1] * side / scale)
-    shift = target * side - 0.5 - linear @ (frame.weights[:, None] * points[0]).sum(0)
-    return View(np.concatenate([linear, shift[:, None]], 1), (side, side), True)
+    shift = target * [wide, high] - 0.5 - linear @ (frame.weights[:, None] * points[0]).sum(0)
+    return View(np.concatenate([linear, shift[:, None]], 1), (high, wide), True)
+
+
+def _differ(framing: Mapping[str, Any], sizes: Array) -> float:
+    """Return how far a photo's aspect is from that of training; 0 where a run has not noted it."""
+    if "aspect" not in framing:
+        return 0.0
+    return abs(float(np.log(sizes[0, 1] / sizes[0, 0] / framing["aspect"])))
 
 
 def _cut(framing: Mapping[str, Any], points: Array, sizes: Array, frame: Frame) -> View:
@@ -152,8 +165,10 @@ def _cut(framing: Mapping[str, Any], points: Array, sizes: Array, frame: Frame) 
     slack = 1 + NEAR["scale"]
     if share >= low / slack:
         return _stay(sizes, TOO_LARGE if share > high * slack else "")
-    side = int(np.clip(round(scale / usual), 1, sizes[0].min()))
+    room, root = sizes[0, ::-1], float(np.sqrt(framing.get("aspect", 1)))
+    side = min(scale / usual, room[0] / root, room[1] * root)
+    extent = np.clip(np.rint([side * root, side / root]), 1, room).astype(int)
     middle = (frame.weights[:, None] * points[0]).sum(0)
-    corner = np.rint(middle + 0.5 - side * np.array(framing["middle"]))
-    corner = np.clip(corner, 0, sizes[0, ::-1] - side)
-    return View(_shifted(-corner), (side, side), True)
+    corner = np.rint(middle + 0.5 - extent * np.array(framing["middle"]))
+    corner = np.clip(corner, 0, room - extent)
+    return View(_shifted(-corner), (int(extent[1]), int(extent[0])), True)

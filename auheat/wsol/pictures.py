@@ -87,7 +87,7 @@ def show_overview(found: Findings) -> Array:
     corners = np.array([[0, 0], [width, 0], [width, height], [0, height]]) - 0.5
     back = cv2.invertAffineTransform(found.transform.astype(np.float64))
     outline = place_points(corners @ back[:, :2].T + back[:, 2], found.size, place)
-    if found.frame != found.size:
+    if found.frame != found.size or not np.array_equal(found.transform, np.eye(2, 3)):
         _line(cell, outline, WHITE, 2)
     return cell
 

@@ -184,7 +184,7 @@ def _run_epochs(engine: Engine, run: Path, done: int, best: dict[str, Any]) -> N
             try:
                 line = engine.run_epoch(epoch)
             except KeyboardInterrupt as error:
-                raise KeyboardInterrupt(
+                raise type(error)(  # SIGTERM has a kind of its own
                     f"{run}: stopped in epoch {epoch + 1} of {epochs}, {epoch} are saved "
                     "(the same command goes on from there)"
                 ) from error
