@@ -496,6 +496,18 @@ def test_published_figures_stand_beside_runs_of_their_own_data_and_network_alone
         assert published.CITATION not in text
 
 
+def test_runs_with_a_contrast_have_no_published_figure_beside_them():
+    plan = plan_sweep("paper", data=["rafdb"], contrast_weight=0.5)
+    results = made_up(plan, 3068)
+    text = write_markdown(plan, results, choose_all(plan, results))
+    assert "Runs with AUs have a contrast of weight 0.5 too, those without (λ 0) none." in text
+    row = re.search(r"^\| PRM \| 4 \| (.*) \|$", text, re.MULTILINE)[1].split(" | ")
+    assert ["*(" in cell for cell in row] == [True, False, True, False]
+    with_aus = re.findall(r"^\| \**(?:5|4)\** .*$", text, re.MULTILINE)
+    assert with_aus
+    assert not any("*(" in line for line in with_aus)
+
+
 def test_a_layer_or_set_the_paper_has_not_has_no_published_figure():
     plan = plan_sweep(methods=["cam"], lambdas=[0, 4], layers=[[5, 3], [5]], recipe="rafdb")
     results = made_up(plan, 3068)
@@ -514,6 +526,23 @@ def test_scores_of_seeds_are_spread_as_statistics_has_it():
     assert spread([0.25]) == (0.25, None, 1)
     mean, deviation, n = spread([0.1, None, 0.4, 0.7])
     assert (mean, deviation, n) == (pytest.approx(0.4), pytest.approx(0.3), 3)
+
+
+@pytest.mark.parametrize("how", ["failed", "without att_cos"])
+def test_a_lambda_that_lacks_a_seed_is_not_chosen_and_that_is_said(how):
+    plan = plan_sweep(lambdas=[0, 1, 4], seeds=[0, 1])
+    results = []
+    for r in made_up(plan, 10):
+        weight, seed = r.cell.setting.au_weight, r.cell.config.seed
+        scores = {"accuracy": {4.0: 0.9}.get(weight, 0.5), "att_cos": 0.5}
+        if (weight, seed) == (4.0, 1):  # its mean over the other seed would be the best
+            scores = {} if how == "failed" else {**scores, "att_cos": float("nan")}
+        results.append(Result(r.cell, r.record, r.scores, scores))
+    choices = choose_all(plan, results)
+    assert {s.au_weight for c, s in choices.items() if len(c) > 1} == {1.0}
+    text = write_markdown(plan, results, choices)
+    assert "**Chosen: λ = 1.**" in text
+    assert "Not all scored on validation yet: λ = 4. A λ of which a run has no such score" in text
 
 
 def test_a_choice_without_validation_scores_is_none_and_said():
