@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import time
 from dataclasses import replace
 
@@ -24,6 +25,7 @@ from auheat.wsol.planning import plan_sweep
 from auheat.wsol.standings import Record, Result, choose, choose_all, read_results, spread
 from auheat.wsol.sweep import sweep
 from auheat.wsol.tables import write_markdown
+from auheat.wsol.training import identify_weights
 
 QUICK = {
     "train_preset": "methods",
@@ -390,6 +392,95 @@ def test_other_shards_of_the_same_name_are_an_error_before_any_run(store, tmp_pa
     with pytest.raises(AuheatError, match="trained with other shards"):
         sweep(store, plan, tell=silent)
     assert sweep(store, plan, overwrite=True, tell=silent).resumed == 0
+
+
+def edit_config(run, part, key, value):
+    config = json.loads((run / "config.json").read_text())
+    config[part][key] = value
+    (run / "config.json").write_text(json.dumps(config))
+
+
+def cut_file(run, name):
+    data = (run / name).read_bytes()
+    (run / name).write_bytes(data[: len(data) // 2])
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda r: edit_config(r, "data", "weights_sha256", "0" * 64), "weights_sha256 '0{64}', "),
+        (lambda r: edit_config(r, "data", "weights_file", "a.pth"), "weights_file 'a.pth', now"),
+        (lambda r: edit_config(r, "data", "processes", 2), "processes 2, now asked with 1"),
+        (lambda r: edit_config(r, "data", "train_rows", 3), r"train_rows 3, now asked with \d+"),
+        (lambda r: cut_file(r, "config.json"), "files that cannot be read: .*config.json"),
+        (lambda r: cut_file(r, "last.safetensors"), "files that cannot be read: .*last.saf"),
+        (lambda r: cut_file(r, "best.safetensors"), "files that cannot be read: .*best.saf"),
+        (lambda r: (r / "best.safetensors").unlink(), "files that cannot be read: .*best.saf"),
+    ],
+    ids=["sha256", "weights", "processes", "rows", "config", "last", "best", "no best"],
+)
+def test_a_run_that_is_another_or_damaged_is_told_and_overwrite_makes_it_alone_anew(
+    swept, tmp_path, monkeypatch, damage, words
+):
+    finished, plan, _ = swept
+    store = shutil.copytree(finished, tmp_path / "copy")
+    run = store / "runs" / plan.cells[2].name
+    damage(run)
+    made = []
+
+    def note(_, config, anew, *rest):
+        made.append((config.name, anew))
+        raise AuheatError("enough")
+
+    monkeypatch.setattr(making, "train", note)
+    with pytest.raises(AuheatError, match=f"{run.name}: trained with {words}"):
+        sweep(store, plan, tell=silent)
+    assert not made
+    assert sweep(store, plan, overwrite=True, tell=silent).resumed == 5
+    assert made == [(run.name, True)]
+
+
+def test_a_damaged_run_is_whole_again_when_it_was_made_anew(store):
+    plan = quick(lambdas=[0])
+    (run,) = (store / "runs" / cell.name for cell in plan.cells)
+    sweep(store, plan, tell=silent)
+    (run / "config.json").write_text("{")
+    assert sweep(store, plan, overwrite=True, tell=silent).done == [run.name]
+    assert sweep(store, plan, tell=silent).resumed == 1
+
+
+def test_initial_weights_are_identified_once_for_each_network(swept, monkeypatch):
+    store, plan, _ = swept
+    asked = []
+
+    def identify(config):
+        asked.append((config.method, config.backbone, config.weights))
+        return {"weights_file": "none", "weights_sha256": "none"}
+
+    monkeypatch.setattr("auheat.wsol.sweep.identify_weights", identify)
+    assert sweep(store, plan, tell=silent).resumed == 6
+    assert asked == [("cam", "thin", "none")]
+
+
+def test_a_run_from_before_the_contrast_was_made_without_it(swept, tmp_path):
+    finished, plan, _ = swept
+    store = shutil.copytree(finished, tmp_path / "copy")
+    cell = plan.find(Setting("", "cam", 4.0, (5,)))[0]
+    run = store / "runs" / cell.name
+    config = json.loads((run / "config.json").read_text())
+    del config["settings"]["contrast_weight"]
+    (run / "config.json").write_text(json.dumps(config))
+    data = making.check_material(store, cell.config) | identify_weights(cell.config)
+    assert making.find_difference(making.Task(store, cell, ("test",)), data) == ""
+    other = replace(cell, config=replace(cell.config, contrast_weight=1.0))
+    told = making.find_difference(making.Task(store, other, ("test",)), data)
+    assert told == "contrast_weight 0.0, now asked with 1.0"
+    with pytest.raises(
+        AuheatError, match=r"trained with contrast_weight 0\.0, now asked with 1\.0"
+    ):
+        making.train(store, other.config, tell=silent)
+    assert json.loads((run / "config.json").read_text()) == config
+    assert making.train(store, cell.config, tell=silent).notes == ("was finished already",)
 
 
 def test_what_no_run_could_use_is_an_error_before_the_first_run(store, tmp_path, monkeypatch):

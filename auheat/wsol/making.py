@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from auheat.landmarks.runtime import pick_device
 from auheat.records import AuheatError
@@ -16,11 +17,9 @@ from auheat.wsol.evaluation import ARRAYS, RESULT, VAL_ARRAYS, VAL_RESULT, evalu
 from auheat.wsol.grids import Cell
 from auheat.wsol.settings import TrainConfig
 from auheat.wsol.standings import Record, read_scores
-from auheat.wsol.training import load_material, train
+from auheat.wsol.training import describe_material, describe_settings, load_material, train
 
 _FILES = {"test": (RESULT, ARRAYS), "val": (VAL_RESULT, VAL_ARRAYS)}
-_FREE = ("device", "workers", "tensorboard", "name")
-
 
 Tell = Callable[[str], None]
 
@@ -40,8 +39,8 @@ class Task:
         return self.store / checkpoints.RUNS / self.cell.name
 
 
-def check_material(store: Path, config: TrainConfig) -> str:
-    """Return the digest of the shards that a run learns from; raises `AuheatError`."""
+def check_material(store: Path, config: TrainConfig) -> dict[str, Any]:
+    """Return what a run's config.json will have of its shards; raises `AuheatError`."""
     pick_device(config.device)
     if config.weights not in ("auto", "none") and not Path(config.weights).is_file():
         raise AuheatError(f"--weights: {config.weights}: no such file (auto, none, or a file)")
@@ -49,20 +48,29 @@ def check_material(store: Path, config: TrainConfig) -> str:
     files, _ = list_finished(find_rendered(store, config.shards, "--shards"), "auheat render")
     if not len(ShardDataset(files, "test", config.image_size, config.classes)):
         raise AuheatError(f"{material.folder}: no test photos (each run is scored on them)")
-    return str(material.about["material"])
+    return describe_material(material, processes=1)
 
 
-def find_difference(task: Task, material: str) -> str:
-    """Return in what a run that is there differs from the one asked for, "" for nothing."""
+def find_difference(task: Task, data: Mapping[str, Any]) -> str:
+    """Return in what a run that is there differs from the one asked for, "" for nothing.
+
+    `data` is what its config.json would have under that name if it were begun now. A run whose
+    files cannot be read differs, so that it can be made anew like any other.
+    """
     if not (task.run / checkpoints.CONFIG).is_file():
         return ""
-    old = checkpoints.read_config(task.run)
-    now = json.loads(json.dumps(asdict(task.cell.config)))
-    for key, value in now.items():
-        before = old["settings"].get(key, value)
-        if key not in _FREE and before != value:
-            return f"{key} {before!r}, now asked with {value!r}"
-    return "" if old["data"].get("material", material) == material else "other shards"
+    try:
+        old = checkpoints.read_config(task.run)
+        if (task.run / checkpoints.LAST).is_file():
+            checkpoints.read_progress(task.run)
+            checkpoints.read_metadata(task.run / checkpoints.BEST)  # there before the other one
+    except AuheatError as error:
+        return f"files that cannot be read: {error}"
+    new = {"settings": describe_settings(task.cell.config), "data": dict(data)}
+    changes = checkpoints.list_changes(old, json.loads(json.dumps(new)))
+    for key, (before, now) in changes.items():
+        return "other shards" if key == "material" else f"{key} {before!r}, now asked with {now!r}"
+    return ""
 
 
 def make_run(task: Task, tell: Tell) -> Record:

@@ -40,6 +40,7 @@ from auheat.wsol.making import (
 )
 from auheat.wsol.standings import Record, choose_all, read_results, write_csv
 from auheat.wsol.tables import write_markdown
+from auheat.wsol.training import identify_weights
 
 SWEEPS = "sweeps"
 STATE, TABLE, PAGE = "sweep.json", "sweep.csv", "sweep.md"
@@ -172,17 +173,21 @@ def _tell_value(value: Any) -> str:
 def _check_tasks(tasks: Sequence[Task], overwrite: bool) -> list[Task]:
     """Return the tasks, those in place of another run marked; raises `AuheatError`.
 
-    Shards, classes, device and weights are looked at once for each kind of run, and every run's
-    folder that is there already.
+    Shards, device and weights are looked at once for each kind of run, and every run's folder
+    that is there already.
     """
-    digests: dict[tuple[Any, ...], str] = {}
+    materials: dict[tuple[Any, ...], dict[str, Any]] = {}
+    weights: dict[tuple[str, ...], dict[str, str]] = {}
     checked = []
     for task in tqdm(tasks, desc="check", unit="run", leave=False):
         config = task.cell.config
-        key = (task.store, config.shards, config.classes)
-        if key not in digests:
-            digests[key] = check_material(task.store, config)
-        difference = find_difference(task, digests[key])
+        rows = (task.store, config.shards, config.classes, config.seed, config.val_fraction)
+        network = (config.method, config.backbone, config.weights)
+        if rows not in materials:
+            materials[rows] = check_material(task.store, config)
+        if network not in weights:
+            weights[network] = identify_weights(config)
+        difference = find_difference(task, materials[rows] | weights[network])
         if difference and not overwrite:
             raise AuheatError(
                 f"{task.run}: trained with {difference} (--overwrite trains it anew, --name keeps "
