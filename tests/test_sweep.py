@@ -4,9 +4,12 @@ import csv
 import json
 import os
 import re
+import select
 import shutil
+import signal
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +22,7 @@ from wsol_helpers import make_store as make_helpers_store
 from auheat.cli import main
 from auheat.records import AuheatError
 from auheat.wsol import making, published, standings
+from auheat.wsol import sweep as sweeping
 from auheat.wsol.engine import Engine
 from auheat.wsol.grids import Setting, list_choices
 from auheat.wsol.planning import plan_sweep
@@ -519,6 +523,61 @@ def test_one_process_at_a_time_makes_a_sweep(store):
         pytest.raises(AuheatError, match="another process is at this sweep"),
     ):
         sweep(store, quick(lambdas=[0]), tell=silent)
+
+
+def test_one_process_at_a_time_makes_a_run(store, monkeypatch):
+    first, second = (cell.name for cell in quick(lambdas=[0, 4]).cells)
+    monkeypatch.setattr(making, "_LOCK_SECONDS", 0.01)
+    made = []
+
+    def note(_, config, *rest):
+        made.append(config.name)
+        with (
+            pytest.raises(AuheatError, match="another process trains"),
+            making._lock(runs / config.name),
+        ):
+            pass
+        raise AuheatError("enough")
+
+    monkeypatch.setattr(making, "train", note)
+    runs = store / "runs"
+    runs.mkdir()
+    with FileLock(runs / f".{first}.lock"):
+        failed = sweep(store, quick(lambdas=[0, 4]), tell=silent).failed
+    assert failed[first].startswith(f"{runs / first}: another process trains this run (wait for it")
+    assert failed[second] == "enough"
+    assert made == [second]
+    assert sweep(store, quick(lambdas=[0]), overwrite=True, tell=silent).failed.keys() == {first}
+    assert made == [second, first]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_process_ends_itself_when_the_sweep_that_started_it_is_killed(monkeypatch):
+    monkeypatch.setattr(sweeping, "_WATCH_SECONDS", 0.02)
+    monkeypatch.setattr(sweeping, "make_run", lambda *_: time.sleep(60))
+    (cell,) = quick(lambdas=[0]).cells
+    task = making.Task(Path(), cell, ("test",))
+    here, there = os.pipe()
+    parent = os.fork()
+    if not parent:  # the sweep, which starts one process and then is killed
+        if not os.fork():
+            parent = os.getppid()
+            os.write(there, b"%d\n" % os.getpid())
+            sweeping._make_apart(task, 1, parent)
+            os._exit(0)
+        time.sleep(60)
+        os._exit(0)
+    os.close(there)
+    with os.fdopen(here, "rb") as told:
+        worker = int(told.readline())
+        assert not select.select([told], [], [], 0.2)[0]  # at work while the sweep is
+        os.kill(parent, signal.SIGKILL)
+        os.waitpid(parent, 0)
+        ended = select.select([told], [], [], 5)[0]  # its end of the pipe is closed
+    if not ended:
+        os.kill(worker, signal.SIGKILL)
+    assert ended
 
 
 def test_runs_made_side_by_side_have_the_same_scores(swept, tmp_path, monkeypatch):

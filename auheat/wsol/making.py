@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from auheat.landmarks.runtime import pick_device
 from auheat.records import AuheatError
+from auheat.shards import cannot_write
 from auheat.store import find_rendered, list_finished
 from auheat.wsol import checkpoints
 from auheat.wsol.data import ShardDataset
@@ -18,6 +22,9 @@ from auheat.wsol.grids import Cell
 from auheat.wsol.settings import TrainConfig
 from auheat.wsol.standings import Record, read_scores
 from auheat.wsol.training import describe_material, describe_settings, load_material, train
+
+_LOCK_SECONDS = 5.0
+"""How long a run is waited for: the processes of a killed sweep take a second or two to end."""
 
 _FILES = {"test": (RESULT, ARRAYS), "val": (VAL_RESULT, VAL_ARRAYS)}
 
@@ -76,7 +83,8 @@ def find_difference(task: Task, data: Mapping[str, Any]) -> str:
 def make_run(task: Task, tell: Tell) -> Record:
     """Train and evaluate a run, or what is left of it; an error becomes its record.
 
-    `tell` gets what training says.
+    `tell` gets what training says. One process at a time makes a run: that another one is at it
+    is an error, too.
     """
     notes: list[str] = []
 
@@ -86,13 +94,35 @@ def make_run(task: Task, tell: Tell) -> Record:
 
     state, error = "done", ""
     try:
-        train(task.store, task.cell.config, task.anew, note)
-        for split in task.splits:
-            if not is_scored(task.run, split):
-                evaluate(task.store, task.run, task.cell.config.device, split)
+        with _lock(task.run):
+            train(task.store, task.cell.config, task.anew, note)
+            for split in task.splits:
+                if not is_scored(task.run, split):
+                    evaluate(task.store, task.run, task.cell.config.device, split)
     except Exception as reason:  # whatever it is, the other runs go on
         state, error = "failed", _tell_error(reason)
     return Record(state, sum_seconds(task.run), error, tuple(notes))
+
+
+@contextlib.contextmanager
+def _lock(run: Path) -> Iterator[None]:
+    """Be the one process that makes a run; raises `AuheatError` where another one is."""
+    # beside the folder, which may be removed and made anew under the lock
+    lock = FileLock(run.with_name(f".{run.name}.lock"))
+    try:
+        run.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=_LOCK_SECONDS)
+    except Timeout as error:
+        raise AuheatError(
+            f"{run}: another process trains this run (wait for it, then the same command goes on)"
+        ) from error
+    except (OSError, NotImplementedError) as error:
+        reason = error if isinstance(error, OSError) else OSError("it has no locks")
+        raise cannot_write(run.parent, reason) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def is_finished(task: Task) -> bool:
