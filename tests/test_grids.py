@@ -111,6 +111,17 @@ def test_a_grid_is_every_combination_and_without_aus_layers_do_not_count():
     assert kinds == [("methods", ""), ("layers", "cam"), ("layers", "layercam")]
 
 
+@pytest.mark.parametrize("asked", [{"preset": "demo"}, {"preset": "paper"}, {"lambdas": [0, 1, 4]}])
+def test_runs_without_aus_have_no_contrast_either(asked):
+    plan = plan_sweep(**asked, contrast_weight=0.5)
+    found = {(bool(c.setting.au_weight), c.config.contrast_weight) for c in plan.cells}
+    assert found == {(False, 0.0), (True, 0.5)}
+    without = plan_sweep(**asked)
+    assert settings_of(plan) == settings_of(without)
+    plain = [c.config for c in plan.cells if not c.setting.au_weight]
+    assert plain == [c.config for c in without.cells if not c.setting.au_weight]
+
+
 def test_what_is_not_varied_is_the_trainings_own():
     plan = plan_sweep(seeds=[0, 1], recipe="affectnet")
     assert set(settings_of(plan)) == {
@@ -156,6 +167,17 @@ def test_no_two_runs_have_one_name():
         ({"methods": ["cam", "ts-cam"], "backbone": "resnet18"}, "none of ts-cam's"),
         ({"methods": ["cam"], "epochs": 0}, "--epochs: 0"),
         ({"methods": ["cam"], "name": "a/b"}, "--name: 'a/b'"),
+        ({"preset": "demo", "seeds": ()}, "--seeds: an empty list"),
+        ({"methods": ["cam"], "seeds": ()}, "--seeds: an empty list"),
+        ({"preset": "paper", "data": ["x"]}, "data: 'x' is not known (one of rafdb, affectnet)"),
+        ({"preset": "paper", "data": []}, "data: an empty list"),
+        ({"preset": "paper", "data": ["rafdb", "rafdb"]}, "data: rafdb is given twice"),
+        ({"preset": "demo", "data": ["rafdb"]}, "data: for preset paper alone, not demo"),
+        ({"methods": ["cam"], "au_weight": 1.0}, "au_weight: not the same for every run"),
+        ({"methods": ["cam"], "seed": 3}, "seed: not the same for every run"),
+        ({"lambdas": [1], "method": "prm"}, "(expected methods)"),
+        ({"lambdas": [0], "contrast_weight": 1.0}, "--contrast-weight: no lambda above 0"),
+        ({"lambdas": [0, 4], "contrast_weight": -1.0}, "--contrast-weight: -1.0"),
     ],
 )
 def test_a_grid_of_no_use_is_an_error_that_names_it(asked, words):

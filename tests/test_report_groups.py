@@ -13,6 +13,7 @@ from auheat.wsol.report_groups import (
     pair_runs,
     tell_apart,
 )
+from auheat.wsol.report_pictures import _tell_aus
 from auheat.wsol.report_tables import show_settings
 
 
@@ -51,6 +52,26 @@ def test_a_setting_left_to_its_default_is_that_default():
 def test_a_run_without_aus_stands_beside_every_choice_of_layers():
     runs = [run("five"), run("both", layers=(4, 5)), run("plain", 0.0)]
     assert names(pair_runs(runs)) == [["plain", "five"], ["plain", "both"]]
+
+
+def test_a_run_with_a_contrast_alone_is_not_one_without_aus():
+    one, two = (run(f"c{n}", 0.0, layers=some, contrast_weight=1.0)
+                for n, some in ((5, (5,)), (54, (4, 5))))  # fmt: skip
+    plain, aligned = run("plain", 0.0, contrast_weight=0.0), run("a4")
+    both = run("both", contrast_weight=1.0)
+    assert names(pair_runs([one, plain, aligned])) == [["c5"], ["plain", "a4"]]
+    assert names(pair_runs([one, two, both])) == [["c5", "both"], ["c54"]]
+    assert make_key(one.settings) != make_key(two.settings)
+    assert make_key(plain.settings) == make_key(run("old", 0.0, layers=(4,)).settings)
+    assert steps(find_layer_curves([one, two, plain])) == [{"5": ["c5"], "5+4": ["c54"]}]
+    assert steps(find_weight_curves([one, both, plain])) == [{"0": ["c5"], "4": ["both"]}]
+    assert [_tell_aus(r) for r in (plain, run("old", 0.0), aligned, one, both)] == [
+        "without AUs",
+        "without AUs",
+        "with AUs (λ 4)",
+        "with AUs (λ 0, contrast 1)",
+        "with AUs (λ 4, contrast 1)",
+    ]
 
 
 def test_every_run_is_in_a_group_even_without_a_partner():

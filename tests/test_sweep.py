@@ -4,8 +4,12 @@ import csv
 import json
 import os
 import re
+import select
+import shutil
+import signal
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,12 +22,14 @@ from wsol_helpers import make_store as make_helpers_store
 from auheat.cli import main
 from auheat.records import AuheatError
 from auheat.wsol import making, published, standings
+from auheat.wsol import sweep as sweeping
 from auheat.wsol.engine import Engine
 from auheat.wsol.grids import Setting, list_choices
 from auheat.wsol.planning import plan_sweep
 from auheat.wsol.standings import Record, Result, choose, choose_all, read_results, spread
 from auheat.wsol.sweep import sweep
 from auheat.wsol.tables import write_markdown
+from auheat.wsol.training import identify_weights
 
 QUICK = {
     "train_preset": "methods",
@@ -392,6 +398,96 @@ def test_other_shards_of_the_same_name_are_an_error_before_any_run(store, tmp_pa
     assert sweep(store, plan, overwrite=True, tell=silent).resumed == 0
 
 
+def edit_config(run, part, key, value):
+    config = json.loads((run / "config.json").read_text())
+    config[part][key] = value
+    (run / "config.json").write_text(json.dumps(config))
+
+
+def cut_file(run, name):
+    data = (run / name).read_bytes()
+    (run / name).write_bytes(data[: len(data) // 2])
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda r: edit_config(r, "data", "weights_sha256", "0" * 64), "weights_sha256 '0{64}', "),
+        (lambda r: edit_config(r, "data", "weights_file", "a.pth"), "weights_file 'a.pth', now"),
+        (lambda r: edit_config(r, "data", "processes", 2), "processes 2, now asked with 1"),
+        (lambda r: edit_config(r, "data", "train_rows", 3), r"train_rows 3, now asked with \d+"),
+        (lambda r: cut_file(r, "config.json"), "files that cannot be read: .*config.json"),
+        (lambda r: cut_file(r, "last.safetensors"), "files that cannot be read: .*last.saf"),
+        (lambda r: cut_file(r, "best.safetensors"), "files that cannot be read: .*best.saf"),
+        (lambda r: (r / "best.safetensors").unlink(), "files that cannot be read: .*best.saf"),
+    ],
+    ids=["sha256", "weights", "processes", "rows", "config", "last", "best", "no best"],
+)
+def test_a_run_that_is_another_or_damaged_is_told_and_overwrite_makes_it_alone_anew(
+    swept, tmp_path, monkeypatch, damage, words
+):
+    finished, plan, _ = swept
+    store = shutil.copytree(finished, tmp_path / "copy")
+    plan = replace(plan, cells=(plan.cells[0], plan.cells[2]))
+    run = store / "runs" / plan.cells[1].name
+    damage(run)
+    made = []
+
+    def note(_, config, anew, *rest):
+        made.append((config.name, anew))
+        raise AuheatError("enough")
+
+    monkeypatch.setattr(making, "train", note)
+    with pytest.raises(AuheatError, match=f"{run.name}: trained with {words}"):
+        sweep(store, plan, tell=silent)
+    assert not made
+    assert sweep(store, plan, overwrite=True, tell=silent).resumed == 1
+    assert made == [(run.name, True)]
+
+
+def test_a_damaged_run_is_whole_again_when_it_was_made_anew(store):
+    plan = quick(lambdas=[0])
+    (run,) = (store / "runs" / cell.name for cell in plan.cells)
+    sweep(store, plan, tell=silent)
+    (run / "config.json").write_text("{")
+    assert sweep(store, plan, overwrite=True, tell=silent).done == [run.name]
+    assert sweep(store, plan, tell=silent).resumed == 1
+
+
+def test_initial_weights_are_identified_once_for_each_network(swept, monkeypatch):
+    store, plan, _ = swept
+    asked = []
+
+    def identify(config):
+        asked.append((config.method, config.backbone, config.weights))
+        return {"weights_file": "none", "weights_sha256": "none"}
+
+    monkeypatch.setattr("auheat.wsol.sweep.identify_weights", identify)
+    assert sweep(store, plan, tell=silent).resumed == 6
+    assert asked == [("cam", "thin", "none")]
+
+
+def test_a_run_from_before_the_contrast_was_made_without_it(swept, tmp_path):
+    finished, plan, _ = swept
+    store = shutil.copytree(finished, tmp_path / "copy")
+    cell = plan.find(Setting("", "cam", 4.0, (5,)))[0]
+    run = store / "runs" / cell.name
+    config = json.loads((run / "config.json").read_text())
+    del config["settings"]["contrast_weight"]
+    (run / "config.json").write_text(json.dumps(config))
+    data = making.check_material(store, cell.config) | identify_weights(cell.config)
+    assert making.find_difference(making.Task(store, cell, ("test",)), data) == ""
+    other = replace(cell, config=replace(cell.config, contrast_weight=1.0))
+    told = making.find_difference(making.Task(store, other, ("test",)), data)
+    assert told == "contrast_weight 0.0, now asked with 1.0"
+    with pytest.raises(
+        AuheatError, match=r"trained with contrast_weight 0\.0, now asked with 1\.0"
+    ):
+        making.train(store, other.config, tell=silent)
+    assert json.loads((run / "config.json").read_text()) == config
+    assert making.train(store, cell.config, tell=silent).notes == ("was finished already",)
+
+
 def test_what_no_run_could_use_is_an_error_before_the_first_run(store, tmp_path, monkeypatch):
     monkeypatch.setattr(making, "train", lambda *_: pytest.fail("trained"))
     gone = tmp_path / "gone"
@@ -428,6 +524,61 @@ def test_one_process_at_a_time_makes_a_sweep(store):
         pytest.raises(AuheatError, match="another process is at this sweep"),
     ):
         sweep(store, quick(lambdas=[0]), tell=silent)
+
+
+def test_one_process_at_a_time_makes_a_run(store, monkeypatch):
+    first, second = (cell.name for cell in quick(lambdas=[0, 4]).cells)
+    monkeypatch.setattr(making, "_LOCK_SECONDS", 0.01)
+    made = []
+
+    def note(_, config, *rest):
+        made.append(config.name)
+        with (
+            pytest.raises(AuheatError, match="another process trains"),
+            making._lock(runs / config.name),
+        ):
+            pass
+        raise AuheatError("enough")
+
+    monkeypatch.setattr(making, "train", note)
+    runs = store / "runs"
+    runs.mkdir()
+    with FileLock(runs / f".{first}.lock"):
+        failed = sweep(store, quick(lambdas=[0, 4]), tell=silent).failed
+    assert failed[first].startswith(f"{runs / first}: another process trains this run (wait for it")
+    assert failed[second] == "enough"
+    assert made == [second]
+    assert sweep(store, quick(lambdas=[0]), overwrite=True, tell=silent).failed.keys() == {first}
+    assert made == [second, first]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_process_ends_itself_when_the_sweep_that_started_it_is_killed(monkeypatch):
+    monkeypatch.setattr(sweeping, "_WATCH_SECONDS", 0.02)
+    monkeypatch.setattr(sweeping, "make_run", lambda *_: time.sleep(60))
+    (cell,) = quick(lambdas=[0]).cells
+    task = making.Task(Path(), cell, ("test",))
+    here, there = os.pipe()
+    parent = os.fork()
+    if not parent:  # the sweep, which starts one process and then is killed
+        if not os.fork():
+            parent = os.getppid()
+            os.write(there, b"%d\n" % os.getpid())
+            sweeping._make_apart(task, 1, parent)
+            os._exit(0)
+        time.sleep(60)
+        os._exit(0)
+    os.close(there)
+    with os.fdopen(here, "rb") as told:
+        worker = int(told.readline())
+        assert not select.select([told], [], [], 0.2)[0]  # at work while the sweep is
+        os.kill(parent, signal.SIGKILL)
+        os.waitpid(parent, 0)
+        ended = select.select([told], [], [], 5)[0]  # its end of the pipe is closed
+    if not ended:
+        os.kill(worker, signal.SIGKILL)
+    assert ended
 
 
 def test_runs_made_side_by_side_have_the_same_scores(swept, tmp_path, monkeypatch):
@@ -496,6 +647,18 @@ def test_published_figures_stand_beside_runs_of_their_own_data_and_network_alone
         assert published.CITATION not in text
 
 
+def test_runs_with_a_contrast_have_no_published_figure_beside_them():
+    plan = plan_sweep("paper", data=["rafdb"], contrast_weight=0.5)
+    results = made_up(plan, 3068)
+    text = write_markdown(plan, results, choose_all(plan, results))
+    assert "Runs with AUs have a contrast of weight 0.5 too, those without (λ 0) none." in text
+    row = re.search(r"^\| PRM \| 4 \| (.*) \|$", text, re.MULTILINE)[1].split(" | ")
+    assert ["*(" in cell for cell in row] == [True, False, True, False]
+    with_aus = re.findall(r"^\| \**(?:5|4)\** .*$", text, re.MULTILINE)
+    assert with_aus
+    assert not any("*(" in line for line in with_aus)
+
+
 def test_a_layer_or_set_the_paper_has_not_has_no_published_figure():
     plan = plan_sweep(methods=["cam"], lambdas=[0, 4], layers=[[5, 3], [5]], recipe="rafdb")
     results = made_up(plan, 3068)
@@ -514,6 +677,23 @@ def test_scores_of_seeds_are_spread_as_statistics_has_it():
     assert spread([0.25]) == (0.25, None, 1)
     mean, deviation, n = spread([0.1, None, 0.4, 0.7])
     assert (mean, deviation, n) == (pytest.approx(0.4), pytest.approx(0.3), 3)
+
+
+@pytest.mark.parametrize("how", ["failed", "without att_cos"])
+def test_a_lambda_that_lacks_a_seed_is_not_chosen_and_that_is_said(how):
+    plan = plan_sweep(lambdas=[0, 1, 4], seeds=[0, 1])
+    results = []
+    for r in made_up(plan, 10):
+        weight, seed = r.cell.setting.au_weight, r.cell.config.seed
+        scores = {"accuracy": {4.0: 0.9}.get(weight, 0.5), "att_cos": 0.5}
+        if (weight, seed) == (4.0, 1):  # its mean over the other seed would be the best
+            scores = {} if how == "failed" else {**scores, "att_cos": float("nan")}
+        results.append(Result(r.cell, r.record, r.scores, scores))
+    choices = choose_all(plan, results)
+    assert {s.au_weight for c, s in choices.items() if len(c) > 1} == {1.0}
+    text = write_markdown(plan, results, choices)
+    assert "**Chosen: λ = 1.**" in text
+    assert "Not all scored on validation yet: λ = 4. A λ of which a run has no such score" in text
 
 
 def test_a_choice_without_validation_scores_is_none_and_said():

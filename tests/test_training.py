@@ -215,10 +215,10 @@ def test_weights_are_told_by_name_and_digest(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "none"))
     monkeypatch.delenv("AUHEAT_WEIGHTS", raising=False)
     published = quick(backbone="resnet18", weights="auto")
-    assert set(training._identify_weights(published).values()) == {"none"}
+    assert set(training.identify_weights(published).values()) == {"none"}
     monkeypatch.setenv("AUHEAT_WEIGHTS", str(tmp_path))
     (tmp_path / "resnet18-f37072fd.pth").write_bytes(b"weights")
-    told = tuple(training._identify_weights(published).values())
+    told = tuple(training.identify_weights(published).values())
     assert told == ("resnet18-f37072fd.pth", hashlib.sha256(b"weights").hexdigest())
 
 
@@ -320,7 +320,7 @@ def test_weights_in_two_files_are_both_loaded_and_noted_and_a_missing_one_is_tol
     assert (loaded.extractor.input_layer[0].weight == 0.5).all()
     assert (loaded.vit.cls_token == 0.5).all()
     digests = [hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in parts]
-    assert training._identify_weights(config) == {
+    assert training.identify_weights(config) == {
         "weights_file": "stem.pth, vit.pth",
         "weights_sha256": ", ".join(digests),
     }

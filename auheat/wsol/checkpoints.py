@@ -38,6 +38,9 @@ BEST, LAST, MAPS = "best.safetensors", "last.safetensors", "maps.safetensors"
 RUN_VERSION = 0
 _OPTIMIZER, _EMA = "optimizer/", "ema/"
 _NOT_COMPARED = {"device", "workers", "tensorboard"}
+LATER: Mapping[str, Any] = MappingProxyType({"contrast_weight": 0.0})
+"""Settings that came later -> the value that runs which do not note them were made with."""
+
 _BEST_KEYS = ("epoch", "val_accuracy", "val_loss")
 _CHECKED_ROWS = 16
 _SHOWN = 40
@@ -138,16 +141,27 @@ def read_progress(run: Path) -> dict[str, Any]:
     return metadata
 
 
-def _check_same(run: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    before = {**old.get("settings", {}), **old.get("data", {})}
+def list_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return in what settings and data two config.json differ: key -> (before, now).
+
+    What an older auheat did not note cannot be compared, but for the settings of `LATER`.
+    """
+    before = {**old["settings"], **old["data"]}
+    before |= {key: value for key, value in LATER.items() if key not in before}
     now = {**new["settings"], **new["data"]}
-    # what an older auheat did not note cannot be compared
-    for key in sorted({*before} - _NOT_COMPARED):
-        if before.get(key) != now.get(key):
-            raise AuheatError(
-                f"{run}: trained with {key} {before.get(key)!r}, now asked with {now.get(key)!r} "
-                "(--overwrite trains it anew, --name keeps both)"
-            )
+    return {
+        key: (value, now.get(key))
+        for key, value in before.items()
+        if key not in _NOT_COMPARED and value != now.get(key)
+    }
+
+
+def _check_same(run: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    for key, (before, now) in sorted(list_changes(old, new).items()):
+        raise AuheatError(
+            f"{run}: trained with {key} {before!r}, now asked with {now!r} "
+            "(--overwrite trains it anew, --name keeps both)"
+        )
 
 
 def save_tensors(file: Path, tensors: Mapping[str, Tensor], **metadata: Any) -> None:

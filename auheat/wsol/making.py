@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
 
 from auheat.landmarks.runtime import pick_device
 from auheat.records import AuheatError
+from auheat.shards import cannot_write
 from auheat.store import find_rendered, list_finished
 from auheat.wsol import checkpoints
 from auheat.wsol.data import ShardDataset
@@ -16,11 +21,12 @@ from auheat.wsol.evaluation import ARRAYS, RESULT, VAL_ARRAYS, VAL_RESULT, evalu
 from auheat.wsol.grids import Cell
 from auheat.wsol.settings import TrainConfig
 from auheat.wsol.standings import Record, read_scores
-from auheat.wsol.training import load_material, train
+from auheat.wsol.training import describe_material, describe_settings, load_material, train
+
+_LOCK_SECONDS = 5.0
+"""How long a run is waited for: the processes of a killed sweep take a second or two to end."""
 
 _FILES = {"test": (RESULT, ARRAYS), "val": (VAL_RESULT, VAL_ARRAYS)}
-_FREE = ("device", "workers", "tensorboard", "name")
-
 
 Tell = Callable[[str], None]
 
@@ -40,8 +46,8 @@ class Task:
         return self.store / checkpoints.RUNS / self.cell.name
 
 
-def check_material(store: Path, config: TrainConfig) -> str:
-    """Return the digest of the shards that a run learns from; raises `AuheatError`."""
+def check_material(store: Path, config: TrainConfig) -> dict[str, Any]:
+    """Return what a run's config.json will have of its shards; raises `AuheatError`."""
     pick_device(config.device)
     if config.weights not in ("auto", "none") and not Path(config.weights).is_file():
         raise AuheatError(f"--weights: {config.weights}: no such file (auto, none, or a file)")
@@ -49,26 +55,36 @@ def check_material(store: Path, config: TrainConfig) -> str:
     files, _ = list_finished(find_rendered(store, config.shards, "--shards"), "auheat render")
     if not len(ShardDataset(files, "test", config.image_size, config.classes)):
         raise AuheatError(f"{material.folder}: no test photos (each run is scored on them)")
-    return str(material.about["material"])
+    return describe_material(material, processes=1)
 
 
-def find_difference(task: Task, material: str) -> str:
-    """Return in what a run that is there differs from the one asked for, "" for nothing."""
+def find_difference(task: Task, data: Mapping[str, Any]) -> str:
+    """Return in what a run that is there differs from the one asked for, "" for nothing.
+
+    `data` is what its config.json would have under that name if it were begun now. A run whose
+    files cannot be read differs, so that it can be made anew like any other.
+    """
     if not (task.run / checkpoints.CONFIG).is_file():
         return ""
-    old = checkpoints.read_config(task.run)
-    now = json.loads(json.dumps(asdict(task.cell.config)))
-    for key, value in now.items():
-        before = old["settings"].get(key, value)
-        if key not in _FREE and before != value:
-            return f"{key} {before!r}, now asked with {value!r}"
-    return "" if old["data"].get("material", material) == material else "other shards"
+    try:
+        old = checkpoints.read_config(task.run)
+        if (task.run / checkpoints.LAST).is_file():
+            checkpoints.read_progress(task.run)
+            checkpoints.read_metadata(task.run / checkpoints.BEST)  # there before the other one
+    except AuheatError as error:
+        return f"files that cannot be read: {error}"
+    new = {"settings": describe_settings(task.cell.config), "data": dict(data)}
+    changes = checkpoints.list_changes(old, json.loads(json.dumps(new)))
+    for key, (before, now) in changes.items():
+        return "other shards" if key == "material" else f"{key} {before!r}, now asked with {now!r}"
+    return ""
 
 
 def make_run(task: Task, tell: Tell) -> Record:
     """Train and evaluate a run, or what is left of it; an error becomes its record.
 
-    `tell` gets what training says.
+    `tell` gets what training says. One process at a time makes a run: that another one is at it
+    is an error, too.
     """
     notes: list[str] = []
 
@@ -78,13 +94,35 @@ def make_run(task: Task, tell: Tell) -> Record:
 
     state, error = "done", ""
     try:
-        train(task.store, task.cell.config, task.anew, note)
-        for split in task.splits:
-            if not is_scored(task.run, split):
-                evaluate(task.store, task.run, task.cell.config.device, split)
+        with _lock(task.run):
+            train(task.store, task.cell.config, task.anew, note)
+            for split in task.splits:
+                if not is_scored(task.run, split):
+                    evaluate(task.store, task.run, task.cell.config.device, split)
     except Exception as reason:  # whatever it is, the other runs go on
         state, error = "failed", _tell_error(reason)
     return Record(state, sum_seconds(task.run), error, tuple(notes))
+
+
+@contextlib.contextmanager
+def _lock(run: Path) -> Iterator[None]:
+    """Be the one process that makes a run; raises `AuheatError` where another one is."""
+    # beside the folder, which may be removed and made anew under the lock
+    lock = FileLock(run.with_name(f".{run.name}.lock"))
+    try:
+        run.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=_LOCK_SECONDS)
+    except Timeout as error:
+        raise AuheatError(
+            f"{run}: another process trains this run (wait for it, then the same command goes on)"
+        ) from error
+    except (OSError, NotImplementedError) as error:
+        reason = error if isinstance(error, OSError) else OSError("it has no locks")
+        raise cannot_write(run.parent, reason) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def is_finished(task: Task) -> bool:

@@ -28,6 +28,7 @@ from auheat.wsol.settings import PRESETS, TrainConfig, make_config
 SWEPT = ("name", "method", "au_weight", "layers", "seed")
 """The settings of a run that a sweep decides; all others are the same for every run."""
 
+_INSTEAD = {"method": "methods", "au_weight": "lambdas", "seed": "seeds"}
 _HARMLESS = ("device", "workers", "tensorboard")
 
 
@@ -44,12 +45,14 @@ def plan_sweep(
 ) -> Plan:
     """Return the runs and tables of a grid: a preset's, or all combinations of what is given.
 
-    `train_preset` and `settings` are those of `make_config`, the same for every run. `data` takes
-    some of the paper preset's sets [default: both]. Nothing is read from disk. Raises
-    `AuheatError` for what no run could use, for a value given twice, and for an empty grid.
+    `train_preset` and `settings` are those of `make_config`, the same for every run, but that
+    runs without AUs (lambda 0) have no contrast either. `data` takes some of the paper preset's
+    sets [default: both]. Nothing is read from disk. Raises `AuheatError` for what no run could
+    use, for a setting that the grid decides, for a value given twice, and for an empty grid.
     """
     given = {key: value for key, value in settings.items() if value is not None}
     chosen = {"methods": methods, "lambdas": lambdas, "layers": layers}
+    _check_given(preset, given, seeds, data)
     if preset != "none":
         _check_preset(preset, chosen, given, train_preset)
         row = GRIDS[preset]
@@ -59,7 +62,12 @@ def plan_sweep(
     else:
         training = {**given, "train_preset": train_preset or "none"}
         parts = {_data_of(given): (_make_part(methods, lambdas, layers, training, seeds),)}
-    _check_distinct("--seeds", seeds)
+    if given.get("contrast_weight") and not any(
+        p.positive() for some in parts.values() for p in some
+    ):
+        raise AuheatError(
+            "--contrast-weight: no lambda above 0 (runs without AUs have no contrast either)"
+        )
     name = check_name(name or (preset if preset != "none" else "grid"))
     cells = tuple(_make_cells(name, parts, seeds, training))
     tables = tuple(table for key, some in parts.items() for table in _lay_tables(key, some))
@@ -71,6 +79,28 @@ def plan_sweep(
         **{key: _plain(v) for key, v in sorted(training.items()) if key not in _HARMLESS},
     }
     return Plan(name, grid, cells, tables)
+
+
+def _check_given(
+    preset: str, given: Mapping[str, Any], seeds: Sequence[int], data: Sequence[str] | None
+) -> None:
+    """Raise `AuheatError` for settings that the grid decides, and for a list that leaves no run."""
+    for key, instead in _INSTEAD.items():
+        if key in given:
+            raise AuheatError(f"{key}: not the same for every run of a sweep (expected {instead})")
+    if not seeds:
+        raise AuheatError("--seeds: an empty list (expected one or more, such as 0)")
+    _check_distinct("--seeds", seeds)
+    if data is None:
+        return
+    if preset != "paper":
+        raise AuheatError(f"data: for preset paper alone, not {preset} (leave it out)")
+    for value in data:
+        if value not in DATA:
+            raise AuheatError(f"data: {value!r} is not known (one of {', '.join(DATA)})")
+    if not data:
+        raise AuheatError(f"data: an empty list (expected some of {', '.join(DATA)})")
+    _check_distinct("data", data)
 
 
 def _check_preset(
@@ -167,9 +197,11 @@ def _make_cells(
     for data, some in parts.items():
         recipe = {"recipe": data} if data else {}
         for setting in dict.fromkeys(s for part in some for s in part.settings(data)):
+            # what "without AUs" stands for is the plain classifier, which no heatmap has taught
+            plain = {} if setting.au_weight else {"contrast_weight": 0.0}
             for seed in seeds:
                 config = _configure(
-                    {**training, **recipe},
+                    {**training, **recipe, **plain},
                     method=setting.method,
                     au_weight=setting.au_weight,
                     layers=setting.layers or TOP,

@@ -44,20 +44,25 @@ class Curve:
 def make_key(settings: Mapping[str, Any], without: Iterable[str] = ()) -> _Key:
     """Return the settings that decide what a run becomes, less some; defaults where it has none.
 
-    The layers of a run without alignment decide nothing.
+    The layers of a run without AUs decide nothing.
     """
     chosen = _DEFAULTS | dict(settings)
     left_out = NO_MATTER | set(without)
-    if not chosen["au_weight"]:
+    if not uses_aus(chosen):
         left_out |= {"layers"}
     return frozenset((k, json.dumps(v)) for k, v in chosen.items() if k not in left_out)
+
+
+def uses_aus(settings: Mapping[str, Any]) -> bool:
+    """Whether a run learnt from heatmaps: by the alignment, by the contrast, or by both."""
+    return bool(settings["au_weight"] or settings.get("contrast_weight"))
 
 
 def pair_runs(runs: Sequence[Run]) -> list[Group]:
     """Return every run in one or more groups: with and without AUs, all else equal.
 
-    A run without alignment belongs to each group that is equal but for weight and layers; one
-    that has no partner is a group of its own.
+    A run without AUs belongs to each group that is equal but for weight and layers; one that has
+    no partner is a group of its own. The contrast is a setting like any other.
     """
     keys, chosen = _group(runs, ("au_weight",))
     titles = tell_apart(keys)
@@ -93,7 +98,7 @@ def _weight(run: Run) -> str:
 
 def _layers(run: Run) -> tuple[tuple[int, tuple[int, ...]], str]:
     """Return the place of a run's layers on the axis, and their name."""
-    if not run.settings["au_weight"]:
+    if not uses_aus(run.settings):
         return (0, ()), _NONE
     layers = sorted((int(n) for n in run.settings["layers"]), reverse=True)
     return (len(layers), tuple(-n for n in layers)), "+".join(map(str, layers))
@@ -102,10 +107,10 @@ def _layers(run: Run) -> tuple[tuple[int, tuple[int, ...]], str]:
 def _group(runs: Sequence[Run], without: Sequence[str]) -> tuple[list[_Key], list[list[Run]]]:
     """Return keys and groups of runs equal in all but some settings.
 
-    Runs with alignment make the groups; those without join every one that they fit.
+    Runs with AUs make the groups; those without join every one that they fit.
     """
-    aligned = [run for run in runs if run.settings["au_weight"]]
-    plain = [run for run in runs if not run.settings["au_weight"]]
+    aligned = [run for run in runs if uses_aus(run.settings)]
+    plain = [run for run in runs if not uses_aus(run.settings)]
     groups: dict[_Key, list[Run]] = {}
     for run in aligned:
         groups.setdefault(make_key(run.settings, without), []).append(run)

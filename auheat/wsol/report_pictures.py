@@ -17,7 +17,7 @@ import numpy as np
 
 from auheat.records import Array
 from auheat.sheets import colorize, draw_veil, embed
-from auheat.wsol.report_groups import pair_runs
+from auheat.wsol.report_groups import pair_runs, uses_aus
 from auheat.wsol.report_reading import KINDS, Run
 
 MAX_RUNS = 48
@@ -174,15 +174,23 @@ def _first_ids(run: Run) -> dict[str, int]:
     }
 
 
+def _tell_aus(run: Run) -> str:
+    """Return whether a run learnt from heatmaps, and the weights of the losses that made it."""
+    if not uses_aus(run.settings):
+        return "without AUs"
+    contrast = float(run.settings.get("contrast_weight", 0.0))
+    told = f", contrast {contrast:g}" if contrast else ""
+    return f"with AUs (λ {float(run.settings['au_weight']):g}{told})"
+
+
 def _show_run(run: Run, index: int, at: int) -> dict[str, Any]:
     """Return a run's maps of one photo, CAM first, as the paper has them."""
-    weight = float(run.settings["au_weight"])
     names = run.scores["class_names"]
     guess = names[int(run.arrays["example_predicted"][at])]
     return {
         "index": index,
         "name": run.name,
-        "with": f"with AUs (λ {weight:g})" if weight else "without AUs",
+        "with": _tell_aus(run),
         "guess": guess,
         "right": int(run.arrays["example_predicted"][at]) == int(run.arrays["example_label"][at]),
         "pictures": [

@@ -10,6 +10,7 @@ import io
 import json
 import math
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,17 +120,27 @@ def gather(
 def choose_all(plan: Plan, results: Sequence[Result]) -> dict[tuple[Setting, ...], Setting | None]:
     """Return the choice among each set of candidates of a plan's tables.
 
-    A set of one is its own choice; None where no candidate has been scored on validation.
+    A set of one is its own choice; None where no candidate can be chosen (see `judge_all`).
     """
-    validation: dict[Setting, tuple[float, ...]] = {}
-    for result in results:
-        setting = result.cell.setting
-        means = [gather(results, setting, key, "val") for key in VALIDATION]
-        if all(means):
-            validation[setting] = tuple(m.mean for m in means if m)
+    validation = judge_all(results)
     sets = [candidates for table in plan.tables for candidates in list_choices(table)]
     sets += [row.candidates for table in plan.tables for row in table.rows]
     return {candidates: choose(candidates, validation) for candidates in sets}
+
+
+def judge_all(results: Sequence[Result]) -> dict[Setting, tuple[float, ...]]:
+    """Return the `VALIDATION` scores, means over the seeds, of settings that can be chosen.
+
+    These are the ones whose every run has them: a mean over fewer seeds than another's may be
+    higher by its luck with them.
+    """
+    judged: dict[Setting, tuple[float, ...]] = {}
+    for setting, n in Counter(result.cell.setting for result in results).items():
+        found = [gather(results, setting, key, "val") for key in VALIDATION]
+        means = tuple(score.mean for score in found if score and score.n == n)
+        if len(means) == len(VALIDATION):
+            judged[setting] = means
+    return judged
 
 
 def choose(

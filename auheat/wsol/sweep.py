@@ -8,9 +8,11 @@ stopped has shown what it had; the same call goes on, and does again only what w
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import os
+import threading
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -40,12 +42,14 @@ from auheat.wsol.making import (
 )
 from auheat.wsol.standings import Record, choose_all, read_results, write_csv
 from auheat.wsol.tables import write_markdown
+from auheat.wsol.training import identify_weights
 
 SWEEPS = "sweeps"
 STATE, TABLE, PAGE = "sweep.json", "sweep.csv", "sweep.md"
 SWEEP_VERSION = 0
 
 _LOCK = ".lock"
+_WATCH_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,17 +176,21 @@ def _tell_value(value: Any) -> str:
 def _check_tasks(tasks: Sequence[Task], overwrite: bool) -> list[Task]:
     """Return the tasks, those in place of another run marked; raises `AuheatError`.
 
-    Shards, classes, device and weights are looked at once for each kind of run, and every run's
-    folder that is there already.
+    Shards, device and weights are looked at once for each kind of run, and every run's folder
+    that is there already.
     """
-    digests: dict[tuple[Any, ...], str] = {}
+    materials: dict[tuple[Any, ...], dict[str, Any]] = {}
+    weights: dict[tuple[str, ...], dict[str, str]] = {}
     checked = []
     for task in tqdm(tasks, desc="check", unit="run", leave=False):
         config = task.cell.config
-        key = (task.store, config.shards, config.classes)
-        if key not in digests:
-            digests[key] = check_material(task.store, config)
-        difference = find_difference(task, digests[key])
+        rows = (task.store, config.shards, config.classes, config.seed, config.val_fraction)
+        network = (config.method, config.backbone, config.weights)
+        if rows not in materials:
+            materials[rows] = check_material(task.store, config)
+        if network not in weights:
+            weights[network] = identify_weights(config)
+        difference = find_difference(task, materials[rows] | weights[network])
         if difference and not overwrite:
             raise AuheatError(
                 f"{task.run}: trained with {difference} (--overwrite trains it anew, --name keeps "
@@ -256,7 +264,9 @@ class _Work:
         with joblib.parallel_config("loky", inner_max_num_threads=threads):
             pool = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
             try:
-                yield from pool(joblib.delayed(_make_apart)(task, threads) for task in tasks)
+                yield from pool(
+                    joblib.delayed(_make_apart)(task, threads, os.getpid()) for task in tasks
+                )
             except BrokenProcessPool as error:
                 raise AuheatError(
                     f"{self.folder}: a process was ended from outside, for want of memory perhaps "
@@ -327,12 +337,25 @@ class _Work:
         write_json(self.folder / STATE, state)
 
 
-def _make_apart(task: Task, threads: int) -> tuple[str, Record]:
+def _make_apart(task: Task, threads: int, parent: int) -> tuple[str, Record]:
     """`make_run` in a process of its own, which draws no bars over those of the others."""
+    _end_with(parent)
     torch.set_num_threads(threads)
     limit_cores(threads)
     with contextlib.redirect_stderr(io.StringIO()):
         return task.cell.name, make_run(task, lambda _: None)
+
+
+@functools.cache
+def _end_with(parent: int) -> None:
+    """End this process soon after its parent: a killed sweep must not go on training unseen."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_WATCH_SECONDS)
+        os._exit(1)  # all threads at once, and nothing is tidied: a stopped run goes on from this
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _tell_setting(setting: Setting) -> dict[str, Any]:

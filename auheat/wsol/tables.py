@@ -13,7 +13,7 @@ from typing import NamedTuple
 from auheat.wsol import published
 from auheat.wsol.grids import Plan, Row, Setting, Table, list_choices, tell_layers
 from auheat.wsol.methods import METHODS
-from auheat.wsol.standings import BASELINES, Result, Spread, gather
+from auheat.wsol.standings import BASELINES, Result, Spread, gather, judge_all
 
 NAMES = {"rafdb": "RAF-DB", "affectnet": "AffectNet"}
 
@@ -51,6 +51,7 @@ def write_markdown(plan: Plan, results: Sequence[Result], choices: Choices) -> s
             f"{done} of {len(results)} runs are done. CL is the accuracy on the test photos in per "
             "cent; CAM-COS, ATT-COS, margin and rank-1 are explained by `auheat evaluate`. "
             + _tell_seeds(plan)
+            + _tell_contrast(plan)
             + " \"-\": no such score, or not there yet. Intervals of single runs are in sweep.csv.",
             *([_CITED] if any(_CITED_MARK in text for text in tables) else []),
             *tables,
@@ -71,6 +72,14 @@ def _tell_seeds(plan: Plan) -> str:
     if n == 1:
         return f"One run each, seed {plan.grid['seeds'][0]}."
     return f"Mean ± standard deviation over n of {n} seeds."
+
+
+def _tell_contrast(plan: Plan) -> str:
+    weights = sorted({cell.config.contrast_weight for cell in plan.cells} - {0.0})
+    if not weights:
+        return ""
+    told = ", ".join(f"{weight:g}" for weight in weights)
+    return f" Runs with AUs have a contrast of weight {told} too, those without (λ 0) none."
 
 
 def _tell_failures(results: Sequence[Result]) -> list[str]:
@@ -119,7 +128,7 @@ def _cell(
 
 
 def corresponds(results: Sequence[Result], setting: Setting) -> bool:
-    """Whether the runs of a setting are of the paper's data set and network.
+    """Whether the runs of a setting are of the paper's data set, network and loss (no contrast).
 
     Test photos may be up to one in a hundred fewer or more: some cannot be read.
     """
@@ -132,6 +141,7 @@ def corresponds(results: Sequence[Result], setting: Setting) -> bool:
         abs(int(r.scores["n"]) - wanted) <= _SAME_SIZE * wanted
         and r.cell.config.backbone == row.standard
         and r.cell.config.image_size == row.image_size
+        and not r.cell.config.contrast_weight
         for r in own
     )
 
@@ -197,10 +207,11 @@ def _tell_choice(page: _Page, table: Table) -> list[str]:
         "(of equal ones the higher validation ATT-COS, then the smaller λ). The test photos had "
         "no part in it."
     )
-    known = {r.cell.setting for r in page.results if r.validation}
+    known = judge_all(page.results)
     missing = sorted({s.au_weight for some in choices for s in some if s not in known})
     if missing:
         told += f" Not all scored on validation yet: λ = {', '.join(f'{v:g}' for v in missing)}."
+        told += " A λ of which a run has no such score cannot be chosen."
     return [told]
 
 

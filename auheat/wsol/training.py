@@ -206,12 +206,11 @@ def _describe(config: TrainConfig, material: Material, world: World) -> dict[str
     asked = read_manifest(material.folder).fingerprint
     made_with = read_attributes(material.dataset.files[0])
     book = checkpoints.read_codebook(material.dataset.files)
-    made_by = {"codebook_digest": book.digest, "processes": world.size}
     return {
         "format": checkpoints.RUN_VERSION,
         "auheat": __version__,
-        "settings": asdict(config) | {"name": config.run_name},
-        "data": material.about | made_by | _identify_weights(config),
+        "settings": describe_settings(config),
+        "data": describe_material(material, world.size) | identify_weights(config),
         "class_names": material.dataset.class_names,
         "shard_classes": material.dataset.shard_classes,
         "normalisation": {"mean": IMAGENET_MEAN, "std": IMAGENET_STD},
@@ -220,6 +219,17 @@ def _describe(config: TrainConfig, material: Material, world: World) -> dict[str
         "detector": made_with["detector"],
         "detector_digest": made_with["detector_digest"],
     }
+
+
+def describe_settings(config: TrainConfig) -> dict[str, Any]:
+    """Return the settings as config.json has them, the run's name filled in."""
+    return asdict(config) | {"name": config.run_name}
+
+
+def describe_material(material: Material, processes: int) -> dict[str, Any]:
+    """Return what config.json has of the shards, and how many processes learn from them."""
+    digest = read_attributes(material.dataset.files[0])["codebook_digest"]
+    return material.about | {"codebook_digest": digest, "processes": processes}
 
 
 def _choose_weights(config: TrainConfig) -> Found:
@@ -231,8 +241,12 @@ def _choose_weights(config: TrainConfig) -> Found:
     return Found((Path(config.weights),), ())
 
 
-def _identify_weights(config: TrainConfig) -> dict[str, str]:
-    """Return names and sha256 of the weights a run starts from: "auto" does not say which."""
+def identify_weights(config: TrainConfig) -> dict[str, str]:
+    """Return names and sha256 of the weights a run starts from: "auto" does not say which.
+
+    They follow from method, backbone and weights of the settings. Raises `AuheatError` for a file
+    that cannot be read.
+    """
     names, digests = [], []
     for file in _choose_weights(config).files:
         try:
