@@ -236,8 +236,14 @@ def test_the_whole_chain_on_the_demo_set_survives_a_kill(tmp_path, portrait):
     assert (told["epochs"], told["resumed"]) == (2, 0)
     assert any("warning" in note or "scratch" in note for note in told["notes"])
     table = run("evaluate", "--store", store).output
-    assert re.search(r"^quick +[01]\.\d{3}", table, re.MULTILINE)
-    assert re.search(r"^uniform map .* 0\.000 +0\.000 +0\.000$", table, re.MULTILINE)
+    assert re.search(r"^ +quick +95 % +mean heatmap +Gaussian +uniform +wrong class", table, re.M)
+    number = r"-?[01]\.\d{3}"
+    ends = r"\[[-.\d]+, [-.\d]+\]"
+    assert re.search(rf"^accuracy +{number} +{ends} *$", table, re.MULTILINE)
+    for score in ("centred", "margin", "rank-1"):  # a uniform map has none of them
+        assert re.search(rf"^{score} +{number} +{ends}( +{number}){{2}} +0\.000 ", table, re.M), (
+            score
+        )
     assert "14 test photos, 12 with a heatmap" in table
     again = run("train", "--store", store, *small, "--name", "quick", "--json").stdout
     assert json.loads(again)["resumed"] == 2
