@@ -107,3 +107,10 @@ def test_lengths_that_differ_are_one_error():
             interval(values, labels, names)
     with pytest.raises(AuheatError, match="expected the same rows"):
         paired_interval(np.ones(3), np.ones(2), np.zeros(3))
+
+
+def test_persons_may_be_an_array_as_evaluations_store_them():
+    rng = np.random.default_rng(0)
+    values, labels = rng.uniform(size=12), np.arange(12) % 3
+    persons = [f"p{i // 2}" for i in range(12)]
+    assert interval(values, labels, np.array(persons)) == interval(values, labels, persons)

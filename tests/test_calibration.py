@@ -51,3 +51,10 @@ def test_a_sure_and_right_classifier_is_calibrated_and_a_sure_and_wrong_one_is_n
     wrong = calibrate(sure, np.array([1, 2, 0]))
     assert (wrong["ece"], wrong["mce"], wrong["brier"]) == (1, 1, 2)
     assert np.isfinite(wrong["nll"])
+
+
+def test_equally_probable_classes_share_the_hit_whichever_is_the_true_one():
+    even = np.full((3, 4), 0.25)
+    for label in range(4):
+        (row,) = (b for b in calibrate(even, np.full(3, label))["bins"] if b["n"])
+        assert row["accuracy"] == pytest.approx(0.25)

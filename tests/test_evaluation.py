@@ -280,7 +280,7 @@ def test_a_network_of_nan_is_scored_and_told(evaluated, tmp_path):
     tensors["head.fc.weight"][2] = torch.nan
     save_tensors(file, tensors)
     broken = evaluate(store, tmp_path / "few")
-    assert broken.left_out == {"map not finite": 15}
+    assert broken.left_out == {"map not finite": 15, "logits not finite": 20}
     assert broken.att_cos == result.att_cos
     assert broken.cam_cos_predicted == 0
     assert broken.maps["CAM"]["cosine"] < result.cam_cos

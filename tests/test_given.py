@@ -2,6 +2,7 @@
 
 import json
 import re
+import zipfile
 from urllib.parse import quote
 
 import cv2
@@ -236,3 +237,65 @@ def test_the_command_scores_maps_and_shows_what_they_look_at(saved, tmp_path):
         failed.output
     )
     assert call("--maps", str(tmp_path / "gone.npz")).exit_code == 1
+
+
+@pytest.mark.parametrize("side", [np.array([32, 32]), "abc", np.nan, 1j, -5, 1, 10**9])
+def test_a_grid_of_no_sensible_side_is_refused(saved, tmp_path, side):
+    arrays = read(saved[2]) | {"side": np.array(side)}
+    np.savez(tmp_path / "odd.npz", **arrays)
+    with pytest.raises(AuheatError, match=r"odd.npz: side .*expected a whole number, 16 to 2048"):
+        evaluate(saved[0], maps=tmp_path / "odd.npz")
+
+
+@pytest.mark.parametrize("factor", [1e-50, 1e-300, 1e300])
+def test_a_map_scores_the_same_at_any_scale_of_numbers(saved, tmp_path, factor):
+    arrays = read(saved[2])
+    arrays["map"] = arrays["map"].astype(np.float64) * factor
+    np.savez(tmp_path / "scaled.npz", **arrays)
+    check_same(evaluate(saved[0], maps=tmp_path / "scaled.npz"), saved[1])
+
+
+def test_a_photo_whose_prediction_is_missing_is_told(saved, tmp_path):
+    arrays = read(saved[2])
+    arrays["predicted"][0] = ""
+    np.savez(tmp_path / "short.npz", **arrays)
+    back = evaluate(saved[0], maps=tmp_path / "short.npz")
+    assert back.accuracy is None
+    assert back.left_out["no prediction"] == 1
+
+
+@pytest.mark.parametrize("folder", ["rag.v1", "rag.v2"])
+def test_folders_whose_names_differ_after_a_dot_have_scores_of_their_own(saved, tmp_path, folder):
+    (tmp_path / folder).mkdir()
+    for key, one in zip(read(saved[2])["id"], read(saved[2])["map"], strict=True):
+        np.save(tmp_path / folder / f"{quote(str(key), '')}.npy", one)
+    assert evaluate(saved[0], maps=tmp_path / folder).run == folder
+    assert (saved[0] / "evaluations" / folder / "evaluation.json").is_file()
+
+
+def test_maps_of_different_sizes_are_saved_and_score_the_same_back(saved, tmp_path):
+    store, _, file = saved
+    (tmp_path / "mixed").mkdir()
+    arrays = read(file)
+    for i, (key, one) in enumerate(zip(arrays["id"], arrays["map"], strict=True)):
+        np.save(tmp_path / "mixed" / f"{quote(str(key), '')}.npy", one[i % 2 :, : 7 - i % 3])
+    first = evaluate(store, "few", maps=tmp_path / "mixed", save_maps=tmp_path / "back.npz")
+    back = evaluate(store, "few", maps=tmp_path / "back.npz")
+    assert back.maps["map"] == pytest.approx(first.maps["map"], abs=1e-5)
+
+
+def test_options_that_would_do_nothing_are_refused(saved, tmp_path):
+    store = saved[0]
+    with pytest.raises(AuheatError, match="--kind: cam of what"):
+        evaluate(store, kind="cam")
+    with pytest.raises(AuheatError, match="--strict: needs --maps"):
+        evaluate(store, strict=True)
+    with pytest.raises(AuheatError, match="a folder"):
+        evaluate(store, save_maps=tmp_path)
+
+
+def test_an_archive_with_a_file_that_is_no_array_is_one_error(saved, tmp_path):
+    with zipfile.ZipFile(tmp_path / "odd.npz", "w") as archive:
+        archive.writestr("photo.npy", b"no array")
+    with pytest.raises(AuheatError, match="odd.npz: not an .npz that can be read"):
+        evaluate(saved[0], maps=tmp_path / "odd.npz")

@@ -90,3 +90,15 @@ def test_centred_gaussian_is_one_sigma_down_at_one_sigma():
     gaussian = metrics.centre_gaussian((41, 41), 10 / 41)
     assert gaussian[20, 20].item() == 1
     assert gaussian[20, 30].item() == pytest.approx(np.exp(-0.5))
+
+
+def test_a_map_larger_than_the_grid_loses_no_cell_and_shrinks_as_torch_does():
+    maps = torch.rand(2, 37, 50)
+    small = metrics.enlarge(maps, (12, 16))
+    wanted = torch.nn.functional.interpolate(
+        maps[:, None], (12, 16), mode="bilinear", align_corners=False, antialias=True
+    )[:, 0]
+    torch.testing.assert_close(small, wanted, atol=2e-5, rtol=0)
+    one = torch.zeros(1, 200, 200)
+    one[0, 101, 103] = 1
+    assert metrics.enlarge(one, (32, 32)).sum() > 0

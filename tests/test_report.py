@@ -129,6 +129,9 @@ def test_an_evaluation_with_other_content_names_its_run(store, tmp_path, content
         ("confusion", [[1]]),
         ("baselines", {}),
         ("matrix", {"rows": ["a"]}),
+        ("matrix", {"rows": [], "values": [], "columns": 5}),
+        ("confusion", [[float("inf")] * 4] * 4),
+        ("margin", float("inf")),
     ],
 )
 def test_a_score_of_the_wrong_type_names_its_run(store, tmp_path, key, value):

@@ -50,9 +50,11 @@ def interval(
     table = np.asarray(values, np.float64)
     columns = table[:, None] if table.ndim == 1 else table
     labels = np.asarray(labels, np.int64)
-    if not len(columns) or len(labels) != len(columns) or len(persons or labels) != len(columns):
+    persons = None if persons is None or not len(persons) else list(persons)  # of an array, too
+    told = len(labels if persons is None else persons)
+    if not len(columns) or len(labels) != len(columns) or told != len(columns):
         raise AuheatError(
-            f"bootstrap: {len(columns)} values, {len(labels)} labels, {len(persons or labels)} "
+            f"bootstrap: {len(columns)} values, {len(labels)} labels, {told} "
             "persons (expected as many of each, at least one)"
         )
     groups, strata = _group(labels, persons)

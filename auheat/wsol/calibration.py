@@ -22,11 +22,13 @@ def calibrate(probabilities: Array, labels: Array, bins: int = BINS) -> dict[str
     `confidence` and `accuracy`, None where n is 0. ece is the mean of |accuracy - confidence|
     over the bins, weighted by n, mce the largest (Guo et al. 2017, eq. 3 and 5), both in [0, 1];
     nll the mean of -log of the true class's probability, in nats; brier the mean squared
-    distance from the true class's one-hot vector, in [0, 2] (Brier 1950).
+    distance from the true class's one-hot vector, in [0, 2] (Brier 1950). Where m classes are
+    equally probable, the true one among them counts as right by 1 / m.
     """
     p = np.asarray(probabilities, np.float64)
     rows = np.arange(len(p))
-    confidence, hit = p.max(1), p.argmax(1) == labels
+    confidence = p.max(1)
+    hit = (p[rows, labels] == confidence) / (p == confidence[:, None]).sum(1)
     place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     n = np.bincount(place, minlength=bins)
     some = np.maximum(n, 1)

@@ -22,7 +22,7 @@ from auheat.wsol import checkpoints
 from auheat.wsol.canvas import Canvas
 from auheat.wsol.data import Item
 from auheat.wsol.examples import choose_examples, draw_examples
-from auheat.wsol.given import IDS, LABELS, MAPS, PREDICTED, SIDE, write_maps
+from auheat.wsol.given import IDS, LABELS, MAPS, PREDICTED, SIDE, check_target, write_maps
 from auheat.wsol.judging import Judge
 from auheat.wsol.tasks import Task, plan_given, plan_run
 from auheat.wsol.totals import Evaluation, Totals, sum_up
@@ -66,6 +66,12 @@ def evaluate(
         raise AuheatError(f"--split: {split!r} is not known (one of {', '.join(SPLITS)})")
     if kind not in KINDS:
         raise AuheatError(f"--kind: {kind!r} is not known (one of {', '.join(KINDS)})")
+    if kind != next(iter(KINDS)) and save_maps is None:
+        raise AuheatError(f"--kind: {kind} of what (--save-maps names the file to write)")
+    if strict and maps is None:
+        raise AuheatError("--strict: needs --maps (a run has a map of every photo)")
+    if save_maps is not None:
+        check_target(save_maps)
     target = pick_device(device)
     if maps is None:
         task = plan_run(store, checkpoints.find_run(store, run), target, split, shards)
@@ -76,7 +82,7 @@ def evaluate(
         result, arrays, saved = _score(task, split, KINDS[kind], save_maps is not None)
     _write(task.folder, split, result, arrays)
     if save_maps is not None:
-        write_maps(save_maps, saved)
+        write_maps(save_maps, _stack(saved))
     return result
 
 
@@ -106,6 +112,13 @@ def _score(
     means = {f"mean_{name}": values for name, values in judge.mean_maps(tables).items()}
     arrays = means | _examples(task, judge, totals) | _rows(task, totals)
     return result, arrays, saved | {SIDE: task.side}
+
+
+def _stack(saved: dict[str, Any]) -> dict[str, Any]:
+    """Return maps as `open_maps` reads them: in one array, or one each where sizes differ."""
+    if len({one.shape for one in saved[MAPS]}) > 1:
+        return dict(zip(saved[IDS], saved[MAPS], strict=True))
+    return saved
 
 
 def _keep(saved: dict[str, list[Any]], batch: Item, views: Views, kind: str, task: Task) -> None:

@@ -8,8 +8,11 @@ is percent-encoded. Nothing is unpickled, and no path is made of an id.
 
 from __future__ import annotations
 
+import lzma
+import tokenize
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,10 +32,15 @@ IDS, MAPS, LABELS, PREDICTED, SIDE = "id", "map", "label", "predicted", "side"
 
 SUFFIXES = (".npy", ".npz", ".png")
 
+SIDES = (16, 2048)
+"""Least and greatest side of a grid that a file may ask for."""
+
 _SHOWN = 3
+_FLOAT32 = np.finfo(np.float32)
 _ERRORS = (
     *(OSError, ValueError, KeyError, EOFError, TypeError, MemoryError, OverflowError),
-    *(zipfile.BadZipFile, zlib.error, cv2.error),
+    # RuntimeError is an encrypted archive's, or one of an unknown compression
+    *(RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, tokenize.TokenError, cv2.error),
 )
 
 
@@ -64,8 +72,10 @@ class GivenMaps:
             )
         if not np.isfinite(values).all():
             raise AuheatError(f"{self.source}: {key}: NaN or infinite (expected finite numbers)")
-        largest = np.abs(values.astype(np.float64)).max()
-        scaled = values / largest if largest > np.finfo(np.float32).max else values
+        values = values if values.dtype.kind == "f" else values.astype(np.float64)
+        largest = np.abs(values).max()
+        fits = _FLOAT32.tiny / _FLOAT32.eps <= largest <= _FLOAT32.max
+        scaled = values if fits or not largest else values / largest
         return torch.from_numpy(scaled.astype(np.float32))
 
 
@@ -83,13 +93,13 @@ def open_maps(source: Path) -> GivenMaps:
         raise AuheatError(
             f"{source}: id {ids.dtype} {ids.shape}, map {maps.shape} (expected N names, (N, h, w))"
         )
-    keys = _texts(ids)
+    keys = _texts(source, ids)
     if len(set(keys)) < len(keys):
-        twice = sorted({key for key in keys if keys.count(key) > 1})
+        twice = sorted(key for key, n in Counter(keys).items() if n > 1)
         raise AuheatError(f"{source}: {_list(twice)}: more than one map")
     number = {key: i for i, key in enumerate(keys)}
     labels, predicted = (_read_classes(source, arrays, n, keys) for n in (LABELS, PREDICTED))
-    side = int(arrays[SIDE]) if SIDE in arrays and arrays[SIDE].size == 1 else None
+    side = _read_side(source, arrays[SIDE]) if SIDE in arrays else None
     return GivenMaps(
         source, frozenset(keys), lambda key: maps[number[key]], labels, predicted, side
     )
@@ -102,14 +112,30 @@ def _read_npz(file: Path) -> dict[str, Array]:
             if not isinstance(opened, np.lib.npyio.NpzFile):
                 raise ValueError("an array, and not an archive of arrays")
             with opened:
-                return {key: opened[key] for key in opened.files}
+                arrays = {key: opened[key] for key in opened.files}
+        for key, values in arrays.items():
+            if not isinstance(values, np.ndarray):
+                raise ValueError(f"{key} is no array")
+        return arrays
     except _ERRORS as error:
         raise AuheatError(f"{file}: not an .npz that can be read: {error}") from error
 
 
-def _texts(values: Array) -> list[str]:
+def _texts(source: Path, values: Array) -> list[str]:
     kind = values.dtype.kind
-    return [v.decode() if kind == "S" else str(v) for v in values.tolist()]
+    try:
+        return [v.decode() if kind == "S" else str(v) for v in values.tolist()]
+    except UnicodeDecodeError as error:
+        raise AuheatError(f"{source}: a name that is not UTF-8 ({error})") from error
+
+
+def _read_side(source: Path, value: Array) -> int:
+    low, high = SIDES
+    if value.size == 1 and value.dtype.kind in "iu" and low <= value.item() <= high:
+        return int(value.item())
+    raise AuheatError(
+        f"{source}: side {value.dtype} {value.shape} (expected a whole number, {low} to {high})"
+    )
 
 
 def _read_classes(
@@ -124,7 +150,7 @@ def _read_classes(
             f"{source}: {name} {values.dtype} {values.shape} (expected {len(keys)} names or "
             "numbers)"
         )
-    told = _texts(values) if values.dtype.kind in "US" else values.tolist()
+    told = _texts(source, values) if values.dtype.kind in "US" else values.tolist()
     return dict(zip(keys, told, strict=True))
 
 
@@ -219,6 +245,12 @@ def view_given(
     found = [maps.take(key) for key in keys]
     chosen = torch.tensor([predicted[key] for key in keys])
     return Views({GIVEN: found}, chosen, torch.full((len(keys), classes), torch.nan))
+
+
+def check_target(file: Path) -> None:
+    """Raise `AuheatError` for a file that could not be written, before there is anything to."""
+    if not file.name or file.is_dir():
+        raise AuheatError(f"{file}: a folder (expected the name of an .npz to write)")
 
 
 def write_maps(file: Path, arrays: Mapping[str, Any]) -> None:

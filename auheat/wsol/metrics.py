@@ -48,8 +48,10 @@ def min_max(maps: Tensor) -> Tensor:
 def enlarge(maps: Tensor, size: tuple[int, int], aligned: bool = False) -> Tensor:
     """Resample maps (N, h, w) to (N, H, W), bilinearly with half-pixel centres.
 
-    With `aligned`, the centres of corner cells lie on corner pixels instead. Weights are exact to
-    float32's last digit; torch's own interpolation takes them from rounded places (5e-6 off).
+    Where a map is larger than the grid, a pixel is the mean of the cells it covers, by a triangle
+    as wide as that: no cell is passed over. With `aligned`, the centres of corner cells lie on
+    corner pixels instead, and a pixel is read at its centre alone. Weights are exact to float32's
+    last digit; torch's own interpolation takes them from rounded places (5e-6 off).
     """
     rows, columns = (
         _weights(n, to, aligned, maps.dtype, maps.device)
@@ -65,7 +67,9 @@ def _weights(n: int, size: int, aligned: bool, dtype: torch.dtype, device: torch
         pixels = torch.arange(size, dtype=torch.float64)
         at = pixels * ((n - 1) / max(size - 1, 1)) if aligned else (pixels + 0.5) * (n / size) - 0.5
         distance = at.clamp(0, n - 1)[:, None] - torch.arange(n, dtype=torch.float64)
-        return (1 - distance.abs()).clamp(min=0).to(device, dtype)
+        wide = 1.0 if aligned else max(1.0, n / size)
+        weights = (1 - distance.abs() / wide).clamp(min=0)
+        return (weights / weights.sum(1, keepdim=True)).to(device, dtype)
 
 
 def on_grid(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -6,6 +6,9 @@ report costs no inference. What an evaluation of an earlier version lacks is not
 
 from __future__ import annotations
 
+import lzma
+import math
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import cv2
+import numpy as np
 
 from auheat.records import AuheatError
 from auheat.sheets import describe_store, write_page
@@ -67,6 +71,10 @@ _DAMAGE = (
     IndexError,
     AttributeError,
     EOFError,
+    ArithmeticError,
+    RuntimeError,  # text nested too deep, an encrypted archive
+    lzma.LZMAError,
+    tokenize.TokenError,
     zipfile.BadZipFile,
     zlib.error,
     cv2.error,
@@ -123,9 +131,13 @@ def _guard(read: Callable[[], _T], what: Path, remedy: str) -> _T:
 def _check_scores(run: Run) -> None:
     """Raise one of `_DAMAGE` unless all that the page shows of a run can be shown."""
     names = [name + "" for name in run.scores["class_names"]]
+    "".join(run.scores["matrix"]["columns"])
+    if not np.isfinite(np.asarray(run.scores["confusion"], np.float64)).all():
+        raise ValueError("confusion is not finite")
     for key, _ in COLUMNS:
-        if run.has_class_maps or key != "cam_cos":
-            float(run.scores[key])
+        asked = run.has_class_maps or key != "cam_cos"
+        if asked and not math.isfinite(float(run.scores[key])):
+            raise ValueError(f"{key} is not finite")
     for key in (*KINDS, "heatmap"):
         if run.arrays[f"mean_{key}"].shape[:1] != (len(names),):
             raise ValueError(f"mean_{key} is not of {len(names)} classes")

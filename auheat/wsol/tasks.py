@@ -133,10 +133,11 @@ def plan_given(
         views = view_given(given, keys, predicted, len(names))
         return Views(views.maps, views.predicted.to(device), views.probabilities.to(device))
 
+    title = maps.resolve().name if maps.is_dir() else maps.stem
     counted = {"no map": len(missing), "map of another split": len(given.ids) - len(there)}
     return Task(
-        maps.stem,
-        store / GIVEN_FOLDER / (re.sub(r"[^A-Za-z0-9._-]", "-", maps.stem).lstrip(".") or "maps"),
+        title,
+        store / GIVEN_FOLDER / (re.sub(r"[^A-Za-z0-9._-]", "-", title).lstrip(".") or "maps"),
         dataset,
         rows[there],
         plan,

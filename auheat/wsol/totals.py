@@ -15,7 +15,7 @@ from auheat.wsol.calibration import calibrate
 from auheat.wsol.canvas import Canvas
 from auheat.wsol.judging import COMPARED, CONSTANTS, GAUSSIAN_SIGMAS, SCORES, Tables
 from auheat.wsol.metrics import accuracy, balanced_accuracy, class_means, confusion
-from auheat.wsol.views import CAM, CAM_PREDICTED
+from auheat.wsol.views import CAM, CAM_PREDICTED, GIVEN
 
 COLUMNS = {
     "att_cos": "cosine",
@@ -43,6 +43,8 @@ HEADLINE = ("cam_cos", "cam_cos_predicted", *COLUMNS)
 """The columns of maps that have an interval."""
 
 NOT_FINITE, LOGITS_NOT_FINITE = "map not finite", "logits not finite"
+NO_PREDICTION = "no prediction"
+"""Why something of a photo counts for nothing, as `left_out` tells it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,17 +152,20 @@ def sum_up(
 ) -> Evaluation:
     """Return the scores of everything that was judged."""
     tables, names = totals.tables, totals.names
-    known = bool((tables.predicted >= 0).all())
     certain = np.asarray(np.isfinite(tables.probabilities).all(1))
+    given = GIVEN in totals.all_kinds  # another tool's maps come without probabilities
+    unknown = tables.predicted < 0 if given else ~certain
+    known = not (given and unknown.any())
     truth, guess = (torch.from_numpy(v) for v in (tables.label, tables.predicted))
     counts = confusion(guess.clamp(min=0), truth, len(names))
     columns = totals.columns()
     means = {name: totals.mean(values) for name, values in columns.items()}
     unsound = ~tables.sound[:, [totals.all_kinds.index(k) for k in totals.kinds]].all(1)
     more = {NOT_FINITE: int(unsound.sum())}
+    if not unknown.all() or not given:
+        more[NO_PREDICTION if given else LOGITS_NOT_FINITE] = int(unknown.sum())
     calibration = None
     if certain.any():
-        more[LOGITS_NOT_FINITE] = int((~certain).sum())
         even = np.where(certain[:, None], tables.probabilities, 1 / len(names))
         calibration = calibrate(even, tables.label)
     return Evaluation(
