@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 export AUHEAT_REQUIRE_MODELS ?= 1
+TEST_JOBS ?= 2
 
 .PHONY: help demo methods test check faults bench clean
 
@@ -39,7 +40,7 @@ test: $(INSTALLED)  ## style, types and tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy auheat cli
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile
 
 check: $(INSTALLED)  ## style and types alone
 	$(BIN)/ruff check .
