@@ -27,7 +27,7 @@ demo: $(INSTALLED)  ## the whole chain on a made set: landmarks, heatmaps, two r
 	$(BIN)/auheat train --preset demo --name without-aus --au-weight 0
 	$(BIN)/auheat evaluate with-aus
 	$(BIN)/auheat evaluate without-aus
-	$(BIN)/auheat explain with-aus demo-run/rafdb/Image/aligned/test_00004_aligned.jpg
+	$(BIN)/auheat explain with-aus demo-run/rafdb/Image/aligned/test_00001_aligned.jpg
 	$(BIN)/auheat report with-aus without-aus
 	@echo "Open $(CURDIR)/demo-run/store/report.html"
 

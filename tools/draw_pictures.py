@@ -4,7 +4,7 @@
 
 docs/report.jpg: photos with landmarks, heatmap, and both together. docs/attention.jpg: what is
 expected of each expression, and the mean attention of the runs with-aus and without-aus.
-docs/explain.jpg: what `auheat explain` shows of the portrait itself.
+docs/explain.jpg: what `auheat explain` shows of the first test photo.
 """
 
 import sys
@@ -12,7 +12,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import skimage.data
 
 from auheat.images import decode
 from auheat.shards import list_shards, read_attributes, read_columns
@@ -21,7 +20,6 @@ from auheat.store import find_rendered
 from auheat.wsol.explain import explain
 
 DOCS = Path(__file__).parent.parent / "docs"
-PORTRAIT = Path(skimage.data.__file__).with_name("astronaut.png")
 SHOWN = ("Happiness", "Surprise", "Anger", "Sadness")
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 
@@ -74,7 +72,8 @@ def main():
     store = Path(sys.argv[1])
     write("report.jpg", draw_report(store))
     write("attention.jpg", draw_attention(store))
-    write("explain.jpg", explain(store / "runs" / "with-aus", PORTRAIT).panel())
+    photo = next((store.parent / "rafdb").rglob("test_00001*.jpg"))
+    write("explain.jpg", explain(store / "runs" / "with-aus", photo).panel())
 
 
 if __name__ == "__main__":
