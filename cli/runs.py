@@ -137,7 +137,7 @@ def train(
     \b
     auheat train --preset demo
     auheat train --preset demo --au-weight 0 --name without-aus
-    auheat train --preset demo --contrast-weight 1 --name apart
+    auheat train --preset demo --contrast-weight 0.3 --name apart
     auheat train --recipe rafdb --device cuda --amp bf16
     auheat train --method layercam --balance --warmup 2 --ema 0.999
     torchrun --nproc-per-node 2 -m auheat.cli train --recipe affectnet --sync-bn
