@@ -123,10 +123,10 @@ def sweep(
 @contextlib.contextmanager
 def _lock(folder: Path) -> Iterator[None]:
     """Be the one process that makes a sweep; raises `AuheatError` where another one is."""
+    lock = FileLock(folder / _LOCK)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / _LOCK, timeout=LOCK_SECONDS):
-            yield
+        lock.acquire(timeout=LOCK_SECONDS)
     except Timeout as error:
         raise AuheatError(
             f"{folder}: another process is at this sweep (wait for it, or use another --name)"
@@ -134,6 +134,10 @@ def _lock(folder: Path) -> Iterator[None]:
     except (OSError, NotImplementedError) as error:
         reason = error if isinstance(error, OSError) else OSError("it has no locks")
         raise cannot_write(folder, reason) from error
+    try:  # what fails from here on is not the lock's
+        yield
+    finally:
+        lock.release()
 
 
 def _make_tasks(plan: Plan, places: Mapping[str, Path]) -> list[Task]:
