@@ -31,7 +31,7 @@ MODELS = {
         "1055cb9d4a9ca8b8c688902a3a5194311138ba256bcc94e336d8373a5f30c814"
     ),
 }
-FOLDER = Path(__file__).parent / "auheat" / "landmarks" / "models"
+FOLDER = Path(__file__).parent / "auheat" / "landmarks" / "mesh" / "models"
 
 
 def sha256(data: bytes) -> str:

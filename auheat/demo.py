@@ -17,14 +17,17 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from auheat.landmarks import load_detector
-from auheat.records import MIRROR, Array, AuheatError, Status
+from auheat.errors import AuheatError
+from auheat.landmarks.registry import load_detector
+from auheat.records import MIRROR, Array, Status
 
 SIDE = 100
 """Side of the written photos, as RAF-DB's aligned ones."""
 
+
 EYE_DISTANCE = 0.48
 """Outer-eye distance of the unvaried face, as a share of the photo's side."""
+
 
 PROTOTYPES = MappingProxyType(
     {
@@ -41,6 +44,7 @@ PROTOTYPES = MappingProxyType(
 
 After the prototypes of Ekman, Friesen and Hager, FACS Investigator's Guide (2002).
 """
+
 
 MOTIONS: Mapping[int, tuple[tuple[tuple[int, ...], float, float, float], ...]] = MappingProxyType(
     {
@@ -87,8 +91,10 @@ In outer-eye distances, x outwards from the midline on the image's left side bei
 the right side is the mirror image.
 """
 
+
 MARKER = "made-by-auheat-demo.txt"
 """Lies in a folder that this module filled, and may therefore fill again."""
+
 
 _SPLITS = ("train", "test")
 

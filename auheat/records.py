@@ -8,11 +8,9 @@ integer; "AU12" is made when printing. "" means unknown for a label, split or pe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -20,83 +18,17 @@ from numpy.typing import NDArray
 
 Array: TypeAlias = NDArray[Any]
 
+
 Box: TypeAlias = tuple[float, float, float, float]
 """A face's box in pixels of its photo: left, top, right, bottom."""
 
+
 N_POINTS = 68
+
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 """File name endings, in lower case, that are read as photos."""
 
-EXPRESSIONS = (
-    "Neutral",
-    "Happiness",
-    "Surprise",
-    "Fear",
-    "Anger",
-    "Disgust",
-    "Sadness",
-    "Contempt",
-    "Pain",
-    "Cluelessness",
-    "Speech",
-    "Happily Surprised",
-    "Happily Disgusted",
-    "Happily Sad",
-    "Happily Fearful",
-    "Sadly Fearful",
-    "Sadly Angry",
-    "Sadly Surprised",
-    "Sadly Disgusted",
-    "Fearfully Angry",
-    "Fearfully Surprised",
-    "Fearfully Disgusted",
-    "Angrily Surprised",
-    "Angrily Disgusted",
-    "Disgustedly Surprised",
-    "Appalled",
-    "Hatred",
-    "Awed",
-)
-"""Canonical expression names; the first seven stand in the paper's class order."""
-
-SYNONYMS = MappingProxyType(
-    {name.casefold(): name for name in EXPRESSIONS}
-    | {n.casefold().replace(" ", joint): n for n in EXPRESSIONS for joint in ("_", "-", "")}
-    | {
-        "neutrality": "Neutral",
-        "happy": "Happiness",
-        "joy": "Happiness",
-        "smile": "Happiness",
-        "surprised": "Surprise",
-        "fearful": "Fear",
-        "afraid": "Fear",
-        "scared": "Fear",
-        "angry": "Anger",
-        "disgusted": "Disgust",
-        "sad": "Sadness",
-        "contemptuous": "Contempt",
-        "clueless": "Cluelessness",
-        "talking": "Speech",
-        "hate": "Hatred",
-        "awe": "Awed",
-    }
-)
-"""Casefolded name, as data sets spell it -> canonical expression name."""
-
-SPLITS = MappingProxyType(
-    {
-        "train": "train",
-        "training": "train",
-        "val": "val",
-        "valid": "val",
-        "validation": "val",
-        "dev": "val",
-        "test": "test",
-        "testing": "test",
-    }
-)
-"""Casefolded folder name -> canonical split."""
 
 MIRROR = np.array(
     [
@@ -112,10 +44,6 @@ MIRROR = np.array(
     ]
 )
 """(68,) index of each landmark's partner on the other side of the face."""
-
-
-class AuheatError(Exception):
-    """A request that cannot be met; its text reads *where: what is wrong (what would be right)*."""
 
 
 class Status(IntEnum):
@@ -153,70 +81,3 @@ class Landmarks:
     points: Array
     score: Array
     status: Array
-
-
-@dataclass(frozen=True, slots=True)
-class Blob:
-    """One Gaussian of a region, in the face's own frame, lengths in outer-eye distances.
-
-    Its centre is the mean of the `anchor` landmarks plus `offset` (x, y); `sigma` (along, across)
-    are its standard deviations, the first axis turned by `angle` degrees from the frame's x axis
-    (positive turns x towards y, which points down). `side` is "left" or "right" as the *subject*
-    sees it, or "middle".
-    """
-
-    anchor: tuple[int, ...]
-    offset: tuple[float, float]
-    sigma: tuple[float, float]
-    angle: float
-    side: str
-
-
-@dataclass(frozen=True, slots=True)
-class Region:
-    """Where one action unit shows on the face: FACS number, name, muscle, blobs and source."""
-
-    au: int
-    name: str
-    muscle: str
-    blobs: tuple[Blob, ...]
-    source: str
-
-
-@dataclass(frozen=True, slots=True)
-class Cue:
-    """One action unit of an expression: its weight in (0, 1] and the side it may appear on."""
-
-    au: int
-    weight: float
-    side: str
-    role: str
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Frame:
-    """The face's own frame: a mean face and how much each of its points counts in the fit.
-
-    `mean` (68, 2) f64 has its outer eye corners one unit apart, the origin midway between them,
-    x to the image's right, y down; `weights` (68,) f64 is zero for points that expressions move.
-    """
-
-    mean: Array
-    weights: Array
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Codebook:
-    """Which action units an expert looks for in each expression, where, and who says so.
-
-    `expressions` maps a canonical name to its cues, `regions` an AU to its place on the face;
-    `digest` changes whenever a map drawn from this codebook would.
-    """
-
-    name: str
-    title: str
-    citation: str
-    expressions: Mapping[str, tuple[Cue, ...]]
-    regions: Mapping[int, Region]
-    frame: Frame
-    digest: str

@@ -92,8 +92,8 @@ def report(who, view, names, points, marks):
 
 
 def main():
-    from auheat.landmarks.mapping import load_map
-    from auheat.landmarks.mesh import MeshDetector
+    from auheat.landmarks.mesh.detector import MeshDetector
+    from auheat.landmarks.mesh.landmark_map import load_map
 
     if len(sys.argv) < 2:
         print(json.dumps({"stage": "accuracy", "skipped": "no FOLDER of marked photos given"}))

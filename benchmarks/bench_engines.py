@@ -20,9 +20,10 @@ from queue import SimpleQueue
 import numpy as np
 import torch
 
-from auheat.cores import count_cores
-from auheat.landmarks.cpu import compile_graph
-from auheat.landmarks.networks import CROP, SIDE, TorchNetworks, load_graphs
+from auheat.landmarks.mesh.blazeface import SIDE
+from auheat.landmarks.mesh.networks import CROP, TorchNetworks, load_graphs
+from auheat.landmarks.mesh.openvino import compile_graph
+from auheat.utils.devices import count_cores
 
 CROPS = 64
 ROUNDS = 9

@@ -21,14 +21,15 @@ import cv2
 import numpy as np
 import torch
 
-from auheat.facs import load_codebook
-from auheat.heatmaps import plan_heatmaps, render_heatmaps
-from auheat.landmarks.runtime import pick_device
-from auheat.wsol.canvas import Canvas
-from auheat.wsol.judging import GAUSSIAN_SIGMAS, Judge
-from auheat.wsol.methods import build_classifier
-from auheat.wsol.metrics import centre_gaussian
-from auheat.wsol.views import Views, look, view_maps
+from auheat.evaluation.model_maps import Views, look, view_maps
+from auheat.evaluation.scorer import GAUSSIAN_SIGMAS, Judge
+from auheat.facs.codebooks import load_codebook
+from auheat.heatmaps.class_maps import Canvas
+from auheat.heatmaps.plan import plan_heatmaps
+from auheat.heatmaps.render import render_heatmaps
+from auheat.models.registry import build_classifier
+from auheat.utils.devices import pick_device
+from auheat.utils.maps import centre_gaussian
 
 ROUNDS = 5
 METHODS = ("cam", "gradcam", "gradcam++", "layercam")

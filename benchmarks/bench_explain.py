@@ -21,20 +21,21 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line sets it, before torch
 
-from auheat.wsol import explain
-from auheat.wsol.gathering import gather_photos
+from auheat.explanation import explainer
+from auheat.explanation.inputs import gather_photos
+from auheat.pipeline import landmark_sources
 
 ROUNDS = 3
 PARTS = {
-    "landmarks": (explain.Finding, "__call__"),
-    "decode and frame": (explain.Explainer, "_frame"),
-    "network": (explain, "look"),
-    "heatmaps": (explain, "draw_expected"),
-    "scores": (explain, "score_photo"),
-    "action units": (explain, "judge_units"),
-    "panel": (explain, "draw_panel"),
-    "png": (explain, "encode_png"),
-    "files": (explain, "write_json"),
+    "landmarks": (landmark_sources.Finding, "__call__"),
+    "decode and frame": (explainer.Explainer, "_frame"),
+    "network": (explainer, "look"),
+    "heatmaps": (explainer, "draw_expected"),
+    "scores": (explainer, "score_photo"),
+    "action units": (explainer, "judge_units"),
+    "panel": (explainer, "draw_panel"),
+    "png": (explainer, "encode_png"),
+    "files": (explainer, "write_json"),
 }
 """Part -> where the function lies that does it; what is left is "rest"."""
 
@@ -60,14 +61,14 @@ def main() -> None:
         sys.exit(__doc__)
     photos = gather_photos(sys.argv[2:])
     started = time.perf_counter()
-    explainer = explain.Explainer(Path(sys.argv[1]))
+    loaded_run = explainer.Explainer(Path(sys.argv[1]))
     loaded = time.perf_counter() - started
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
-        found = [found for found, _ in explain.explain_to(explainer, photos, out)]
+        found = [found for found, _ in explainer.explain_to(loaded_run, photos, out)]
         photos = [one.photo for one in found if one.explained]
         started = time.perf_counter()
-        list(explain.explain_to(explainer, photos, out))
+        list(explainer.explain_to(loaded_run, photos, out))
         batched = (time.perf_counter() - started) / len(photos)
         spent: Counter[str] = Counter()
         for part, (home, name) in PARTS.items():
@@ -76,10 +77,10 @@ def main() -> None:
         for _ in range(ROUNDS):
             for photo in photos:
                 started = time.perf_counter()
-                list(explain.explain_to(explainer, [photo], out))
+                list(explainer.explain_to(loaded_run, [photo], out))
                 seconds.append(time.perf_counter() - started)
     spent["rest"] = sum(seconds) - sum(spent.values())
-    settings = explainer.config["settings"]
+    settings = loaded_run.config["settings"]
     result = {
         "stage": "explain",
         "method": settings["method"],

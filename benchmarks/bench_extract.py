@@ -15,11 +15,11 @@ from pathlib import Path
 
 import torch
 
-from auheat.datasets import read_samples
+from auheat.datasets.registry import read_samples
 from auheat.demo import write_demo
-from auheat.images import decode, read_bytes
-from auheat.landmarks import load_detector
-from auheat.pipeline import extract
+from auheat.images.decoding import decode, read_bytes
+from auheat.landmarks.registry import load_detector
+from auheat.pipeline.extraction import extract
 
 
 def main() -> None:

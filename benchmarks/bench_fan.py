@@ -23,7 +23,7 @@ import torch
 from skimage.data import astronaut
 
 from auheat.landmarks.fan import locate, place_crops, place_network
-from auheat.landmarks.sampling import pack
+from auheat.landmarks.mesh.crops import pack
 
 STACKS = 4
 

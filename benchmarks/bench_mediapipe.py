@@ -62,9 +62,9 @@ def main():
     if not peer:
         print(json.dumps({"stage": "mediapipe", "skipped": "AUHEAT_PEER names no Python"}))
         return
-    from auheat.datasets import read_samples
+    from auheat.datasets.registry import read_samples
     from auheat.demo import write_demo
-    from auheat.pipeline import extract
+    from auheat.pipeline.extraction import extract
 
     with tempfile.TemporaryDirectory() as tmp:
         source = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tmp) / "rafdb"

@@ -16,9 +16,10 @@ import time
 from pathlib import Path
 
 from auheat.demo import write_demo
-from auheat.pipeline import extract
+from auheat.pipeline.extraction import extract
 from auheat.records import SUFFIXES
-from auheat.shards import MANIFEST, read_manifest
+from auheat.shards.manifest import read_manifest
+from auheat.shards.schema import MANIFEST
 
 
 def resident():

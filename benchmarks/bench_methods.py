@@ -14,9 +14,9 @@ import time
 
 import torch
 
-from auheat.landmarks.runtime import pick_device
-from auheat.wsol.evaluation import look
-from auheat.wsol.methods import METHODS, build_classifier
+from auheat.evaluation.model_maps import look
+from auheat.models.registry import METHODS, build_classifier
+from auheat.utils.devices import pick_device
 
 ROUNDS, CLASSES = 7, 7
 

@@ -8,7 +8,7 @@ thread, in turns; the fastest round counts. Peers:
 - authors: what the paper authors' loader does per sample, in its order: for each AU a canvas of
   float64 at the photo's 224 px, filled ellipses, sampled to 28 x 28, blurred, enlarged again; the
   maximum over AUs, stretched to [0, 1]. Their maps have the photo's size, whatever is asked.
-- reference: `auheat.reference`, the same maps bit for bit with less work.
+- reference: `auheat.heatmaps.reference`, the same maps bit for bit with less work.
 - plain: one full-size exponential per blob, face by face.
 - warp: one picture of a Gaussian, warped by OpenCV to each blob's ellipse, and the maximum.
 
@@ -30,10 +30,12 @@ import cv2
 import numpy as np
 import torch
 
-from auheat.facs import load_codebook
-from auheat.heatmaps import plan_heatmaps, render_bytes, render_heatmaps
-from auheat.reference import ACTION_UNITS, place_ellipses, render_reference
-from auheat.shards import Column, ShardFolder
+from auheat.facs.codebooks import load_codebook
+from auheat.heatmaps.plan import plan_heatmaps
+from auheat.heatmaps.reference import ACTION_UNITS, place_ellipses, render_reference
+from auheat.heatmaps.render import render_heatmaps
+from auheat.heatmaps.render_bytes import render_bytes
+from auheat.shards.writer import Column, ShardFolder
 
 FACES, SOME = 1024, 64  # faces of the fast paths, and of the slow ones
 PHOTO = 224

@@ -37,23 +37,17 @@ from typing import Any
 
 import numpy as np
 
-from auheat.datasets import read_dataset
+from auheat.datasets.registry import read_dataset
 from auheat.demo import write_demo
-from auheat.pipeline import extract, render
-from auheat.pipeline.photos import Photos
-from auheat.pipeline.summary import summarize
-from auheat.shards import (
-    LANDMARKS,
-    SHARDS,
-    ShardEntry,
-    ShardFolder,
-    list_shards,
-    read_columns,
-    read_manifest,
-    shard_name,
-    write_manifest,
-)
-from auheat.store import find_rendered, list_finished, read_source
+from auheat.pipeline.extraction import extract
+from auheat.pipeline.extraction_jobs import Photos
+from auheat.pipeline.rendering import render
+from auheat.shards.manifest import ShardEntry, read_manifest, write_manifest
+from auheat.shards.reader import list_shards, read_columns
+from auheat.shards.schema import LANDMARKS, SHARDS, shard_name
+from auheat.shards.writer import ShardFolder
+from auheat.store.store import find_rendered, list_finished, read_source
+from auheat.store.summary import summarize
 
 WAYS = (("loky", 1), ("loky", 2), ("threads", 2))
 ENTRIES = (10, 100, 1000, 10_000)

@@ -36,13 +36,15 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from auheat.facs import load_codebook
-from auheat.heatmaps import plan_heatmaps, render_bytes
+from auheat.data.dataset import ShardDataset, fit_square, make_loader, use_one_thread
+from auheat.data.stream import ShardStream, StreamLoader
+from auheat.facs.codebooks import load_codebook
+from auheat.heatmaps.plan import plan_heatmaps
+from auheat.heatmaps.render_bytes import render_bytes
 from auheat.records import Array
-from auheat.shards import FORMAT_VERSION, Column, RowReader, ShardFolder
-from auheat.shards.writing import build_shard
-from auheat.wsol.data import ShardDataset, fit_square, make_loader, use_one_thread
-from auheat.wsol.stream import ShardStream, StreamLoader
+from auheat.shards.row_reader import RowReader
+from auheat.shards.schema import FORMAT_VERSION
+from auheat.shards.writer import Column, ShardFolder, build_shard
 
 NAMES = ["Happiness", "Surprise", "Sadness", "Anger", "Fear", "Disgust"]
 BOOK = load_codebook("martinez")
@@ -170,7 +172,7 @@ def bench_writes(
         if synced:
             folder.write(0, columns_of(maps), {})
         else:
-            with mock.patch("auheat.shards.files.sync"):
+            with mock.patch("auheat.utils.files.sync"):
                 folder.write(0, columns_of(maps), {})
 
     micros = in_turns(

@@ -21,16 +21,18 @@ import cv2
 import numpy as np
 import torch
 
-from auheat.facs import load_codebook
-from auheat.heatmaps import plan_heatmaps
-from auheat.landmarks.runtime import pick_device
-from auheat.records import EXPRESSIONS
-from auheat.wsol.data import ShardDataset
-from auheat.wsol.engine import Engine, Material
-from auheat.wsol.losses import total_loss
-from auheat.wsol.methods import build_classifier
-from auheat.wsol.settings import AMP, OPTIMIZERS, make_config
-from auheat.wsol.targets import Targets
+from auheat.data.dataset import ShardDataset
+from auheat.expressions import EXPRESSIONS
+from auheat.facs.codebooks import load_codebook
+from auheat.heatmaps.plan import plan_heatmaps
+from auheat.losses import total_loss
+from auheat.models.registry import build_classifier
+from auheat.training.class_targets import Targets
+from auheat.training.config import AMP, make_config
+from auheat.training.optim import make_optimizer
+from auheat.training.trainer import Engine
+from auheat.training.training_data import Material
+from auheat.utils.devices import pick_device
 
 NAMES = ("Neutral", *(name for name in EXPRESSIONS if name != "Neutral"))
 BOOK = load_codebook("martinez")
@@ -127,7 +129,9 @@ def make_network(config, device):
     torch.manual_seed(0)
     model = build_classifier("cam", config.backbone, CLASSES).to(device).train()
     model = model.to(memory_format=torch.channels_last)
-    return model, OPTIMIZERS[config.optimizer][0](model, config)
+    return model, make_optimizer(
+        model, config.optimizer, config.lr, config.weight_decay, config.head_lr
+    )
 
 
 def make_bare(config, device):

@@ -149,7 +149,7 @@ def extract(src: Path, as_json: bool, **settings: Any) -> None:
     auheat extract affectnet/ --detector dataset
     auheat extract labels.csv
     """
-    from auheat.pipeline import extract as run
+    from auheat.pipeline.extraction import extract as run
 
     print_summary(run(src, **settings), as_json)
 
@@ -193,7 +193,7 @@ def render(as_json: bool, **settings: Any) -> None:
     auheat render --no-images --name maps-alone
     auheat render --geometry reference
     """
-    from auheat.pipeline import render as run
+    from auheat.pipeline.rendering import render as run
 
     print_summary(run(**settings), as_json)
 
@@ -216,7 +216,7 @@ def verify(store: Path, repair: bool, as_json: bool) -> None:
     auheat verify --store auheat-data
     auheat verify --repair
     """
-    from auheat.store import repair_store, verify_store
+    from auheat.store.maintenance import repair_store, verify_store
 
     lost: dict[str, int] = {}
     if repair:
@@ -253,7 +253,7 @@ def models(source: Path | None, as_json: bool) -> None:
     auheat models
     auheat models --from mediapipe-0.10.21-cp311-cp311-manylinux_2_28_x86_64.whl
     """
-    from auheat.landmarks.weights import MODELS, find_model, install_models
+    from auheat.landmarks.mesh.model_files import MODELS, find_model, install_models
 
     if source is not None:
         install_models(source)

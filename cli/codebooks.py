@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from auheat.records import AuheatError
+from auheat.errors import AuheatError
 
 from .common import json_option, print_table
 
@@ -54,7 +54,7 @@ def codebooks(
 
 
 def _list(as_json: bool) -> None:
-    from auheat.facs import list_codebooks, load_codebook
+    from auheat.facs.codebooks import list_codebooks, load_codebook
 
     books = [load_codebook(known) for known in list_codebooks()]
     if as_json:
@@ -65,12 +65,12 @@ def _list(as_json: bool) -> None:
 
 
 def _show(name: str, plot: Path | None, as_json: bool) -> None:
-    from auheat.facs import describe_codebook, load_codebook
+    from auheat.facs.codebooks import describe_codebook, load_codebook
 
     book = load_codebook(name)
     rows = describe_codebook(book)
     if plot is not None:
-        from auheat.atlas import plot_codebook
+        from auheat.visualization.codebook_atlas import plot_codebook
 
         plot_codebook(book, plot)
     if as_json:
@@ -91,7 +91,7 @@ def _show(name: str, plot: Path | None, as_json: bool) -> None:
 
 
 def _validate(file: str, as_json: bool) -> None:
-    from auheat.facs import validate_codebook
+    from auheat.facs.codebooks import validate_codebook
 
     problems = validate_codebook(file)
     if as_json:
@@ -105,7 +105,7 @@ def _validate(file: str, as_json: bool) -> None:
 
 
 def _diff(a: str, b: str, as_json: bool) -> None:
-    from auheat.facs import diff_codebooks, load_codebook
+    from auheat.facs.codebooks import diff_codebooks, load_codebook
 
     found = diff_codebooks(load_codebook(a), load_codebook(b))
     if as_json:

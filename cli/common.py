@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import click
 
-from auheat.records import AuheatError
+from auheat.errors import AuheatError
 
 
 class Terminated(KeyboardInterrupt):

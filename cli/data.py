@@ -36,7 +36,7 @@ def export(as_json: bool, **settings: Any) -> None:
     auheat export train.npz --format npz --split train
     auheat export all.h5 --format hdf5 --shards martinez-generic
     """
-    from auheat.export import export as run
+    from auheat.exporters.exporter import export as run
 
     told = run(**settings)
     if as_json:
@@ -71,7 +71,7 @@ def merge(as_json: bool, **settings: Any) -> None:
     auheat merge part-1 part-2 part-3 --store whole
     auheat merge rafdb affectnet --store both --prefix auto
     """
-    from auheat.merge import merge as run
+    from auheat.store.merging import merge as run
 
     told = run(**settings)
     if as_json:
@@ -100,9 +100,9 @@ def stats(as_json: bool, **settings: Any) -> None:
     auheat stats
     auheat stats --shards martinez --plot means.png
     """
-    from auheat.stats import describe_stats
+    from auheat.reporting.store_stats import stats as run
 
-    told = describe_stats(**settings)
+    told = run(**settings)
     if as_json:
         click.echo(json.dumps(told, indent=1))
         return

@@ -53,9 +53,9 @@ def explain(
     auheat explain with-aus photos/ --label happy --out explained
     auheat explain runs/with-aus photo.jpg --json
     """
-    from auheat.wsol.checkpoints import find_run
-    from auheat.wsol.explain import FOLDER, Explainer, explain_to, tell_failure, tell_units
-    from auheat.wsol.gathering import gather_photos
+    from auheat.explanation.explainer import FOLDER, Explainer, explain_to, tell_failure, tell_units
+    from auheat.explanation.inputs import gather_photos
+    from auheat.runs.run_folder import find_run
 
     photos = gather_photos(images, partial(click.echo, err=True))
     folder = find_run(store, run)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from auheat.records import AuheatError
+from auheat.errors import AuheatError
 
 from .common import (
     json_option,
@@ -142,9 +142,9 @@ def train(
     auheat train --method layercam --balance --warmup 2 --ema 0.999
     torchrun --nproc-per-node 2 -m auheat.cli train --recipe affectnet --sync-bn
     """
-    from auheat.wsol.distributed import join
-    from auheat.wsol.settings import make_config
-    from auheat.wsol.training import train as run
+    from auheat.training.config import make_config
+    from auheat.training.runner import train as run
+    from auheat.utils.distributed import join
 
     with join() as world:
         config = make_config(preset, layers=_numbers(layers), classes=_names(classes), **settings)
@@ -194,8 +194,13 @@ def evaluate(store: Path, as_json: bool, **settings: Any) -> None:
     auheat evaluate --save-maps attention.npz
     auheat evaluate --maps saliency.npz
     """
-    from auheat.wsol.evaluation import evaluate as score
-    from auheat.wsol.screen import tabulate_headline, tabulate_units, tell_calibration, tell_counts
+    from auheat.evaluation.evaluator import evaluate as score
+    from auheat.reporting.console import (
+        tabulate_headline,
+        tabulate_units,
+        tell_calibration,
+        tell_counts,
+    )
 
     result = score(store, **settings).as_dict()
     if as_json:
@@ -228,7 +233,7 @@ def report(
     auheat report
     auheat report with-aus without-aus --out comparison.html
     """
-    from auheat.wsol.report import write_report
+    from auheat.reporting.page import write_report
 
     print_fields({"report": str(write_report(store, runs, name, out))}, as_json)
 

@@ -11,7 +11,7 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from auheat.records import AuheatError
+from auheat.errors import AuheatError
 
 from .common import json_option, overwrite_option, print_table, store_option
 from .runs import train
@@ -99,8 +99,8 @@ def sweep(
     auheat sweep --methods cam,layercam --lambdas 0,1,4 --seeds 0,1,2 --train-preset demo
     auheat sweep --layers 5,5+4,5+4+3 --recipe rafdb
     """
-    from auheat.wsol.planning import plan_sweep
-    from auheat.wsol.sweep import sweep as run
+    from auheat.sweeps.planner import plan_sweep
+    from auheat.sweeps.runner import sweep as run
 
     given = {"rafdb": rafdb, "affectnet": affectnet}
     stores = {data: place for data, place in given.items() if place is not None}
@@ -161,7 +161,7 @@ def _layers(text: str) -> tuple[int, ...]:
 
 def _print_plan(plan: Any, as_json: bool) -> None:
     """Print the runs of a plan and what each is for."""
-    from auheat.wsol.grids import tell_layers
+    from auheat.sweeps.grid import tell_layers
 
     rows = [
         {
@@ -188,8 +188,8 @@ def _print_plan(plan: Any, as_json: bool) -> None:
 
 def _write_reports(summary: Any, plan: Any, stores: dict[str, Path], store: Path) -> list[Path]:
     """Write a report of the finished runs of each store into the sweep's folder."""
-    from auheat.wsol.checkpoints import RUNS
-    from auheat.wsol.report import write_report
+    from auheat.reporting.page import write_report
+    from auheat.runs.run_folder import RUNS
 
     reports = []
     for data in plan.data:
@@ -203,7 +203,7 @@ def _write_reports(summary: Any, plan: Any, stores: dict[str, Path], store: Path
 
 
 def _print_summary(summary: Any, reports: list[Path], as_json: bool) -> None:
-    from auheat.wsol.grids import tell_layers
+    from auheat.sweeps.grid import tell_layers
 
     files = [str(summary.folder / name) for name in ("sweep.md", "sweep.csv", "sweep.json")]
     written = [*files, *map(str, reports)]

@@ -10,9 +10,10 @@ import pytest
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line sets it, before torch
 
-from auheat.facs import load_codebook
-from auheat.landmarks import load_detector
-from auheat.records import Codebook, Landmarks, Status
+from auheat.facs.codebooks import load_codebook
+from auheat.facs.records import Codebook
+from auheat.landmarks.registry import load_detector
+from auheat.records import Landmarks, Status
 
 # No test is timed: on a busy machine a first call into a library takes what it takes. And what
 # lands does not hang on luck: where CI is set, the examples are the same every time.

@@ -6,11 +6,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from auheat.records import AuheatError
-from auheat.wsol import engine
-from auheat.wsol.distributed import join, sync_norms
-from auheat.wsol.settings import make_config
-from auheat.wsol.training import train
+from auheat.errors import AuheatError
+from auheat.training import trainer
+from auheat.training.config import make_config
+from auheat.training.runner import train
+from auheat.training.sync_batchnorm import sync_norms
+from auheat.utils.distributed import join
 
 CASES = {
     "frozen": {
@@ -82,14 +83,14 @@ def crash(store):
     """Let the second process alone fail, in its second epoch, and the command line tell of it."""
     from auheat.cli import main as command
 
-    original = engine.Engine.run_epoch
+    original = trainer.Engine.run_epoch
 
     def fail(self, epoch):
         if self.world.rank == 1 and epoch == 1:
             raise AuheatError("photo 17: its disk is gone (mend it)")
         return original(self, epoch)
 
-    engine.Engine.run_epoch = fail
+    trainer.Engine.run_epoch = fail
     settings = "--preset demo --image-size 32 --epochs 3 --batch-size 8 --device cpu --name crashed"
     command(["train", "--store", str(store), *settings.split()])
 

@@ -2,7 +2,7 @@
 
 A store is made from points in a file, so that a forked child of a warm process is at work within
 milliseconds. The store's every write, sync and rename goes through three functions of
-`auheat.shards.files`; a fault strikes at the n-th call of one of them.
+`auheat.utils.files`; a fault strikes at the n-th call of one of them.
 """
 
 from __future__ import annotations
@@ -20,12 +20,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from auheat.facs import load_codebook
-from auheat.pipeline import extract, render
-from auheat.records import AuheatError
-from auheat.rules import check_folder
-from auheat.shards import content_digest, files, has_manifest, read_manifest
-from auheat.store import find_rendered, repair_store, verify_store
+from auheat.errors import AuheatError
+from auheat.facs.codebooks import load_codebook
+from auheat.pipeline.extraction import extract
+from auheat.pipeline.rendering import render
+from auheat.shards.manifest import has_manifest, read_manifest
+from auheat.shards.reader import content_digest
+from auheat.shards.validation import check_folder
+from auheat.store.maintenance import repair_store, verify_store
+from auheat.store.store import find_rendered
+from auheat.utils import files
 
 STEPS = ("fill", "sync", "put")
 PHASES = ("before", "half", "after")

@@ -450,8 +450,9 @@ def run(folder: Path, limit: float = 5.0) -> tuple[list[Told], str]:
 
 def _read(folder: Path) -> None:
     """What the child does: everything that `extract` and `render` do with a photo."""
-    from auheat.images import UnreadableImageError, make_portable, read_bytes, read_header
-    from auheat.pipeline.decoding import decode_small, measure
+    from auheat.images.decoding import make_portable, read_bytes
+    from auheat.images.headers import UnreadableImageError, read_header
+    from auheat.pipeline.photo_loading import decode_small, measure
 
     cv2.setNumThreads(1)
     for file in sorted(folder.iterdir()):

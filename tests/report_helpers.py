@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from auheat.wsol.settings import make_config
+from auheat.training.config import make_config
 
 NAMES = ("Neutral", "Happiness", "Surprise", "Sadness")
 UNITS = (1, 2, 4, 6, 12, 15, 25)

@@ -7,9 +7,11 @@ import cv2
 import h5py
 import numpy as np
 
-from auheat.records import EXPRESSIONS, Status
-from auheat.shards import Column, ShardFolder, shard_name
-from auheat.store import write_source
+from auheat.expressions import EXPRESSIONS
+from auheat.records import Status
+from auheat.shards.schema import shard_name
+from auheat.shards.writer import Column, ShardFolder
+from auheat.store.store import write_source
 
 STATUS = [status.name for status in Status]
 

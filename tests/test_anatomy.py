@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from auheat.demo import MOTIONS, motion_field
-from auheat.facs import load_codebook, unplaced_units
-from auheat.heatmaps import plan_heatmaps, render_heatmaps
-from auheat.records import MIRROR, Codebook, Cue
+from auheat.facs.codebooks import load_codebook, unplaced_units
+from auheat.facs.records import Codebook, Cue
+from auheat.heatmaps.plan import plan_heatmaps
+from auheat.heatmaps.render import render_heatmaps
+from auheat.records import MIRROR
 
 ROOT = Path(__file__).parent.parent
 BOOK = load_codebook("martinez")

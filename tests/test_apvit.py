@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from vit_helpers import copy_attention, learn_quarters, lit_quarters, randomize
 
-from auheat.records import AuheatError
-from auheat.wsol import apvit
-from auheat.wsol.apvit import (
+from auheat.errors import AuheatError
+from auheat.losses import total_loss
+from auheat.models import apvit
+from auheat.models.apvit import (
     ApVit,
     ApvitShape,
     ImprovedUnit,
@@ -20,8 +21,7 @@ from auheat.wsol.apvit import (
     load_apvit_weights,
     pick_top,
 )
-from auheat.wsol.losses import total_loss
-from auheat.wsol.transformers import Attention, resize_positions
+from auheat.models.vit import Attention, resize_positions
 
 TINY = ApvitShape((1, 2, 2), 4, 8, 2, (1.0, 0.7, 0.5), kept_patches=0.75, image=32)
 NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from auheat import atlas
 from auheat.cli import main
-from auheat.facs import list_codebooks, load_codebook
-from auheat.heatmaps import plan_heatmaps, render_heatmaps
-from auheat.records import AuheatError
+from auheat.errors import AuheatError
+from auheat.facs.codebooks import list_codebooks, load_codebook
+from auheat.heatmaps.plan import plan_heatmaps
+from auheat.heatmaps.render import render_heatmaps
+from auheat.visualization import codebook_atlas
 
 
 def run(*arguments, code=0):
@@ -21,7 +22,7 @@ def run(*arguments, code=0):
 
 
 def test_the_mean_face_lies_within_its_square(martinez):
-    points = atlas.place_face(martinez, 200)
+    points = codebook_atlas.place_face(martinez, 200)
     assert points.min() > 10
     assert points.max() < 190
     width = points[45] - points[36]
@@ -29,8 +30,8 @@ def test_the_mean_face_lies_within_its_square(martinez):
 
 
 def test_maps_are_those_of_the_renderer_on_the_mean_face(martinez):
-    points = atlas.place_face(martinez, 60)
-    found = atlas.draw_maps(martinez, 60)
+    points = codebook_atlas.place_face(martinez, 60)
+    found = codebook_atlas.draw_maps(martinez, 60)
     assert list(found) == list(martinez.expressions)
     for name, heat in found.items():
         plan = plan_heatmaps(martinez, [name])
@@ -39,7 +40,7 @@ def test_maps_are_those_of_the_renderer_on_the_mean_face(martinez):
 
 
 def test_an_expressions_map_is_the_largest_of_its_units(martinez):
-    units, maps = atlas.draw_units(martinez, 60), atlas.draw_maps(martinez, 60)
+    units, maps = codebook_atlas.draw_units(martinez, 60), codebook_atlas.draw_maps(martinez, 60)
     assert sorted(units) == sorted(martinez.regions)
     cues = martinez.expressions["Happiness"]
     assert all(cue.weight == 1 for cue in cues)
@@ -48,30 +49,32 @@ def test_an_expressions_map_is_the_largest_of_its_units(martinez):
 
 
 def test_heat_reddens_the_drawing_and_nothing_else_changes_it(martinez):
-    points = atlas.place_face(martinez, 80)
+    points = codebook_atlas.place_face(martinez, 80)
     heat = np.zeros((80, 80), np.float32)
-    plain = atlas.draw_face(heat, points)
+    plain = codebook_atlas.draw_face(heat, points)
     assert plain.max() == 255
     assert (plain < 200).any()  # the lines of the face
     heat[60:70, 10:20] = 1
-    marked = atlas.draw_face(heat, points)
+    marked = codebook_atlas.draw_face(heat, points)
     changed = (marked != plain).any(-1)
     np.testing.assert_array_equal(changed, heat > 0)
-    assert (marked[65, 15] == np.rint(0.2 * plain[65, 15] + 0.8 * np.array(atlas._HOT))).all()
+    assert (
+        marked[65, 15] == np.rint(0.2 * plain[65, 15] + 0.8 * np.array(codebook_atlas._HOT))
+    ).all()
 
 
 @pytest.mark.parametrize("name", list_codebooks())
 def test_every_codebook_can_be_drawn(name, tmp_path):
-    out = atlas.plot_codebook(load_codebook(name), tmp_path / "new" / f"{name}.png")
+    out = codebook_atlas.plot_codebook(load_codebook(name), tmp_path / "new" / f"{name}.png")
     picture = cv2.imread(str(out))
-    assert picture.shape[1] == atlas.COLUMNS * atlas.SIDE
+    assert picture.shape[1] == codebook_atlas.COLUMNS * codebook_atlas.SIDE
     red = (picture[..., 2].astype(int) - picture[..., 1]) > 100
     assert red.sum() > 1000
 
 
 def test_a_picture_needs_a_pictures_name(martinez, tmp_path):
     with pytest.raises(AuheatError, match=r"--plot: .*atlas.pdf: not a picture's name"):
-        atlas.plot_codebook(martinez, tmp_path / "atlas.pdf")
+        codebook_atlas.plot_codebook(martinez, tmp_path / "atlas.pdf")
 
 
 def test_the_command_lists_shows_and_draws(tmp_path):

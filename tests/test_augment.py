@@ -6,11 +6,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from auheat.facs import load_codebook
-from auheat.heatmaps import plan_heatmaps, render_heatmaps
+from auheat.data import augmentation as module
+from auheat.data.augmentation import Augmentation, augment, draw_affines
+from auheat.facs.codebooks import load_codebook
+from auheat.heatmaps.plan import plan_heatmaps
+from auheat.heatmaps.render import render_heatmaps
 from auheat.records import MIRROR
-from auheat.wsol import augment as module
-from auheat.wsol.augment import Augmentation, augment, draw_affines
 
 BOOK = load_codebook("martinez")
 NAMES = [name for name in BOOK.expressions if name != "Neutral"][:6]

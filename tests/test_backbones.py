@@ -4,8 +4,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from auheat.records import AuheatError
-from auheat.wsol.backbones import BACKBONES, ResNet, build_backbone, find_weights, load_weights
+from auheat.errors import AuheatError
+from auheat.models.pretrained import find_weights, load_weights
+from auheat.models.resnet import BACKBONES, ResNet, build_backbone
 
 
 def published_names(depths, convs, shortcut_in_first):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from auheat.records import AuheatError
-from auheat.wsol.bootstrap import interval, paired_interval
+from auheat.errors import AuheatError
+from auheat.evaluation.bootstrap import interval, paired_interval
 
 SIMULATIONS = 1000
 

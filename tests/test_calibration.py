@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from auheat.wsol.calibration import calibrate
+from auheat.evaluation.calibration import calibrate
 
 
 def test_four_rows_by_hand():

@@ -6,7 +6,7 @@ import torch
 from formula_mutants import mutate
 from torch import nn
 
-from auheat.wsol import cams, heads
+from auheat.models import cams, heads
 
 FORMULAS = {"grad_cam": cams.grad_cam, "grad_cam_pp": cams.grad_cam_pp, "layer_cam": cams.layer_cam}
 

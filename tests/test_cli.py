@@ -14,9 +14,9 @@ import pytest
 from click.testing import CliRunner
 
 from auheat.cli import main
-from auheat.records import AuheatError
-from auheat.shards import content_digest
-from auheat.wsol.settings import TrainConfig
+from auheat.errors import AuheatError
+from auheat.shards.reader import content_digest
+from auheat.training.config import TrainConfig
 
 COMMANDS = (
     *("demo", "extract", "render", "train", "evaluate", "explain", "sweep", "report"),
@@ -48,12 +48,12 @@ def test_help_explains_every_option_and_gives_an_example(command):
     [
         ("extract", "auheat.pipeline", "extract"),
         ("render", "auheat.pipeline", "render"),
-        ("report", "auheat.wsol.report", "write_report"),
-        ("evaluate", "auheat.wsol.evaluation", "evaluate"),
+        ("report", "auheat.reporting.page", "write_report"),
+        ("evaluate", "auheat.evaluation.evaluator", "evaluate"),
         ("demo", "auheat.demo", "write_demo"),
-        ("export", "auheat.export", "export"),
-        ("merge", "auheat.merge", "merge"),
-        ("stats", "auheat.stats", "describe_stats"),
+        ("export", "auheat.exporters.exporter", "export"),
+        ("merge", "auheat.store.merging", "merge"),
+        ("stats", "auheat.reporting.store_stats", "stats"),
     ],
 )
 def test_options_have_the_names_and_defaults_of_the_parameters_they_set(command, module, function):
@@ -82,7 +82,7 @@ def test_layers_are_read_as_the_paper_writes_them(text, layers, monkeypatch):
         seen.append(config)
         raise AuheatError("enough")
 
-    monkeypatch.setattr("auheat.wsol.training.train", note)
+    monkeypatch.setattr("auheat.training.runner.train", note)
     run("train", "--layers", text, "--classes", "Anger, Happiness", code=1)
     assert seen[0].layers == layers
     assert seen[0].classes == ("Anger", "Happiness")
@@ -136,7 +136,7 @@ def test_a_full_disk_is_one_line(rafdb, tmp_path, stub_detector, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device", "somewhere")
 
-    monkeypatch.setattr("auheat.pipeline.summary.write_failed", full)
+    monkeypatch.setattr("auheat.store.summary.write_failed", full)
     result = run("extract", rafdb, "--store", tmp_path / "s", code=1)
     assert "failed.csv: cannot be written: No space left on device" in result.output
     monkeypatch.setattr("auheat.pipeline.extraction.summarize", full)

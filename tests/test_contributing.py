@@ -8,10 +8,10 @@ import pytest
 import torch
 from wsol_helpers import make_store
 
-from auheat.wsol import methods
-from auheat.wsol.evaluation import evaluate
-from auheat.wsol.settings import make_config
-from auheat.wsol.training import train
+from auheat.evaluation.evaluator import evaluate
+from auheat.models import registry
+from auheat.training.config import make_config
+from auheat.training.runner import train
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
@@ -24,8 +24,8 @@ def test_a_twelfth_method_is_one_head_one_row_one_test(tmp_path, monkeypatch):
     made: dict = {}
     exec(HEAD + ROW + TEST, made)
     made["test_lse_is_the_papers_sum_place_by_place"]()
-    table = MappingProxyType({**methods.METHODS, **made["ROW"]})
-    monkeypatch.setattr(methods, "METHODS", table)
+    table = MappingProxyType({**registry.METHODS, **made["ROW"]})
+    monkeypatch.setattr(registry, "METHODS", table)
     config = make_config("demo", method="lse", image_size=32, epochs=1, batch_size=8)
     store = make_store(tmp_path)
     summary = train(store, config, tell=lambda _: None)

@@ -15,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from wsol_helpers import NAMES, make_store
 
-from auheat.images import UnreadableImageError, decode
-from auheat.records import AuheatError
-from auheat.shards import read_columns
-from auheat.wsol.data import ShardDataset, _decode, fit_square, make_loader, split_validation
+from auheat.data.dataset import ShardDataset, _decode, fit_square, make_loader, split_validation
+from auheat.errors import AuheatError
+from auheat.images.decoding import decode
+from auheat.images.headers import UnreadableImageError
+from auheat.shards.reader import read_columns
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +119,7 @@ def test_every_item_is_the_same_in_another_process_though_opened_here(shards, me
 def test_every_item_is_the_same_in_threads_while_files_are_closed_and_opened(shards, monkeypatch):
     files = sorted(shards.glob("*.h5"))
     assert len(files) > 2
-    monkeypatch.setattr("auheat.shards.rows.OPEN_FILES", 1)
+    monkeypatch.setattr("auheat.shards.row_reader.OPEN_FILES", 1)
     dataset = ShardDataset(shards, "train", image_size=24)
     expected = digest_items(ShardDataset(shards, "train", image_size=24))
     with ThreadPoolExecutor(8) as pool:
@@ -247,7 +248,7 @@ def test_landmark_shards_and_labels_without_a_name_are_refused(tmp_path):
 def test_a_shard_that_is_replaced_meanwhile_is_an_error_and_never_another_row(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("auheat.shards.rows.OPEN_FILES", 1)
+    monkeypatch.setattr("auheat.shards.row_reader.OPEN_FILES", 1)
     shards = make_store(tmp_path / "a") / "shards" / "martinez"
     other = make_store(tmp_path / "b", seed=1) / "shards" / "martinez"
     dataset = ShardDataset(shards)

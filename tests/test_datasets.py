@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from auheat.datasets import DATASETS, detect_dataset, is_plain_name, read_samples
-from auheat.records import AuheatError
+from auheat.datasets.registry import DATASETS, detect_dataset, read_samples
+from auheat.errors import AuheatError
+from auheat.utils.paths import is_plain_name
 
 
 def touch(root: Path, *names: str) -> Path:

@@ -11,9 +11,9 @@ import sets
 from hypothesis import given
 from hypothesis import strategies as st
 
-from auheat.datasets import DATASETS, find_leaks, read_dataset
-from auheat.datasets.audit import compare_counts
-from auheat.pipeline.boxes import decode_view
+from auheat.datasets.audit import compare_counts, find_leaks
+from auheat.datasets.registry import DATASETS, read_dataset
+from auheat.pipeline.photo_loading import decode_view
 
 
 @pytest.mark.parametrize(

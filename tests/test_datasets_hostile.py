@@ -12,11 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from auheat.cli import main
-from auheat.datasets import is_inside_name, read_dataset, read_samples
-from auheat.datasets.files import Fence, read_rows, walk_photos
-from auheat.pipeline import extract, render
-from auheat.records import AuheatError
-from auheat.store import SOURCE
+from auheat.datasets.label_files import read_rows
+from auheat.datasets.registry import read_dataset, read_samples
+from auheat.errors import AuheatError
+from auheat.pipeline.extraction import extract
+from auheat.pipeline.rendering import render
+from auheat.store.store import SOURCE
+from auheat.utils.paths import Fence, is_inside_name, walk_photos
 
 BAD_NAMES = [
     "../x.jpg",

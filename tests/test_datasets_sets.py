@@ -10,10 +10,12 @@ import sets
 from click.testing import CliRunner
 
 from auheat.cli import main
-from auheat.datasets import detect_dataset, read_dataset, read_samples
-from auheat.pipeline import extract, render
-from auheat.records import AuheatError, Status
-from auheat.shards import list_shards, read_columns
+from auheat.datasets.registry import detect_dataset, read_dataset, read_samples
+from auheat.errors import AuheatError
+from auheat.pipeline.extraction import extract
+from auheat.pipeline.rendering import render
+from auheat.records import Status
+from auheat.shards.reader import list_shards, read_columns
 
 
 def read_rows(store):

@@ -4,17 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
-from auheat.datasets import read_samples
-from auheat.demo import (
-    MOTIONS,
-    PROTOTYPES,
-    displace,
-    magnify,
-    motion_field,
-    move_face,
-    write_demo,
-)
-from auheat.records import AuheatError
+from auheat.datasets.registry import read_samples
+from auheat.demo import MOTIONS, PROTOTYPES, displace, magnify, motion_field, move_face, write_demo
+from auheat.errors import AuheatError
 
 
 def read(folder):

@@ -6,12 +6,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from auheat.landmarks import detection, roi
-from auheat.landmarks.detection import Faces
+from auheat.landmarks.mesh import blazeface, roi
+from auheat.landmarks.mesh.blazeface import Faces
 
 
 def test_anchors_are_the_cell_centres_of_two_grids():
-    found = detection.anchors().numpy()
+    found = blazeface.anchors().numpy()
     expected = [((i % 16 + 0.5) / 16, (i // 16 + 0.5) / 16) for i in range(256) for _ in range(2)]
     expected += [((i % 8 + 0.5) / 8, (i // 8 + 0.5) / 8) for i in range(64) for _ in range(6)]
     assert found.shape == (896, 2)
@@ -21,7 +21,7 @@ def test_anchors_are_the_cell_centres_of_two_grids():
 def test_decoding_adds_the_anchor_to_centre_and_keypoints_but_not_to_the_size():
     raw = torch.zeros(1, 1, 16)
     raw[0, 0, :6] = torch.tensor([12.8, -12.8, 25.6, 51.2, 6.4, 0])
-    found = detection.decode(raw, torch.tensor([[0.5, 0.25]]))[0, 0]
+    found = blazeface.decode(raw, torch.tensor([[0.5, 0.25]]))[0, 0]
     expected = [[0.5, -0.05], [0.7, 0.35], [0.55, 0.25], *[[0.5, 0.25]] * 5]
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
@@ -56,7 +56,7 @@ def test_merging_equals_suppression_one_candidate_at_a_time():
     size = 0.05 + rng.random((6, 60, 1, 2)) * 0.3
     rest = rng.random((6, 60, 6, 2))
     points = np.concatenate([corner, corner + size, rest], 2).astype(np.float32)
-    faces = detection.weighted_merge(torch.from_numpy(score), torch.from_numpy(points), 0.5, 8)
+    faces = blazeface.weighted_merge(torch.from_numpy(score), torch.from_numpy(points), 0.5, 8)
     for i in range(6):
         expected = brute_force_merge(score[i], points[i], 0.5, 8)
         assert (faces.score[i] > 0).sum() == len(expected)
@@ -67,7 +67,7 @@ def test_merging_equals_suppression_one_candidate_at_a_time():
 
 
 def test_letterbox_centres_the_image_in_a_square_of_its_padded_long_side():
-    matrix = detection.letterbox(torch.tensor([[100, 300], [40, 20]]), 1.25).numpy()
+    matrix = blazeface.letterbox(torch.tensor([[100, 300], [40, 20]]), 1.25).numpy()
     np.testing.assert_allclose(matrix[0] @ [0, 0, 1], [150 - 187.5, 50 - 187.5], atol=1e-4)
     np.testing.assert_allclose(matrix[0] @ [128, 64, 1], [150 + 187.5, 50], atol=1e-4)
     np.testing.assert_allclose(matrix[1] @ [64, 0, 1], [10, 20 - 25], atol=1e-4)
@@ -91,7 +91,7 @@ def squares(*faces):
     ],
 )
 def test_the_largest_central_face_is_chosen(faces, slot, many):
-    found, rivals = detection.choose_face(squares(*faces), torch.tensor([[100, 100]]))
+    found, rivals = blazeface.choose_face(squares(*faces), torch.tensor([[100, 100]]))
     assert (found.item(), rivals.item()) == (slot, many)
 
 
@@ -122,7 +122,7 @@ def test_region_matrix_puts_the_crops_middle_at_the_centre_and_keeps_the_angle()
 
 @pytest.mark.parametrize("size", [(100, 100), (90, 400), (333, 100)])
 def test_quarters_are_nine_half_sized_squares_that_cover_the_image(size):
-    parts = detection.quarters(torch.tensor([[7, 9], size]))[1].numpy()
+    parts = blazeface.quarters(torch.tensor([[7, 9], size]))[1].numpy()
     height, width = size
     assert parts.shape == (9, 2, 3)
     corners = np.array([part @ [0, 0, 1] for part in parts])

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from auheat.landmarks import DETECTORS, DetectorGroup, load_detector
-from auheat.landmarks.runtime import pick_device
-from auheat.records import AuheatError, Landmarks
+from auheat.errors import AuheatError
+from auheat.landmarks.base import DetectorGroup
+from auheat.landmarks.registry import DETECTORS, load_detector
+from auheat.records import Landmarks
+from auheat.utils.devices import pick_device
 
 
 class Counting:

@@ -12,12 +12,13 @@ from ddp_worker import CASES, config_of
 from torch import nn
 from wsol_helpers import make_store
 
-from auheat.records import AuheatError
-from auheat.wsol.checkpoints import load_tensors, read_metadata
-from auheat.wsol.distributed import World, join
-from auheat.wsol.feed import Order
-from auheat.wsol.settings import check_parts, make_config
-from auheat.wsol.training import train
+from auheat.data.loader import Order
+from auheat.errors import AuheatError
+from auheat.runs.checkpoint import load_tensors
+from auheat.runs.run_folder import read_metadata
+from auheat.training.config import check_parts, make_config
+from auheat.training.runner import train
+from auheat.utils.distributed import World, join
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 WORKER = Path(__file__).parent / "ddp_worker.py"

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from auheat.cli import main
-from auheat.pipeline import extract, render
-from auheat.shards import list_shards, open_shard, read_attributes
-from auheat.store import find_rendered
+from auheat.pipeline.extraction import extract
+from auheat.pipeline.rendering import render
+from auheat.shards.reader import list_shards, open_shard, read_attributes
+from auheat.store.store import find_rendered
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -99,22 +100,28 @@ def test_the_project_names_no_package_index_or_foreign_path():
 
 
 def test_the_page_on_data_sets_lists_every_layout_and_its_ids():
-    from auheat.datasets import DATASETS, affectnet, fer, posed, rafdb, wild
+    from auheat.datasets import affectnet, ckplus, expw, fer2013, rafdb
+    from auheat.datasets.registry import DATASETS
 
     page = (ROOT / "docs" / "datasets.md").read_text()
     assert re.findall(r"^\| `(\w[\w-]+)` \|", page, re.MULTILINE) == list(DATASETS)
     table = page.partition("| id |")[2].partition("\n\n")[0]
     rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in table.splitlines()[2:]]
-    votes = {str(i): column for i, column in enumerate(fer.VOTES)}
-    sets = (rafdb.RAFDB_LABELS, rafdb.COMPOUND_LABELS, affectnet.AFFECTNET_LABELS, fer.FER_LABELS)
-    for place, names in enumerate((*sets, votes, posed.CKPLUS_LABELS), 1):
+    votes = {str(i): column for i, column in enumerate(fer2013.VOTES)}
+    sets = (
+        rafdb.RAFDB_LABELS,
+        rafdb.COMPOUND_LABELS,
+        affectnet.AFFECTNET_LABELS,
+        fer2013.FER_LABELS,
+    )
+    for place, names in enumerate((*sets, votes, ckplus.CKPLUS_LABELS), 1):
         told = {row[0]: row[place].strip("()") for row in rows if row[place]}
         assert told == {**names, **(affectnet.NO_LABELS if place == 3 else {})}
-    assert wild.EXPW_LABELS == fer.FER_LABELS
+    assert expw.EXPW_LABELS == fer2013.FER_LABELS
 
 
 def test_the_help_of_extract_lists_every_layout():
-    from auheat.datasets import DATASETS
+    from auheat.datasets.registry import DATASETS
 
     option = next(o for o in main.commands["extract"].params if o.name == "dataset")
     assert option.help == f"auto, {', '.join(DATASETS)}."

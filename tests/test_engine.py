@@ -12,15 +12,16 @@ import pytest
 import torch
 from wsol_helpers import NAMES, make_store
 
-from auheat.records import AuheatError
-from auheat.wsol import checkpoints, engine, training
-from auheat.wsol.augment import AUGMENTATIONS, Rows, vary
-from auheat.wsol.data import ShardDataset
-from auheat.wsol.distributed import World
-from auheat.wsol.ema import Ema
-from auheat.wsol.feed import Feed, Order, balance_weights
-from auheat.wsol.settings import make_config
-from auheat.wsol.training import train
+from auheat.data.augmentation import AUGMENTATIONS, Rows, vary
+from auheat.data.dataset import ShardDataset
+from auheat.data.loader import Feed, Order, balance_weights
+from auheat.errors import AuheatError
+from auheat.runs import checkpoint, run_folder
+from auheat.training import runner, time_estimate, trainer
+from auheat.training.config import make_config
+from auheat.training.optim import Ema
+from auheat.training.runner import train
+from auheat.utils.distributed import World
 
 QUICK = {"image_size": 32, "epochs": 2, "batch_size": 8, "device": "cpu", "name": "quick"}
 ALL = {
@@ -53,8 +54,8 @@ def store(tmp_path_factory):
 
 
 def states(run):
-    files = (run / checkpoints.BEST, run / checkpoints.LAST)
-    return [checkpoints.load_tensors(file) for file in files]
+    files = (run / run_folder.BEST, run / run_folder.LAST)
+    return [checkpoint.load_tensors(file) for file in files]
 
 
 def assert_same_runs(a, b):
@@ -65,7 +66,7 @@ def assert_same_runs(a, b):
     timed = {"seconds", "images_per_second"}
     found = [[{k: v for k, v in json.loads(x).items() if k not in timed} for x in y] for y in lines]
     assert found[0] == found[1]
-    progress = [checkpoints.read_progress(run)["best"]["epoch"] for run in (a, b)]
+    progress = [run_folder.read_progress(run)["best"]["epoch"] for run in (a, b)]
     assert progress[0] == progress[1]
 
 
@@ -93,14 +94,14 @@ def test_a_batch_in_parts_gives_the_weights_of_one_pass(store, method):
 
 def test_parts_without_a_valid_heatmap_weigh_nothing(store, monkeypatch):
     seen = []
-    original = engine.Engine._parts
+    original = trainer.Engine._parts
 
     def note(self, *arguments):
         parts = list(original(self, *arguments))
         seen.append([(share, part.valid.sum().item()) for part, _, share, _ in parts])
         return iter(parts)
 
-    monkeypatch.setattr(engine.Engine, "_parts", note)
+    monkeypatch.setattr(trainer.Engine, "_parts", note)
     train(store, quick(name="shares", epochs=1, accumulate=4), tell=silent)
     for parts in seen:
         valid = sum(n for _, n in parts)
@@ -123,7 +124,7 @@ def test_frozen_normalisation_keeps_its_means_and_learns_its_weights(store):
 
 def test_the_mean_of_weights_is_that_of_a_plain_loop(store, monkeypatch):
     seen = []
-    original = engine.Engine._step
+    original = trainer.Engine._step
 
     def note(self):
         if not seen:
@@ -131,7 +132,7 @@ def test_the_mean_of_weights_is_that_of_a_plain_loop(store, monkeypatch):
         original(self)
         seen.append({k: v.clone().double() for k, v in self.model.state_dict().items()})
 
-    monkeypatch.setattr(engine.Engine, "_step", note)
+    monkeypatch.setattr(trainer.Engine, "_step", note)
     run = train(store, quick(name="ema", ema=0.7), tell=silent).run
     monkeypatch.undo()
     wanted = dict(seen[0])
@@ -149,10 +150,10 @@ def test_the_mean_of_weights_is_that_of_a_plain_loop(store, monkeypatch):
     for key, value in wanted.items():
         torch.testing.assert_close(last[f"ema/{key}"].double(), value, rtol=1e-5, atol=1e-6)
     assert not torch.equal(last["head.fc.weight"], last["ema/head.fc.weight"])
-    metadata = checkpoints.read_metadata(run / "best.safetensors")
+    metadata = run_folder.read_metadata(run / "best.safetensors")
     if metadata["epoch"] == 2:
         assert torch.equal(best["head.fc.weight"], last["ema/head.fc.weight"])
-    classifier, _ = checkpoints.load_classifier(run, checkpoints.LAST)
+    classifier, _ = checkpoint.load_classifier(run, run_folder.LAST)
     assert torch.equal(classifier.head.fc.weight, last["head.fc.weight"])
 
 
@@ -172,7 +173,7 @@ def test_a_mean_follows_weights_that_stay():
 
 def test_gradients_are_clipped_to_their_norm(store, monkeypatch):
     norms = []
-    original = engine.Engine._step
+    original = trainer.Engine._step
 
     def note(self):
         before = [p.grad.clone() for p in self.model.parameters()]
@@ -183,7 +184,7 @@ def test_gradients_are_clipped_to_their_norm(store, monkeypatch):
             wanted = gradient * min(1, 0.5 / norm)
             torch.testing.assert_close(parameter.grad, wanted, rtol=1e-4, atol=1e-7)
 
-    monkeypatch.setattr(engine.Engine, "_step", note)
+    monkeypatch.setattr(trainer.Engine, "_step", note)
     train(store, quick(name="clipped", clip=0.5, optimizer="sgd"), tell=silent)
     assert min(norms) > 0.5
 
@@ -289,7 +290,7 @@ def test_photos_that_are_not_varied_stay_as_they_are(augment):
 
 def stop_in_step(monkeypatch):
     calls = []
-    original = engine.Engine._step
+    original = trainer.Engine._step
 
     def stop(self):
         original(self)
@@ -297,13 +298,13 @@ def stop_in_step(monkeypatch):
         if len(calls) == 5:  # the second of epoch 2's three
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(engine.Engine, "_step", stop)
+    monkeypatch.setattr(trainer.Engine, "_step", stop)
 
 
 def stop_in_saving(file, after):
     def patch(monkeypatch):
         calls = []
-        original = checkpoints.save_tensors
+        original = checkpoint.save_tensors
 
         def stop(target, *arguments, **metadata):
             ours = target.name == file
@@ -314,7 +315,7 @@ def stop_in_saving(file, after):
             if now:
                 raise KeyboardInterrupt
 
-        monkeypatch.setattr(checkpoints, "save_tensors", stop)
+        monkeypatch.setattr(checkpoint, "save_tensors", stop)
 
     return patch
 
@@ -324,7 +325,7 @@ def stop_after_the_first_line(monkeypatch):
         (run / "metrics.jsonl").write_text(json.dumps(line) + "\n")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "_append_metrics", stop)
+    monkeypatch.setattr(runner, "_append_metrics", stop)
 
 
 STOPS = {
@@ -481,22 +482,22 @@ def test_a_checkpoint_of_another_network_is_one_clear_error(store, change):
     config = quick(name=f"mine-{name}", epochs=1)
     (mine / "last.safetensors").write_bytes((other / "last.safetensors").read_bytes())
     with pytest.raises(AuheatError, match="last.safetensors: not of this method and backbone"):
-        checkpoints.load_classifier(mine, checkpoints.LAST)
+        checkpoint.load_classifier(mine, run_folder.LAST)
     with pytest.raises(AuheatError, match="asked with"):
         train(store, quick(name=config.name, epochs=1, **change), tell=silent)
 
 
 def test_a_checkpoint_without_mean_weights_cannot_go_on_with_them(store):
     run = train(store, quick(name="meanless", epochs=1), tell=silent).run
-    model, _ = checkpoints.load_classifier(run)
+    model, _ = checkpoint.load_classifier(run)
     optimizer = torch.optim.SGD(model.parameters())
     with pytest.raises(AuheatError, match="last.safetensors: not of this method"):
-        checkpoints.load_state(run, model, optimizer, Ema(model, 0.9).model)
+        checkpoint.load_state(run, model, optimizer, Ema(model, 0.9).model)
 
 
 def test_a_speed_test_leaves_the_network_as_it_was(store, monkeypatch):
     seen = []
-    original = training.forecast
+    original = time_estimate.forecast
 
     def note(engine, done):
         before = {k: v.clone() for k, v in engine.model.state_dict().items()}
@@ -505,6 +506,6 @@ def test_a_speed_test_leaves_the_network_as_it_was(store, monkeypatch):
         seen.append(all(p.grad is None for p in engine.model.parameters()))
         return told
 
-    monkeypatch.setattr(training, "forecast", note)
+    monkeypatch.setattr(runner, "forecast", note)
     train(store, quick(name="timed", epochs=1), tell=silent)
     assert seen == [True, True]

@@ -18,22 +18,27 @@ from wsol_helpers import BOOK, make_store
 
 import auheat
 from auheat.cli import main
-from auheat.heatmaps import plan_heatmaps, render_heatmaps
-from auheat.pipeline import extract, render
-from auheat.records import AuheatError, Landmarks, Status
-from auheat.store import list_finished
-from auheat.wsol import checkpoints
-from auheat.wsol.checkpoints import BEST, CONFIG, load_classifier, pack_codebook, save_tensors
-from auheat.wsol.data import ShardDataset
-from auheat.wsol.explain import Explainer, explain_to
-from auheat.wsol.frames import describe_framing
-from auheat.wsol.gathering import name_outputs
-from auheat.wsol.lettering import measure_text, plain, shorten, wrap
-from auheat.wsol.methods import build_classifier
-from auheat.wsol.panel import encode_png
-from auheat.wsol.pictures import CELL, fit_cell, place_points, show_overview, spread
-from auheat.wsol.settings import make_config
-from auheat.wsol.training import train
+from auheat.data.dataset import ShardDataset
+from auheat.errors import AuheatError
+from auheat.explanation.explainer import Explainer, explain_to
+from auheat.explanation.inputs import name_outputs
+from auheat.explanation.panel import encode_png
+from auheat.explanation.panel_cells import CELL, fit_cell, place_points, show_overview, spread
+from auheat.heatmaps.plan import plan_heatmaps
+from auheat.heatmaps.render import render_heatmaps
+from auheat.models.registry import build_classifier
+from auheat.pipeline.extraction import extract
+from auheat.pipeline.reframing import describe_framing
+from auheat.pipeline.rendering import render
+from auheat.records import Landmarks, Status
+from auheat.runs import checkpoint, run_folder
+from auheat.runs.checkpoint import load_classifier, save_tensors
+from auheat.runs.codebook import pack_codebook
+from auheat.runs.run_folder import BEST, CONFIG
+from auheat.store.store import list_finished
+from auheat.training.config import make_config
+from auheat.training.runner import train
+from auheat.visualization.text import measure_text, plain, shorten, wrap
 
 SIDE = 64
 NAMES = ("Happiness", "Surprise", "Anger")
@@ -69,7 +74,7 @@ class Finder:
 @pytest.fixture
 def finder(monkeypatch):
     stub = Finder()
-    monkeypatch.setattr("auheat.wsol.gathering.load_detector", lambda *_: stub)
+    monkeypatch.setattr("auheat.explanation.inputs.load_detector", lambda *_: stub)
     monkeypatch.setattr("auheat.pipeline.extraction.load_detector", lambda *_: stub)
     return stub
 
@@ -279,7 +284,7 @@ def test_training_notes_how_faces_lie_in_its_photos(tmp_path):
     store = make_store(tmp_path)
     config = make_config("demo", name="noted", epochs=1, image_size=32, batch_size=8, device="cpu")
     train(store, config, tell=lambda _: None)
-    noted = checkpoints.read_config(store / "runs" / "noted")["framing"]
+    noted = run_folder.read_config(store / "runs" / "noted")["framing"]
     points = np.stack(
         [item["landmarks"].numpy() for item in ShardDataset(store / "shards/martinez", "train", 40)]
     ).astype(np.float64)
@@ -580,7 +585,7 @@ def test_a_kill_between_the_two_files_leaves_no_panel_alone(photo_of, tmp_path, 
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("auheat.wsol.explain.Explanation.save", stop)
+    monkeypatch.setattr("auheat.explanation.explainer.Explanation.save", stop)
     command(run, file, "--out", out, "--device", "cpu", code=130)
     assert [left.name for left in out.iterdir()] == ["face.json"]
 
@@ -658,7 +663,7 @@ def test_damaged_settings_are_one_clear_error(damage, photo_of, tmp_path):
 
 def test_a_class_without_action_units_is_explained_as_such(photo_of, tmp_path):
     run = make_run(tmp_path / "run", names=("Neutral", "Happiness"))
-    weights = checkpoints.load_tensors(run / BEST)
+    weights = checkpoint.load_tensors(run / BEST)
     (bias,) = (key for key in weights if key.endswith("fc.bias"))
     weights[bias] = torch.tensor([50.0, 0.0])
     save_tensors(run / BEST, weights)
@@ -679,7 +684,7 @@ def test_a_notebook_shows_the_panel(square):
 
 def test_the_portrait_is_found_framed_and_explained(portrait, detector, monkeypatch, tmp_path):
     photo, points = portrait
-    monkeypatch.setattr("auheat.wsol.gathering.load_detector", lambda *_: detector)
+    monkeypatch.setattr("auheat.explanation.inputs.load_detector", lambda *_: detector)
     file = tmp_path / "portrait.png"
     file.write_bytes(encode_png(photo))
     found = auheat.explain(

@@ -22,15 +22,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stores import Made, assert_same_rows, plain_rows, write_store
 
-from auheat import onefile
 from auheat.cli import main
-from auheat.export import export, read_export
-from auheat.pipeline import extract, render
-from auheat.records import AuheatError
-from auheat.rules import check_folder
-from auheat.shards import FORMATS, RowReader, content_digest, read_attributes, write_manifest
-from auheat.shards.manifest import ShardEntry
-from auheat.store import verify_store
+from auheat.errors import AuheatError
+from auheat.exporters import hdf5
+from auheat.exporters.exporter import export, read_export
+from auheat.pipeline.extraction import extract
+from auheat.pipeline.rendering import render
+from auheat.shards.manifest import ShardEntry, write_manifest
+from auheat.shards.reader import content_digest, read_attributes
+from auheat.shards.row_reader import RowReader
+from auheat.shards.schema import FORMATS
+from auheat.shards.validation import check_folder
+from auheat.store.maintenance import verify_store
 
 KINDS = {"webdataset": "tars", "npz": "all.npz", "hdf5": "all.h5"}
 ODD = [
@@ -187,7 +190,7 @@ def test_an_hdf5_export_is_a_valid_shard_of_the_format(store, tmp_path, split):
 
 
 def test_too_many_rows_for_one_shard_are_refused(store, tmp_path, monkeypatch):
-    monkeypatch.setattr(onefile, "MAX_ROWS", 10)
+    monkeypatch.setattr(hdf5, "MAX_ROWS", 10)
     with pytest.raises(AuheatError, match="11 rows .at most 10 in one file"):
         export(store, tmp_path / "a.h5", "hdf5")
     assert {file.name for file in tmp_path.iterdir()} == {"store"}
@@ -237,8 +240,8 @@ def test_ctrl_c_leaves_nothing_and_says_so(store, tmp_path, kind, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    for name in ("tars._finish", "npz._write_lengths", "onefile._write_photos"):
-        monkeypatch.setattr(f"auheat.{name}", stop)
+    for name in ("webdataset._finish", "npz._write_lengths", "hdf5._write_photos"):
+        monkeypatch.setattr(f"auheat.exporters.{name}", stop)
     words = ["export", str(tmp_path / "out" / KINDS[kind]), "--store", str(store), "--format", kind]
     result = CliRunner().invoke(main, words)
     assert result.exit_code == 130

@@ -8,9 +8,11 @@ import pytest
 from click.testing import CliRunner
 
 from auheat.cli import main
-from auheat.pipeline import extract, render
-from auheat.records import AuheatError, Status
-from auheat.shards import content_digest, list_shards, read_attributes, read_columns
+from auheat.errors import AuheatError
+from auheat.pipeline.extraction import extract
+from auheat.pipeline.rendering import render
+from auheat.records import Status
+from auheat.shards.reader import content_digest, list_shards, read_attributes, read_columns
 
 
 def write_pts(folder, name, points):

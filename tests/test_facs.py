@@ -11,7 +11,9 @@ from helpers import mirror_points
 from hypothesis import given
 from hypothesis import strategies as st
 
-from auheat.facs import (
+from auheat.errors import AuheatError
+from auheat.expressions import SYNONYMS
+from auheat.facs.codebooks import (
     Difference,
     describe_codebook,
     diff_codebooks,
@@ -19,8 +21,8 @@ from auheat.facs import (
     load_codebook,
     validate_codebook,
 )
-from auheat.heatmaps import plan_heatmaps, render_heatmaps
-from auheat.records import SYNONYMS, AuheatError
+from auheat.heatmaps.plan import plan_heatmaps
+from auheat.heatmaps.render import render_heatmaps
 
 # Typed from the publications' tables, independently of the YAML files.
 MARTINEZ = {

@@ -18,9 +18,10 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from auheat.errors import AuheatError
 from auheat.landmarks import fan
-from auheat.landmarks.sampling import pack
-from auheat.records import AuheatError, Status
+from auheat.landmarks.mesh.crops import pack
+from auheat.records import Status
 
 CPU = torch.device("cpu")
 

@@ -10,9 +10,11 @@ from collections import Counter
 import faults
 import pytest
 
-from auheat.records import AuheatError
-from auheat.shards import MANIFEST, has_manifest, read_manifest
-from auheat.store import lock_store, verify_store
+from auheat.errors import AuheatError
+from auheat.shards.manifest import has_manifest, read_manifest
+from auheat.shards.schema import MANIFEST
+from auheat.store.maintenance import verify_store
+from auheat.utils.locking import lock_store
 
 FULL = os.environ.get("AUHEAT_FAULTS") == "full"
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")

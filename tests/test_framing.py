@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from auheat.facs import load_codebook
-from auheat.heatmaps import plan_heatmaps, render_bytes
-from auheat.images import decode
-from auheat.pipeline import extract, render
+from auheat.errors import AuheatError
+from auheat.facs.codebooks import load_codebook
+from auheat.heatmaps.plan import plan_heatmaps
+from auheat.heatmaps.render_bytes import render_bytes
+from auheat.images.decoding import decode
+from auheat.pipeline.extraction import extract
 from auheat.pipeline.framing import (
     MARGIN,
     Framing,
@@ -20,9 +22,10 @@ from auheat.pipeline.framing import (
     move,
     reframe,
 )
-from auheat.records import AuheatError
-from auheat.shards import list_shards, read_columns
-from auheat.store import find_rendered, verify_store
+from auheat.pipeline.rendering import render
+from auheat.shards.reader import list_shards, read_columns
+from auheat.store.maintenance import verify_store
+from auheat.store.store import find_rendered
 
 FRAME = load_codebook("martinez").frame
 

@@ -12,10 +12,10 @@ from click.testing import CliRunner
 from wsol_helpers import NAMES, make_store
 
 from auheat.cli import main
-from auheat.records import AuheatError
-from auheat.wsol.evaluation import evaluate
-from auheat.wsol.settings import make_config
-from auheat.wsol.training import train
+from auheat.errors import AuheatError
+from auheat.evaluation.evaluator import evaluate
+from auheat.training.config import make_config
+from auheat.training.runner import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -106,7 +106,7 @@ def test_an_array_per_id_and_folders_of_files_are_read_as_well(saved, tmp_path):
 
 
 def test_ids_with_slashes_lie_in_folders_or_percent_encoded_names(tmp_path):
-    from auheat.wsol.given import open_maps
+    from auheat.evaluation.external_maps import open_maps
 
     (tmp_path / "a").mkdir()
     np.save(tmp_path / "a" / "b.jpg.npy", np.eye(3))

@@ -7,12 +7,12 @@ import pytest
 from click.testing import CliRunner
 
 from auheat.cli import main
-from auheat.records import AuheatError
-from auheat.wsol import published
-from auheat.wsol.grids import Setting, list_choices, tell_layers
-from auheat.wsol.methods import METHODS
-from auheat.wsol.planning import plan_sweep
-from auheat.wsol.settings import TrainConfig, make_config
+from auheat.errors import AuheatError
+from auheat.models.registry import METHODS
+from auheat.sweeps import published
+from auheat.sweeps.grid import Setting, list_choices, tell_layers
+from auheat.sweeps.planner import plan_sweep
+from auheat.training.config import TrainConfig, make_config
 
 # what the paper varies, typed here from its tables and its plot
 TABLE_3 = ("none", "1", "2", "3", "4", "5", "5+4", "5+4+3", "5+4+3+2", "5+4+3+2+1")
@@ -229,7 +229,7 @@ def test_of_the_paper_only_the_data_set_whose_store_is_given_is_run(tmp_path, mo
         seen.append((store, plan.data, stores, jobs, overwrite))
         raise AuheatError("enough")
 
-    monkeypatch.setattr("auheat.wsol.sweep.sweep", note)
+    monkeypatch.setattr("auheat.sweeps.runner.sweep", note)
     place, out = tmp_path / "a", tmp_path / "out"
     options = ["sweep", "--preset", "paper", "--store", str(out), "--jobs", "3"]
     done = CliRunner().invoke(main, [*options, "--affectnet", str(place)])

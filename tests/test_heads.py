@@ -5,8 +5,9 @@ import pytest
 import torch
 from formula_mutants import mutate
 
-from auheat.wsol import heads
-from auheat.wsol.heads import AcolHead, GapHead, GradientHead, PeakHead, WildcatHead
+from auheat.models import heads
+from auheat.models.heads import AcolHead, GapHead, GradientHead, WildcatHead
+from auheat.models.prm import PeakHead
 
 CHANNELS = (1, 1, 1, 1, 4)
 

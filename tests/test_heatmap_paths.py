@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from auheat.facs import list_codebooks, load_codebook
-from auheat.heatmaps import plan_heatmaps, render_bytes, render_heatmaps
+from auheat.facs.codebooks import list_codebooks, load_codebook
+from auheat.heatmaps.plan import plan_heatmaps
+from auheat.heatmaps.render import render_heatmaps
+from auheat.heatmaps.render_bytes import render_bytes
 
 BOOK = load_codebook("martinez")
 NAMES = list(BOOK.expressions)

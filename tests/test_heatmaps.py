@@ -9,17 +9,13 @@ from helpers import mirror_points
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from auheat.facs import load_codebook
-from auheat.heatmaps import (
-    MIN_SIGMA,
-    fit_frame,
-    plan_heatmaps,
-    plan_units,
-    render_bytes,
-    render_heatmaps,
-    smallest_sigma,
-)
-from auheat.records import AuheatError, Blob, Codebook, Cue, Region
+from auheat.errors import AuheatError
+from auheat.facs.codebooks import load_codebook
+from auheat.facs.records import Blob, Codebook, Cue, Region
+from auheat.heatmaps.face_frame import fit_frame
+from auheat.heatmaps.plan import plan_heatmaps, plan_units
+from auheat.heatmaps.render import MIN_SIGMA, render_heatmaps, smallest_sigma
+from auheat.heatmaps.render_bytes import render_bytes
 
 BOOK = load_codebook("martinez")
 NAMES = list(BOOK.expressions)

@@ -19,9 +19,10 @@ import numpy as np
 import pytest
 import torch
 
-from auheat.facs import load_codebook, validate_codebook
-from auheat.records import AuheatError
-from auheat.wsol.backbones import build_backbone, load_weights
+from auheat.errors import AuheatError
+from auheat.facs.codebooks import load_codebook, validate_codebook
+from auheat.models.pretrained import load_weights
+from auheat.models.resnet import build_backbone
 
 SPARE = 2**29
 """Bytes that a process may take beyond what it has when everything is imported."""
@@ -114,7 +115,7 @@ PROGRAM = f"""
 import resource, sys
 from pathlib import Path
 from auheat.facs import load_codebook
-from auheat.landmarks.imports import load_points
+from auheat.landmarks.imported.matching import load_points
 now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (now + {SPARE}, now + {SPARE}))
 told = {{}}
@@ -168,7 +169,7 @@ def test_a_codebook_is_text_and_nothing_else(tmp_path):
 
 
 def test_a_codebook_of_too_many_values_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("auheat.facs_checks.MAX_NODES", 1000)
+    monkeypatch.setattr("auheat.facs.yaml_reading.MAX_NODES", 1000)
     file = tmp_path / "wide.yaml"
     file.write_text("a:\n" + "- 1\n" * 997)
     assert "more than" not in validate_codebook(file)[0]

@@ -13,14 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from auheat.images import (
-    MAX_PIXELS,
-    UnreadableImageError,
-    decode,
-    make_portable,
-    read_bytes,
-    read_header,
-)
+from auheat.images.decoding import decode, make_portable, read_bytes
+from auheat.images.headers import MAX_PIXELS, UnreadableImageError, read_header
 
 RNG = np.random.default_rng(0)
 COARSE = RNG.integers(0, 255, (8, 12, 3), np.uint8)

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from auheat.landmarks.imports import load_points
-from auheat.records import AuheatError, Status
+from auheat.errors import AuheatError
+from auheat.landmarks.imported.matching import load_points
+from auheat.records import Status
 
 P = range(68)
 SIZE = (100, 120)  # (H, W) of every photo unless a test says otherwise

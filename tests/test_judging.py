@@ -8,11 +8,12 @@ import torch
 from scipy.stats import pearsonr
 from wsol_helpers import BOOK, NAMES
 
-from auheat.facs import load_codebook
-from auheat.heatmaps import Blobs, Plan, plan_heatmaps, plan_units, render_heatmaps
-from auheat.wsol.canvas import Canvas
-from auheat.wsol.judging import COMPARED, GAUSSIAN_SIGMAS, SCORES, Judge
-from auheat.wsol.views import CAM, CAM_PREDICTED, Views
+from auheat.evaluation.model_maps import CAM, CAM_PREDICTED, Views
+from auheat.evaluation.scorer import COMPARED, GAUSSIAN_SIGMAS, SCORES, Judge
+from auheat.facs.codebooks import load_codebook
+from auheat.heatmaps.class_maps import Canvas
+from auheat.heatmaps.plan import Blobs, Plan, plan_heatmaps, plan_units
+from auheat.heatmaps.render import render_heatmaps
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

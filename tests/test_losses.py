@@ -8,15 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from auheat.wsol import losses
-from auheat.wsol.heads import Output
-from auheat.wsol.losses import (
-    attention,
-    au_alignment_loss,
-    contrastive_alignment_loss,
-    resize_heatmap,
-    total_loss,
-)
+from auheat import losses
+from auheat.losses import au_alignment_loss, contrastive_alignment_loss, total_loss
+from auheat.models.output import Output, attention
+from auheat.utils.maps import resize_heatmap
 
 RNG = np.random.default_rng(0)
 

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from auheat.landmarks.mapping import FILE, IBUG, load_map
-from auheat.records import MIRROR, AuheatError
+from auheat.errors import AuheatError
+from auheat.landmarks.mesh.landmark_map import FILE, IBUG, load_map
+from auheat.records import MIRROR
 
 FITTED, INDEX = load_map("fitted"), load_map("index")
 

@@ -15,9 +15,11 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
+from auheat.errors import AuheatError
 from auheat.landmarks import mediapipe
-from auheat.landmarks.mapping import IBUG
-from auheat.records import AuheatError, Status
+from auheat.landmarks.mesh import landmark_map
+from auheat.landmarks.mesh.landmark_map import IBUG
+from auheat.records import Status
 
 HERE = Path(__file__).parent / "data"
 
@@ -159,7 +161,7 @@ def test_digest_changes_with_the_task_the_version_and_the_map(detector_of, task,
     assert len(bytes.fromhex(first.digest)) == 32
     assert detector_of().digest == first.digest
     digests = [first.digest, detector_of(version="1.2.2").digest]
-    load_map = mediapipe.load_map
+    load_map = landmark_map.load_map
 
     def load_other(name):
         found = load_map(name)

@@ -12,12 +12,15 @@ import numpy as np
 import pytest
 from stores import Made, assert_same_rows, plain_rows, write_store
 
-from auheat.export import export
-from auheat.merge import merge
-from auheat.pipeline import extract, render
-from auheat.records import AuheatError
-from auheat.shards import content_digest, list_shards, read_attributes, read_manifest
-from auheat.store import read_source, verify_store
+from auheat.errors import AuheatError
+from auheat.exporters.exporter import export
+from auheat.pipeline.extraction import extract
+from auheat.pipeline.rendering import render
+from auheat.shards.manifest import read_manifest
+from auheat.shards.reader import content_digest, list_shards, read_attributes
+from auheat.store.maintenance import verify_store
+from auheat.store.merging import merge
+from auheat.store.store import read_source
 
 
 def make(folder, name, ids, rendered=True, **kwargs) -> Path:

@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from auheat.landmarks import detection, load_detector, roi
-from auheat.landmarks.engines import load_networks
-from auheat.landmarks.mapping import IBUG
-from auheat.landmarks.mesh import (
+from auheat.landmarks.mesh import blazeface, roi
+from auheat.landmarks.mesh.detector import (
     EYE_CORNERS,
     VERTICES,
     Look,
@@ -21,6 +19,9 @@ from auheat.landmarks.mesh import (
     measure_agreement,
     split,
 )
+from auheat.landmarks.mesh.engines import load_networks
+from auheat.landmarks.mesh.landmark_map import IBUG
+from auheat.landmarks.registry import load_detector
 from auheat.records import MIRROR, Status
 
 HERE = Path(__file__).parent / "data"
@@ -116,7 +117,7 @@ def find_as_mediapipe(networks, images):
     with torch.inference_mode():
         photos = networks.load(images)
         everything = torch.arange(len(images))
-        faces = networks.detect(photos, everything, detection.letterbox(photos.size, 1.0))
+        faces = networks.detect(photos, everything, blazeface.letterbox(photos.size, 1.0))
         _, box, keypoints = faces.take(torch.zeros_like(everything))
         region = roi.roi_from_detection(box, keypoints)
         points, flag = networks.mesh(photos, everything, region)
@@ -274,7 +275,7 @@ def test_a_face_too_small_for_the_whole_photo_is_found_in_a_part_of_it(mesh, por
     assert np.linalg.norm(found.points[0] - there, axis=-1).mean() < 1
     networks, size = mesh._networks, torch.tensor([photo.shape[:2]])
     with torch.inference_mode():  # what the whole photo shows alone would not have been enough
-        seen = networks.detect(networks.load([photo]), torch.arange(1), detection.letterbox(size))
+        seen = networks.detect(networks.load([photo]), torch.arange(1), blazeface.letterbox(size))
     assert seen.score.max() == 0
 
 
@@ -375,7 +376,7 @@ def test_saving_second_passes_makes_few_faces_worse(mesh, annotated, monkeypatch
     pairs = annotated["whole"] + annotated["tight"]
     saving = measure_errors(mesh, pairs).mean(1)
     ones = lambda before, after: torch.ones(len(before))  # noqa: E731
-    monkeypatch.setattr("auheat.landmarks.mesh.weigh_move", ones)
+    monkeypatch.setattr("auheat.landmarks.mesh.detector.weigh_move", ones)
     twice = measure_errors(mesh, pairs).mean(1)
     worse = saving - twice > 0.01
     assert np.isfinite(twice).sum() >= len(pairs) - 1

@@ -10,17 +10,19 @@ from torch import nn
 from wsol_helpers import make_store
 
 from auheat.cli import main
-from auheat.records import AuheatError
-from auheat.wsol import peaks
-from auheat.wsol.apvit import APVITS
-from auheat.wsol.evaluation import evaluate, look
-from auheat.wsol.losses import au_alignment_loss, total_loss
-from auheat.wsol.methods import METHODS, build_classifier
-from auheat.wsol.regularizers import Batch
-from auheat.wsol.report import write_report
-from auheat.wsol.settings import PRESETS, TrainConfig, make_config
-from auheat.wsol.training import train
-from auheat.wsol.transformers import VITS
+from auheat.data.cutmix import Batch
+from auheat.errors import AuheatError
+from auheat.evaluation.evaluator import evaluate
+from auheat.evaluation.model_maps import look
+from auheat.losses import au_alignment_loss, total_loss
+from auheat.models import prm
+from auheat.models.apvit import APVITS
+from auheat.models.registry import METHODS, build_classifier
+from auheat.models.vit import VITS
+from auheat.reporting.page import write_report
+from auheat.training.config import TrainConfig, make_config
+from auheat.training.presets import PRESETS
+from auheat.training.runner import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -154,12 +156,12 @@ def test_prm_shows_the_class_responses_in_training_and_the_traced_peaks_in_evalu
     torch.testing.assert_close(trained.maps, model.head.respond(trained.features[-1]))
     output = model.eval()(images)
     with torch.no_grad():
-        walk = peaks.Walk(model.backbone.layer4[0], output.features[3])
+        walk = prm.Walk(model.backbone.layer4[0], output.features[3])
         responses = model.head.respond(output.features[4])
         weight = model.head.respond.weight
-        expected = peaks.peak_response_maps(responses, output.features[4], weight, [walk])
+        expected = prm.peak_response_maps(responses, output.features[4], weight, [walk])
     torch.testing.assert_close(output.maps, expected)
-    torch.testing.assert_close(output.logits, peaks.stimulate(responses))
+    torch.testing.assert_close(output.logits, prm.stimulate(responses))
     assert not model.backbone.layer4[0]._forward_pre_hooks
 
 

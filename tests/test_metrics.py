@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cosine as cosine_distance
 from scipy.stats import pearsonr
 
-from auheat.wsol import metrics
+from auheat.evaluation import metrics
+from auheat.utils.maps import centre_gaussian, enlarge, min_max, on_grid, on_reference_grid
 
 RNG = np.random.default_rng(1)
 
@@ -26,7 +27,7 @@ def test_cosine_and_centred_cosine_equal_scipy():
 @given(st.floats(0.01, 100), st.floats(-50, 50), st.integers(0, 1000))
 def test_scaled_maps_do_not_depend_on_gain_or_offset(gain, offset, seed):
     maps = torch.rand(2, 5, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    torch.testing.assert_close(metrics.min_max(gain * maps + offset), metrics.min_max(maps))
+    torch.testing.assert_close(min_max(gain * maps + offset), min_max(maps))
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -3.7, 1e6])
@@ -34,7 +35,7 @@ def test_a_constant_map_scores_zero_everywhere(value):
     maps = torch.full((2, 6, 6), value)
     maps[0, 0, 0] += abs(value) * 1e-7  # rounding is not contrast
     scores = metrics.score_maps(
-        metrics.on_grid(maps, (12, 12)), torch.rand(2, 3, 12, 12), torch.tensor([0, 2])
+        on_grid(maps, (12, 12)), torch.rand(2, 3, 12, 12), torch.tensor([0, 2])
     )
     for values in scores:
         assert values.tolist() == [0, 0]
@@ -42,12 +43,12 @@ def test_a_constant_map_scores_zero_everywhere(value):
 
 def test_maps_are_enlarged_with_half_pixel_centres():
     ramp = torch.tensor([[0.0, 1.0], [0.0, 1.0]])[None]
-    assert metrics.on_grid(ramp, (4, 4))[0, 0].tolist() == pytest.approx([0, 0.25, 0.75, 1])
+    assert on_grid(ramp, (4, 4))[0, 0].tolist() == pytest.approx([0, 0.25, 0.75, 1])
 
 
 def test_reference_variant_shifts_only_maps_with_negative_values():
     maps = torch.tensor([[[1.0, 2.0], [3.0, 4.0]], [[-1.0, 2.0], [3.0, 4.0]]])
-    out = metrics.on_reference_grid(maps, (3, 3))
+    out = on_reference_grid(maps, (3, 3))
     assert out[0, 0].tolist() == pytest.approx([1, 1.5, 2])  # aligned corners
     assert out[1, 0].tolist() == pytest.approx([0, 1.5, 3])
 
@@ -87,18 +88,18 @@ def test_confusion_and_accuracies_by_hand():
 
 
 def test_centred_gaussian_is_one_sigma_down_at_one_sigma():
-    gaussian = metrics.centre_gaussian((41, 41), 10 / 41)
+    gaussian = centre_gaussian((41, 41), 10 / 41)
     assert gaussian[20, 20].item() == 1
     assert gaussian[20, 30].item() == pytest.approx(np.exp(-0.5))
 
 
 def test_a_map_larger_than_the_grid_loses_no_cell_and_shrinks_as_torch_does():
     maps = torch.rand(2, 37, 50)
-    small = metrics.enlarge(maps, (12, 16))
+    small = enlarge(maps, (12, 16))
     wanted = torch.nn.functional.interpolate(
         maps[:, None], (12, 16), mode="bilinear", align_corners=False, antialias=True
     )[:, 0]
     torch.testing.assert_close(small, wanted, atol=2e-5, rtol=0)
     one = torch.zeros(1, 200, 200)
     one[0, 101, 103] = 1
-    assert metrics.enlarge(one, (32, 32)).sum() > 0
+    assert enlarge(one, (32, 32)).sum() > 0

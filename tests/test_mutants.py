@@ -12,17 +12,12 @@ import pytest
 from mutants import Told, crafted, giants, mutants, run, write
 from PIL import Image
 
-from auheat.headers import MAX_PARTS, MAX_PIXELS
-from auheat.images import (
-    WORK_BYTES,
-    UnreadableImageError,
-    decode,
-    make_portable,
-    read_header,
-)
-from auheat.pipeline import extract, render
+from auheat.images.decoding import WORK_BYTES, decode, make_portable
+from auheat.images.headers import MAX_PARTS, MAX_PIXELS, UnreadableImageError, read_header
+from auheat.pipeline.extraction import extract
+from auheat.pipeline.rendering import render
 from auheat.records import Status
-from auheat.shards import list_shards, read_columns
+from auheat.shards.reader import list_shards, read_columns
 
 full = pytest.mark.skipif(os.environ.get("AUHEAT_FAULTS") != "full", reason="AUHEAT_FAULTS=full")
 REFUSED = {

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from auheat.landmarks import tflite
-from auheat.landmarks.cpu import compile_graph, share
-from auheat.landmarks.detection import SIDE
-from auheat.landmarks.engines import ENGINES, load_networks
-from auheat.landmarks.mesh import MeshDetector
-from auheat.landmarks.networks import CROP, FILES, halve, load_graphs, refine
-from auheat.landmarks.weights import find_model
-from auheat.records import AuheatError
+from auheat.errors import AuheatError
+from auheat.landmarks.mesh import tflite
+from auheat.landmarks.mesh.blazeface import SIDE
+from auheat.landmarks.mesh.detector import MeshDetector
+from auheat.landmarks.mesh.engines import ENGINES, load_networks
+from auheat.landmarks.mesh.model_files import find_model
+from auheat.landmarks.mesh.networks import CROP, FILES, halve, load_graphs, refine
+from auheat.landmarks.mesh.openvino import compile_graph, share
 
 
 def test_refined_regions_replace_their_points():
@@ -119,7 +119,7 @@ def test_engines_that_cannot_run_are_errors():
 
 @pytest.mark.parametrize("broken", [None, "missing library"])
 def test_torch_runs_where_openvino_cannot_be_loaded(monkeypatch, tmp_path, broken):
-    monkeypatch.delitem(sys.modules, "auheat.landmarks.cpu")
+    monkeypatch.delitem(sys.modules, "auheat.landmarks.mesh.openvino")
     for name in [n for n in sys.modules if n.partition(".")[0] == "openvino"]:
         monkeypatch.delitem(sys.modules, name)
     if broken is None:

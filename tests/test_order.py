@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from auheat.wsol.order import Order, Permutation, Shuffle, mix
+from auheat.data.shuffle import Order, Permutation, Shuffle, mix
 
 SHUFFLES = st.builds(Shuffle, st.integers(1, 9), st.integers(1, 5))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from auheat.landmarks.weights import MODELS
+from auheat.landmarks.mesh.model_files import MODELS
 
 ROOT = Path(__file__).parent.parent
 SOURCES = ("auheat", "cli", "codebooks")
@@ -33,10 +33,10 @@ def wheel(tmp_path_factory) -> Path:
 def test_the_wheel_holds_auheat_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert all(n.startswith("auheat/") or ".dist-info/" in n for n in names), names
-    assert {f"auheat/landmarks/models/{model}" for model in MODELS} <= set(names)
+    assert {f"auheat/landmarks/mesh/models/{model}" for model in MODELS} <= set(names)
     for needed in ("cli/__init__.py", "codebooks/facs.yaml", "codebooks/martinez.yaml"):
         assert f"auheat/{needed}" in names
-    assert {"auheat/py.typed", "auheat/templates/report.html"} <= set(names)
+    assert {"auheat/py.typed", "auheat/reporting/templates/report.html"} <= set(names)
     modules = {str(f.relative_to(ROOT)) for f in ROOT.glob("auheat/**/*.py")}
     assert modules <= set(names)
     assert any(name.endswith("licenses/NOTICE") for name in names)

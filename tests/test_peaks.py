@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from auheat.wsol import peaks
-from auheat.wsol.backbones import BasicBlock, Bottleneck
-from auheat.wsol.methods import build_classifier
+from auheat.models import prm
+from auheat.models.registry import build_classifier
+from auheat.models.resnet import BasicBlock, Bottleneck
 
 
 def peaks_by_loops(image, window):
@@ -23,7 +23,7 @@ def peaks_by_loops(image, window):
 
 
 def assert_scores_are_peak_means(maps, window=3):
-    scores = peaks.stimulate(torch.from_numpy(maps), window).numpy()
+    scores = prm.stimulate(torch.from_numpy(maps), window).numpy()
     for b, k in np.ndindex(maps.shape[:2]):
         found = peaks_by_loops(maps[b, k], window)
         expected = sum(maps[b, k][place] for place in found) / len(found)
@@ -40,7 +40,7 @@ def test_a_score_is_the_mean_of_the_windows_local_maxima(maps, window):
 
 def test_gradients_reach_the_peaks_alone_an_equal_part_each():
     maps = torch.randn(1, 1, 6, 6, dtype=torch.double, requires_grad=True)
-    peaks.stimulate(maps).sum().backward()
+    prm.stimulate(maps).sum().backward()
     found = peaks_by_loops(maps[0, 0].detach().numpy(), 3)
     expected = np.zeros((6, 6))
     for place in found:
@@ -125,7 +125,7 @@ def assert_walk_equals_loops():
         block, inputs = make_block(kind)
         with torch.no_grad():
             share = torch.rand_like(block(inputs))
-            got = peaks.Walk(block, inputs).go_back(share)[0].numpy()
+            got = prm.Walk(block, inputs).go_back(share)[0].numpy()
             expected = walk_by_loops(block, inputs, share[0].numpy())
         np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-12)
 
@@ -140,8 +140,8 @@ def assert_maps_equal_loops():
     with torch.no_grad():
         top = block(inputs)
         maps = torch.nn.functional.conv2d(top, weight)
-        walks = [peaks.Walk(block, inputs)]
-        got = peaks.peak_response_maps(maps, top, weight, walks)[0].numpy()
+        walks = [prm.Walk(block, inputs)]
+        got = prm.peak_response_maps(maps, top, weight, walks)[0].numpy()
         for k in range(2):
             responses = maps[0, k].numpy()
             start = np.zeros((1, 5, 5))
@@ -170,22 +170,22 @@ def test_shares_never_grow_and_sum_up_to_one_where_there_is_always_a_choice():
 
 def test_a_class_without_any_rise_starts_everywhere_alike():
     torch.testing.assert_close(
-        peaks.share_peaks(torch.ones(1, 1, 2, 2)), torch.full((1, 1, 2, 2), 0.25)
+        prm.share_peaks(torch.ones(1, 1, 2, 2)), torch.full((1, 1, 2, 2), 0.25)
     )
 
 
 @pytest.mark.parametrize(
     ("check", "owner", "name", "old", "new"),
     [
-        ("peaks", peaks, "stimulate", "peaks.sum((2, 3))", "maps[0, 0].numel()"),
-        ("peaks", peaks, "find_peaks", "window, 1, window // 2", "5, 1, 2"),
-        ("walk", peaks, "_source", ".relu()", ".abs()"),
-        ("walk", peaks, "_source", "conv.weight * scale.view(-1, 1, 1, 1)", "conv.weight * 1"),
-        ("walk", peaks.Walk, "__init__", "excitement + self.shortcut.excite()", "excitement"),
-        ("walk", peaks.Walk, "go_back", "return across + share", "return share"),
-        ("walk", peaks.Source, "receive", "self.units * share", "share"),
-        ("maps", peaks, "share_peaks", "maps.amin((2, 3), keepdim=True)", "0"),
-        ("maps", peaks, "peak_response_maps", "weight.relu()", "weight.abs()"),
+        ("peaks", prm, "stimulate", "peaks.sum((2, 3))", "maps[0, 0].numel()"),
+        ("peaks", prm, "find_peaks", "window, 1, window // 2", "5, 1, 2"),
+        ("walk", prm, "_source", ".relu()", ".abs()"),
+        ("walk", prm, "_source", "conv.weight * scale.view(-1, 1, 1, 1)", "conv.weight * 1"),
+        ("walk", prm.Walk, "__init__", "excitement + self.shortcut.excite()", "excitement"),
+        ("walk", prm.Walk, "go_back", "return across + share", "return share"),
+        ("walk", prm.Source, "receive", "self.units * share", "share"),
+        ("maps", prm, "share_peaks", "maps.amin((2, 3), keepdim=True)", "0"),
+        ("maps", prm, "peak_response_maps", "weight.relu()", "weight.abs()"),
     ],
 )
 def test_a_walk_that_is_off_is_noticed(check, owner, name, old, new, monkeypatch):

@@ -11,13 +11,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from auheat.heatmaps import plan_heatmaps, render_heatmaps
-from auheat.images import decode
-from auheat.pipeline import extract, render
-from auheat.records import AuheatError, Status
-from auheat.rules import check_folder
-from auheat.shards import content_digest, list_shards, read_attributes, read_columns
-from auheat.store import find_rendered, list_finished, verify_store
+from auheat.errors import AuheatError
+from auheat.heatmaps.plan import plan_heatmaps
+from auheat.heatmaps.render import render_heatmaps
+from auheat.images.decoding import decode
+from auheat.pipeline.extraction import extract
+from auheat.pipeline.rendering import render
+from auheat.records import Status
+from auheat.shards.reader import content_digest, list_shards, read_attributes, read_columns
+from auheat.shards.validation import check_folder
+from auheat.store.maintenance import verify_store
+from auheat.store.store import find_rendered, list_finished
 
 
 def read_all(folder: Path) -> dict:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from auheat.pipeline import extract, render
+from auheat.pipeline.extraction import extract
+from auheat.pipeline.rendering import render
 
 TEXT = (Path(__file__).parent.parent / "docs" / "reading.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)

@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from auheat.records import AuheatError
-from auheat.wsol.methods import build_classifier
-from auheat.wsol.recipes import RECIPES
-from auheat.wsol.schedules import SCHEDULES, Course
-from auheat.wsol.settings import OPTIMIZERS, TrainConfig, group_parameters, make_config
+from auheat.errors import AuheatError
+from auheat.models.registry import build_classifier
+from auheat.training.config import TrainConfig, make_config
+from auheat.training.optim import SCHEDULES, Course, group_parameters, make_optimizer
+from auheat.training.presets import RECIPES
 
 PAPER = {
     "rafdb": {"epochs": 100, "batch_size": 32, "au_weight": 4.0},  # section 4; figure 5
@@ -34,7 +34,7 @@ def test_what_the_paper_leaves_open_is_the_authors_codes(name):
     c = make_config(recipe=name)
     found = (c.lr, c.weight_decay, c.head_lr, c.step_epochs, c.step_factor)
     assert (c.schedule, found) == ("step", CODE[name])
-    group = OPTIMIZERS["sgd"][0](torch.nn.Linear(2, 2), c).param_groups[0]
+    group = make_optimizer(torch.nn.Linear(2, 2), "sgd", c.lr, c.weight_decay).param_groups[0]
     assert (group["momentum"], group["nesterov"], group["dampening"]) == (0.9, True, 0)
 
 
@@ -88,14 +88,14 @@ def test_warm_up_ends_with_the_full_rate(name):
 
 def test_the_head_has_its_own_rate_and_every_weight_is_in_one_group():
     model = build_classifier("cam", "thin", 4)
-    groups = group_parameters(model, make_config("demo", lr=0.01, head_lr=10.0))
+    groups = group_parameters(model, 0.01, 10.0)
     assert [group["share"] for group in groups] == [1.0, 10.0]
     assert [group["lr"] for group in groups] == [0.01, 0.1]
     inside = [{id(p) for p in group["params"]} for group in groups]
     assert inside[1] == {id(p) for p in model.head.parameters()}
     assert inside[0] | inside[1] == {id(p) for p in model.parameters()}
     assert not inside[0] & inside[1]
-    (one,) = group_parameters(torch.nn.Linear(2, 2), make_config("demo", head_lr=10.0))
+    (one,) = group_parameters(torch.nn.Linear(2, 2), 0.01, 10.0)
     assert one["share"] == 1.0
 
 

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from auheat.records import EXPRESSIONS, MIRROR, SYNONYMS, Status
+from auheat.expressions import EXPRESSIONS, SYNONYMS
+from auheat.records import MIRROR, Status
 
 
 def test_mirror_is_its_own_inverse_and_swaps_known_partners():

@@ -10,8 +10,9 @@ from helpers import mirror_points
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from auheat.records import EXPRESSIONS, AuheatError
-from auheat.reference import ACTION_UNITS, draw_map, place_ellipses, render_reference
+from auheat.errors import AuheatError
+from auheat.expressions import EXPRESSIONS
+from auheat.heatmaps.reference import ACTION_UNITS, draw_map, place_ellipses, render_reference
 
 # What the paper authors' own drawing functions give (their repository at commit 66e2bde) for six
 # placements of one face and six expressions: `points` (F, 68, 2) f32 px, `size` (F, 2) as (H, W),

@@ -10,10 +10,12 @@ from formula_mutants import mutate
 from hypothesis import given
 from hypothesis import strategies as st
 
-from auheat.wsol import methods, regularizers
-from auheat.wsol.losses import au_alignment_loss
-from auheat.wsol.methods import build_classifier
-from auheat.wsol.regularizers import Batch, draw_box, draw_drop
+from auheat.data import cutmix
+from auheat.data.cutmix import Batch, draw_box
+from auheat.losses import au_alignment_loss
+from auheat.models import adl
+from auheat.models.adl import draw_drop
+from auheat.models.registry import build_classifier
 
 
 def dropped_by_loops(features, drop, threshold):
@@ -31,9 +33,7 @@ def assert_dropping_equals_loops():
     features = np.random.default_rng(0).uniform(0, 2, (2, 5, 4, 3))
     for drop in (True, False):
         for threshold in (0.8, 0.95):
-            got = regularizers.drop_attended(
-                torch.from_numpy(features), torch.tensor(drop), threshold
-            )
+            got = adl.drop_attended(torch.from_numpy(features), torch.tensor(drop), threshold)
             expected = dropped_by_loops(features, drop, threshold)
             np.testing.assert_allclose(got.numpy(), expected, rtol=1e-12)
             assert not drop or (expected == 0).any()
@@ -47,7 +47,7 @@ def test_the_drop_mask_is_drawn_at_the_papers_rate():
     torch.manual_seed(0)
     rate = np.mean([bool(draw_drop()) for _ in range(2000)])
     assert rate == pytest.approx(0.75, abs=0.03)
-    assert (regularizers.DROP_RATE, regularizers.DROP_THRESHOLD) == (0.75, 0.8)
+    assert (adl.DROP_RATE, adl.DROP_THRESHOLD) == (0.75, 0.8)
 
 
 def assert_adl_drops_between_the_last_three_layers(monkeypatch):
@@ -56,7 +56,7 @@ def assert_adl_drops_between_the_last_three_layers(monkeypatch):
     images = torch.rand(4, 3, 32, 32, dtype=torch.double)
     drawn = [False, True, True]
     draws = iter(torch.tensor(value) for value in drawn)
-    monkeypatch.setattr(methods, "draw_drop", lambda: next(draws))
+    monkeypatch.setattr(adl, "draw_drop", lambda: next(draws))
     output = model.train()(images)
     trunk = model.backbone
     by_hand = [trunk.relu(trunk.bn1(trunk.conv1((images - model.image_mean) / model.image_std)))]
@@ -140,7 +140,7 @@ def mixed_by_loops(batch, classes, generator):
 def assert_cutmix_equals_loops():
     batch = make_batch()
     for seed in range(6):
-        got = regularizers.cutmix(batch, 3, torch.Generator().manual_seed(seed))
+        got = cutmix.cutmix(batch, 3, torch.Generator().manual_seed(seed))
         expected = mixed_by_loops(batch, 3, torch.Generator().manual_seed(seed))
         for value, wanted in zip(got, expected, strict=True):
             np.testing.assert_allclose(value.numpy(), wanted, atol=1e-5)
@@ -153,7 +153,7 @@ def test_cutmix_pastes_photo_heatmap_label_and_validity_by_one_box():
 def test_cutmix_leaves_its_batch_alone_and_a_seed_decides():
     batch = make_batch()
     before = batch.images.clone()
-    a, b = (regularizers.cutmix(batch, 3, torch.Generator().manual_seed(5)) for _ in range(2))
+    a, b = (cutmix.cutmix(batch, 3, torch.Generator().manual_seed(5)) for _ in range(2))
     assert torch.equal(batch.images, before)
     assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
@@ -161,7 +161,7 @@ def test_cutmix_leaves_its_batch_alone_and_a_seed_decides():
 def test_the_pasted_part_of_a_face_that_is_not_valid_neither_draws_nor_repels_attention():
     batch = make_batch(n=2)
     for seed in range(20):
-        mixed = regularizers.cutmix(batch, 3, torch.Generator().manual_seed(seed))
+        mixed = cutmix.cutmix(batch, 3, torch.Generator().manual_seed(seed))
         unknown = mixed.valid[0] == 0
         if unknown.any() and (mixed.valid[0] > 0).any():
             break
@@ -175,23 +175,23 @@ def test_the_pasted_part_of_a_face_that_is_not_valid_neither_draws_nor_repels_at
 @pytest.mark.parametrize(
     ("check", "owner", "name", "old", "new"),
     [
-        ("drop", regularizers, "drop_attended", "attention.sigmoid()", "torch.ones_like(mask)"),
-        ("drop", regularizers, "drop_attended", "attention <= bound", "attention > bound"),
-        ("drop", regularizers, "drop_attended", "threshold * ", ""),
-        ("adl", methods.AdlNetwork, "forward", "if self.training else", "if False else"),
-        ("adl", methods, "_drop_in_training", "if stage.training", "if False"),
+        ("drop", adl, "drop_attended", "attention.sigmoid()", "torch.ones_like(mask)"),
+        ("drop", adl, "drop_attended", "attention <= bound", "attention > bound"),
+        ("drop", adl, "drop_attended", "threshold * ", ""),
+        ("adl", adl.AdlNetwork, "forward", "if self.training else", "if False else"),
+        ("adl", adl, "_drop_in_training", "if stage.training", "if False"),
         (
             "adl",
-            methods.AdlNetwork,
+            adl.AdlNetwork,
             "forward",
             "features=tuple(features)",
             "features=(*features[:-1], top)",
         ),
-        ("mix", regularizers, "draw_box", "max(middle * side - half, 0)", "middle * side - half"),
-        ("mix", regularizers, "draw_box", "math.sqrt(1 - kept)", "(1 - kept)"),
-        ("mix", regularizers, "cutmix", "(1 - area) * shares + area", "kept * shares + (1 - kept)"),
-        ("mix", regularizers, "cutmix", "(1 - part) * heatmaps[order]", "(1 - part) * heatmaps"),
-        ("mix", regularizers, "cutmix", "(1 - part) * known[order]", "(1 - part) * known"),
+        ("mix", cutmix, "draw_box", "max(middle * side - half, 0)", "middle * side - half"),
+        ("mix", cutmix, "draw_box", "math.sqrt(1 - kept)", "(1 - kept)"),
+        ("mix", cutmix, "cutmix", "(1 - area) * shares + area", "kept * shares + (1 - kept)"),
+        ("mix", cutmix, "cutmix", "(1 - part) * heatmaps[order]", "(1 - part) * heatmaps"),
+        ("mix", cutmix, "cutmix", "(1 - part) * known[order]", "(1 - part) * known"),
     ],
 )
 def test_a_regularizer_that_is_off_is_noticed(check, owner, name, old, new, monkeypatch):

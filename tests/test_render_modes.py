@@ -7,13 +7,17 @@ import pytest
 from click.testing import CliRunner
 
 from auheat.cli import main
-from auheat.facs import load_codebook
-from auheat.heatmaps import fit_frame, plan_heatmaps, render_heatmaps
-from auheat.pipeline import extract, render
-from auheat.records import AuheatError, Status
-from auheat.reference import render_reference
-from auheat.shards import content_digest, list_shards, read_attributes, read_columns
-from auheat.store import find_rendered
+from auheat.errors import AuheatError
+from auheat.facs.codebooks import load_codebook
+from auheat.heatmaps.face_frame import fit_frame
+from auheat.heatmaps.plan import plan_heatmaps
+from auheat.heatmaps.reference import render_reference
+from auheat.heatmaps.render import render_heatmaps
+from auheat.pipeline.extraction import extract
+from auheat.pipeline.rendering import render
+from auheat.records import Status
+from auheat.shards.reader import content_digest, list_shards, read_attributes, read_columns
+from auheat.store.store import find_rendered
 
 BOOK = load_codebook("martinez")
 AUS = sorted({cue.au for cues in BOOK.expressions.values() for cue in cues})

@@ -11,11 +11,14 @@ from helpers import Page
 from wsol_helpers import make_store
 
 from auheat.cli import main
-from auheat.records import AuheatError
-from auheat.wsol.evaluation import evaluate
-from auheat.wsol.report import Run, draw_curves, read_run, tabulate, write_report
-from auheat.wsol.settings import make_config
-from auheat.wsol.training import train
+from auheat.errors import AuheatError
+from auheat.evaluation.evaluator import evaluate
+from auheat.reporting.charts import draw_curves
+from auheat.reporting.page import read_run, write_report
+from auheat.reporting.run_data import Run
+from auheat.reporting.tables import tabulate
+from auheat.training.config import make_config
+from auheat.training.runner import train
 
 
 @pytest.fixture(scope="module")

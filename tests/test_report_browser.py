@@ -11,7 +11,7 @@ import pytest
 from report_helpers import write_run
 from wsol_helpers import make_store
 
-from auheat.wsol.report import write_report
+from auheat.reporting.page import write_report
 
 NAMES = ("chromium", "google-chrome", "chromium-browser")
 BROWSER = next((found for found in map(shutil.which, NAMES) if found), None)

@@ -4,17 +4,18 @@ import statistics
 
 import pytest
 
-from auheat.wsol.report import Run, describe_runs, draw_curves
-from auheat.wsol.report_charts import draw_along, draw_reliability, tabulate_along
-from auheat.wsol.report_groups import (
+from auheat.reporting.charts import draw_along, draw_curves, draw_reliability, tabulate_along
+from auheat.reporting.page import describe_runs
+from auheat.reporting.pictures import _tell_aus
+from auheat.reporting.run_data import Run
+from auheat.reporting.run_groups import (
     find_layer_curves,
     find_weight_curves,
     make_key,
     pair_runs,
     tell_apart,
 )
-from auheat.wsol.report_pictures import _tell_aus
-from auheat.wsol.report_tables import show_settings
+from auheat.reporting.tables import show_settings
 
 
 def run(name, weight=4.0, layers=(5,), seed=0, accuracy=0.5, **settings):

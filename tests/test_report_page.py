@@ -11,8 +11,9 @@ from helpers import Page
 from report_helpers import NAMES, UNITS, write_run
 from wsol_helpers import make_store
 
-from auheat.records import EXPRESSIONS, AuheatError
-from auheat.wsol.report import read_run, write_report
+from auheat.errors import AuheatError
+from auheat.expressions import EXPRESSIONS
+from auheat.reporting.page import read_run, write_report
 
 
 @pytest.fixture(scope="module")

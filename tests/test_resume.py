@@ -8,11 +8,16 @@ import h5py
 import numpy as np
 import pytest
 
-from auheat.images import UnreadableImageError
-from auheat.pipeline import extract, render
-from auheat.records import AuheatError, Status
-from auheat.shards import ShardFolder, content_digest, list_shards, read_columns, read_manifest
-from auheat.store import find_rendered, repair_store, verify_store
+from auheat.errors import AuheatError
+from auheat.images.headers import UnreadableImageError
+from auheat.pipeline.extraction import extract
+from auheat.pipeline.rendering import render
+from auheat.records import Status
+from auheat.shards.manifest import read_manifest
+from auheat.shards.reader import content_digest, list_shards, read_columns
+from auheat.shards.writer import ShardFolder
+from auheat.store.maintenance import repair_store, verify_store
+from auheat.store.store import find_rendered
 
 
 @pytest.fixture
@@ -245,7 +250,7 @@ def test_a_photo_that_cannot_be_moved_is_a_row(photos, tmp_path, stub_detector, 
     def cannot(*_):
         raise UnreadableImageError("cannot be decoded")
 
-    monkeypatch.setattr("auheat.pipeline.making.reframe", cannot)
+    monkeypatch.setattr("auheat.pipeline.training_shards.reframe", cannot)
     monkeypatch.setattr("auheat.pipeline.rendering.is_aligned", lambda *_: False)
     render(store, align=True, side=32)
     rows = read_columns(list_shards(find_rendered(store))[0])

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from auheat.records import AuheatError
-from auheat.shards import Column, RowReader, ShardFolder, read_columns
-from auheat.shards.rows import RowBudget
+from auheat.errors import AuheatError
+from auheat.shards.reader import read_columns
+from auheat.shards.row_reader import RowBudget, RowReader
+from auheat.shards.writer import Column, ShardFolder
 
 NAMES = ["id", "image", "map", "plain", "valid"]
 N = 40
@@ -65,8 +66,8 @@ def test_rows_are_what_hdf5_reads(shard, tmp_path, foreign):
 @given(st.lists(st.integers(0, N - 1)), st.integers(0, 4000), st.integers(1, 9000))
 def test_many_rows_are_read_like_single_ones_however_reads_are_joined(shard, rows, gap, piece):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("auheat.shards.rows._GAP", gap)
-        patch.setattr("auheat.shards.rows._PIECE", piece)
+        patch.setattr("auheat.shards.row_reader._GAP", gap)
+        patch.setattr("auheat.shards.row_reader._PIECE", piece)
         assert_same(RowReader([shard]).read_many(0, rows, NAMES), read_columns(shard), rows)
 
 
@@ -124,7 +125,7 @@ def test_a_reader_that_outlives_the_interpreters_modules_closes_quietly(shard, m
     reader = RowReader([shard])
     reader.read(0, 0, ["map"])
     number = reader._state.open[0]._handle.fd
-    monkeypatch.setattr("auheat.shards.rows.os", None)  # as it is when the interpreter ends
+    monkeypatch.setattr("auheat.shards.row_reader.os", None)  # as it is when the interpreter ends
     del reader
     gc.collect()
     with pytest.raises(OSError, match="Bad file descriptor"):
@@ -132,8 +133,8 @@ def test_a_reader_that_outlives_the_interpreters_modules_closes_quietly(shard, m
 
 
 def test_what_is_remembered_of_shards_is_bounded_by_rows(shard, monkeypatch):
-    monkeypatch.setattr("auheat.shards.rows.PLANNED_ROWS", N)
-    monkeypatch.setattr("auheat.shards.rows.OPEN_FILES", 1)
+    monkeypatch.setattr("auheat.shards.row_reader.PLANNED_ROWS", N)
+    monkeypatch.setattr("auheat.shards.row_reader.OPEN_FILES", 1)
     reader = RowReader([shard] * 3)
     columns = read_columns(shard)
     for number in (0, 1, 2, 0):

@@ -10,23 +10,17 @@ import h5py
 import numpy as np
 import pytest
 
-from auheat.pipeline import extract, render
-from auheat.records import AuheatError
-from auheat.rules import RULES, STRUCTURE, check_folder
-from auheat.shards import (
-    BACKUP,
-    MANIFEST,
-    ShardEntry,
-    content_digest,
-    file_digest,
-    list_shards,
-    read_columns,
-    read_manifest,
-    write_manifest,
-)
-from auheat.shards.layout import shard_name
-from auheat.shards.writing import Column, build_shard, part_of, write_shard
-from auheat.store import find_rendered, repair_store, verify_store
+from auheat.errors import AuheatError
+from auheat.pipeline.extraction import extract
+from auheat.pipeline.rendering import render
+from auheat.shards.manifest import ShardEntry, read_manifest, write_manifest
+from auheat.shards.reader import content_digest, list_shards, read_columns
+from auheat.shards.schema import BACKUP, MANIFEST, shard_name
+from auheat.shards.validation import RULES, STRUCTURE, check_folder
+from auheat.shards.writer import Column, build_shard, part_of, write_shard
+from auheat.store.maintenance import repair_store, verify_store
+from auheat.store.store import find_rendered
+from auheat.utils.files import file_digest
 
 ROOT = Path(__file__).parent.parent
 
@@ -36,7 +30,7 @@ def whole(tmp_path_factory):
     """A store of twelve photos in three shards, rendered with every kind of map."""
     from conftest import StubDetector
 
-    from auheat.facs import load_codebook
+    from auheat.facs.codebooks import load_codebook
 
     tmp = tmp_path_factory.mktemp("whole")
     for i in range(12):

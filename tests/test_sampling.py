@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from auheat.landmarks import cpu, sampling
-from auheat.records import AuheatError
+from auheat.errors import AuheatError
+from auheat.landmarks.mesh import crops, openvino
 
 
 @pytest.mark.parametrize("replicate", [False, True])
@@ -24,9 +24,9 @@ def test_crops_of_mixed_sizes_equal_bilinear_interpolation_of_each(replicate):
         ],
         np.float32,
     )
-    pixels = sampling.pack(images, torch.device("cpu"))
+    pixels = crops.pack(images, torch.device("cpu"))
     crop = torch.from_numpy(matrix)
-    found = sampling.sample_crops(pixels, image, crop, 20, replicate=replicate).numpy()
+    found = crops.sample_crops(pixels, image, crop, 20, replicate=replicate).numpy()
     rows, columns = np.mgrid[:20, :20]
     for i, k in enumerate(image.tolist()):
         x, y = np.einsum("ij,jhw->ihw", matrix[i].astype(float), [columns, rows, rows * 0 + 1])
@@ -43,12 +43,12 @@ def test_crops_of_mixed_sizes_equal_bilinear_interpolation_of_each(replicate):
 def test_images_of_another_kind_are_an_error_naming_them():
     for bad in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((4, 4, 4), np.uint8)):
         with pytest.raises(AuheatError, match=r"image 1: .*uint8 of shape \(H, W, 3\)"):
-            sampling.pack([np.zeros((2, 2, 3), np.uint8), bad], torch.device("cpu"))
+            crops.pack([np.zeros((2, 2, 3), np.uint8), bad], torch.device("cpu"))
 
 
 def test_images_too_long_to_crop_from_are_an_error_with_the_limit():
     with pytest.raises(AuheatError, match=r"image 0: 40000 x 2 pixels \(at most 32766 a side\)"):
-        sampling.check_images([np.zeros((2, 40000, 3), np.uint8)])
+        crops.check_images([np.zeros((2, 40000, 3), np.uint8)])
 
 
 @pytest.mark.parametrize(
@@ -64,16 +64,16 @@ def test_both_engines_cut_the_same_crops(replicate, border):
         [[[0.4, -0.2, 5], [0.2, 0.4, -8]], [[1.9, 0, -20], [0.1, 0.7, 3]]], np.float32
     )
     image = torch.tensor([1, 0])
-    pixels = sampling.pack(smooth, torch.device("cpu"))
-    theirs = sampling.sample_crops(pixels, image, torch.from_numpy(matrix), 96, replicate=replicate)
-    images = cpu.Images(smooth, pixels.size)
-    ours = cpu.cut(images, image.numpy(), matrix, 96, border)
+    pixels = crops.pack(smooth, torch.device("cpu"))
+    theirs = crops.sample_crops(pixels, image, torch.from_numpy(matrix), 96, replicate=replicate)
+    images = openvino.Images(smooth, pixels.size)
+    ours = openvino.cut(images, image.numpy(), matrix, 96, border)
     # OpenCV counts in 1/32 of a pixel; in a smooth picture that is a level or two.
     assert np.abs(theirs.permute(0, 2, 3, 1).numpy() - ours).max() <= 2
 
 
 def test_a_region_that_is_nowhere_is_black():
-    images = cpu.Images([np.full((9, 9, 3), 200, np.uint8)], torch.tensor([[9, 9]]))
+    images = openvino.Images([np.full((9, 9, 3), 200, np.uint8)], torch.tensor([[9, 9]]))
     matrix = np.full((2, 2, 3), np.nan, np.float32)
     matrix[1] = 1e9
-    assert cpu.cut(images, np.zeros(2, int), matrix, 8, cv2.BORDER_REPLICATE).max() == 0
+    assert openvino.cut(images, np.zeros(2, int), matrix, 8, cv2.BORDER_REPLICATE).max() == 0

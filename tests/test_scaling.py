@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from auheat.cores import count_cores, limit_cores
-from auheat.pipeline import extract, render
-from auheat.pipeline.scaling import check_backend
-from auheat.records import AuheatError
+from auheat.errors import AuheatError
+from auheat.pipeline.extraction import extract
+from auheat.pipeline.rendering import render
+from auheat.pipeline.workers import check_backend
+from auheat.utils.devices import count_cores, limit_cores
 
 SCRIPT = """
 import json, os, signal, sys
@@ -137,7 +138,7 @@ def test_points_that_are_read_need_no_workers(tmp_path):
 
 def test_a_worker_counts_no_more_cores_than_it_was_given():
     code = (
-        "from auheat.cores import *; limit_cores(1); import cv2;"
+        "from auheat.utils.devices import *; limit_cores(1); import cv2;"
         "assert (count_cores(), cv2.getNumThreads()) == (1, 1)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

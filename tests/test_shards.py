@@ -11,26 +11,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from auheat.records import AuheatError
-from auheat.shards import (
-    BACKUP,
-    MANIFEST,
-    Column,
-    RowReader,
-    ShardEntry,
-    ShardFolder,
+from auheat.errors import AuheatError
+from auheat.shards.manifest import ShardEntry, encode_manifest, read_manifest
+from auheat.shards.reader import (
     check_format,
     content_digest,
     list_shards,
     read_attributes,
     read_columns,
-    read_manifest,
-    stays_inside,
-    write_failed,
 )
-from auheat.shards.files import encode_json
-from auheat.shards.manifest import encode_manifest
-from auheat.shards.writing import build_shard
+from auheat.shards.row_reader import RowReader
+from auheat.shards.schema import BACKUP, MANIFEST
+from auheat.shards.writer import Column, ShardFolder, build_shard
+from auheat.store.summary import write_failed
+from auheat.utils.files import encode_json
+from auheat.utils.paths import stays_inside
 
 PRINT = {"stage": "test", "photos": 4}
 

@@ -12,20 +12,14 @@ import pytest
 from helpers import Page
 from hypothesis import strategies
 
-from auheat.pipeline import extract, render
-from auheat.records import AuheatError
-from auheat.sheets import (
-    colorize,
-    draw_bare,
-    draw_codebook,
-    draw_histogram,
-    draw_panel,
-    draw_veil,
-    find_ticks,
-    overlay,
-    turn_up,
-)
-from auheat.wsol.report import write_report
+from auheat.errors import AuheatError
+from auheat.pipeline.extraction import extract
+from auheat.pipeline.rendering import render
+from auheat.reporting.charts import draw_histogram, find_ticks, turn_up
+from auheat.reporting.page import write_report
+from auheat.reporting.store_section import draw_codebook
+from auheat.visualization.face_panel import draw_bare, draw_panel
+from auheat.visualization.overlays import colorize, draw_veil, overlay
 
 
 @pytest.fixture

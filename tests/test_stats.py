@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from stores import Made, plain_rows, write_store
 
 from auheat.cli import main
-from auheat.records import AuheatError
-from auheat.stats import describe_stats
+from auheat.errors import AuheatError
+from auheat.reporting.store_stats import stats
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def small(tmp_path):
 
 
 def test_every_number_of_a_small_set_is_the_one_counted_by_hand(small):
-    told = describe_stats(small)
+    told = stats(small)
     assert told["total"] == 5
     nothing = dict.fromkeys(["OK", "MANY_FACES", "LOW_CONFIDENCE", "NO_FACE", "UNREADABLE"], 0)
     assert told["rows"] == [
@@ -75,7 +75,7 @@ def test_the_numbers_of_a_random_set_are_numpys(tmp_path):
         persons=rng.choice(["", "a", "b", "c"], n).tolist(),
     )  # fmt: skip
     store = write_store(tmp_path / "s", made)
-    rows, told = plain_rows(store / "shards" / "martinez"), describe_stats(store)
+    rows, told = plain_rows(store / "shards" / "martinez"), stats(store)
     names = ["Neutral", "Happiness", "Anger", ""]
     counts = Counter((r["split"], names[r["label"]], r["status"]) for r in rows)
     status = ["OK", "MANY_FACES", "LOW_CONFIDENCE", "NO_FACE", "UNREADABLE"]
@@ -120,37 +120,37 @@ def test_a_row_without_split_is_of_train_so_only_true_leaks_are_told(tmp_path):
         store = tmp_path / "-".join(splits)
         made = Made(["a", "b"], splits=splits, photos=[photo] * 2, status=[0, 0],
                     sizes=np.full((2, 2), 9))  # fmt: skip
-        told = describe_stats(write_store(store, made))
+        told = stats(write_store(store, made))
         assert told["duplicates"] == {"photos": 1, "rows": 2, "leaks": leaks}
 
 
 def test_landmarks_alone_are_described_by_what_is_there(tmp_path):
     store = write_store(tmp_path / "s", Made(list("abcde")), rendered=False)
-    told = describe_stats(store)
-    full = describe_stats(write_store(tmp_path / "t", Made(list("abcde"))))
+    told = stats(store)
+    full = stats(write_store(tmp_path / "t", Made(list("abcde"))))
     for name in ("rows", "persons", "photo_width", "eye_distance", "face_share", "score"):
         assert told[name] == full[name]
     assert set(full) - set(told) == {
         "valid", "valid_share", "thin_rows", "maps", "duplicates", "leaks",
     }  # fmt: skip
     with pytest.raises(AuheatError, match="landmarks have no heatmaps"):
-        describe_stats(store, plot=tmp_path / "x.png")
+        stats(store, plot=tmp_path / "x.png")
     result = CliRunner().invoke(main, ["stats", "--store", str(store)])
     assert result.exit_code == 0
     assert "duplicates: not looked for" in result.output
 
 
 def test_a_set_without_any_face_has_no_percentiles(tmp_path):
-    told = describe_stats(write_store(tmp_path / "s", Made(list("ab"), status=[3, 4])))
+    told = stats(write_store(tmp_path / "s", Made(list("ab"), status=[3, 4])))
     assert told["eye_distance"] is None
     assert told["score"] is None
     assert told["maps"] == []
     with pytest.raises(AuheatError, match="no valid heatmaps"):
-        describe_stats(tmp_path / "s", plot=tmp_path / "x.png")
+        stats(tmp_path / "s", plot=tmp_path / "x.png")
 
 
 def test_the_plot_shows_the_mean_map_of_each_class(small, tmp_path):
-    describe_stats(small, plot=tmp_path / "sub" / "means.png")
+    stats(small, plot=tmp_path / "sub" / "means.png")
     picture = cv2.imread(str(tmp_path / "sub" / "means.png"))
     assert picture.shape == (208, 2 * 168, 3)
     happy = picture[4:164, 4:164].sum(2)
@@ -158,7 +158,7 @@ def test_the_plot_shows_the_mean_map_of_each_class(small, tmp_path):
     bright = [int(happy[16 + 32 * k, 80]) for k in range(5)]
     assert bright[0] > bright[1] > bright[2] == bright[3] == bright[4]
     with pytest.raises(AuheatError, match="not a picture's name"):
-        describe_stats(small, plot=tmp_path / "means.pdf")
+        stats(small, plot=tmp_path / "means.pdf")
 
 
 def test_the_command_prints_tables_or_json(small, tmp_path):
@@ -168,7 +168,7 @@ def test_the_command_prints_tables_or_json(small, tmp_path):
     for words in ("leak: a (train), c (test)", "valid_share", "above 0.5", "eye distance: p5"):
         assert words in table.output
     told = json.loads(run(main, ["stats", "--store", str(small), "--json"]).stdout)
-    assert told == json.loads(json.dumps(describe_stats(small)))
+    assert told == json.loads(json.dumps(stats(small)))
     result = run(main, ["stats", "--store", str(small), "--shards", "x"])
     assert result.exit_code == 1
     assert "no 'x' (there: martinez)" in result.output

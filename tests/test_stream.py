@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from wsol_helpers import NAMES, make_store
 
 from auheat import ShardDataset, ShardStream, StreamLoader
-from auheat.records import AuheatError
+from auheat.errors import AuheatError
 
 SIDE = 8
 
@@ -37,13 +37,13 @@ def shards(tmp_path_factory):
 @pytest.fixture
 def quick():
     """Streams of indices alone, which read each shard's labels once: many orders in little time."""
-    from auheat.wsol import stream
+    from auheat.data import row_selection, stream
 
     def read(_, rows):
         return iter(rows.tolist())
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stream, "read_table", functools.cache(stream.read_table))
+        patch.setattr(stream, "read_table", functools.cache(row_selection.read_table))
         patch.setattr(ShardStream, "_read", read)
         patch.setattr(ShardStream, "_collate", lambda _, rows: {"index": torch.tensor(rows)})
         yield
@@ -295,7 +295,7 @@ def test_rows_are_read_from_front_to_back_within_a_window(shards, monkeypatch):
 
 def test_memory_of_choices_is_bounded_and_read_again(shards, monkeypatch):
     expected = [batch["index"].tolist() for batch in ShardStream(shards, image_size=SIDE)]
-    monkeypatch.setattr("auheat.wsol.stream.PLANNED_ROWS", 10)
+    monkeypatch.setattr("auheat.data.stream.PLANNED_ROWS", 10)
     stream = ShardStream(shards, image_size=SIDE)
     assert stream._known.rows <= 10
     assert [batch["index"].tolist() for batch in stream] == expected

@@ -20,16 +20,26 @@ from hypothesis import strategies as st
 from wsol_helpers import make_store as make_helpers_store
 
 from auheat.cli import main
-from auheat.records import AuheatError
-from auheat.wsol import making, published, standings
-from auheat.wsol import sweep as sweeping
-from auheat.wsol.engine import Engine
-from auheat.wsol.grids import Setting, list_choices
-from auheat.wsol.planning import plan_sweep
-from auheat.wsol.standings import Record, Result, choose, choose_all, read_results, spread
-from auheat.wsol.sweep import sweep
-from auheat.wsol.tables import write_markdown
-from auheat.wsol.training import identify_weights
+from auheat.errors import AuheatError
+from auheat.sweeps import published, single_run
+from auheat.sweeps import runner as sweeping
+from auheat.sweeps.grid import Setting, list_choices
+from auheat.sweeps.planner import plan_sweep
+from auheat.sweeps.results import (
+    COLUMNS,
+    Record,
+    Result,
+    choose,
+    choose_all,
+    read_results,
+    spread,
+    write_csv,
+)
+from auheat.sweeps.runner import sweep
+from auheat.sweeps.tables import write_markdown
+from auheat.training import runner
+from auheat.training.runner import identify_weights
+from auheat.training.trainer import Engine
 
 QUICK = {
     "train_preset": "methods",
@@ -96,7 +106,7 @@ def test_every_line_of_the_csv_is_the_runs_own_evaluation(swept):
     assert len(lines) == 6
     for cell in plan.cells:
         line, scores = lines[cell.name], scores_of(store, cell.name)
-        for key in standings.COLUMNS:
+        for key in COLUMNS:
             value = scores.get(key)
             assert line[key] == ("" if value is None else repr(value)), key
             low, high = scores.get("intervals", {}).get(key, (None, None))
@@ -119,7 +129,7 @@ def test_intervals_stand_in_the_csv_where_an_evaluation_has_them(swept):
     known = {**first.scores, "intervals": {"accuracy": [0.25, 0.75]}, "energy": 0.5}
     del known["pointing"]
     results[0] = Result(first.cell, first.record, known, first.validation)
-    text = standings.write_csv(plan, results, {"": store}, set()).decode()
+    text = write_csv(plan, results, {"": store}, set()).decode()
     line = next(csv.DictReader(text.splitlines()))
     assert (line["accuracy_low"], line["accuracy_high"]) == ("0.25", "0.75")
     assert (line["energy"], line["energy_low"], line["pointing"]) == ("0.5", "", "")
@@ -197,8 +207,8 @@ def test_a_finished_sweep_does_nothing_again(swept, monkeypatch):
     def refuse(*_):
         raise AssertionError("trained or evaluated again")
 
-    monkeypatch.setattr(making, "train", refuse)
-    monkeypatch.setattr(making, "evaluate", refuse)
+    monkeypatch.setattr(single_run, "train", refuse)
+    monkeypatch.setattr(single_run, "evaluate", refuse)
     again = sweep(store, plan, tell=notes.append)
     assert stamps(store) == before
     assert again.resumed == len(plan.cells)
@@ -300,14 +310,14 @@ def test_a_stopped_sweep_goes_on_and_repeats_no_epoch(store, monkeypatch):
 def test_a_run_that_fails_is_told_and_the_others_are_kept(store, monkeypatch):
     options = ("--store", store, "--methods", "cam,apvit", "--train-preset", "methods")
     options += ("--image-size", 32, "--epochs", 1, "--batch-size", 8, "--device", "cpu")
-    original = making.train
+    original = runner.train
 
     def fail(where, config, *rest):
         if config.method == "cam" and config.au_weight:
             raise RuntimeError("out of\nmemory")
         return original(where, config, *rest)
 
-    monkeypatch.setattr(making, "train", fail)
+    monkeypatch.setattr(single_run, "train", fail)
     done = CliRunner().invoke(main, ["sweep", *map(str, options)])
     assert done.exit_code == 1, done.output
     bad = "grid-cam-au4-layers5-seed0"
@@ -332,7 +342,7 @@ def test_a_run_that_fails_is_told_and_the_others_are_kept(store, monkeypatch):
     assert "grid-apvit-au0-seed0" in report
     assert bad not in report
 
-    monkeypatch.setattr(making, "train", original)
+    monkeypatch.setattr(single_run, "train", original)
     before = stamps(store)
     again = CliRunner().invoke(main, ["sweep", *map(str, options), "--json"])
     assert again.exit_code == 0, again.output
@@ -349,22 +359,22 @@ def test_an_evaluation_older_than_its_weights_or_of_another_split_is_made_anew(s
     (name,) = (cell.name for cell in plan.cells)
     run, file = store / "runs" / name, store / "runs" / name / "evaluation.json"
     right = file.read_bytes()
-    assert making.is_scored(run, "test")
+    assert single_run.is_scored(run, "test")
     for damage in (b"{", right.replace(b'"test"', b'"val"'), right.replace(b"Sadness", b"Anger")):
         file.write_bytes(damage)
-        assert not making.is_scored(run, "test")
+        assert not single_run.is_scored(run, "test")
         sweep(store, plan, tell=silent)
         timed = {"seconds": None, "images_per_second": None}
         assert json.loads(file.read_bytes()) | timed == json.loads(right) | timed
     later = time.time_ns() + 10**9
     os.utime(run / "best.safetensors", ns=(later, later))
-    assert not making.is_scored(run, "test")
+    assert not single_run.is_scored(run, "test")
     file.write_bytes(right)
     (run / "evaluation.npz").unlink()
     os.utime(run / "best.safetensors")
-    assert not making.is_scored(run, "test")
+    assert not single_run.is_scored(run, "test")
     sweep(store, plan, tell=silent)
-    assert making.is_scored(run, "test")
+    assert single_run.is_scored(run, "test")
 
 
 def test_another_grid_of_the_same_name_is_an_error_and_keeps_what_is_in_both(store):
@@ -439,7 +449,7 @@ def test_a_run_that_is_another_or_damaged_is_told_and_overwrite_makes_it_alone_a
         made.append((config.name, anew))
         raise AuheatError("enough")
 
-    monkeypatch.setattr(making, "train", note)
+    monkeypatch.setattr(single_run, "train", note)
     with pytest.raises(AuheatError, match=f"{run.name}: trained with {words}"):
         sweep(store, plan, tell=silent)
     assert not made
@@ -464,7 +474,7 @@ def test_initial_weights_are_identified_once_for_each_network(swept, monkeypatch
         asked.append((config.method, config.backbone, config.weights))
         return {"weights_file": "none", "weights_sha256": "none"}
 
-    monkeypatch.setattr("auheat.wsol.sweep.identify_weights", identify)
+    monkeypatch.setattr("auheat.sweeps.runner.identify_weights", identify)
     assert sweep(store, plan, tell=silent).resumed == 6
     assert asked == [("cam", "thin", "none")]
 
@@ -477,21 +487,21 @@ def test_a_run_from_before_the_contrast_was_made_without_it(swept, tmp_path):
     config = json.loads((run / "config.json").read_text())
     del config["settings"]["contrast_weight"]
     (run / "config.json").write_text(json.dumps(config))
-    data = making.check_material(store, cell.config) | identify_weights(cell.config)
-    assert making.find_difference(making.Task(store, cell, ("test",)), data) == ""
+    data = single_run.check_material(store, cell.config) | identify_weights(cell.config)
+    assert single_run.find_difference(single_run.Task(store, cell, ("test",)), data) == ""
     other = replace(cell, config=replace(cell.config, contrast_weight=1.0))
-    told = making.find_difference(making.Task(store, other, ("test",)), data)
+    told = single_run.find_difference(single_run.Task(store, other, ("test",)), data)
     assert told == "contrast_weight 0.0, now asked with 1.0"
     with pytest.raises(
         AuheatError, match=r"trained with contrast_weight 0\.0, now asked with 1\.0"
     ):
-        making.train(store, other.config, tell=silent)
+        runner.train(store, other.config, tell=silent)
     assert json.loads((run / "config.json").read_text()) == config
-    assert making.train(store, cell.config, tell=silent).notes == ("was finished already",)
+    assert runner.train(store, cell.config, tell=silent).notes == ("was finished already",)
 
 
 def test_what_no_run_could_use_is_an_error_before_the_first_run(store, tmp_path, monkeypatch):
-    monkeypatch.setattr(making, "train", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(single_run, "train", lambda *_: pytest.fail("trained"))
     gone = tmp_path / "gone"
     made = make_store(tmp_path / "no-test", counts=(("train", 8),))
     for where, changes, arguments, words in [
@@ -530,19 +540,19 @@ def test_one_process_at_a_time_makes_a_sweep(store):
 
 def test_one_process_at_a_time_makes_a_run(store, monkeypatch):
     first, second = (cell.name for cell in quick(lambdas=[0, 4]).cells)
-    monkeypatch.setattr(making, "_LOCK_SECONDS", 0.01)
+    monkeypatch.setattr(single_run, "_LOCK_SECONDS", 0.01)
     made = []
 
     def note(_, config, *rest):
         made.append(config.name)
         with (
             pytest.raises(AuheatError, match="another process trains"),
-            making._lock(runs / config.name),
+            single_run._lock(runs / config.name),
         ):
             pass
         raise AuheatError("enough")
 
-    monkeypatch.setattr(making, "train", note)
+    monkeypatch.setattr(single_run, "train", note)
     runs = store / "runs"
     runs.mkdir()
     with FileLock(runs / f".{first}.lock"):
@@ -560,7 +570,7 @@ def test_a_process_ends_itself_when_the_sweep_that_started_it_is_killed(monkeypa
     monkeypatch.setattr(sweeping, "_WATCH_SECONDS", 0.02)
     monkeypatch.setattr(sweeping, "make_run", lambda *_: time.sleep(60))
     (cell,) = quick(lambdas=[0]).cells
-    task = making.Task(Path(), cell, ("test",))
+    task = single_run.Task(Path(), cell, ("test",))
     here, there = os.pipe()
     parent = os.fork()
     if not parent:  # the sweep, which starts one process and then is killed
@@ -585,7 +595,7 @@ def test_a_process_ends_itself_when_the_sweep_that_started_it_is_killed(monkeypa
 
 def test_runs_made_side_by_side_have_the_same_scores(swept, tmp_path, monkeypatch):
     store, _, _ = swept
-    monkeypatch.setattr("auheat.wsol.sweep.count_cores", lambda: 2)  # one thread each, as here
+    monkeypatch.setattr("auheat.sweeps.runner.count_cores", lambda: 2)  # one thread each, as here
     beside = make_store(tmp_path)
     plan = quick(lambdas=[0, 4])
     notes = []

@@ -5,13 +5,15 @@ import pytest
 import torch
 from wsol_helpers import BOOK, NAMES, make_store
 
-from auheat.facs import load_codebook
-from auheat.heatmaps import plan_heatmaps, render_heatmaps
-from auheat.records import AuheatError
-from auheat.wsol import training
-from auheat.wsol.distributed import World
-from auheat.wsol.settings import make_config
-from auheat.wsol.targets import Targets
+from auheat.errors import AuheatError
+from auheat.facs.codebooks import load_codebook
+from auheat.heatmaps.plan import plan_heatmaps
+from auheat.heatmaps.render import render_heatmaps
+from auheat.shards import reader
+from auheat.training import runner, training_data
+from auheat.training.class_targets import Targets
+from auheat.training.config import make_config
+from auheat.utils.distributed import World
 
 SIDE = 40
 CPU = torch.device("cpu")
@@ -56,10 +58,10 @@ def test_fewer_than_two_heatmaps_cannot_be_told_apart():
 def test_heatmaps_that_are_not_of_expressions_have_none_to_be_told_from(tmp_path, monkeypatch):
     store = make_store(tmp_path)
     config = make_config("demo", image_size=32, contrast_weight=1.0)
-    made = training.read_attributes(store / "shards" / "martinez" / "00000.h5")
-    monkeypatch.setattr(training, "read_attributes", lambda file: made | {"mode": "generic"})
+    made = reader.read_attributes(store / "shards" / "martinez" / "00000.h5")
+    monkeypatch.setattr(training_data, "read_attributes", lambda file: made | {"mode": "generic"})
     with pytest.raises(AuheatError, match="heatmaps of mode generic, geometry face"):
-        training.load_material(store, config)
+        training_data.load_material(store, config)
 
 
 def test_the_heatmaps_of_all_classes_move_with_the_photo(tmp_path):
@@ -72,8 +74,8 @@ def test_the_heatmaps_of_all_classes_move_with_the_photo(tmp_path):
         contrast_weight=1.0,
         batch_size=8,
     )
-    material = training.load_material(store, config)
-    engine, _ = training._prepare(config, material, CPU, World())
+    material = training_data.load_material(store, config)
+    engine, _ = runner._prepare(config, material, CPU, World())
     for batch in engine.feed:
         seen, labels = engine._vary(batch, len(batch["label"]), torch.Generator().manual_seed(1))
         assert seen.class_maps.shape == (len(labels), len(NAMES), SIDE, SIDE)

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from auheat.landmarks import tflite
-from auheat.landmarks.regions import RegionFeatures, RegionMatrix, place_points
-from auheat.landmarks.weights import find_model
-from auheat.records import AuheatError
+from auheat.errors import AuheatError
+from auheat.landmarks.mesh import tflite
+from auheat.landmarks.mesh.attention_ops import RegionFeatures, RegionMatrix, place_points
+from auheat.landmarks.mesh.model_files import find_model
 
 ATTENTION = "face_landmark_with_attention.tflite"
 

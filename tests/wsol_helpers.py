@@ -6,10 +6,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from auheat.facs import describe_codebook, load_codebook
-from auheat.heatmaps import plan_heatmaps, render_heatmaps
+from auheat.facs.codebooks import describe_codebook, load_codebook
+from auheat.heatmaps.plan import plan_heatmaps
+from auheat.heatmaps.render import render_heatmaps
 from auheat.records import Status
-from auheat.shards import FORMAT_VERSION, Column, ShardFolder
+from auheat.shards.schema import FORMAT_VERSION
+from auheat.shards.writer import Column, ShardFolder
 
 BOOK = load_codebook("martinez")
 NAMES = ("Neutral", "Happiness", "Surprise", "Sadness")

@@ -3,7 +3,7 @@
 A worker takes a shard, moves its bytes over a storage that all share evenly (at most `link` each),
 computes for a time drawn from a log-normal distribution, and takes the next one. Some workers are
 slow all the time, and each is lost now and then. What a loss costs depends on the engine, as
-auheat/pipeline/scaling.py uses it: Dask gives the shard to another worker; loky loses what all
+auheat/pipeline/workers.py uses it: Dask gives the shard to another worker; loky loses what all
 workers had in hand; Ray loses its round of 4 shards a worker, and waits at each round's end until
 all of them are entered. Before and after its workers the parent works alone.
 """

@@ -19,15 +19,16 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line sets 
 import joblib
 import torch
 
-from auheat.cores import count_cores
 from auheat.demo import write_demo
-from auheat.pipeline import extract, render
-from auheat.wsol.checkpoints import BEST, METRICS
-from auheat.wsol.evaluation import RESULT, evaluate
-from auheat.wsol.methods import METHODS
-from auheat.wsol.report import BASELINES, tell_score
-from auheat.wsol.settings import make_config
-from auheat.wsol.training import train
+from auheat.evaluation.evaluator import evaluate
+from auheat.models.registry import METHODS
+from auheat.pipeline.extraction import extract
+from auheat.pipeline.rendering import render
+from auheat.reporting.tables import BASELINES, tell_score
+from auheat.runs.run_folder import BEST, METRICS, RESULT
+from auheat.training.config import make_config
+from auheat.training.runner import train
+from auheat.utils.devices import count_cores
 
 ROOT = Path(__file__).parent.parent
 AU_WEIGHTS = (0.0, 4.0)

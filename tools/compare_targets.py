@@ -24,20 +24,22 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line sets 
 import numpy as np
 import torch
 
-from auheat.heatmaps import plan_heatmaps
-from auheat.store import find_rendered, list_finished
-from auheat.wsol import checkpoints
-from auheat.wsol.bootstrap import interval, paired_interval
-from auheat.wsol.canvas import Canvas
-from auheat.wsol.data import ShardDataset
-from auheat.wsol.distributed import World
-from auheat.wsol.engine import Engine, Material
-from auheat.wsol.judging import CONSTANTS, Judge
-from auheat.wsol.methods import build_classifier
-from auheat.wsol.settings import OPTIMIZERS, make_config
-from auheat.wsol.targets import Targets
-from auheat.wsol.totals import Totals
-from auheat.wsol.views import Views, look, view_maps
+from auheat.data.dataset import ShardDataset
+from auheat.evaluation.bootstrap import interval, paired_interval
+from auheat.evaluation.model_maps import Views, look, view_maps
+from auheat.evaluation.results import Totals
+from auheat.evaluation.scorer import CONSTANTS, Judge
+from auheat.heatmaps.class_maps import Canvas
+from auheat.heatmaps.plan import plan_heatmaps
+from auheat.models.registry import build_classifier
+from auheat.runs import codebook
+from auheat.store.store import find_rendered, list_finished
+from auheat.training.class_targets import Targets
+from auheat.training.config import make_config
+from auheat.training.optim import make_optimizer
+from auheat.training.trainer import Engine
+from auheat.training.training_data import Material
+from auheat.utils.distributed import World
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
@@ -137,7 +139,9 @@ def run_one(options, name, fold):
     torch.manual_seed(fold)
     model = build_classifier(config.method, config.backbone, len(dataset.class_names))
     model = model.to(memory_format=torch.channels_last)
-    optimizer = OPTIMIZERS[config.optimizer][0](model, config)
+    optimizer = make_optimizer(
+        model, config.optimizer, config.lr, config.weight_decay, config.head_lr
+    )
     # nothing is chosen by validation: it looks at one batch that was learnt from
     material = Material(
         options.store, dataset, learnt, dataset, learnt[: config.batch_size], plan, {}
@@ -190,7 +194,7 @@ def open_dataset(options):
     files, _ = list_finished(find_rendered(options.store, options.shards), "auheat render")
     dataset = ShardDataset(files, None, options.size, options.classes)
     dataset.cache()
-    return dataset, plan_heatmaps(checkpoints.read_codebook(files), dataset.class_names)
+    return dataset, plan_heatmaps(codebook.read_codebook(files), dataset.class_names)
 
 
 def find_persons(options, dataset):

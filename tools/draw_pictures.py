@@ -13,11 +13,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from auheat.images import decode
-from auheat.shards import list_shards, read_attributes, read_columns
-from auheat.sheets import colorize, draw_panel
-from auheat.store import find_rendered
-from auheat.wsol.explain import explain
+from auheat.explanation.explainer import explain
+from auheat.images.decoding import decode
+from auheat.shards.reader import list_shards, read_attributes, read_columns
+from auheat.store.store import find_rendered
+from auheat.visualization.face_panel import draw_panel
+from auheat.visualization.overlays import colorize
 
 DOCS = Path(__file__).parent.parent / "docs"
 SHOWN = ("Happiness", "Surprise", "Anger", "Sadness")

@@ -25,8 +25,8 @@ from scipy.interpolate import CubicSpline
 from scipy.optimize import linear_sum_assignment
 from tqdm import tqdm
 
-from auheat.landmarks.mapping import FILE, IBUG
-from auheat.landmarks.mesh import MeshDetector
+from auheat.landmarks.mesh.detector import MeshDetector
+from auheat.landmarks.mesh.landmark_map import FILE, IBUG
 from auheat.records import MIRROR
 
 K = 6

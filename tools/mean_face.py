@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from auheat.datasets import read_samples
-from auheat.images import decode, read_bytes
-from auheat.landmarks import load_detector
+from auheat.datasets.registry import read_samples
+from auheat.images.decoding import decode, read_bytes
+from auheat.landmarks.registry import load_detector
 from auheat.records import MIRROR, Status
 
 

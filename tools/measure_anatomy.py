@@ -17,10 +17,14 @@ import cv2
 import numpy as np
 
 from auheat.demo import MOTIONS, load_portrait, motion_field
-from auheat.facs import list_codebooks, load_codebook, unplaced_units
-from auheat.heatmaps import fit_frame, plan_heatmaps, render_heatmaps
-from auheat.landmarks import load_detector
-from auheat.records import EXPRESSIONS, Codebook, Cue, Status
+from auheat.expressions import EXPRESSIONS
+from auheat.facs.codebooks import list_codebooks, load_codebook, unplaced_units
+from auheat.facs.records import Codebook, Cue
+from auheat.heatmaps.face_frame import fit_frame
+from auheat.heatmaps.plan import plan_heatmaps
+from auheat.heatmaps.render import render_heatmaps
+from auheat.landmarks.registry import load_detector
+from auheat.records import Status
 
 ROOT = Path(__file__).parent.parent
 INSIDE = 0.1

@@ -13,11 +13,11 @@ import cv2
 import h5py
 import numpy as np
 
-from auheat.pipeline import extract, render
+from auheat.pipeline.extraction import extract
+from auheat.pipeline.rendering import render
 from auheat.records import MIRROR
-from auheat.rules import RULES
-from auheat.shards import FORMATS
-from auheat.shards.layout import Spec
+from auheat.shards.schema import FORMATS, Spec
+from auheat.shards.validation import RULES
 
 ROOT = Path(__file__).parent.parent
 TYPES = {"u1": "uint8", "i4": "int32", "i8": "int64", "f4": "float32", "b1": "bool"}

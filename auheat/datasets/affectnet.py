@@ -13,9 +13,11 @@ from types import MappingProxyType
 import numpy as np
 from tqdm import tqdm
 
-from auheat.datasets.files import find_columns, is_inside_name, read_rows
+from auheat.datasets.label_files import find_columns, read_rows
 from auheat.datasets.layout import Folder, Listing
-from auheat.records import N_POINTS, Array, AuheatError, Box
+from auheat.errors import AuheatError
+from auheat.records import N_POINTS, Array, Box
+from auheat.utils.paths import is_inside_name
 
 AFFECTNET_LABELS = MappingProxyType(
     {
@@ -31,12 +33,17 @@ AFFECTNET_LABELS = MappingProxyType(
 )
 """AffectNet id -> expression (Mollahosseini et al. 2017)."""
 
+
 NO_LABELS = MappingProxyType({"8": "None", "9": "Uncertain", "10": "No-Face"})
 """AffectNet ids that stand for no expression: their rows are dropped and counted."""
 
+
 PHOTOS = "Manually_Annotated_Images"
+
 LISTS = MappingProxyType({"training.csv": "train", "validation.csv": "val"})
+
 REDUCED = MappingProxyType({"train_set": "train", "val_set": "val"})
+
 
 _COLUMNS = (
     "subDirectory_filePath",
@@ -49,9 +56,13 @@ _COLUMNS = (
     "valence",
     "arousal",
 )
+
 _BOX = _COLUMNS[1:5]
+
 _NEEDED = (_COLUMNS[0], _COLUMNS[6])
+
 _EMPTY = frozenset({"", "null", "nan", "none"})
+
 _PLACES = ("", "Manually_Annotated", "Manually_Annotated_compressed")
 
 

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
-from auheat.datasets.files import (
-    find_names,
-    is_inside_name,
-    list_folders,
-    read_header,
-    read_table,
-)
+from auheat.datasets.label_files import read_header, read_table
 from auheat.datasets.layout import Folder, to_name, to_split
-from auheat.records import EXPRESSIONS, SPLITS, SYNONYMS, AuheatError
+from auheat.errors import AuheatError
+from auheat.expressions import EXPRESSIONS, SPLITS, SYNONYMS
+from auheat.utils.paths import find_names, is_inside_name, list_folders
 
 CLASSES = "classes.csv"
 """A file beside numbered folders that says what each number means."""
+
 
 _NEEDED, _KNOWN = ("path", "label"), ("split", "person")
 

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from auheat.datasets.files import Fence, Walk, some, walk_photos
-from auheat.records import SPLITS, SYNONYMS, Array, AuheatError, Box, Sample
+from auheat.errors import AuheatError
+from auheat.expressions import SPLITS, SYNONYMS
+from auheat.records import Array, Box, Sample
+from auheat.utils.paths import Fence, Walk, some, walk_photos
 
 WORDS = {"": "photos", "train": "train photos", "val": "val photos", "test": "test photos"}
 """Split -> what a note calls its photos."""

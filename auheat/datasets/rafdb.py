@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
-from auheat.datasets.files import is_plain_name, list_folders, read_lines, read_table
+from auheat.datasets.label_files import read_lines, read_table
 from auheat.datasets.layout import Folder
-from auheat.records import SPLITS, AuheatError
+from auheat.errors import AuheatError
+from auheat.expressions import SPLITS
+from auheat.utils.paths import is_plain_name, list_folders
 
 RAFDB_LABELS = MappingProxyType(
     {
@@ -23,6 +25,7 @@ RAFDB_LABELS = MappingProxyType(
     }
 )
 """RAF-DB basic: label file id -> expression (Li & Deng 2017, the set's own readme)."""
+
 
 COMPOUND_LABELS = MappingProxyType(
     {
@@ -41,6 +44,7 @@ COMPOUND_LABELS = MappingProxyType(
 )
 """RAF-DB compound: label file id -> expression (Li & Deng 2017, the set's own readme)."""
 
+
 CLASS_COUNTS = MappingProxyType(
     {
         "train": dict(zip("1234567", (1290, 281, 717, 4772, 1982, 705, 2524), strict=True)),
@@ -49,7 +53,9 @@ CLASS_COUNTS = MappingProxyType(
 )
 """Photos of each class in a complete RAF-DB basic, which tell an order of classes from another."""
 
+
 LABEL_FILE = PurePosixPath("EmoLabel/list_patition_label.txt")  # the misspelling is the set's own
+
 IMAGES = ("aligned", "original")
 
 

@@ -8,31 +8,6 @@ Conventions: pixel (u, v) of a (h, w) map lies at image x = (u + 0.5) * W / w - 
 likewise y, so that a map of any size covers the whole image of size (H, W).
 """
 
-from auheat.heatmaps.exact import MIN_SIGMA, render_heatmaps, smallest_sigma
-from auheat.heatmaps.faces import SCALE_FLOOR, fit_frame
-from auheat.heatmaps.fast import render_bytes
-from auheat.heatmaps.plan import (
-    JAW,
-    LANDMARK_SIGMA,
-    MODES,
-    Blobs,
-    Plan,
-    plan_heatmaps,
-    plan_units,
-)
+import lazy_loader
 
-__all__ = [
-    "JAW",
-    "LANDMARK_SIGMA",
-    "MIN_SIGMA",
-    "MODES",
-    "SCALE_FLOOR",
-    "Blobs",
-    "Plan",
-    "fit_frame",
-    "plan_heatmaps",
-    "plan_units",
-    "render_bytes",
-    "render_heatmaps",
-    "smallest_sigma",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

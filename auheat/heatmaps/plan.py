@@ -9,15 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from auheat.heatmaps.arrays import move, namespace
-from auheat.heatmaps.faces import Faces
-from auheat.records import N_POINTS, Array, AuheatError, Blob, Codebook, Cue, Frame
+from auheat.errors import AuheatError
+from auheat.facs.records import Blob, Codebook, Cue, Frame
+from auheat.heatmaps.backend import move, namespace
+from auheat.heatmaps.face_frame import Faces
+from auheat.records import N_POINTS, Array
 
 MODES = ("expression", "generic", "landmarks")
 """What a map shows: the label's AUs, all AUs of the codebook, or the landmarks themselves."""
 
+
 LANDMARK_SIGMA = 0.08
 """Sigma of the landmark cue in outer-eye distances: 8 px on the usual 224 px aligned face."""
+
 
 JAW = 17
 """The first landmark that is not on the jaw line."""

@@ -19,27 +19,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from auheat.landmarks.mesh import MeshDetector
-from auheat.landmarks.runtime import pick_device
-from auheat.landmarks.sampling import Pixels, pack
-from auheat.records import MIRROR, Array, AuheatError, Landmarks
+from auheat.errors import AuheatError
+from auheat.landmarks.mesh.crops import Pixels, pack
+from auheat.landmarks.mesh.detector import MeshDetector
+from auheat.records import MIRROR, Array, Landmarks
+from auheat.utils.devices import pick_device
 
 VERSION = "fan 1"
 """Raised whenever the code changes the points, so that the digest changes too."""
 
+
 WEIGHTS = "2DFAN4-11f355bf06.pth.tar"
 """The name under which face-alignment keeps the weights in torch's hub cache."""
+
 
 VARIABLE = "AUHEAT_FAN"
 """The environment variable that may name the weights file."""
 
+
 CROP = 256
 """The network's input is CROP x CROP pixels."""
+
 
 CHUNK, CPU_CHUNK = 32, 4
 """Faces that go through the network at once; more are taken in turns, to bound the memory.
@@ -47,9 +51,12 @@ CHUNK, CPU_CHUNK = 32, 4
 On a CPU eight at once took longer per face than one.
 """
 
+
 RAISE = 0.12
+
 SPAN = 200 / 195
 """A crop's middle lies RAISE box heights above the box's, its side is SPAN x (width + height)."""
+
 
 _ONE = 2048
 """OpenCV's bilinear weights are multiples of 1 / _ONE."""

@@ -18,16 +18,19 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from auheat.landmarks.detection import MANY_SIDE, MAX_FACES, Faces, choose_face
-from auheat.landmarks.mapping import load_map
-from auheat.landmarks.sampling import check_images
-from auheat.records import N_POINTS, Array, AuheatError, Landmarks, Status
+from auheat.errors import AuheatError
+from auheat.landmarks.mesh.blazeface import MANY_SIDE, MAX_FACES, Faces, choose_face
+from auheat.landmarks.mesh.crops import check_images
+from auheat.landmarks.mesh.landmark_map import load_map
+from auheat.records import N_POINTS, Array, Landmarks, Status
 
 VERSION = "mediapipe 1"
 """Raised whenever the code changes the points, so that the digest changes too."""
 
+
 VARIABLE = "AUHEAT_TASK"
 """The environment variable that may name the task file."""
+
 
 N_VERTICES = 478
 

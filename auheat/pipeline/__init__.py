@@ -5,8 +5,6 @@ shards (photo bytes, landmarks, heatmap). Both are resumable per shard: batches 
 shard and depend only on its list of rows, so a resumed store equals an undisturbed one.
 """
 
-from auheat.pipeline.extraction import extract
-from auheat.pipeline.rendering import render
-from auheat.pipeline.summary import Summary
+import lazy_loader
 
-__all__ = ["Summary", "extract", "render"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

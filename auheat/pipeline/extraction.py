@@ -12,20 +12,26 @@ from typing import Any
 
 from tqdm import tqdm
 
-from auheat.datasets import Listing, find_leaks, load_own_points, read_dataset
-from auheat.landmarks import DETECTORS, Detector, load_detector
-from auheat.landmarks.arrays import import_points
-from auheat.landmarks.imports import ImportedPoints
-from auheat.pipeline.locating import Finding, Reading
-from auheat.pipeline.photos import Job, Photos, take_spread
-from auheat.pipeline.scaling import check_backend, make_shards
-from auheat.pipeline.summary import Summary, check_positive, summarize
-from auheat.records import AuheatError
-from auheat.shards import FORMAT_VERSION, LANDMARKS, ShardEntry, ShardFolder, write_shard
-from auheat.store import check_free, lock_store, write_source
+from auheat.datasets.audit import find_leaks
+from auheat.datasets.layout import Listing
+from auheat.datasets.registry import load_own_points, read_dataset
+from auheat.errors import AuheatError
+from auheat.landmarks.base import Detector
+from auheat.landmarks.imported.matching import ImportedPoints, import_points
+from auheat.landmarks.registry import DETECTORS, load_detector
+from auheat.pipeline.extraction_jobs import Job, Photos, take_spread
+from auheat.pipeline.landmark_sources import Finding, Reading
+from auheat.pipeline.workers import check_backend, make_shards
+from auheat.shards.manifest import ShardEntry
+from auheat.shards.schema import FORMAT_VERSION, LANDMARKS
+from auheat.shards.writer import ShardFolder, write_shard
+from auheat.store.store import write_source
+from auheat.store.summary import Summary, check_positive, summarize
+from auheat.utils.locking import check_free, lock_store
 
 PHOTOS = "photos"
 """Folder of a store for photos that were numbers in a table."""
+
 
 OWN_POINTS = "dataset"
 """What `detector` is called where a data set carries points itself."""

@@ -13,15 +13,20 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from auheat.heatmaps.faces import fit_frame
-from auheat.images import decode, encode_like
-from auheat.records import Array, AuheatError, Frame
+from auheat.errors import AuheatError
+from auheat.facs.records import Frame
+from auheat.heatmaps.face_frame import fit_frame
+from auheat.images.decoding import decode, encode_like
+from auheat.records import Array
 
 CROPS = ("none", "auto")
+
 MARGIN = 1.4
 """A crop's side, or an aligned photo's, in sides of the box around the 68 points."""
 
+
 _SMALL_FACE = 0.5  # of the photo's shorter side: what is larger needs no crop
+
 _SPREAD = {"turn": 4.0, "scale": 0.1, "place": 0.05}
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,30 +12,29 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from auheat.facs import load_codebook
+from auheat.errors import AuheatError
+from auheat.expressions import EXPRESSIONS
+from auheat.facs.codebooks import load_codebook
 from auheat.pipeline.framing import Framing, check_framing, is_aligned
-from auheat.pipeline.making import Drawing, Making
-from auheat.pipeline.scaling import check_backend, make_shards
-from auheat.pipeline.summary import Summary, check_positive, summarize
-from auheat.records import EXPRESSIONS, Array, AuheatError, Status
-from auheat.shards import (
-    FORMAT_VERSION,
-    LANDMARKS,
-    SHARDS,
-    ShardEntry,
-    ShardFolder,
-    read_attributes,
-    read_columns,
-    read_manifest,
-    write_shard,
-)
-from auheat.store import check_name, list_finished, lock_store, read_source
+from auheat.pipeline.training_shards import Drawing, Making
+from auheat.pipeline.workers import check_backend, make_shards
+from auheat.records import Array, Status
+from auheat.shards.manifest import ShardEntry, read_manifest
+from auheat.shards.reader import read_attributes, read_columns
+from auheat.shards.schema import FORMAT_VERSION, LANDMARKS, SHARDS
+from auheat.shards.writer import ShardFolder, write_shard
+from auheat.store.shard_set import digest_settings
+from auheat.store.store import check_name, list_finished, read_source
+from auheat.store.summary import Summary, check_positive, summarize
+from auheat.utils.locking import lock_store
 
 MAX_SIZE = 1024
 """Side of the largest heatmap: a shard's maps are held in memory."""
 
+
 GEOMETRIES = ("face", "reference")
 """Gaussians in the face's own frame, or the paper authors' own maps, mistakes included."""
+
 
 REFERENCE_CODEBOOK = "belharbi2024"
 """The codebook that says what the authors' maps show."""
@@ -199,12 +196,6 @@ def _make(
     number, entry = task
     columns = making.columns(landmarks / entry.file)
     return write_shard(*target, number, columns, about, entry.sha256)
-
-
-def digest_settings(made_with: Mapping[str, Any]) -> str:
-    """Return the sha256 of how landmarks were found; which ones, each shard's `source` says."""
-    settings = {key: value for key, value in made_with.items() if key != "source"}
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def _choose_codebook(codebook: str | None, geometry: str) -> str:

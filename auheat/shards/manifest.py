@@ -16,9 +16,9 @@ from pathlib import Path
 from textwrap import indent
 from typing import Any
 
-from auheat.records import AuheatError
-from auheat.shards.files import encode_json, write_whole
-from auheat.shards.layout import BACKUP, FORMAT_VERSION, MANIFEST, MAX_ROWS
+from auheat.errors import AuheatError
+from auheat.shards.schema import BACKUP, FORMAT_VERSION, MANIFEST, MAX_ROWS
+from auheat.utils.files import encode_json, write_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,9 @@ class Manifest:
 
 
 _FIELDS = ("file", "rows", "bytes", "sha256", "source", "places")
+
 _KINDS = (str, int, int, str, str, dict)
+
 _PLACE = re.compile(r"[0-9a-f]{8}( \d{1,20}\+\d{1,20})*")
 
 

@@ -1,0 +1,60 @@
+from .data.dataset import ShardDataset as ShardDataset
+from .data.stream import ShardStream as ShardStream
+from .data.stream import StreamLoader as StreamLoader
+from .datasets.registry import read_samples as read_samples
+from .errors import AuheatError as AuheatError
+from .evaluation.bootstrap import interval as interval
+from .evaluation.bootstrap import paired_interval as paired_interval
+from .evaluation.evaluator import evaluate as evaluate
+from .explanation.explainer import explain as explain
+from .expressions import EXPRESSIONS as EXPRESSIONS
+from .facs.codebooks import list_codebooks as list_codebooks
+from .facs.codebooks import load_codebook as load_codebook
+from .facs.records import Codebook as Codebook
+from .heatmaps.plan import plan_heatmaps as plan_heatmaps
+from .heatmaps.render import render_heatmaps as render_heatmaps
+from .landmarks.registry import load_detector as load_detector
+from .losses import au_alignment_loss as au_alignment_loss
+from .losses import contrastive_alignment_loss as contrastive_alignment_loss
+from .models.registry import METHODS as METHODS
+from .pipeline.extraction import extract as extract
+from .pipeline.rendering import render as render
+from .records import Landmarks as Landmarks
+from .records import Sample as Sample
+from .records import Status as Status
+from .shards.reader import content_digest as content_digest
+from .shards.reader import read_columns as read_columns
+from .training.config import make_config as make_config
+from .training.runner import train as train
+
+__version__: str
+__all__ = [
+    "EXPRESSIONS",
+    "METHODS",
+    "AuheatError",
+    "Codebook",
+    "Landmarks",
+    "Sample",
+    "ShardDataset",
+    "ShardStream",
+    "Status",
+    "StreamLoader",
+    "au_alignment_loss",
+    "content_digest",
+    "contrastive_alignment_loss",
+    "evaluate",
+    "explain",
+    "extract",
+    "interval",
+    "list_codebooks",
+    "load_codebook",
+    "load_detector",
+    "make_config",
+    "paired_interval",
+    "plan_heatmaps",
+    "read_columns",
+    "read_samples",
+    "render",
+    "render_heatmaps",
+    "train",
+]

@@ -1,0 +1,261 @@
+"""Training shards as a torch dataset: photo, heatmap, label and landmarks of each row."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import joblib
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from auheat.data.row_selection import (
+    FIELDS,
+    Selection,
+    check_alike,
+    list_files,
+    order_classes,
+    read_table,
+    select_rows,
+)
+from auheat.errors import AuheatError
+from auheat.images.headers import UnreadableImageError, read_header
+from auheat.records import Array
+from auheat.shards.row_reader import RowReader
+from auheat.utils.devices import count_cores
+
+CACHE_BYTES = 2**30
+"""Sets whose resized photos take no more than this (1 GiB) are kept in memory."""
+
+
+WORKER_START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+"""How worker processes start: without a copy of this one's threads and locks."""
+
+
+Item = dict[str, Any]
+
+
+class ShardDataset(Dataset[Item]):
+    """Rows of training shards that can be learnt from, decoded when asked for.
+
+    An item has `image` (3, S, S) u8 RGB, `heatmap` (h, w) u8 (255 is 1), `label` and `index`
+    int, `valid` bool, and `landmarks` (68, 2) f32 px of the S x S image, NaN where unknown.
+    `labels` (N,), `ids` and `persons` describe all rows; `left_out` counts the rows that are
+    unreadable, unlabelled, or of a class not among `classes`. It may be pickled, forked and used
+    by threads: no process or thread shares an open file with another.
+    """
+
+    def __init__(
+        self,
+        files: Path | str | Sequence[Path],
+        split: str | None = None,
+        image_size: int = 224,
+        classes: Sequence[str] | None = None,
+    ) -> None:
+        """Read the labels of a shard folder or of some shards; pixels wait.
+
+        `split` takes those rows alone; rows without a split count as "train". `classes` takes
+        and orders some of the shards' classes. Raises `AuheatError`.
+        """
+        self.files = list_files(files)
+        self.image_size = image_size
+        first = read_table(self.files[0])
+        self.shard_classes = first.names
+        self.class_names = order_classes(self.shard_classes, classes)
+        self.left_out: Counter[str] = Counter()
+        self.ids: list[str] = []
+        self.persons: list[str] = []
+        chosen: list[Selection] = []
+        person: dict[bytes, str] = {}  # each name once in memory, however many photos it has
+        for file in self.files:
+            table = read_table(file)
+            check_alike(table, first)
+            chosen.append(select_rows(table, split, self.class_names))
+            rows = chosen[-1].rows
+            self.left_out += chosen[-1].left_out
+            self.ids += [key.decode() for key in table.ids[rows].tolist()]
+            raw = table.persons[rows].tolist()
+            self.persons += [person.setdefault(key, key.decode()) for key in raw]
+        self.labels: Array = np.concatenate([part.labels for part in chosen])
+        self._row: Array = np.concatenate([part.rows for part in chosen])
+        self._shard: Array = np.repeat(
+            np.arange(len(chosen), dtype=np.int32), [len(part.rows) for part in chosen]
+        )
+        self._reader = RowReader(self.files)
+        self._cache: dict[str, Tensor] | None = None
+
+    def __len__(self) -> int:
+        return len(self._row)
+
+    def __getitem__(self, index: int) -> Item:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Item]:
+        """Return the items of a batch, which torch's DataLoader asks for at once."""
+        labels = self.labels[list(indices)].tolist()
+        if self._cache is not None:
+            items: list[Item] = [{k: v[i] for k, v in self._cache.items()} for i in indices]
+        else:
+            items = self._read(indices)
+        for item, label, index in zip(items, labels, indices, strict=True):
+            item |= {"label": label, "index": index}
+        return items
+
+    def take(self, rows: Sequence[int]) -> Item:
+        """Return rows of a cached dataset as one batch, as a loader would put them together."""
+        assert self._cache is not None
+        index = torch.as_tensor(rows, dtype=torch.int64)
+        batch: Item = {key: values[index] for key, values in self._cache.items()}
+        return batch | {"label": torch.from_numpy(self.labels[rows]), "index": index}
+
+    def cache(self, limit: int = CACHE_BYTES) -> bool:
+        """Decode everything into memory once, if the photos take at most `limit` bytes there."""
+        if not len(self) or len(self) * 3 * self.image_size**2 > limit:
+            return False
+        if self._cache is None:
+            pool = joblib.Parallel(n_jobs=count_cores(), backend="threading")
+            parts = pool(joblib.delayed(self._read)([i]) for i in range(len(self)))
+            items = [item for part in parts for item in part]
+            self._cache = {key: torch.stack([i[key] for i in items]) for key in items[0]}
+        return True
+
+    @property
+    def cached(self) -> bool:
+        """Whether all rows are in memory."""
+        return self._cache is not None
+
+    def read_heatmap(self, index: int) -> tuple[Array, bool]:
+        """Return a row's heatmap (h, w) u8 and whether it is valid, without its photo."""
+        heatmap, valid = self._reader.read(*self._place(index), ("heatmap", "valid"))
+        return heatmap, bool(valid)
+
+    def _place(self, index: int) -> tuple[int, int]:
+        return int(self._shard[index]), int(self._row[index])
+
+    def _read(self, indices: Sequence[int]) -> list[Item]:
+        rows = [(*self._place(index), self._read_raw(index)) for index in indices]
+        return make_items(rows, self.image_size, self._reader)
+
+    def _read_raw(self, index: int) -> list[Any]:
+        return self._reader.read(*self._place(index), FIELDS)
+
+
+def make_items(
+    rows: Sequence[tuple[int, int, Sequence[Any]]], side: int, reader: RowReader
+) -> list[Item]:
+    """Make tensors of rows (shard, row, `FIELDS`), photo and landmarks at side x side pixels.
+
+    The tensors of all rows lie in one piece of memory. Raises `AuheatError`, which names the row,
+    where a photo is damaged.
+    """
+    images = torch.empty((len(rows), 3, side, side), dtype=torch.uint8)
+    scale = np.empty((len(rows), 1, 2))
+    for planes, factor, (shard, row, (data, *_)) in zip(images.numpy(), scale, rows, strict=True):
+        try:
+            image = _decode(data)
+        except UnreadableImageError as error:
+            (key,) = reader.read(shard, row, ("id",))
+            raise AuheatError(
+                f"{reader.files[shard]}: photo {key} (row {row}): {error} (`auheat verify`)"
+            ) from error
+        factor[0] = side / image.shape[1], side / image.shape[0]
+        # BGR into planes of RGB: a transposing copy takes ten times as long
+        cv2.split(fit_square(image, side), list(planes[::-1]))
+    _, heatmaps, valid, landmarks = zip(*(fields for _, _, fields in rows), strict=True)
+    points = ((np.stack(landmarks) + 0.5) * scale - 0.5).astype(np.float32)
+    columns = {
+        "image": images,
+        "heatmap": torch.from_numpy(np.stack(heatmaps)),
+        "valid": torch.from_numpy(np.array(valid, bool)),
+        "landmarks": torch.from_numpy(points),
+    }
+    return [
+        dict(zip(columns, values, strict=True))
+        for values in zip(*(c.unbind() for c in columns.values()), strict=True)
+    ]
+
+
+def _decode(data: bytes) -> Array:
+    """Return the BGR pixels (H, W, 3) of a stored photo; raises `UnreadableImageError`.
+
+    It was checked when it was stored. What is looked at again is what not every OpenCV tells: a
+    JPEG without its end may get gray pixels, a PNG's checksums may be passed over.
+    """
+    if data[:2] != b"\xff\xd8" or data.rfind(b"\xff\xd9") < 0:
+        read_header(data)
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        raise UnreadableImageError("cannot be decoded") from error
+    if image is None:
+        raise UnreadableImageError("not a photo that can be decoded")
+    return image
+
+
+def use_one_thread(worker: int) -> None:  # noqa: ARG001 (torch passes it)
+    """Let OpenCV use one thread in a worker process, as torch does: workers share the cores."""
+    cv2.setNumThreads(1)
+
+
+def fit_square(image: Array, side: int) -> Array:
+    """Resize a whole photo (H, W, 3) to (side, side, 3), by area where it shrinks."""
+    shrinks = side < min(image.shape[:2])
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    resized: Array = cv2.resize(image, (side, side), interpolation=method)
+    return resized
+
+
+def split_validation(
+    labels: Array, persons: Sequence[str], fraction: float = 0.1, seed: int = 0
+) -> Array:
+    """Choose rows for validation: a (N,) bool mask, about `fraction` of every class.
+
+    A known person's rows stay together on one side; rows of unknown persons ("") stand alone.
+    Every class with two or more rows (or persons) is on both sides where that is possible. The
+    same seed gives the same choice.
+    """
+    classes = int(labels.max(initial=-1)) + 1
+    count = np.bincount(labels, minlength=classes)
+    want = np.where(count > 1, np.maximum(np.rint(fraction * count), 1), 0)
+    groups: dict[Any, list[int]] = {}
+    for row, person in enumerate(persons):
+        groups.setdefault(person or row, []).append(row)
+    members = [np.array(rows) for rows in groups.values()]
+    taken, chosen = np.zeros(classes, np.int64), np.zeros(len(labels), bool)
+    for i in np.random.default_rng(seed).permutation(len(members)):
+        more = np.bincount(labels[members[i]], minlength=classes)
+        nearer = np.abs(want - taken).sum() - np.abs(want - taken - more).sum()
+        empties = (count - taken - more <= 0) & (more > 0)
+        if nearer > 0 and not empties.any():
+            taken += more
+            chosen[members[i]] = True
+    return chosen
+
+
+def make_loader(
+    dataset: Dataset[Item],
+    batch_size: int,
+    workers: int = 0,
+    generator: torch.Generator | None = None,
+) -> DataLoader[Item]:
+    """Return batches of items; with a generator they are shuffled and a short last one is dropped.
+
+    Seeding the generator before an epoch decides its order.
+    """
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        shuffle=generator is not None,
+        generator=generator,
+        drop_last=generator is not None and len(dataset) >= batch_size,  # type: ignore[arg-type]
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        multiprocessing_context=WORKER_START if workers else None,
+        worker_init_fn=use_one_thread,
+    )

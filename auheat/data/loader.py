@@ -1,0 +1,132 @@
+"""The batches of an epoch: in which order, whose rows, and early on their device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from auheat.data.dataset import Item, ShardDataset
+from auheat.records import Array
+from auheat.utils.distributed import World
+
+_FIELDS = ("image", "heatmap", "landmarks", "label", "valid")
+
+
+def balance_weights(labels: Array) -> Tensor:
+    """Return how likely each row is drawn, (N,) f64 that sum to 1: every class as likely."""
+    count = np.bincount(labels)[labels]
+    return torch.from_numpy(1 / (count * len(np.unique(labels))))
+
+
+class Order(Sampler[list[int]]):
+    """This process's rows of each batch of an epoch.
+
+    The batches themselves are the same for every number of processes: process r has the
+    positions p with p mod size = r. `seed` decides the order; with None the rows come as they are,
+    to the last. Else a short last batch is dropped, unless it is the only one. With `weights` (N,)
+    rows are drawn by them, with replacement.
+    """
+
+    def __init__(
+        self,
+        rows: Array,
+        batch_size: int,
+        world: World,
+        seed: int | None = None,
+        weights: Tensor | None = None,
+    ) -> None:
+        self.rows, self.batch_size, self.world = rows, batch_size, world
+        self.seed, self.weights = seed, weights
+        whole, rest = divmod(len(rows), batch_size)
+        self._count = whole + (rest > 0 and (seed is None or whole == 0))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = self.rows[self._draw()]
+        for step in range(len(self)):
+            batch = order[step * self.batch_size : (step + 1) * self.batch_size]
+            own = batch[self.world.rank :: self.world.size].tolist()
+            if own:  # a short last batch may have nothing for some
+                yield own
+
+    def size(self, step: int) -> int:
+        """Return how many rows all processes together have of a step's batch."""
+        return min(self.batch_size, len(self.rows) - step * self.batch_size)
+
+    def _draw(self) -> Array:
+        n = len(self.rows)
+        if self.seed is None:
+            return np.arange(n)
+        generator = torch.Generator().manual_seed(self.seed)
+        torch.empty((), dtype=torch.int64).random_(generator=generator)  # as a DataLoader draws
+        if self.weights is not None:
+            return torch.multinomial(self.weights, n, True, generator=generator).numpy()
+        return torch.randperm(n, generator=generator).numpy()
+
+
+class Feed:
+    """Batches of a dataset in an order, on a device: image, heatmap, landmarks, label
+    and valid.
+
+    Rows in memory are taken in one go, others decoded by worker processes. For CUDA, while one
+    batch is learnt from the next is copied, from pinned memory and in a stream of its own.
+    """
+
+    def __init__(
+        self, dataset: ShardDataset, order: Order, device: torch.device, workers: int
+    ) -> None:
+        self.dataset, self.order, self.device = dataset, order, device
+        self._loader: DataLoader[Item] | None = None
+        if not dataset.cached:
+            self._loader = DataLoader(
+                dataset,
+                batch_sampler=order,
+                num_workers=workers,
+                persistent_workers=workers > 0,
+                multiprocessing_context="forkserver" if workers else None,
+                pin_memory=device.type == "cuda",
+                generator=torch.Generator(),  # so that it draws nothing from the shared one
+            )
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[Item]:
+        source = map(self.dataset.take, self.order) if self._loader is None else self._loader
+        if self.device.type == "cuda":
+            yield from _copy_ahead(source, self.device)
+        else:
+            yield from ({k: batch[k].to(self.device) for k in _FIELDS} for batch in source)
+
+
+def _copy_ahead(source: Iterable[Item], device: torch.device) -> Iterator[Item]:
+    """Yield batches on a CUDA device; the next one's copy has begun before a batch is yielded."""
+    aside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    waiting: tuple[Item, torch.cuda.Event] | None = None
+    for batch in source:
+        with torch.cuda.stream(aside):
+            pinned = {
+                k: batch[k] if batch[k].is_pinned() else batch[k].pin_memory() for k in _FIELDS
+            }
+            moved = {k: v.to(device, non_blocking=True) for k, v in pinned.items()}
+            there = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            there.record(aside)
+        if waiting is not None:
+            yield _receive(*waiting)
+        waiting = moved, there
+    if waiting is not None:
+        yield _receive(*waiting)
+
+
+def _receive(batch: Item, there: torch.cuda.Event) -> Item:
+    now = torch.cuda.current_stream()
+    now.wait_event(there)
+    for value in batch.values():
+        value.record_stream(now)  # its memory is not given away before it was used
+    return batch

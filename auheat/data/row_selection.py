@@ -1,0 +1,146 @@
+"""Which rows of a training shard can be learnt from, and as what: read once, without pixels."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from auheat.errors import AuheatError
+from auheat.records import Array, Status
+from auheat.shards.reader import list_shards, open_shard, plain_attributes
+from auheat.shards.schema import FORMAT_VERSION
+
+FIELDS = ("image", "heatmap", "valid", "landmarks")
+"""The datasets that an item is made of, beside `label`."""
+
+
+_KIND = "auheat-training"
+
+_TOLD = ("id", "split", "status", "label")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Table:
+    """What a shard says of its rows: ids, splits (N,) and persons as UTF-8, status, label (N,).
+
+    `names` are its classes, in the order of `label`, `map_size` is (h, w). `digest` changes with
+    ids, splits, labels, status, and what the shard was made by.
+    """
+
+    file: Path
+    names: tuple[str, ...]
+    map_size: tuple[int, ...]
+    ids: Array
+    persons: Array
+    splits: Array
+    status: Array
+    label: Array
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Selection:
+    """Rows of a shard to learn from, ascending (n,) i32, and their classes (n,) i64."""
+
+    rows: Array
+    labels: Array
+    left_out: Counter[str]
+
+
+def list_files(shards: Path | str | Sequence[Path]) -> list[Path]:
+    """Return the shards of a folder, or those given; raises `AuheatError` where there are none."""
+    files = list_shards(Path(shards)) if isinstance(shards, Path | str) else list(shards)
+    if not files:
+        raise AuheatError("no shards (run `auheat render` first)")
+    return files
+
+
+def read_table(file: Path) -> Table:
+    """Read what decides on a shard's rows.
+
+    Raises `AuheatError` for what is no training shard of this version, has no photos, or whose
+    labels have no name.
+    """
+    with open_shard(file) as shard:
+        about = plain_attributes(shard)
+        if about.get("format") != _KIND or about.get("version") != FORMAT_VERSION:
+            raise AuheatError(
+                f"{file}: format {about.get('format')!r}, version {about.get('version')!r} "
+                f"(expected {_KIND!r}, version {FORMAT_VERSION})"
+            )
+        if "image" not in shard:
+            raise AuheatError(
+                f"{file}: no photos to learn from (rendered with --no-images; render again "
+                "without it)"
+            )
+        try:
+            ids, splits, status, label = (shard[name][:] for name in _TOLD)
+            persons = shard["person"][:]
+            map_size = shard["heatmap"].shape[1:]
+            names = tuple(plain_attributes(shard["label"])["names"])
+        except (OSError, KeyError, ValueError, TypeError) as error:
+            raise AuheatError(f"{file}: cannot be read (run `auheat verify`): {error}") from error
+    values = (ids, splits, persons, status, label)
+    if len({len(v) for v in values}) > 1 or any(v.dtype.kind != "S" for v in values[:3]):
+        raise AuheatError(f"{file}: datasets of other types or lengths (run `auheat verify`)")
+    bad = np.flatnonzero((label < -1) | (label >= len(names)))
+    if len(bad):
+        raise AuheatError(f"{file}: row {bad[0]}: label {label[bad[0]]} (has {len(names)} names)")
+    digest = hashlib.sha256(json.dumps([about, names], sort_keys=True, default=str).encode())
+    for value in (ids, splits, status, label):
+        digest.update(f"|{value.dtype}|{value.shape}|".encode())
+        digest.update(value.tobytes())
+    return Table(file, names, map_size, ids, persons, splits, status, label, digest.digest())
+
+
+def order_classes(names: Sequence[str], asked: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the classes to tell apart: those asked for, else all; raises `AuheatError`."""
+    for name in asked or ():
+        if name not in names:
+            raise AuheatError(
+                f"--classes: {name!r} is not in the shards (there: {', '.join(names)})"
+            )
+    return tuple(names) if asked is None else tuple(asked)
+
+
+def check_alike(table: Table, first: Table) -> None:
+    """Raise `AuheatError` unless two shards have the same classes and size of heatmaps."""
+    if table.names != first.names:
+        raise AuheatError(
+            f"{table.file}: classes {', '.join(table.names)} (others: {', '.join(first.names)})"
+        )
+    if table.map_size != first.map_size:
+        raise AuheatError(
+            f"{table.file}: heatmaps of {table.map_size} (others: {first.map_size}; a set has "
+            "one size)"
+        )
+
+
+def select_rows(table: Table, split: str | None, classes: Sequence[str]) -> Selection:
+    """Choose the rows of a split (None: of all) that have a photo and one of the classes.
+
+    Rows without a split count as "train".
+    """
+    number = {name: i for i, name in enumerate(classes)}
+    # one entry more than there are names: label -1 finds it, too
+    known = np.array([*(number.get(name, -1) for name in table.names), -1], np.int64)
+    new = known[table.label]
+    given = table.splits
+    here = np.ones(len(given), bool) if split is None else given == split.encode()
+    if split == "train":
+        here |= given == b""
+    unreadable = table.status == Status.UNREADABLE
+    reasons = {
+        "unreadable": unreadable,
+        "unlabelled": ~unreadable & (table.label < 0),
+        "other class": ~unreadable & (table.label >= 0) & (new < 0),
+    }
+    rows = np.flatnonzero(here & ~unreadable & (new >= 0)).astype(np.int32)
+    left_out = Counter({why: n for why, m in reasons.items() if (n := int((here & m).sum()))})
+    return Selection(rows, new[rows], left_out)

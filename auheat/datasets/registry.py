@@ -1,0 +1,237 @@
+"""Data set layouts -> samples, with canonical expression names.
+
+An adapter recognises its layout (`detect`) and reads it (`read`). Class ids are never trusted:
+every adapter maps to names. Paths from label files cannot leave the source folder, and links that
+leave it are refused unless asked for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from auheat.datasets import affectnet, ckplus, expw, fer2013, generic, jaffe_kdef, rafdb, sfew
+from auheat.datasets.audit import compare_counts
+from auheat.datasets.layout import Folder, Layout, Listing
+from auheat.datasets.rafdb import IMAGES
+from auheat.errors import AuheatError
+from auheat.records import SUFFIXES, Array, Sample
+from auheat.utils.paths import Fence, list_folders
+
+_FER_COUNTS = ({"train": 28709, "val": 3589, "test": 3589},)
+
+_AFFECTNET_COUNTS = ({"train": 287651, "val": 4000}, {"train": 283901, "val": 3500})
+
+
+DATASETS: dict[str, Layout] = {
+    "rafdb": Layout(
+        "[basic/]EmoLabel/list_patition_label.txt and Image/aligned",
+        rafdb.detect_basic,
+        rafdb.read_basic,
+        images=IMAGES,
+        known=({"train": 12271, "test": 3068},),
+    ),
+    "rafdb-compound": Layout(
+        "[compound/]EmoLabel/list_patition_label.txt with classes up to 11",
+        rafdb.detect_compound,
+        rafdb.read_compound,
+        images=IMAGES,
+        known=({"train": 3162, "test": 792},),
+        known_from=" (as far as we remember)",
+    ),
+    "rafdb-numbered": Layout(
+        "DATASET/{train,test}/1..7 with {train,test}_labels.csv",
+        rafdb.detect_numbered,
+        rafdb.read_numbered,
+        known=({"train": 12271, "test": 3068},),
+    ),
+    "affectnet": Layout(
+        "Manually_Annotated_Images and training.csv, validation.csv",
+        affectnet.detect_full,
+        affectnet.read_full,
+        known=_AFFECTNET_COUNTS,
+        points=affectnet.load_full_points,
+    ),
+    "affectnet-reduced": Layout(
+        "{train_set,val_set}/images and annotations/ID_exp.npy",
+        affectnet.detect_reduced,
+        affectnet.read_reduced,
+        known=_AFFECTNET_COUNTS,
+        points=affectnet.load_reduced_points,
+    ),
+    "ferplus": Layout(
+        "fer2013new.csv with fer2013.csv or FER2013Train/",
+        fer2013.detect_ferplus,
+        fer2013.read_ferplus,
+        known=_FER_COUNTS,
+        known_from=", unlabelled rows included",
+    ),
+    "fer2013": Layout(
+        "fer2013.csv with emotion, pixels, Usage",
+        fer2013.detect_fer2013,
+        fer2013.read_fer2013,
+        known=_FER_COUNTS,
+        files=True,
+    ),
+    "expw": Layout(
+        "label/label.lst and image/origin",
+        expw.detect_expw,
+        expw.read_expw,
+        known=({"faces": 91793},),
+    ),
+    "sfew": Layout("{Train,Val}_Aligned_Faces/EXPRESSION/photo", sfew.detect_sfew, sfew.read_sfew),
+    "ckplus": Layout(
+        "cohn-kanade-images and Emotion",
+        ckplus.detect_ckplus,
+        ckplus.read_ckplus,
+        images=ckplus.CKPLUS_IMAGES,
+        known=({"sequences": 327},),
+    ),
+    "csv": Layout(
+        "a CSV with path,label[,split,person]", generic.detect_csv, generic.read_csv, files=True
+    ),
+    "folders": Layout(
+        "[train|val|test/]EXPRESSION/photo", generic.detect_classes, generic.read_classes
+    ),
+    "jaffe": Layout(
+        "photos called KA.AN1.39.tiff",
+        jaffe_kdef.detect_jaffe,
+        jaffe_kdef.read_jaffe,
+        known=({"": 213},),
+    ),
+    "kdef": Layout(
+        "photos called AF01ANS.JPG",
+        jaffe_kdef.detect_kdef,
+        jaffe_kdef.read_kdef,
+        images=jaffe_kdef.KDEF_IMAGES,
+        known=({"": 980}, {"": 4900}),
+    ),
+    "photos": Layout(
+        "photos without labels, [train|val|test/]", generic.detect_photos, generic.read_photos
+    ),
+}
+"""Layout name -> adapter, in the order in which "auto" tries them."""
+
+
+def read_samples(
+    source: Path,
+    dataset: str = "auto",
+    images: str = "auto",
+    follow_links: bool = False,
+    unpack: Path | None = None,
+) -> list[Sample]:
+    """List the photos of a data set, sorted by id, with unique ids and canonical labels.
+
+    Paths in the samples are relative to `source` (to `read_dataset(...).source` for FER2013, whose
+    photos are written to a folder in `unpack`). Arguments and errors are `read_dataset`'s.
+    """
+    return read_dataset(source, dataset, images, follow_links, unpack).samples
+
+
+def read_dataset(
+    source: Path,
+    dataset: str = "auto",
+    images: str = "auto",
+    follow_links: bool = False,
+    unpack: Path | None = None,
+) -> Listing:
+    """List the photos of a data set, and tell how labels were understood and what looks wrong.
+
+    `source` is a folder (or a CSV of "csv" or "fer2013"); `dataset` a name from `DATASETS` or
+    "auto"; `images` chooses among a set's photos: RAF-DB aligned or original, CK+ last3 and
+    others, KDEF frontal or all. Links inside the source that leave it are an error unless
+    `follow_links`. Raises `AuheatError` for a source that is absent or empty, an unknown name, or
+    labels that cannot be trusted.
+    """
+    choices = dict.fromkeys(choice for layout in DATASETS.values() for choice in layout.images)
+    if images != "auto" and images not in choices:
+        raise AuheatError(f"--images: {images!r} is unknown (known: {', '.join(choices)})")
+    name, saw = _detect(source) if dataset == "auto" else (dataset, "as asked")
+    if name not in DATASETS:
+        raise AuheatError(f"--dataset: {name!r} is unknown (known: auto, {', '.join(DATASETS)})")
+    layout = DATASETS[name]
+    _check_source(source, layout.files)
+    if images != "auto" and images not in layout.images:
+        has = ", ".join(layout.images) or "nothing to choose"
+        raise AuheatError(f"--images: {images!r} is not of {name} (it has: {has})")
+    chosen = layout.images[0] if images == "auto" and layout.images else images
+    folder = Folder(source, chosen, follow_links, unpack)
+    layout.read(folder)
+    folder.samples.sort(key=lambda sample: sample.id)
+    if not folder.samples:
+        raise AuheatError(f"{source}: no photos found ({', '.join(sorted(SUFFIXES))} are read)")
+    fence = Fence(folder.base, follow_links)
+    sizes = np.array([fence.measure(s.path.as_posix()) for s in folder.samples], np.int64)
+    return Listing(
+        layout=name,
+        saw=saw,
+        root=source,
+        source=folder.base,
+        images=chosen,
+        samples=folder.samples,
+        labels=dict(folder.labels),
+        dropped=dict(folder.dropped),
+        notes=[*_audit(name, layout, folder), *folder.notes],
+        sizes=sizes,
+    )
+
+
+def _audit(name: str, layout: Layout, folder: Folder) -> list[str]:
+    """Return notes on rows that were dropped, and on numbers that a complete copy has not."""
+    splits = Counter(sample.split for sample in folder.samples)
+    counts = folder.counts or {s: splits[s] for s in ("train", "val", "test", "") if splits[s]}
+    dropped = [f"{n} {reason} were dropped" for reason, n in sorted(folder.dropped.items())]
+    return [*compare_counts(name, counts, layout.known, layout.known_from), *dropped]
+
+
+def _check_source(source: Path, files: bool) -> None:
+    if source.is_file():
+        if not files:
+            raise AuheatError(f"{source}: a file (expected a folder of photos)")
+    elif not source.is_dir():
+        raise AuheatError(f"{source}: no such folder (expected a folder of photos)")
+
+
+def detect_dataset(source: Path) -> str:
+    """Return the name of the layout a folder (or a CSV file) has.
+
+    Raises `AuheatError` where it has none, which tells what was seen and what is known.
+    """
+    return _detect(source)[0]
+
+
+def _detect(source: Path) -> tuple[str, str]:
+    """Return the name of a layout, and what it was recognised by."""
+    _check_source(source, files=True)
+    for name, layout in DATASETS.items():
+        if (layout.files or not source.is_file()) and (saw := layout.detect(source)):
+            return name, saw
+    known = "; ".join(f"{name}: {layout.about}" for name, layout in DATASETS.items())
+    raise AuheatError(f"{source}: no known layout: it has {_look(source)} (known: {known})")
+
+
+def _look(source: Path) -> str:
+    """Return what lies in a folder, in a few words."""
+    if source.is_file():
+        return "columns of another name"
+    folders = [d.name + "/" for d in list_folders(source)]
+    files = Counter(Path(name).suffix or name for _, _, names in os.walk(source) for name in names)
+    told = [*folders[:5], *(f"{n} {ending}" for ending, n in files.most_common(5))]
+    return ", ".join(told) or "nothing in it"
+
+
+def load_own_points(listing: Listing) -> Array:
+    """Return the 68 points that a set carries for its own photos: (N, 68, 2) f32 px, iBUG order.
+
+    NaN where it has none for a photo. Raises `AuheatError` for a set without points.
+    """
+    load = DATASETS[listing.layout].points
+    if load is None:
+        have = ", ".join(name for name, layout in DATASETS.items() if layout.points)
+        raise AuheatError(
+            f"--detector: dataset: {listing.layout} carries no points of its own (these do: {have})"
+        )
+    return load(listing)

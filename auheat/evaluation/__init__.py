@@ -1,0 +1,5 @@
+"""Scores of attention and class maps against action-unit heatmaps (needs torch)."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,156 @@
+"""Bootstrap intervals: how much a mean score would vary with other photos of the same kind.
+
+Percentile intervals (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13).
+Photos of one person resemble each other, so whole persons are drawn where they are known; else
+photos are drawn within each class, so that every class keeps its number. A draw is a row of
+counts, and the means of all draws are one matrix product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from auheat.errors import AuheatError
+from auheat.records import Array
+
+LEVEL = 0.95
+
+DRAWS = 1000
+
+
+_CHUNK = 2**22  # counts drawn at once
+
+
+class Interval(NamedTuple):
+    """A mean and the ends of its interval: numbers for values (N,), arrays (C,) for (N, C)."""
+
+    value: Any
+    low: Any
+    high: Any
+
+
+def interval(
+    values: Array,
+    labels: Array,
+    persons: Sequence[str] | None = None,
+    balanced: bool = True,
+    draws: int = DRAWS,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> Interval:
+    """Return the mean of values (N,) or of each column of (N, C), and its interval.
+
+    labels (N,) are classes, 0 and up; the mean is that within a class, then over the classes, or
+    plainly over the rows where `balanced` is not set. NaN marks a row without a value, which is
+    left out. `persons` (N) has "" where one is unknown: that row then stands alone. All columns
+    are drawn together, and equal arguments give equal intervals. A class that has no row in a
+    draw is left out of it, as is a draw without any value; a column without values is NaN.
+    Raises `AuheatError` for lengths that differ, or no rows.
+    """
+    table = np.asarray(values, np.float64)
+    columns = table[:, None] if table.ndim == 1 else table
+    labels = np.asarray(labels, np.int64)
+    persons = None if persons is None or not len(persons) else list(persons)  # of an array, too
+    told = len(labels if persons is None else persons)
+    if not len(columns) or len(labels) != len(columns) or told != len(columns):
+        raise AuheatError(
+            f"bootstrap: {len(columns)} values, {len(labels)} labels, {told} "
+            "persons (expected as many of each, at least one)"
+        )
+    groups, strata = _group(labels, persons)
+    total, count = _sum_groups(columns, labels, groups)
+    value = _mean(total.sum(0)[None], count.sum(0)[None], balanced)[0]
+    rng = np.random.default_rng(seed)
+    step = max(1, _CHUNK // len(total))
+    means = [
+        _resample(total, count, _draw(strata, min(step, draws - start), rng), balanced)
+        for start in range(0, draws, step)
+    ]
+    tail = (1 - level) / 2
+    low, high = _find_ends(np.concatenate(means), [tail, 1 - tail])
+    found = (value, low, high)
+    return Interval(*(float(v[0]) for v in found) if table.ndim == 1 else found)
+
+
+def paired_interval(
+    first: Array,
+    second: Array,
+    labels: Array,
+    persons: Sequence[str] | None = None,
+    balanced: bool = True,
+    **settings: Any,
+) -> Interval:
+    """Return the mean difference `first` - `second` of two runs' scores and its interval.
+
+    Row i of both is the same photo, so a draw has the same photos of both, and what makes a photo
+    hard for either falls out. Rows that one of them has no value for are left out. The other
+    arguments are `interval`'s. Zero outside the interval: the runs differ by more than the
+    choice of photos explains; another seed's run may still differ. Raises `AuheatError`.
+    """
+    a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    if a.shape != b.shape:
+        raise AuheatError(f"bootstrap: {a.shape} and {b.shape} values (expected the same rows)")
+    return interval(a - b, labels, persons, balanced, **settings)
+
+
+def _find_ends(means: Array, shares: list[float]) -> Array:
+    """Return the quantiles of means (draws, C); draws without any value do not count."""
+    ends = np.full((2, means.shape[1]), np.nan)
+    known = ~np.isnan(means)
+    whole = known.all(0)
+    ends[:, whole] = np.quantile(means[:, whole], shares, axis=0)
+    for column in np.flatnonzero(~whole & known.any(0)):
+        ends[:, column] = np.quantile(means[known[:, column], column], shares)
+    return ends
+
+
+def _group(labels: Array, persons: Sequence[str] | None) -> tuple[Array, Array]:
+    """Return each row's group (N,), of what is drawn whole, and each group's stratum (G,)."""
+    if persons is None or not any(persons):
+        return np.arange(len(labels)), labels
+    alone = [person or f"\0{row}" for row, person in enumerate(persons)]
+    _, groups = np.unique(np.array(alone, object).astype(str), return_inverse=True)
+    return groups, np.zeros(groups.max() + 1, np.int64)
+
+
+def _sum_groups(columns: Array, labels: Array, groups: Array) -> tuple[Array, Array]:
+    """Return sums and numbers of the values of each group, class and column, (G, K, C)."""
+    there = ~np.isnan(columns)
+    shape = (int(groups.max()) + 1, int(labels.max()) + 1, columns.shape[1])
+    total, count = np.zeros(shape), np.zeros(shape)
+    np.add.at(total, (groups, labels), np.where(there, columns, 0))
+    np.add.at(count, (groups, labels), there)
+    return total, count
+
+
+def _draw(strata: Array, draws: int, rng: np.random.Generator) -> Array:
+    """Draw as many groups as there are in each stratum: how often each comes, (draws, G)."""
+    counts = np.zeros((draws, len(strata)))
+    first = np.arange(draws)[:, None]
+    for stratum in np.unique(strata):
+        members = np.flatnonzero(strata == stratum)
+        n = len(members)
+        chosen = rng.integers(n, size=(draws, n)) + first * n
+        counts[:, members] = np.bincount(chosen.ravel(), minlength=draws * n).reshape(draws, n)
+    return counts
+
+
+def _resample(total: Array, count: Array, drawn: Array, balanced: bool) -> Array:
+    """Return the means (draws, C) of drawn groups."""
+    shape = (len(drawn), *total.shape[1:])
+    sums, numbers = ((drawn @ v.reshape(len(v), -1)).reshape(shape) for v in (total, count))
+    return _mean(sums, numbers, balanced)
+
+
+def _mean(total: Array, count: Array, balanced: bool) -> Array:
+    """Return the means (D, C) of sums and numbers (D, K, C); NaN where there is nothing."""
+    if not balanced:
+        total, count = total.sum(1, keepdims=True), count.sum(1, keepdims=True)
+    there = count > 0
+    within = np.where(there, total / np.where(there, count, 1), 0)
+    classes = there.sum(1)
+    found: Array = np.where(classes > 0, within.sum(1) / np.maximum(classes, 1), np.nan)
+    return found

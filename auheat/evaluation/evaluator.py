@@ -1,0 +1,224 @@
+"""Evaluation: a trained run, or another tool's maps, on photos not learnt from, in numbers.
+
+The protocol of `auheat.evaluation.metrics`, with A drawn from the stored landmarks at the network's
+input size, so that scores do not depend on the size heatmaps were stored at.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from auheat.data.dataset import Item
+from auheat.errors import AuheatError
+from auheat.evaluation.external_maps import (
+    IDS,
+    LABELS,
+    MAPS,
+    PREDICTED,
+    SIDE,
+    check_target,
+    write_maps,
+)
+from auheat.evaluation.inputs import Task, plan_given, plan_run
+from auheat.evaluation.model_maps import CAM, CAM_PREDICTED, Views, bring_to_grid
+from auheat.evaluation.results import Evaluation, Totals, sum_up
+from auheat.evaluation.scorer import Judge
+from auheat.heatmaps.class_maps import Canvas
+from auheat.records import Array
+from auheat.runs import run_folder
+from auheat.runs.run_folder import ARRAYS, RESULT, VAL_ARRAYS, VAL_RESULT
+from auheat.utils.devices import pick_device
+from auheat.utils.files import write_json
+
+SPLITS = ("test", "val")
+
+
+KINDS = {"attention": "", "cam": CAM, "cam-predicted": CAM_PREDICTED}
+"""The maps that can be saved; the attention is that of the top layer."""
+
+
+def evaluate(
+    store: Path,
+    run: str | Path | None = None,
+    device: str = "auto",
+    split: str = "test",
+    shards: str | None = None,
+    maps: Path | None = None,
+    strict: bool = False,
+    save_maps: Path | None = None,
+    kind: str = "attention",
+) -> Evaluation:
+    """Score a run (a path, a name, or the newest) and write evaluation.json and .npz into it.
+
+    `split` is "test", or "val" for the rows held out of training, whose scores go to
+    evaluation-val.json and .npz, which no report shows. Accuracy counts every row, map scores
+    the rows whose class has a heatmap and whose landmarks can be relied on. `shards` defaults to
+    those the run was trained on.
+
+    `maps` are another tool's heatmaps (see `auheat.evaluation.external_maps`), scored in the place
+    of a run's; the files go to evaluations/NAME of the store. With a `run`, its classes, codebook, input size
+    and mean heatmap are used, else the shards'. Photos without a map are counted, or refused
+    where `strict` is set. `save_maps` writes the run's maps of a `kind` to such a file. Raises
+    `AuheatError`.
+    """
+    if split not in SPLITS:
+        raise AuheatError(f"--split: {split!r} is not known (one of {', '.join(SPLITS)})")
+    if kind not in KINDS:
+        raise AuheatError(f"--kind: {kind!r} is not known (one of {', '.join(KINDS)})")
+    if kind != next(iter(KINDS)) and save_maps is None:
+        raise AuheatError(f"--kind: {kind} of what (--save-maps names the file to write)")
+    if strict and maps is None:
+        raise AuheatError("--strict: needs --maps (a run has a map of every photo)")
+    if save_maps is not None:
+        check_target(save_maps)
+    target = pick_device(device)
+    if maps is None:
+        task = plan_run(store, run_folder.find_run(store, run), target, split, shards)
+    else:
+        beside = None if run is None else run_folder.find_run(store, run)
+        task = plan_given(store, maps, beside, target, split, shards, strict)
+    with torch.inference_mode():
+        result, arrays, saved = _score(task, split, KINDS[kind], save_maps is not None)
+    _write(task.folder, split, result, arrays)
+    if save_maps is not None:
+        write_maps(save_maps, _stack(saved))
+    return result
+
+
+def _score(
+    task: Task, split: str, kind: str, keep: bool
+) -> tuple[Evaluation, dict[str, Array], dict[str, Any]]:
+    """Return the scores, what goes beside them, and the maps of a kind where they are kept."""
+    judge = Judge(Canvas(task.plan, task.side), task.mean_heatmap, task.device)
+    saved: dict[str, list[Any]] = {key: [] for key in (IDS, MAPS, LABELS, PREDICTED)}
+    started = time.perf_counter()
+    with tqdm(total=len(task.rows), desc="evaluate", unit="photo") as bar:
+        for batch in task.batches(task.rows.tolist()):
+            views = task.view(batch)
+            judge.add(views, batch)
+            if keep:
+                _keep(saved, batch, views, kind or judge.top, task)
+            bar.update(len(batch["label"]))
+    tables = judge.tables()
+    seconds = time.perf_counter() - started
+    if tables is None:
+        raise AuheatError(f"{task.name}: no {split} photo has a heatmap to compare with")
+    hidden = () if task.class_maps else (CAM, CAM_PREDICTED)
+    kinds = [k for k in judge.kinds if k not in hidden]
+    persons = [task.dataset.persons[i] for i in tables.index.tolist()]
+    totals = Totals(tables, judge.canvas, judge.kinds, kinds, judge.top, persons)
+    result = sum_up(totals, task.name, split, task.shards, task.left_out, seconds)
+    means = {f"mean_{name}": values for name, values in judge.mean_maps(tables).items()}
+    arrays = means | _examples(task, judge, totals) | _rows(task, totals)
+    return result, arrays, saved | {SIDE: task.side}
+
+
+def _stack(saved: dict[str, Any]) -> dict[str, Any]:
+    """Return maps as `open_maps` reads them: in one array, or one each where sizes differ."""
+    if len({one.shape for one in saved[MAPS]}) > 1:
+        return dict(zip(saved[IDS], saved[MAPS], strict=True))
+    return saved
+
+
+def _keep(saved: dict[str, list[Any]], batch: Item, views: Views, kind: str, task: Task) -> None:
+    """Add a batch's maps of a kind to those that are saved."""
+    if kind not in views.maps or (kind.startswith(CAM) and not task.class_maps):
+        raise AuheatError(f"--kind: {task.name} has no {kind} (its maps know no class)")
+    names = task.plan.names
+    saved[IDS] += [task.dataset.ids[i] for i in batch["index"].tolist()]
+    saved[MAPS] += [one.cpu().numpy() for one in views.maps[kind]]
+    saved[LABELS] += [names[k] for k in batch["label"].tolist()]
+    saved[PREDICTED] += [names[k] if k >= 0 else "" for k in views.predicted.tolist()]
+
+
+def _rows(task: Task, totals: Totals) -> dict[str, Array]:
+    """Return every photo's own numbers, of which evaluation.json has the means."""
+    tables, columns = totals.tables, totals.columns()
+    scores = np.full((len(tables.index), len(columns)), np.nan, np.float32)
+    scores[tables.scored] = np.stack(list(columns.values()), 1)
+    ids = [task.dataset.ids[i] for i in tables.index.tolist()]
+    return {
+        "row_id": np.array(ids, np.str_),
+        "row_person": np.array(totals.persons, np.str_),
+        "row_label": tables.label,
+        "row_predicted": tables.predicted,
+        "row_probabilities": tables.probabilities.astype(np.float32),
+        "row_valid": tables.scored,
+        "row_scores": scores,
+        "row_columns": np.array(list(columns), np.str_),
+    }
+
+
+def _examples(task: Task, judge: Judge, totals: Totals) -> dict[str, Array]:
+    """Return a few photos with their maps, and where they stand among the rows."""
+    tables = totals.tables
+    kinds, chosen = choose_examples(totals.labels, totals.columns()["margin"])
+    rows = np.flatnonzero(tables.scored)[chosen]
+    index = tables.index[rows].tolist()
+    pictures = draw_examples(task.batches(index), task.view, judge)
+    about = {
+        "id": np.array([task.dataset.ids[i] for i in index], np.str_),
+        "kind": np.array(kinds, np.str_),
+        "row": rows,
+        "label": tables.label[rows],
+        "predicted": tables.predicted[rows],
+    }
+    return {f"example_{name}": values for name, values in (about | pictures).items()}
+
+
+def _write(folder: Path, split: str, result: Evaluation, arrays: Mapping[str, Array]) -> None:
+    scores, beside = (RESULT, ARRAYS) if split == "test" else (VAL_RESULT, VAL_ARRAYS)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AuheatError(f"{folder}: cannot be written: {error.strerror}") from error
+    write_json(folder / scores, result.as_dict())
+    write_maps(folder / beside, arrays)
+
+
+PER_CLASS, EXTREMES = 2, 6
+"""Photos shown of each class, and of the best and of the worst."""
+
+
+def choose_examples(labels: Array, margin: Array) -> tuple[list[str], list[int]]:
+    """Return the kinds and positions of examples among photos of labels and margin (n,).
+
+    "first": the first `PER_CLASS` of each class; "best" and "worst": the `EXTREMES` of the highest
+    and of the lowest margin, of equal ones the first.
+    """
+    first = [int(i) for k in np.unique(labels) for i in np.flatnonzero(labels == k)[:PER_CLASS]]
+    worst = np.argsort(margin, kind="stable")[:EXTREMES].tolist()
+    best = np.argsort(-margin, kind="stable")[:EXTREMES].tolist()
+    kinds = ["first"] * len(first) + ["best"] * len(best) + ["worst"] * len(worst)
+    return kinds, first + best + worst
+
+
+def draw_examples(
+    batches: Iterable[Item], view: Callable[[Item], Views], judge: Judge
+) -> dict[str, Array]:
+    """Return the pictures of photos that a judge has scored, looked at once more.
+
+    "attention", "heatmap" and, where there is one, "cam" are (E, S, S) in [0, 1], "image" is
+    (E, S, S, 3) u8 RGB of the network's input.
+    """
+    found: dict[str, list[Array]] = {}
+    for batch in batches:
+        views = view(batch)
+        rows = torch.arange(len(batch["label"]), device=judge.device)
+        wanted = (("attention", judge.top), ("cam", CAM))
+        shown = {name: views.maps[kind] for name, kind in wanted if kind in views.maps}
+        maps = bring_to_grid(shown, rows, judge.canvas.size)
+        heatmaps, _ = judge.canvas.draw(judge.canvas.place(batch["landmarks"].to(judge.device)))
+        pictures = {name: maps.plain[:, i] for i, name in enumerate(shown)}
+        pictures["heatmap"] = heatmaps[rows, judge.own_of(batch["label"])]
+        pictures["image"] = batch["image"].permute(0, 2, 3, 1)
+        for name, values in pictures.items():
+            found.setdefault(name, []).append(values.cpu().numpy())
+    return {name: np.concatenate(parts) for name, parts in found.items()}

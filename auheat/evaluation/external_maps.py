@@ -1,0 +1,276 @@
+"""Heatmaps that another tool made for the store's photos: an .npz, or a folder of files.
+
+An .npz has `id` (N,) and `map` (N, h, w), and where they are known `label` and `predicted` (N,),
+class names or their numbers; or else one array (h, w) per id, named by it. A folder has a file per
+photo, ID.npy, ID.npz or a gray ID.png; an id with slashes lies in folders, or in one file name that
+is percent-encoded. Nothing is unpickled, and no path is made of an id.
+"""
+
+from __future__ import annotations
+
+import lzma
+import tokenize
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from auheat.errors import AuheatError
+from auheat.evaluation.model_maps import GIVEN, Views
+from auheat.records import Array
+
+IDS, MAPS, LABELS, PREDICTED, SIDE = "id", "map", "label", "predicted", "side"
+"""The arrays of an .npz; `side` is the side of the grid that the maps were compared on."""
+
+
+SUFFIXES = (".npy", ".npz", ".png")
+
+
+SIDES = (16, 2048)
+"""Least and greatest side of a grid that a file may ask for."""
+
+
+_SHOWN = 3
+
+_FLOAT32 = np.finfo(np.float32)
+
+_ERRORS = (
+    *(OSError, ValueError, KeyError, EOFError, TypeError, MemoryError, OverflowError),
+    # RuntimeError is an encrypted archive's, or one of an unknown compression
+    *(RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, tokenize.TokenError, cv2.error),
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GivenMaps:
+    """Maps by the ids of their photos.
+
+    `read` gives one map (h, w) as it lies in the file. `labels` and `predicted` have the classes
+    of some or all ids, `side` the grid's side where the file tells it.
+    """
+
+    source: Path
+    ids: frozenset[str]
+    read: Callable[[str], Array]
+    labels: Mapping[str, Any]
+    predicted: Mapping[str, Any]
+    side: int | None = None
+
+    def take(self, key: str) -> Tensor:
+        """Return a photo's map (h, w) f32; raises `AuheatError` for what is no map."""
+        try:
+            values = np.asarray(self.read(key))
+        except _ERRORS as error:
+            raise AuheatError(f"{self.source}: {key}: cannot be read: {error}") from error
+        if values.ndim != 2 or not values.size or values.dtype.kind not in "biuf":
+            raise AuheatError(
+                f"{self.source}: {key}: {values.dtype} of shape {values.shape} (expected one gray "
+                "map of numbers, (h, w))"
+            )
+        if not np.isfinite(values).all():
+            raise AuheatError(f"{self.source}: {key}: NaN or infinite (expected finite numbers)")
+        values = values if values.dtype.kind == "f" else values.astype(np.float64)
+        largest = np.abs(values).max()
+        fits = _FLOAT32.tiny / _FLOAT32.eps <= largest <= _FLOAT32.max
+        scaled = values if fits or not largest else values / largest
+        return torch.from_numpy(scaled.astype(np.float32))
+
+
+def open_maps(source: Path) -> GivenMaps:
+    """Open an .npz or a folder of maps; raises `AuheatError` for what is neither."""
+    if source.is_dir():
+        return _open_folder(source)
+    if not source.is_file():
+        raise AuheatError(f"--maps: {source}: not there (expected an .npz or a folder)")
+    arrays = _read_npz(source)
+    if not {IDS, MAPS} <= set(arrays):
+        return GivenMaps(source, frozenset(arrays), arrays.__getitem__, {}, {})
+    ids, maps = arrays[IDS], arrays[MAPS]
+    if ids.ndim != 1 or ids.dtype.kind not in "US" or maps.ndim != 3 or len(maps) != len(ids):
+        raise AuheatError(
+            f"{source}: id {ids.dtype} {ids.shape}, map {maps.shape} (expected N names, (N, h, w))"
+        )
+    keys = _texts(source, ids)
+    if len(set(keys)) < len(keys):
+        twice = sorted(key for key, n in Counter(keys).items() if n > 1)
+        raise AuheatError(f"{source}: {_list(twice)}: more than one map")
+    number = {key: i for i, key in enumerate(keys)}
+    labels, predicted = (_read_classes(source, arrays, n, keys) for n in (LABELS, PREDICTED))
+    side = _read_side(source, arrays[SIDE]) if SIDE in arrays else None
+    return GivenMaps(
+        source, frozenset(keys), lambda key: maps[number[key]], labels, predicted, side
+    )
+
+
+def _read_npz(file: Path) -> dict[str, Array]:
+    try:
+        with file.open("rb") as handle:
+            opened = np.load(handle, allow_pickle=False)
+            if not isinstance(opened, np.lib.npyio.NpzFile):
+                raise ValueError("an array, and not an archive of arrays")
+            with opened:
+                arrays = {key: opened[key] for key in opened.files}
+        for key, values in arrays.items():
+            if not isinstance(values, np.ndarray):
+                raise ValueError(f"{key} is no array")
+        return arrays
+    except _ERRORS as error:
+        raise AuheatError(f"{file}: not an .npz that can be read: {error}") from error
+
+
+def _texts(source: Path, values: Array) -> list[str]:
+    kind = values.dtype.kind
+    try:
+        return [v.decode() if kind == "S" else str(v) for v in values.tolist()]
+    except UnicodeDecodeError as error:
+        raise AuheatError(f"{source}: a name that is not UTF-8 ({error})") from error
+
+
+def _read_side(source: Path, value: Array) -> int:
+    low, high = SIDES
+    if value.size == 1 and value.dtype.kind in "iu" and low <= value.item() <= high:
+        return int(value.item())
+    raise AuheatError(
+        f"{source}: side {value.dtype} {value.shape} (expected a whole number, {low} to {high})"
+    )
+
+
+def _read_classes(
+    source: Path, arrays: Mapping[str, Array], name: str, keys: Sequence[str]
+) -> dict[str, Any]:
+    """Return the class of each id as the file has it, a name or a number."""
+    if name not in arrays:
+        return {}
+    values = arrays[name]
+    if values.shape != (len(keys),) or values.dtype.kind not in "USiu":
+        raise AuheatError(
+            f"{source}: {name} {values.dtype} {values.shape} (expected {len(keys)} names or "
+            "numbers)"
+        )
+    told = _texts(source, values) if values.dtype.kind in "US" else values.tolist()
+    return dict(zip(keys, told, strict=True))
+
+
+def _open_folder(folder: Path) -> GivenMaps:
+    files: dict[str, Path] = {}
+    for file in sorted(folder.rglob("*")):
+        if file.suffix.lower() not in SUFFIXES or not file.is_file():
+            continue
+        key = unquote(file.relative_to(folder).with_suffix("").as_posix())
+        if key in files:
+            raise AuheatError(
+                f"{folder}: {key}: more than one map ({files[key].name}, {file.name})"
+            )
+        files[key] = file
+    if not files:
+        raise AuheatError(f"--maps: {folder}: no map in it (expected {', '.join(SUFFIXES)} files)")
+    return GivenMaps(folder, frozenset(files), lambda key: _read_file(files[key]), {}, {})
+
+
+def _read_file(file: Path) -> Array:
+    """Return the array of a file, whatever its shape."""
+    suffix = file.suffix.lower()
+    if suffix == ".png":
+        image = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_UNCHANGED)
+        if image is None:
+            raise ValueError("not a PNG that can be decoded")
+        return image
+    if suffix == ".npz":
+        arrays = _read_npz(file)
+        if len(arrays) != 1:
+            raise ValueError(f"{len(arrays)} arrays (expected one)")
+        return next(iter(arrays.values()))
+    with file.open("rb") as handle:
+        loaded: Array = np.lib.format.read_array(handle, allow_pickle=False)
+    return loaded
+
+
+def choose_rows(
+    maps: GivenMaps, ids: Sequence[str], everything: frozenset[str]
+) -> tuple[Array, list[str]]:
+    """Return the rows (positions in `ids`) that have a map, and the ids that have none.
+
+    Raises `AuheatError` for a map whose id is in none of the shards (`everything`).
+    """
+    unknown = sorted(maps.ids - everything)
+    if unknown:
+        raise AuheatError(
+            f"{maps.source}: {_list(unknown)}: no such photo in the shards (there: "
+            f"{_list(sorted(everything))})"
+        )
+    there = [row for row, key in enumerate(ids) if key in maps.ids]
+    missing = [key for key in ids if key not in maps.ids]
+    if not there:
+        raise AuheatError(f"{maps.source}: no map of these photos (there: {_list(list(ids))})")
+    return np.array(there, np.intp), missing
+
+
+def check_classes(
+    maps: GivenMaps, names: Sequence[str], truth: Mapping[str, int]
+) -> dict[str, int]:
+    """Return the predicted class's number of each id that has one, -1 where it is unknown.
+
+    truth maps the ids to be scored to their classes' numbers. Raises `AuheatError` for a class
+    that is none of `names`, and where the file has other labels than the shards.
+    """
+    for key, number in truth.items():
+        told = _number(maps, maps.labels.get(key, number), names, key)
+        if told not in (-1, number):
+            raise AuheatError(
+                f"{maps.source}: {key}: label {names[told]} (the shards have {names[number]})"
+            )
+    predicted = maps.predicted
+    return {key: _number(maps, predicted.get(key, -1), names, key) for key in truth}
+
+
+def _number(maps: GivenMaps, told: Any, names: Sequence[str], key: str) -> int:
+    if told in ("", -1):
+        return -1
+    if isinstance(told, str) and told in names:
+        return list(names).index(told)
+    if isinstance(told, int) and 0 <= told < len(names):
+        return told
+    raise AuheatError(
+        f"{maps.source}: {key}: class {told!r} (expected one of {', '.join(names)}, or its number)"
+    )
+
+
+def view_given(
+    maps: GivenMaps, keys: Sequence[str], predicted: Mapping[str, int], classes: int
+) -> Views:
+    """Return the views of some photos."""
+    found = [maps.take(key) for key in keys]
+    chosen = torch.tensor([predicted[key] for key in keys])
+    return Views({GIVEN: found}, chosen, torch.full((len(keys), classes), torch.nan))
+
+
+def check_target(file: Path) -> None:
+    """Raise `AuheatError` for a file that could not be written, before there is anything to."""
+    if not file.name or file.is_dir():
+        raise AuheatError(f"{file}: a folder (expected the name of an .npz to write)")
+
+
+def write_maps(file: Path, arrays: Mapping[str, Any]) -> None:
+    """Write maps as an .npz that `open_maps` reads; raises `AuheatError` where it cannot."""
+    part = file.with_name(file.name + ".part")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as handle:
+            np.savez_compressed(handle, **arrays)
+        part.replace(file)
+    except OSError as error:
+        raise AuheatError(f"{file}: cannot be written: {error.strerror or error}") from error
+
+
+def _list(keys: Sequence[str]) -> str:
+    more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
+    return ", ".join(keys[:_SHOWN]) + more

@@ -1,0 +1,106 @@
+"""What a classifier looked at on a batch of photos, whoever made the maps, brought to one grid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from auheat.models.network import Classifier
+from auheat.models.output import attention
+from auheat.utils.maps import enlarge, locate_maximum, min_max, on_reference_grid
+
+CAM, CAM_PREDICTED, GIVEN = "CAM", "CAM predicted", "map"
+
+
+class Maps(NamedTuple):
+    """What a classifier shows for N images: logits (N, K) and maps, at their own sizes.
+
+    `attention` has (N, h, w) of each layer, shallow to deep; `cams` (N, K, h, w).
+    """
+
+    logits: Tensor
+    attention: tuple[Tensor, ...]
+    cams: Tensor
+
+
+class Views(NamedTuple):
+    """One map of each kind for N photos, kind -> (N, h, w), and what was predicted.
+
+    The kinds are "layer 1" to "layer 5", "CAM" of the true class and "CAM predicted", or "map" of
+    another tool, whose maps (h, w) may differ in size. `predicted` is (N,), -1 where nothing is
+    known; `probabilities` (N, K), NaN there and where a network says so.
+    """
+
+    maps: Mapping[str, Tensor | Sequence[Tensor]]
+    predicted: Tensor
+    probabilities: Tensor
+
+
+class Gridded(NamedTuple):
+    """Maps as they are compared, (N, M, S, S) f32; where each is highest, (N, M, 2) px; sound.
+
+    `plain` are min-max scaled, `reference` as the paper's code has them but for a factor. `sound`
+    (N, M) tells maps of finite numbers from others, which count as constant.
+    """
+
+    plain: Tensor
+    reference: Tensor
+    highest: Tensor
+    sound: Tensor
+
+
+def look(model: Classifier, images: Tensor) -> Maps:
+    """Classify images (N, 3, S, S) in [0, 1] and return what the network looked at."""
+    output = model(images)
+    return Maps(output.logits, tuple(attention(f) for f in output.features), output.maps)
+
+
+def view_maps(maps: Maps, labels: Tensor) -> Views:
+    """Choose the maps that are scored: every layer, and the CAMs of true and predicted class."""
+    rows = torch.arange(len(labels), device=labels.device)
+    predicted = maps.logits.argmax(1)
+    layers = {f"layer {i}": layer for i, layer in enumerate(maps.attention, 1)}
+    chosen = {CAM: maps.cams[rows, labels], CAM_PREDICTED: maps.cams[rows, predicted]}
+    return Views(layers | chosen, predicted, maps.logits.float().softmax(1))
+
+
+def bring_to_grid(
+    maps: Mapping[str, Tensor | Sequence[Tensor]], rows: Tensor, size: tuple[int, int]
+) -> Gridded:
+    """Return some rows (n,) of each kind's maps on an (S, S) grid."""
+    n, device = len(rows), rows.device
+    plain = torch.empty((n, len(maps), *size), device=device)
+    reference = torch.empty_like(plain)
+    highest = torch.empty((n, len(maps), 2), device=device)
+    sound = torch.empty((n, len(maps)), dtype=torch.bool, device=device)
+    for i, values in enumerate(maps.values()):
+        start = 0
+        for part in _pick(values, rows):
+            here = slice(start, start + len(part))
+            clean, sound[here, i] = silence(part.float())
+            plain[here, i] = enlarge(min_max(clean), size)
+            reference[here, i] = on_reference_grid(clean, size)
+            highest[here, i] = locate_maximum(clean, size)
+            start += len(part)
+    return Gridded(plain, reference, highest, sound)
+
+
+def _pick(values: Tensor | Sequence[Tensor], rows: Tensor) -> list[Tensor]:
+    """Return some rows' maps: at once, or each for itself where they may differ in size."""
+    if isinstance(values, Tensor):
+        return [values[rows]]
+    return [values[row][None].to(rows.device) for row in rows.tolist()]
+
+
+def silence(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Return maps (N, h, w) scaled by their largest value, zero where not finite; and sound (N,).
+
+    No score depends on a map's scale, and squares of scaled values neither overflow nor vanish.
+    """
+    largest = maps.abs().amax((-2, -1), keepdim=True)  # NaN where a value is NaN
+    sound = largest.isfinite()
+    scaled = maps / torch.where(largest > 0, largest, 1)
+    return torch.where(sound, scaled, 0), sound[:, 0, 0]

@@ -1,0 +1,5 @@
+"""One photo explained: what a classifier saw, and where (needs torch)."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

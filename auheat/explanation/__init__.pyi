@@ -1,0 +1,3 @@
+from .explainer import explain as explain
+
+__all__ = ["explain"]

@@ -1,0 +1,369 @@
+"""Explanations: what a trained run says of any photo, where it looked, and where it should have.
+
+Needs a run's folder and the package alone: no store, and no weights file that training began from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple, TypedDict, Unpack, overload
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from auheat.data.dataset import fit_square
+from auheat.errors import AuheatError
+from auheat.evaluation.model_maps import look
+from auheat.explanation.inputs import gather_photos, match_detector, name_outputs, remove_earlier
+from auheat.explanation.panel import draw_panel, encode_png
+from auheat.explanation.scores import Expected, Findings, draw_expected, judge_units, score_photo
+from auheat.expressions import SYNONYMS
+from auheat.heatmaps.plan import plan_heatmaps
+from auheat.images.decoding import decode, encode_like, read_bytes
+from auheat.images.headers import UnreadableImageError
+from auheat.models.registry import find_method
+from auheat.pipeline.framing import move, warp
+from auheat.pipeline.landmark_sources import Finding
+from auheat.pipeline.reframing import View, frame_photo
+from auheat.records import Array, Landmarks, Sample, Status
+from auheat.runs import checkpoint, codebook, run_folder
+from auheat.utils.devices import pick_device
+from auheat.utils.files import write_json, write_whole
+from auheat.utils.maps import on_grid
+
+FOLDER = "explain"
+"""Folder in a run's own for what the command writes, unless another is named."""
+
+
+BATCH = 8
+"""Photos that go through detector and network at once."""
+
+
+PICTURE = 460
+"""Longer side of the pictures that are kept for showing, in px."""
+
+
+MEANING = {
+    Status.MANY_FACES: "several faces: the largest central one is explained",
+    Status.LOW_CONFIDENCE: "the landmarks are doubtful, and with them all regions shown",
+    Status.NO_FACE: "no face was found",
+    Status.UNREADABLE: "no photo that can be read",
+}
+
+NO_CLASS_MAP = "{} has one map for all classes: there is no class map to show"
+
+NO_HEATMAP = "the codebook expects no action units of {}"
+
+
+class Explanation(Findings):
+    """What `explain` tells of one photo (see `Findings`); a notebook shows it as its panel."""
+
+    __slots__ = ()
+
+    def panel(self) -> Array:
+        """Return the panel, (H, W, 3) u8 RGB; raises `AuheatError` where no face was found."""
+        if not self.explained:
+            raise AuheatError(f"{self.photo}: {self.status.name}: {'; '.join(self.notes)}")
+        return draw_panel(self)
+
+    def save(self, file: str | Path) -> Path:
+        """Write the panel as PNG and return its path; raises `AuheatError`."""
+        path = Path(file)
+        try:
+            write_whole(path, encode_png(self.panel()))
+        except OSError as error:
+            raise _cannot_write(path, error) from error
+        return path
+
+    def _repr_png_(self) -> bytes | None:
+        return encode_png(self.panel()) if self.explained else None
+
+    def __repr__(self) -> str:
+        told = f"{self.expression} {self.probability:.0%}" if self.explained else self.notes[0]
+        return f"<Explanation of {self.photo.name}: {self.status.name}, {told}>"
+
+
+def _cannot_write(path: Path, error: OSError) -> AuheatError:
+    reason = error.strerror or str(error)
+    return AuheatError(
+        f"{path}: cannot be written: {reason} (make room or choose another place; what was written "
+        "of other photos is kept)"
+    )
+
+
+class _Framed(NamedTuple):
+    """A photo made ready for the network: fields of `Findings`."""
+
+    view: View
+    points: Array
+    image: Array
+    picture: Array
+    overview: Array
+
+
+class Explainer:
+    """A run with all that explaining takes, loaded once."""
+
+    def __init__(
+        self,
+        run: Path,
+        device: str = "auto",
+        detector: str | None = None,
+        model: Path | None = None,
+    ) -> None:
+        """Load a run's folder, and its detector or another one; `model` is the detector's file.
+
+        `notes` has what a person should know beforehand. Raises `AuheatError`.
+        """
+        self.run = run.resolve().name
+        network, self.config = checkpoint.load_classifier(run)
+        self._device = pick_device(device)
+        network = network.to(self._device)
+        self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._book = codebook.unpack_codebook(self.config["codebook"], run / run_folder.CONFIG)
+        self.class_names = list(self.config["class_names"])
+        self._plan = plan_heatmaps(self._book, self.class_names)
+        self._side = int(self.config["settings"]["image_size"])
+        self._method = find_method(self.config["settings"]["method"])
+        found, self.notes = match_detector(self.config, device, detector, model)
+        self._finding = Finding(found, None, None)
+
+    def __call__(self, photos: Sequence[Path], label: str = "") -> Iterator[Explanation]:
+        """Yield what is told of each photo, in order; `label` is the true class of them all.
+
+        Raises `AuheatError` for a label that is none of the run's classes.
+        """
+        known = self._find_label(label)
+        rows = [Sample(str(i), photo) for i, photo in enumerate(photos)]
+        batches = [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
+        with closing(self._finding(Path(), batches, tqdm(disable=True))) as located:
+            for batch, (marks, sizes) in zip(batches, located, strict=True):
+                yield from self._explain([row.path for row in batch], marks, sizes, known)
+
+    def _find_label(self, label: str) -> str:
+        name = SYNONYMS.get(label.casefold(), label)
+        if label and name not in self.class_names:
+            known = ", ".join(self.class_names)
+            raise AuheatError(f"--label: {label!r} is no class of {self.run} (one of {known})")
+        return name
+
+    def _explain(
+        self, photos: Sequence[Path], marks: Landmarks, sizes: Array, label: str
+    ) -> list[Explanation]:
+        """Explain a batch of photos whose landmarks were found."""
+        status = [Status(int(s)) for s in marks.status]
+        ready: dict[int, _Framed] = {}
+        for i, photo in enumerate(photos):
+            if status[i] <= Status.LOW_CONFIDENCE:
+                framed = self._frame(photo, marks.points[i], (int(sizes[i][0]), int(sizes[i][1])))
+                if framed is None:
+                    status[i] = Status.UNREADABLE
+                else:
+                    ready[i] = framed
+        judged = dict(zip(ready, self._judge([*ready.values()], label), strict=True))
+        out = []
+        for i, photo in enumerate(photos):
+            notes = [MEANING[status[i]]] if status[i] in MEANING else []
+            told: dict[str, Any] = {}
+            if i in ready:
+                view, *shown = ready[i]
+                told = dict(zip(_Framed._fields[1:], shown, strict=True)) | judged[i]
+                told |= {"transform": view.transform, "frame": view.size}
+                told |= {"landmarks": marks.points[i], "score": float(marks.score[i])}
+                told |= {"size": (int(sizes[i][0]), int(sizes[i][1]))}
+                notes += [note for note in (view.note, *told.pop("notes")) if note]
+            out.append(Explanation(photo, self.run, status[i], tuple(notes), label=label, **told))
+        return out
+
+    def _frame(self, photo: Path, points: Array, size: tuple[int, int]) -> _Framed | None:
+        """Frame a photo as those of training were; None where it has changed or gone since."""
+        try:
+            data = read_bytes(photo)
+            pixels = decode(data)
+            if pixels.shape[:2] != size:
+                return None
+            view = frame_photo(self.config.get("framing"), points, size, self._book.frame)
+            framed = warp(pixels, view.transform, view.size) if view.moved else pixels
+            # `render` stores what it has moved in the photo's own file type
+            if view.moved and data[:2] == b"\xff\xd8":
+                framed = decode(encode_like(data, np.ascontiguousarray(framed)))
+        except UnreadableImageError:
+            return None
+        at = move(points[None].astype(np.float64), view.transform[None])[0]
+        scale = np.array([self._side / view.size[1], self._side / view.size[0]])
+        return _Framed(
+            view,
+            ((at + 0.5) * scale - 0.5).astype(np.float32),
+            fit_square(framed, self._side),
+            _fit(pixels, view.transform, view.size),
+            _fit(pixels, np.eye(2, 3), size),
+        )
+
+    def _judge(self, ready: Sequence[_Framed], label: str) -> list[dict[str, Any]]:
+        """Return what the maps of a batch tell of each photo, as fields of `Findings`."""
+        if not ready:
+            return []
+        images = torch.from_numpy(np.stack([one.image for one in ready])).permute(0, 3, 1, 2)
+        images = (images.to(self._device).float() / 255).contiguous(
+            memory_format=torch.channels_last
+        )
+        points = np.stack([one.points for one in ready])
+        size = (self._side, self._side)
+        with torch.inference_mode():
+            maps = look(self._network, images)
+            guess = maps.logits.argmax(1)
+            seen = {"attention": on_grid(maps.attention[-1].float(), size)}
+            if self._method.class_maps:
+                rows = torch.arange(len(guess), device=guess.device)
+                seen["cam"] = on_grid(maps.cams[rows, guess].float(), size)
+            expected = draw_expected(points, self._plan, self._side, self._device)
+            shares = maps.logits.double().softmax(1).cpu().numpy()
+            return [
+                self._sum_up(i, k, shares[i], seen, expected, ready[i].points, label)
+                for i, k in enumerate(guess.tolist())
+            ]
+
+    def _sum_up(
+        self,
+        i: int,
+        k: int,
+        shares: Array,
+        seen: dict[str, Tensor],
+        expected: Expected,
+        points: Array,
+        label: str,
+    ) -> dict[str, Any]:
+        """Return what is told of photo `i` of a batch, which was taken for class `k`."""
+        name = self.class_names[k]
+        scores = {key: score_photo(value[i], expected, i, name) for key, value in seen.items()}
+        if label not in ("", name):
+            for key, value in seen.items():
+                scores[f"{key}, true class"] = score_photo(value[i], expected, i, label)
+        maps = {key: value[i].cpu().numpy() for key, value in seen.items()}
+        maps.setdefault("cam", np.zeros((0, 0), np.float32))
+        units, regions = judge_units(maps, points, self._plan, k, self._book)
+        notes = [] if self._method.class_maps else [NO_CLASS_MAP.format(self._method.title)]
+        heatmap = np.zeros((self._side, self._side), np.float32)
+        if name in expected.drawn:
+            heatmap = expected.heatmaps[i, expected.drawn.index(name)].cpu().numpy()
+        else:
+            notes.append(NO_HEATMAP.format(name))
+        order = np.argsort(-shares, kind="stable")
+        return maps | {
+            "method": self._method.title,
+            "codebook": self._book.title,
+            "expression": name,
+            "probabilities": {self.class_names[j]: float(shares[j]) for j in order},
+            "scores": scores,
+            "units": units,
+            "regions": regions,
+            "heatmap": heatmap,
+            "notes": notes,
+        }
+
+
+def _fit(pixels: Array, transform: Array, size: tuple[int, int]) -> Array:
+    """Return the view of `size` (H, W) that `transform` (2, 3) gives, its longer side PICTURE."""
+    grow = PICTURE / max(size)
+    small = (max(1, round(size[0] * grow)), max(1, round(size[1] * grow)))
+    scale = np.array([small[1] / size[1], small[0] / size[0]])
+    finer = transform * scale[:, None]
+    finer[:, 2] += 0.5 * scale - 0.5
+    return warp(pixels, finer, small).copy()
+
+
+class _Settings(TypedDict, total=False):
+    store: str | Path
+    label: str
+    device: str
+    detector: str | None
+    model: Path | None
+    tell: Callable[[str], None]
+
+
+@overload
+def explain(run: str | Path, images: str | Path, **settings: Unpack[_Settings]) -> Explanation:
+    """Explain one photo."""
+
+
+@overload
+def explain(
+    run: str | Path, images: list[Any] | tuple[Any, ...], **settings: Unpack[_Settings]
+) -> list[Explanation]:
+    """Explain photos and those in folders."""
+
+
+def explain(
+    run: str | Path,
+    images: str | Path | list[Any] | tuple[Any, ...],
+    *,
+    store: str | Path = "auheat-data",
+    label: str = "",
+    device: str = "auto",
+    detector: str | None = None,
+    model: Path | None = None,
+    tell: Callable[[str], None] = tqdm.write,
+) -> Explanation | list[Explanation]:
+    """Explain what a run says of photos: of one, or of a list of photos and folders.
+
+    `run` is a folder, wherever it was copied to, or a name in `store`/runs. `label` is the true
+    expression of all photos, where it is known. `detector` and `model` replace the detector that
+    the run was trained with. The face is framed as the photos of training were
+    (`auheat.pipeline.reframing.frame_photo`). Nothing is written. A detector that differs from the
+    run's is told to `tell`, and what in a folder is left out. One photo without a face, or unreadable,
+    raises `AuheatError`; in a list it is an `Explanation` whose `status` says so.
+    """
+    one = isinstance(images, str | Path)
+    if one and Path(images).is_dir():  # type: ignore[arg-type]
+        raise AuheatError(f"{images}: a folder (expected a photo, or a list: [{str(images)!r}])")
+    photos = gather_photos([images] if one else images, tell)  # type: ignore[list-item,arg-type]
+    explainer = Explainer(run_folder.find_run(Path(store), run), device, detector, model)
+    for note in explainer.notes:
+        tell(note)
+    found = list(explainer(photos, label))
+    if not one:
+        return found
+    if not found[0].explained:
+        raise AuheatError(tell_failure(found[0]))
+    return found[0]
+
+
+def tell_failure(found: Findings) -> str:
+    """Return the line that names a photo which could not be explained, and why."""
+    return f"{found.photo}: {found.status.name}: {found.notes[0]}"
+
+
+def tell_units(found: Findings, most: int = 3) -> str:
+    """Return the AUs that attention dwells on most, with its share there, such as "AU12 x2.10"."""
+    known = [(unit.attention, unit.code) for unit in found.units if unit.attention is not None]
+    return ", ".join(f"{code} x{share:.2f}" for share, code in sorted(known, reverse=True)[:most])
+
+
+def explain_to(
+    explainer: Explainer, photos: Sequence[Path], out: Path, label: str = ""
+) -> Iterator[tuple[Explanation, Path | None]]:
+    """Explain photos and write NAME.png and NAME.json of each to a folder; yield it and the PNG.
+
+    The JSON has `Findings.as_dict` with the photo's full path, and `panel`, the PNG's name. No file
+    is replaced but those of an earlier call for the same photo (`name_outputs`). A photo that could
+    not be explained has neither file, those of an earlier call are removed: None is yielded for it.
+    Raises `AuheatError` where the folder cannot be written.
+    """
+    names = name_outputs(photos, out)
+    for found, name in zip(explainer(photos, label), names, strict=True):
+        panel = out / f"{name}.png" if found.explained else None
+        try:
+            if panel is None:
+                remove_earlier(out, name, found.photo)
+            else:
+                out.mkdir(parents=True, exist_ok=True)
+                told = found.as_dict() | {"photo": str(found.photo.resolve()), "panel": panel.name}
+                write_json(out / f"{name}.json", told)  # first: no panel without its JSON
+                found.save(panel)
+        except OSError as error:
+            raise _cannot_write(out, error) from error
+        yield found, panel

@@ -1,0 +1,162 @@
+"""What `explain` is handed, sorted out: photos, the detector, and names for what is written."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from auheat.errors import AuheatError
+from auheat.landmarks.base import Detector
+from auheat.landmarks.registry import DETECTORS, load_detector
+from auheat.utils.paths import Fence, walk_photos
+
+USUAL = "mesh"
+"""The detector for a run whose points no detector of ours found."""
+
+
+_LONGEST = 80
+"""Bytes of a photo's name, or its folder's, in the names of its files: a disk takes 255 in all."""
+
+
+def gather_photos(
+    images: Iterable[str | Path], tell: Callable[[str], None] = tqdm.write
+) -> list[Path]:
+    """Return photos and those below folders, each once, in the order given (a folder's by name).
+
+    Panels that an earlier call wrote to a folder are left out of it. So are links that leave it,
+    names that are not UTF-8 and folders that cannot be read, each with a line to `tell`. Raises
+    `AuheatError` for a path that is not there, and where no photo is left.
+    """
+    named = [Path(image) for image in images]
+    found: dict[Path, Path] = {}
+    for path in named:
+        if path.is_dir():
+            fence = Fence(path, follow=False, hint="")
+            walk = walk_photos(fence, odd=lambda error: tell(f"left out: {_to_text(error)}"))
+            photos = [path / name for name in walk.photos if not _is_panel(path / name)]
+        elif path.exists():
+            photos = [path]
+        else:
+            raise AuheatError(f"{path}: no such photo or folder")
+        for photo in photos:
+            found.setdefault(photo.resolve(), photo)
+    if not found:
+        told = ", ".join(str(path) for path in named) or "IMAGE"
+        raise AuheatError(f"{told}: no photos there (expected .jpg, .png and the like)")
+    return list(found.values())
+
+
+def _to_text(error: AuheatError) -> str:
+    """Return an error that can be printed: a path in it may be no UTF-8."""
+    return str(error).encode(errors="backslashreplace").decode()
+
+
+def _is_panel(photo: Path) -> bool:
+    """Whether a photo in a folder is what `explain` drew of another, by the JSON beside it."""
+    if photo.suffix != ".png":
+        return False
+    told = _read_told(photo.with_name(f"{photo.stem}.json"))
+    return told.get("panel") == photo.name and isinstance(told.get("photo"), str)
+
+
+def match_detector(
+    config: Mapping[str, Any], device: str, name: str | None, model: Path | None
+) -> tuple[Detector, tuple[str, ...]]:
+    """Load the detector that found the points a run was trained with, or the one called `name`.
+
+    Returns it with what a person should know: that it is another one, or gives other points, as
+    its digest tells. Raises `AuheatError` where it cannot be loaded.
+    """
+    own, digest = config.get("detector"), config.get("detector_digest")
+    chosen = name or (own if own in DETECTORS else USUAL)
+    mapping = _find_mapping(chosen, digest)
+    found = load_detector(chosen, device, mapping, model)
+    if found.digest == digest:
+        return found, ()
+    if own != found.name:
+        what = f"{own!r} found the landmarks that the run was trained with"
+    else:
+        what = (
+            f"the run was trained with landmarks of {own} {str(digest)[:8]}, which were found in "
+            "another way"
+        )
+    return found, (
+        f"warning: detector {found.name} {found.digest[:8]}: {what} (regions may differ a little)",
+    )
+
+
+def _find_mapping(name: str, digest: Any) -> str:
+    """Return the landmark map that a digest of `mesh` tells of; "fitted" where it is unknown."""
+    if name != "mesh":
+        return "fitted"
+    from auheat.landmarks.mesh.detector import settings_digest
+    from auheat.landmarks.mesh.landmark_map import load_map
+
+    return "index" if settings_digest(load_map("index")) == digest else "fitted"
+
+
+def name_outputs(photos: Sequence[Path], folder: Path) -> list[str]:
+    """Return a name for each photo's files in a folder, without ending; no two are alike.
+
+    The photo's own name; where another photo has it, here or in what was written to the folder
+    before, or a file of another kind has it, its folder's name is put before it, then a number
+    behind. Case does not tell names apart, as on some disks. The same photos get the same names
+    again.
+    """
+    given = {photo.resolve() for photo in photos}
+    taken: set[str] = set()
+    names = []
+    for photo in photos:
+        stem, parent = _shorten(photo.stem), _shorten(photo.resolve().parent.name)
+        number, name = 1, stem
+        while name.casefold() in taken or not _is_free(folder, name, photo, given):
+            name = f"{parent}-{stem}" if number == 1 else f"{parent}-{stem}-{number}"
+            number += 1
+        taken.add(name.casefold())
+        names.append(name)
+    return names
+
+
+def _shorten(name: str) -> str:
+    """Return a name of at most _LONGEST bytes, without what is no text."""
+    return os.fsencode(name)[:_LONGEST].decode("utf-8", "ignore") or "photo"
+
+
+def _is_free(folder: Path, name: str, photo: Path, given: set[Path]) -> bool:
+    """Whether NAME.json and NAME.png may be written: neither is there, or both are this photo's."""
+    files = [folder / f"{name}.json", folder / f"{name}.png"]
+    if not any(map(os.path.lexists, files)):
+        return True
+    return is_earlier(files[0], photo) and not any(file.resolve() in given for file in files)
+
+
+def is_earlier(file: Path, photo: Path) -> bool:
+    """Whether a JSON is what an earlier call wrote of this photo, and the PNG beside it its panel.
+
+    What cannot be read was not.
+    """
+    told = _read_told(file)
+    panel, path = told.get("panel"), told.get("photo")
+    return panel == f"{file.stem}.png" and path == str(photo.resolve())
+
+
+def _read_told(file: Path) -> dict[str, Any]:
+    """Return what an earlier call wrote of a photo; {} for anything else."""
+    try:
+        told = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def remove_earlier(folder: Path, name: str, photo: Path) -> None:
+    """Remove what an earlier call wrote of a photo under this name, if anything; raises OSError."""
+    file = folder / f"{name}.json"
+    if is_earlier(file, photo):
+        file.with_name(f"{name}.png").unlink(missing_ok=True)  # first: no panel without its JSON
+        file.unlink()

@@ -1,0 +1,5 @@
+"""Stores as files of other tools: WebDataset tars and NumPy arrays."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,77 @@
+"""Canonical expression names and splits, and the spellings that data sets use for them."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+EXPRESSIONS = (
+    "Neutral",
+    "Happiness",
+    "Surprise",
+    "Fear",
+    "Anger",
+    "Disgust",
+    "Sadness",
+    "Contempt",
+    "Pain",
+    "Cluelessness",
+    "Speech",
+    "Happily Surprised",
+    "Happily Disgusted",
+    "Happily Sad",
+    "Happily Fearful",
+    "Sadly Fearful",
+    "Sadly Angry",
+    "Sadly Surprised",
+    "Sadly Disgusted",
+    "Fearfully Angry",
+    "Fearfully Surprised",
+    "Fearfully Disgusted",
+    "Angrily Surprised",
+    "Angrily Disgusted",
+    "Disgustedly Surprised",
+    "Appalled",
+    "Hatred",
+    "Awed",
+)
+"""Canonical expression names; the first seven stand in the paper's class order."""
+
+
+SYNONYMS = MappingProxyType(
+    {name.casefold(): name for name in EXPRESSIONS}
+    | {n.casefold().replace(" ", joint): n for n in EXPRESSIONS for joint in ("_", "-", "")}
+    | {
+        "neutrality": "Neutral",
+        "happy": "Happiness",
+        "joy": "Happiness",
+        "smile": "Happiness",
+        "surprised": "Surprise",
+        "fearful": "Fear",
+        "afraid": "Fear",
+        "scared": "Fear",
+        "angry": "Anger",
+        "disgusted": "Disgust",
+        "sad": "Sadness",
+        "contemptuous": "Contempt",
+        "clueless": "Cluelessness",
+        "talking": "Speech",
+        "hate": "Hatred",
+        "awe": "Awed",
+    }
+)
+"""Casefolded name, as data sets spell it -> canonical expression name."""
+
+
+SPLITS = MappingProxyType(
+    {
+        "train": "train",
+        "training": "train",
+        "val": "val",
+        "valid": "val",
+        "validation": "val",
+        "dev": "val",
+        "test": "test",
+        "testing": "test",
+    }
+)
+"""Casefolded folder name -> canonical split."""

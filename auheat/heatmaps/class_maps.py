@@ -1,0 +1,177 @@
+"""The heatmaps of all classes and the regions of their AUs, drawn on a batch of photos at once.
+
+The values are `auheat.heatmaps.render_heatmaps`'s. What differs is what is done once: an AU that
+several expressions ask for is drawn once for all of them, and the log of a Gaussian, a quadratic
+form, is the product of two thin matrices.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from auheat.heatmaps.face_frame import Faces, check_faces
+from auheat.heatmaps.plan import Blobs, Plan, place_blobs
+
+REGION = 0.5
+"""A region is where a map of Gaussians reaches at least this share of its peak."""
+
+_LOG_REGION = math.log(REGION)
+
+_FAR = -1e6  # pixels
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Unit:
+    """An AU as some classes ask for it: its number, its Gaussians in `Canvas.blobs`, from whom.
+
+    `weights` maps the position of a drawn class to the log of the AU's weight there.
+    """
+
+    au: int
+    part: slice
+    weights: dict[int, float]
+
+
+class Placed(NamedTuple):
+    """The Gaussians of N faces: x, y, a, b, c (N, B) of `place_blobs`.
+
+    Those of a face without points lie too far away to be seen.
+    """
+
+    x: Tensor
+    y: Tensor
+    a: Tensor
+    b: Tensor
+    c: Tensor
+
+
+class Canvas:
+    """Draws what a plan's classes show, on a (side, side) grid that covers the photo.
+
+    `drawn` are the classes that have a heatmap, `units` the AUs they ask for; an AU asked for on
+    other sides is another unit.
+    """
+
+    def __init__(self, plan: Plan, side: int) -> None:
+        self.plan, self.size = plan, (side, side)
+        self.drawn = [k for k, blobs in enumerate(plan.classes) if blobs is not None]
+        self.blobs, self.units = _collect_units([plan.classes[k] for k in self.drawn])
+
+    def place(self, landmarks: Tensor) -> Placed:
+        """Place all Gaussians on faces: landmarks (N, 68, 2) px of the grid, NaN where unknown."""
+        labels = torch.zeros(len(landmarks), dtype=torch.int64, device=landmarks.device)
+        exact = landmarks.double()  # these few numbers decide on every pixel
+        faces: Faces = check_faces(exact, labels, self.size, self.plan.frame)
+        *placed, _ = place_blobs(faces, self.blobs, self.size)
+        aside = (_FAR, _FAR, 1.0, 0.0, 1.0)
+        known = faces.usable[:, None]
+        return Placed(*(torch.where(known, v, w) for v, w in zip(placed, aside, strict=True)))
+
+    def draw(self, placed: Placed) -> tuple[Tensor, Tensor]:
+        """Return the heatmaps (N, K, S, S) of the K drawn classes and the units' regions.
+
+        The regions (N, V, S, S) f32 are 1 where a unit's Gaussians, of weight 1, reach `REGION`.
+        Faces without points have zeros.
+        """
+        n, device = len(placed.x), placed.x.device
+        logs = torch.empty((n, len(self.units), *self.size), device=device)
+        highest = torch.full((n, len(self.drawn), *self.size), -torch.inf, device=device)
+        for number, unit in enumerate(self.units):
+            one = logs[:, number]
+            self._draw_logs(placed, unit.part, one)
+            for k, weight in unit.weights.items():
+                here = highest[:, k]
+                torch.maximum(here, one + weight if weight else one, out=here)
+        return highest.exp_(), (logs >= _LOG_REGION).to(logs.dtype)
+
+    def _draw_logs(self, placed: Placed, part: slice, out: Tensor) -> None:
+        """Write the log of a unit's map (N, S, S): the largest of its Gaussians' logs."""
+        x, y, a, b, c = (v[:, part, None] for v in placed)
+        dx = torch.arange(self.size[1], device=x.device, dtype=x.dtype) - x
+        dy = torch.arange(self.size[0], device=x.device, dtype=x.dtype) - y
+        one = torch.ones_like(dx)
+        columns = torch.stack([one, -b * dx, -0.5 * a * dx * dx], 2).to(out.dtype)
+        rows = torch.stack([-0.5 * c * dy * dy, dy, torch.ones_like(dy)], 3).to(out.dtype)
+        n, many = x.shape[:2]
+        flat = torch.bmm(rows.flatten(0, 1), columns.flatten(0, 1))
+        logs = flat.view(n, many, *self.size)
+        out.copy_(logs[:, 0])
+        for i in range(1, many):
+            torch.maximum(out, logs[:, i], out=out)
+
+    def read(self, placed: Placed, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Read maps at points (N, M, 2), (x, y) in pixels of the grid, not only at its pixels.
+
+        Returns the heatmaps' values (N, M, K), and whether a unit's region has the point (N, M, V).
+        """
+        x, y, a, b, c = (v[:, None] for v in placed)
+        dx, dy = points[..., :1] - x, points[..., 1:] - y
+        logs = -0.5 * (a * dx * dx + 2 * b * dx * dy + c * dy * dy)
+        if not self.units:
+            return logs[..., :0], logs[..., :0] > 0
+        highest = torch.stack([logs[..., unit.part].amax(-1) for unit in self.units], -1)
+        shape = (*points.shape[:2], len(self.drawn))
+        least = torch.full(shape, -torch.inf, dtype=logs.dtype, device=points.device)
+        for number, unit in enumerate(self.units):
+            for k, weight in unit.weights.items():
+                least[..., k] = torch.maximum(least[..., k], highest[..., number] + weight)
+        return least.exp(), highest >= _LOG_REGION
+
+    def asked(self) -> Tensor:
+        """Return which drawn class asks for which unit, (K, V) bool."""
+        out = torch.zeros((len(self.drawn), len(self.units)), dtype=torch.bool)
+        for number, unit in enumerate(self.units):
+            out[list(unit.weights), number] = True
+        return out
+
+
+def _collect_units(classes: list[Blobs | None]) -> tuple[Blobs, list[Unit]]:
+    """Return the Gaussians of all classes, each once and of weight 1, and the units they form."""
+    known: dict[Any, tuple[int, dict[int, float], Blobs]] = {}
+    for k, blobs in enumerate(classes):
+        assert blobs is not None
+        pairs = sorted(
+            {(int(au), float(w)) for au, w in zip(blobs.au, blobs.log_weight, strict=True)}
+        )
+        for au, weight in pairs:
+            some = (blobs.au == au) & (blobs.log_weight == weight)
+            chosen = Blobs(*(getattr(blobs, name)[some] for name in Blobs.__slots__))
+            places = (chosen.anchor, chosen.share, chosen.offset, chosen.sigma, chosen.angle)
+            key = (au, *(tuple(map(tuple, p)) if p.ndim > 1 else tuple(p) for p in places))
+            known.setdefault(key, (au, {}, chosen))[1][k] = weight
+    ordered = sorted(known.values(), key=lambda entry: entry[0])
+    units, start = [], 0
+    for au, weights, chosen in ordered:
+        units.append(Unit(au, slice(start, start + len(chosen.au)), weights))
+        start += len(chosen.au)
+    return _join([chosen for _, _, chosen in ordered]), units
+
+
+def _join(parts: list[Blobs]) -> Blobs:
+    """Return all Gaussians in one record, of weight 1."""
+    most = max((p.anchor.shape[1] for p in parts), default=1)
+
+    def widen(values: Any) -> Any:
+        return np.pad(values, ((0, 0), (0, most - values.shape[1])))
+
+    if not parts:
+        none, pair = np.zeros(0), np.zeros((0, 2))
+        empty = np.zeros((0, 1))
+        return Blobs(none.astype(int), empty.astype(int), empty, pair, pair, none, none)
+    joined = {
+        name: np.concatenate(
+            [
+                widen(getattr(p, name)) if name in ("anchor", "share") else getattr(p, name)
+                for p in parts
+            ]
+        )
+        for name in Blobs.__slots__
+    }
+    joined["log_weight"] = np.zeros(len(joined["au"]))
+    return Blobs(**joined)

@@ -1,0 +1,98 @@
+"""Draw heatmaps in floating point: the definition, for NumPy arrays and tensors of any device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from auheat.heatmaps.backend import like, namespace, where_is
+from auheat.heatmaps.face_frame import Faces, check_faces
+from auheat.heatmaps.plan import Blobs, Plan, place_blobs
+from auheat.records import Array
+
+MIN_SIGMA = 1.5
+"""Smallest sigma, in map pixels, that a map of that size shows well."""
+
+
+_CHUNK = 2**15  # map pixels drawn at once: more do not fit a core's cache
+
+_CHUNK_DEVICE = 2**22  # fewer do not fill an accelerator
+
+
+def render_heatmaps(
+    points: Any, labels: Any, plan: Plan, image_sizes: Any, size: tuple[int, int] = (56, 56)
+) -> tuple[Any, Any]:
+    """Draw one heatmap per face: return maps (N, h, w) in [0, 1] and valid (N,) bool.
+
+    points (N, 68, 2) px, labels (N,) integer indices into `plan.names` (-1 unlabelled),
+    image_sizes (N, 2) as (H, W) or one (H, W) for all. NumPy arrays give float64 maps; torch
+    tensors give maps of their own dtype on their own device, calculated in float32 at least. The
+    continuous map peaks at the AU's weight. Rows without finite points that span a face, or whose
+    class has no map, are zero and not valid. No gradient flows. Raises `AuheatError` for wrong
+    shapes.
+    """
+    xp = namespace(points)
+    half = xp is not np and points.is_floating_point() and points.element_size() < 4
+    faces = check_faces(points, labels, image_sizes, plan.frame)
+    maps = xp.zeros((len(points), *size), **where_is(faces.points))
+    valid = xp.zeros_like(faces.usable)
+    on_cpu = xp is np or points.device.type == "cpu"
+    step = max(1, (_CHUNK if on_cpu else _CHUNK_DEVICE) // (size[0] * size[1]))
+    for rows, blobs in pick_rows(faces, plan):
+        for start in range(0, len(rows), step):
+            some = rows[start : start + step]
+            maps[some] = _draw(faces.take(some), blobs, size)
+        valid[rows] = True
+    return maps.to(points.dtype) if half else maps, valid
+
+
+def pick_rows(faces: Faces, plan: Plan) -> Iterator[tuple[Any, Blobs]]:
+    """Yield the row numbers (M,) that have the same Gaussians, and those, class by class."""
+    xp = namespace(faces.points)
+    for k, blobs in enumerate(plan.classes):
+        if blobs is None:
+            continue
+        rows = xp.nonzero(faces.usable if plan.blind else faces.usable & (faces.labels == k))
+        rows = rows[0] if xp is np else rows[:, 0]
+        if len(rows):
+            yield rows, blobs
+
+
+def _draw(faces: Faces, blobs: Blobs, size: tuple[int, int]) -> Any:
+    """Draw the same blobs on each face; the largest Gaussian is that of the least distance.
+
+    a dx^2 + 2 b dx dy + c dy^2 = (along dx + slant dy)^2 + (across dy)^2, completed to squares:
+    a sum of squares loses no digits, and leaves three passes over the pixels per blob.
+    """
+    xp = namespace(faces.points)
+    x, y, a, b, c, peak = place_blobs(faces, blobs, size)
+    along = xp.sqrt(a)
+    slant = b / along
+    across_squared = c - slant * slant
+    columns = like(x, np.arange(size[1])) - x[..., None]
+    rows = like(x, np.arange(size[0])) - y[..., None]
+    across_columns = along[..., None] * columns
+    slanted = slant[..., None] * rows
+    across_rows = across_squared[..., None] * rows * rows - 2 * peak[..., None]
+    least: Any = None
+    for i in range(x.shape[1]):
+        distance = across_columns[:, i, None, :] + slanted[:, i, :, None]
+        distance *= distance
+        distance += across_rows[:, i, :, None]
+        least = distance if least is None else xp.minimum(least, distance)
+    least *= -0.5
+    return xp.exp(least)
+
+
+def smallest_sigma(
+    points: Array, labels: Array, plan: Plan, image_sizes: Array, size: tuple[int, int]
+) -> Array:
+    """Return each row's smallest sigma in map pixels (N,), infinite for rows without a map."""
+    faces = check_faces(points, labels, image_sizes, plan.frame)
+    out = np.full(len(points), np.inf)
+    for rows, blobs in pick_rows(faces, plan):
+        shrink = np.min(np.array(size) / faces.sizes[rows], axis=1)
+        out[rows] = blobs.sigma.min() * faces.frames[rows, 2] * shrink
+    return out

@@ -1,0 +1,105 @@
+"""Photo bytes: what they hold, whether any reader decodes them alike, and their pixels.
+
+Headers are read before pixels (`headers`), so that a file which lies about itself or would decode
+to more than MAX_PIXELS costs nothing. A file that cannot be used raises `UnreadableImageError`,
+which the pipeline turns into a row with a status.
+
+Memory: a thread needs at most twice the file, 12 bytes per pixel that the file claims (three for
+the pixels, as many for their copy, six for the coefficients of a progressive JPEG or the encoded
+copy), and WORK_BYTES; of the largest file that is taken, 2 GiB. A TIFF may claim strips or tiles of
+another GiB, which is OpenCV's bound.
+
+libjpeg and libpng write a line to stderr for some damaged files each time that they are decoded;
+OpenCV has no way to ask them not to.
+"""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from auheat.images.headers import (
+    MAX_BYTES,
+    MAX_PIXELS,
+    Header,
+    UnreadableImageError,
+    drop_packed_texts,
+    read_header,
+)
+from auheat.records import Array
+
+WORK_BYTES = 2**26
+"""Memory that decoders take for themselves, whatever the photo: at most 64 MiB."""
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return a file's bytes; raise `UnreadableImageError` where that fails or the file is huge."""
+    try:
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):
+            raise UnreadableImageError("no regular file")
+        n = about.st_size
+        if n > MAX_BYTES:
+            raise UnreadableImageError(f"{n} bytes (at most {MAX_BYTES})")
+        return path.read_bytes()
+    except OSError as error:
+        raise UnreadableImageError(error.strerror or "cannot be read") from error
+
+
+def decode(data: bytes) -> Array:
+    """Return upright RGB pixels (H, W, 3) u8 of photo bytes.
+
+    EXIF orientation is applied, 16-bit is reduced to 8, alpha is dropped, gray and CMYK become
+    RGB. Raises `UnreadableImageError`.
+    """
+    return cv2.cvtColor(_decode(data, read_header(data)), cv2.COLOR_BGR2RGB)
+
+
+def make_portable(data: bytes) -> bytes:
+    """Return bytes that any reader decodes to the same upright 8-bit pixels.
+
+    Bytes that already are so come back unchanged; a JPEG is re-encoded as JPEG (quality 95, no
+    chroma subsampling), anything else as PNG. Raises `UnreadableImageError`.
+    """
+    header = read_header(data)
+    if header is not None and header.portable:
+        return data
+    return _encode_like(data, _decode(data, header))
+
+
+def encode_like(data: bytes, pixels: Array) -> bytes:
+    """Return RGB pixels (H, W, 3) u8 as the file type of `data`: JPEG for a JPEG, else PNG.
+
+    JPEG is of quality 95 without chroma subsampling. Raises `UnreadableImageError`.
+    """
+    return _encode_like(data, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
+
+
+def _encode_like(data: bytes, image: Array) -> bytes:
+    """Return BGR pixels (H, W, 3) u8 as the file type of `data`."""
+    kind, options = ".png", list[int]()
+    if data[:2] == b"\xff\xd8":
+        kind, options = ".jpg", [cv2.IMWRITE_JPEG_QUALITY, 95]
+        options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    done, out = cv2.imencode(kind, image, options)
+    if not done:
+        raise UnreadableImageError("cannot be encoded again")
+    return out.tobytes()
+
+
+def _decode(data: bytes, header: Header | None) -> Array:
+    """Return upright BGR pixels (H, W, 3) u8."""
+    if header is not None and header.packed_text:
+        data = drop_packed_texts(data)
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        raise UnreadableImageError("cannot be decoded") from error
+    if image is None:
+        raise UnreadableImageError("not a photo that can be decoded")
+    if image.shape[0] * image.shape[1] > MAX_PIXELS:
+        raise UnreadableImageError("too many pixels")
+    return image

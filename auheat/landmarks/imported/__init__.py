@@ -1,0 +1,1 @@
+"""Points that exist already: .pts, OpenFace, CSV, .npz and others, matched to photos."""

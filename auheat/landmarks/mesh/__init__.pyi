@@ -1,0 +1,3 @@
+from .detector import MeshDetector as MeshDetector
+
+__all__ = ["MeshDetector"]

@@ -1,0 +1,165 @@
+"""Find the landmark models on this machine, checked by sha256; never over the network."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+import os
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
+
+from auheat.errors import AuheatError
+
+MODELS = MappingProxyType(
+    {
+        "face_detection_short_range.tflite": (
+            "bbff11cebd1eb27a1e004cae0b0e63ec8c551cbf34a4451148b4908b8db3eca8"
+        ),
+        "face_landmark_with_attention.tflite": (
+            "e06a804e0144f9929eda782122916b35d60c697c3c9344013ca2bbe76a6ce2b4"
+        ),
+        "face_landmark.tflite": (
+            "1055cb9d4a9ca8b8c688902a3a5194311138ba256bcc94e336d8373a5f30c814"
+        ),
+    }
+)
+"""File name -> sha256 of each model."""
+
+
+WHEEL = "mediapipe-0.10.21-cp311-cp311-manylinux_2_28_x86_64.whl"
+
+WHEEL_SHA256 = "05dc4a9e593655a79558d05d6227d31018c2537a4bd3362b51e230cf22aecfe3"
+"""The release file from which a build takes the models, and its digest."""
+
+
+_VERSION = "0.10.21"
+
+_MEMBERS = MappingProxyType(
+    {
+        name: PurePosixPath("mediapipe", "modules", folder, name)
+        for name, folder in zip(
+            MODELS, ("face_detection", "face_landmark", "face_landmark"), strict=True
+        )
+    }
+)
+
+
+def package_dir() -> Path:
+    """Return the folder inside this package that a build fills with the models."""
+    return Path(str(importlib.resources.files("auheat.landmarks.mesh"))) / "models"
+
+
+def cache_dir() -> Path:
+    """Return the user's own folder, used where the package's cannot be written."""
+    if os.environ.get("XDG_CACHE_HOME"):
+        return Path(os.environ["XDG_CACHE_HOME"]) / "auheat" / "models"
+    if sys.platform == "win32" and os.environ.get("LOCALAPPDATA"):
+        return Path(os.environ["LOCALAPPDATA"]) / "auheat" / "models"
+    return Path.home() / ".cache" / "auheat" / "models"
+
+
+def _from_mediapipe(name: str) -> Path | None:
+    """Return where an installed mediapipe of the right version keeps a model."""
+    try:
+        distribution = importlib.metadata.distribution("mediapipe")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    if distribution.version != _VERSION:
+        return None
+    return Path(str(distribution.locate_file(str(_MEMBERS[name]))))
+
+
+def _candidates(name: str) -> Iterator[Path]:
+    """Yield the places where a model may lie, in the order in which they are searched."""
+    if os.environ.get("AUHEAT_MODELS"):
+        yield Path(os.environ["AUHEAT_MODELS"]) / name
+    yield package_dir() / name
+    yield cache_dir() / name
+    installed = _from_mediapipe(name)
+    if installed is not None:
+        yield installed
+
+
+def _check(where: str, data: bytes, wanted: str) -> None:
+    found = hashlib.sha256(data).hexdigest()
+    if found != wanted:
+        raise AuheatError(
+            f"{where}: not the expected file, sha256 {found[:12]}... (wanted {wanted[:12]}...)"
+        )
+
+
+def _known(name: str) -> str:
+    if name not in MODELS:
+        raise AuheatError(f"model {name!r}: not known (one of {', '.join(MODELS)})")
+    return MODELS[name]
+
+
+def find_model(name: str) -> Path:
+    """Return the path of a model, its bytes checked; a corrupt file is an error, never skipped."""
+    wanted = _known(name)
+    places = list(_candidates(name))
+    for path in places:
+        if path.is_file():
+            _check(str(path), path.read_bytes(), wanted)
+            return path
+    looked = ", ".join(str(path.parent) for path in places)
+    raise AuheatError(
+        f"{name}: landmark model not found in {looked} (get {WHEEL} with `pip download --no-deps "
+        f"mediapipe=={_VERSION}`, then run `auheat models --from WHEEL|DIR`)"
+    )
+
+
+def _read_wheel(source: Path) -> dict[str, bytes]:
+    try:
+        with zipfile.ZipFile(source) as archive:
+            return {name: archive.read(str(member)) for name, member in _MEMBERS.items()}
+    except (KeyError, zipfile.BadZipFile) as error:
+        raise AuheatError(f"{source}: {error} (a wheel like {WHEEL} is needed)") from error
+
+
+def _read_folder(source: Path) -> dict[str, bytes]:
+    """Read the models from a folder that holds them itself, or an unpacked wheel."""
+    found = {}
+    for name, member in _MEMBERS.items():
+        path = next((p for p in (source / name, source / member) if p.is_file()), None)
+        if path is None:
+            raise AuheatError(f"{source}: no {name} (needed: {', '.join(MODELS)})")
+        found[name] = path.read_bytes()
+    return found
+
+
+def _write(folder: Path, models: dict[str, bytes]) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, data in models.items():
+        part = folder / f"{name}.{os.getpid()}.part"
+        part.write_bytes(data)
+        part.replace(folder / name)
+        paths.append(folder / name)
+    return paths
+
+
+def install_models(source: Path) -> list[Path]:
+    """Copy the models from a mediapipe wheel or a folder to where they are searched.
+
+    They go into the package's own folder, or the user's cache where that cannot be written.
+    """
+    source = Path(source)
+    if source.is_dir():
+        models = _read_folder(source)
+    elif source.is_file():
+        models = _read_wheel(source)
+    else:
+        raise AuheatError(f"{source}: not found (a mediapipe {_VERSION} wheel, or a folder)")
+    for name, data in models.items():
+        _check(f"{source}: {name}", data, MODELS[name])
+    refused = []
+    for folder in (package_dir(), cache_dir()):
+        try:
+            return _write(folder, models)
+        except OSError as error:
+            refused.append(f"{folder}: {error.strerror or error}")
+    raise AuheatError(f"models cannot be written: {'; '.join(refused)} (or set AUHEAT_MODELS)")

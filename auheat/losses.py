@@ -1,0 +1,160 @@
+"""The training loss: cross-entropy, and alignment of a layer's attention with the AU heatmap.
+
+`attention` and `au_alignment_loss` work on the feature maps of any model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from auheat.models.output import Output
+from auheat.utils.maps import resize_heatmap
+
+_EPS = 1e-8
+
+
+CONTRAST_SCALE = 10.0
+"""What correlations are multiplied by before the softmax of `contrastive_alignment_loss`."""
+
+
+class Loss(NamedTuple):
+    """The loss to minimise and its parts before weighting, all scalars."""
+
+    total: Tensor
+    classes: Tensor
+    alignment: Tensor
+    contrast: Tensor
+
+
+def au_alignment_loss(features: Tensor, heatmap: Tensor, valid: Tensor) -> Tensor:
+    """Return the mean over valid rows of 1 - R(T, A), a scalar in [0, 2] (eq. 2 and 3).
+
+    features (B, C, h, w), heatmap (B, H, W) of any non-negative scale, valid (B,) bool. Features
+    may have either sign: their mean is compared as it is, so a place of negative attention
+    counts against the heatmap there. A is shrunk to T's size by area (enlarged bilinearly for a
+    layer finer than the heatmap). With no valid row it is exactly 0, and gradients are zeros;
+    whatever stands in the heatmap of a row that is not valid, NaN included, has no effect.
+
+    valid may also be (B, H, W), the share in [0, 1] of each heatmap cell that is known, where the
+    heatmap holds that share of the cell alone. T is then multiplied by it, so that what is not
+    known neither draws nor repels attention, and a row counts by its known area.
+    """
+    size = (features.shape[2], features.shape[3])
+    known = valid.float() if valid.ndim == 3 else valid[:, None, None].float().expand_as(heatmap)
+    target = resize_heatmap(torch.where(known > 0, heatmap.float(), 0), size)
+    # summed in float32 as they are read: a copy of half-precision features would double the traffic
+    seen = features.mean(1, dtype=torch.float32) * resize_heatmap(known, size)
+    seen = F.normalize(seen.flatten(1), dim=1, eps=_EPS)
+    wanted = F.normalize(target.flatten(1), dim=1, eps=_EPS)
+    weight = known.mean((1, 2))
+    apart = torch.where(weight > 0, weight * (1 - (seen * wanted).sum(1)), 0)
+    return apart.sum() / torch.where(weight.sum() > 0, weight.sum(), 1)
+
+
+def contrastive_alignment_loss(
+    features: Tensor,
+    class_maps: Tensor,
+    labels: Tensor,
+    valid: Tensor,
+    class_weights: Tensor | None = None,
+    scale: float = CONTRAST_SCALE,
+) -> Tensor:
+    """Return how badly attention tells its own class's heatmap from the other classes', a scalar.
+
+    With T the attention, A_k the heatmap that class k would have on the same face and r their
+    centred cosine (Pearson's), it is the mean over valid rows of -log softmax_k(scale r(T, A_k))
+    at the own class: the InfoNCE loss (van den Oord et al. 2018, eq. 4) of a map among maps. It is
+    small where r is higher for the own class than for every other, however alike the maps are;
+    `au_alignment_loss` cannot ask that, since one map near the mean of all is near each.
+
+    features (B, C, h, w), class_maps (B, K, H, W), all zero for a class that has none; labels (B,)
+    classes, or (B, K) shares, of which the classes without a map have no part. `valid` is
+    `au_alignment_loss`'s; T and A_k are compared where it is known. A row counts as often as its
+    class's weight of `class_weights` (K,), by default 1, says. With no valid row it is exactly 0,
+    and gradients are zeros.
+    """
+    size = (features.shape[2], features.shape[3])
+    known = valid.float() if valid.ndim == 3 else valid[:, None, None].expand(-1, *size).float()
+    weight = known.mean((1, 2))
+    # what is not known may be NaN, whose product with a gradient of zero would be NaN again
+    class_maps = torch.where((weight > 0)[:, None, None, None], class_maps.float(), 0)
+    there = class_maps.flatten(2).amax(2) > 0
+    if labels.ndim == 1:
+        labels = F.one_hot(labels, class_maps.shape[1])
+    wanted = torch.where(there, labels.float(), 0)
+    weight = torch.where(wanted.sum(1) > 0, weight, 0)
+    wanted = wanted / wanted.sum(1, keepdim=True).clamp(min=_EPS)
+    maps = F.adaptive_avg_pool2d(class_maps, size)
+    r = _correlate(features.mean(1, dtype=torch.float32), maps, resize_heatmap(known, size))
+    told = torch.where(there, scale * r, -torch.inf)
+    told = torch.where((weight > 0)[:, None], told, 0).log_softmax(1)
+    if class_weights is not None:
+        wanted = wanted * class_weights
+    rows = -torch.where(wanted > 0, wanted * told, 0).sum(1)
+    return (weight * rows).sum() / torch.where(weight.sum() > 0, weight.sum(), 1)
+
+
+def _correlate(one: Tensor, maps: Tensor, known: Tensor) -> Tensor:
+    """Return Pearson's r of maps (B, h, w) with maps (B, K, h, w), (B, K), weighted by `known`."""
+    share = (known / known.sum((1, 2), keepdim=True).clamp(min=_EPS))[:, None].flatten(2)
+    a, b = one[:, None].flatten(2), maps.flatten(2)
+    a = (a - (share * a).sum(2, keepdim=True)) * share.sqrt()
+    b = (b - (share * b).sum(2, keepdim=True)) * share.sqrt()
+    return (F.normalize(a, dim=2, eps=_EPS) * F.normalize(b, dim=2, eps=_EPS)).sum(2)
+
+
+def known_share(valid: Tensor) -> Tensor:
+    """Return by how much each row counts in `au_alignment_loss`, (B,): its known share."""
+    return valid.float() if valid.ndim == 1 else valid.float().mean((1, 2))
+
+
+def total_loss(
+    output: Output,
+    labels: Tensor,
+    heatmap: Tensor,
+    valid: Tensor,
+    au_weight: float,
+    layers: Sequence[int] = (5,),
+    contrast_weight: float = 0.0,
+    class_maps: Tensor | None = None,
+    class_weights: Tensor | None = None,
+) -> Loss:
+    """Return eq. 3, cross-entropy + `au_weight` x alignment, and + `contrast_weight` x contrast.
+
+    Cross-entropy is summed over the logits and every set of auxiliary logits, alignment and
+    contrast over the `layers`, which count from 1, shallow to deep. Labels are (B,) classes, or
+    (B, K) shares that sum to one; heatmap and valid are `au_alignment_loss`'s, `class_maps` (for a
+    contrast) and `class_weights` `contrastive_alignment_loss`'s. With both weights 0 it is the
+    plain classifier.
+    """
+    classes = sum(
+        (F.cross_entropy(logits, labels) for logits in output.aux_logits),
+        F.cross_entropy(output.logits, labels),
+    )
+    alignment = contrast = torch.zeros_like(classes)
+    aligned = [output.features[n - 1] for n in layers]
+    if au_weight:
+        alignment = torch.stack([au_alignment_loss(f, heatmap, valid) for f in aligned]).sum()
+    if contrast_weight:
+        assert class_maps is not None
+        told = class_maps, labels, valid, class_weights
+        terms = [contrastive_alignment_loss(f, *told) for f in aligned]
+        contrast = torch.stack(terms).sum()
+    total = add_up(classes, alignment, contrast, au_weight, contrast_weight)
+    return Loss(total, classes, alignment, contrast)
+
+
+def add_up(
+    classes: Tensor, alignment: Tensor, contrast: Tensor, au_weight: float, contrast_weight: float
+) -> Tensor:
+    """Return the loss of its parts; a part of weight 0 has no gradient, and may be anything."""
+    total = classes
+    for weight, part in ((au_weight, alignment), (contrast_weight, contrast)):
+        if weight:
+            total = total + weight * part
+    return total

@@ -1,0 +1,27 @@
+"""What every classifier returns, and the attention of a layer."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Output(NamedTuple):
+    """What a classifier says: logits (B, K), maps (B, K, h, w), and what else is trained.
+
+    In evaluation mode `maps` are the method's own. In training, where no loss reads them, those
+    that take a walk back (the gradient CAMs, PRM) are not made: the head's plain class maps
+    stand there. `aux_logits` are further (B, K) logits that take part in the loss alone;
+    `features` are the backbone's maps, shallow to deep.
+    """
+
+    logits: Tensor
+    maps: Tensor
+    aux_logits: tuple[Tensor, ...] = ()
+    features: tuple[Tensor, ...] = ()
+
+
+def attention(features: Tensor) -> Tensor:
+    """Return the attention T (B, h, w) of features (B, C, h, w): their channel mean (eq. 1)."""
+    return features.mean(1)

@@ -1,0 +1,201 @@
+"""Peaks of class response maps, and the walk back from them (Zhou et al., PRM, CVPR 2018).
+
+The walk (section "Peak Back-propagation") gives every unit U the probability that it is reached
+from above: P(U) is the sum over the units V above of P(U | V) P(V), and V chooses among its inputs
+in proportion to activation x ReLU of the weight. So shares never grow on their way down, and sum
+up to one as long as every unit that is reached has an input it can choose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.grad import conv2d_input
+
+from auheat.models.network import Network
+from auheat.models.output import Output
+from auheat.models.resnet import BasicBlock, Bottleneck
+
+WINDOW = 3
+"""Side of the window a peak is the highest of, as in the paper."""
+
+
+def find_peaks(maps: Tensor, window: int = WINDOW) -> Tensor:
+    """Mark the places of maps (B, K, h, w) that no other in the window around them exceeds.
+
+    Returns bool (B, K, h, w); equal neighbours are peaks together, and every map has one.
+    """
+    return maps == F.max_pool2d(maps, window, 1, window // 2)
+
+
+def stimulate(maps: Tensor, window: int = WINDOW) -> Tensor:
+    """Return scores (B, K): the mean of each map's peaks (section "Peak Stimulation").
+
+    So gradients reach the peaks alone, an equal part each.
+    """
+    peaks = find_peaks(maps.detach(), window)
+    return torch.where(peaks, maps, 0).sum((2, 3)) / peaks.sum((2, 3))
+
+
+def share_peaks(maps: Tensor, window: int = WINDOW) -> Tensor:
+    """Return what the walk starts with, (B, K, h, w): shares of the peaks that sum to one.
+
+    The paper keeps a map for every peak. Here one map stands for a class, so its peaks are
+    weighted by how far they rise above the class's lowest response (equally where none does).
+    """
+    peaks = find_peaks(maps, window).to(maps.dtype)
+    height = peaks * (maps - maps.amin((2, 3), keepdim=True))
+    flat = height.sum((2, 3), keepdim=True) <= 0
+    height = torch.where(flat, peaks, height)
+    return height / height.sum((2, 3), keepdim=True)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """Units that a layer chooses from: activations (B, C, h, w), and the way to them.
+
+    `weight` is ReLU of a convolution's weight; None is a plain connection, as a shortcut has.
+    """
+
+    units: Tensor
+    weight: Tensor | None = None
+    stride: int = 1
+    padding: int = 0
+
+    def excite(self) -> Tensor:
+        """Return what reaches each unit of the layer above."""
+        if self.weight is None:
+            return self.units
+        return F.conv2d(self.units, self.weight, None, self.stride, self.padding)
+
+    def receive(self, share: Tensor) -> Tensor:
+        """Return these units' part of shares (B, C', h', w') already divided by the excitement."""
+        if self.weight is not None:
+            size = list(self.units.shape)
+            share = conv2d_input(  # type: ignore[no-untyped-call]
+                size, self.weight, share, self.stride, self.padding
+            )
+        return self.units * share
+
+
+def split_share(share: Tensor, excitement: Tensor) -> Tensor:
+    """Divide shares by the sum over what they are to be split among; nothing to choose, nothing."""
+    there = excitement > 0
+    return torch.where(there, share / torch.where(there, excitement, 1), 0)
+
+
+class Walk:
+    """The way back through one residual block, prepared once for a batch and used for all classes.
+
+    The block adds its last convolution and its shortcut, so a unit of its output chooses among
+    the inputs of both. Batch normalisation, a fixed scale in evaluation, is part of the
+    convolution before it. `inputs` (B, C, h, w) of the block must not be negative.
+    """
+
+    def __init__(self, block: BasicBlock | Bottleneck, inputs: Tensor) -> None:
+        pairs = [(block.conv1, block.bn1), (block.conv2, block.bn2)]
+        if isinstance(block, Bottleneck):
+            pairs.append((block.conv3, block.bn3))
+        units = inputs
+        self.layers: list[tuple[Source, Tensor]] = []
+        for i, (conv, norm) in enumerate(pairs):
+            source = _source(units, conv, norm)
+            self.layers.append((source, source.excite()))
+            if i + 1 < len(pairs):
+                units = block.relu(norm(conv(units)))
+        self.shortcut = Source(inputs)
+        if block.downsample is not None:
+            self.shortcut = _source(inputs, *block.downsample)
+        last, excitement = self.layers[-1]
+        self.layers[-1] = (last, excitement + self.shortcut.excite())
+
+    def go_back(self, share: Tensor) -> Tensor:
+        """Return the shares (B, C, h, w) of the block's inputs for shares of its outputs."""
+        split = split_share(share, self.layers[-1][1])
+        across = self.shortcut.receive(split)
+        share = self.layers[-1][0].receive(split)
+        for source, excitement in reversed(self.layers[:-1]):
+            share = source.receive(split_share(share, excitement))
+        return across + share
+
+
+def _source(units: Tensor, conv: nn.Module, norm: nn.Module) -> Source:
+    assert isinstance(conv, nn.Conv2d)
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_var is not None
+    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    weight = (conv.weight * scale.view(-1, 1, 1, 1)).relu()
+    return Source(units, weight, conv.stride[0], int(conv.padding[0]))
+
+
+def peak_response_maps(
+    maps: Tensor,
+    top: Tensor,
+    weight: Tensor,
+    walks: Sequence[Walk] = (),
+    window: int = WINDOW,
+) -> Tensor:
+    """Return the peak response map (B, K, h, w) of every class.
+
+    maps (B, K, h', w') are the class responses that `weight` (K, C, 1, 1) makes of `top` features
+    (B, C, h', w'), which are not negative; `walks` lead on from there, the topmost block first.
+    Each map is the sum over channels of the units where the walk ends.
+    """
+    start, positive = share_peaks(maps, window), weight.relu()
+    found = []
+    for k in range(maps.shape[1]):
+        source = Source(top, positive[k : k + 1])
+        share = source.receive(split_share(start[:, k : k + 1], source.excite()))
+        for walk in walks:
+            share = walk.go_back(share)
+        found.append(share.sum(1))
+    return torch.stack(found, 1)
+
+
+class PeakHead(nn.Module):
+    """A 1 x 1 convolution to class response maps, whose peaks' mean is the logit.
+
+    Zhou et al., PRM, CVPR 2018, section "Peak Stimulation". The maps of this head are the class
+    responses; the peak response maps need the block below too
+    (`auheat.models.prm.PeakNetwork`).
+    """
+
+    def __init__(self, channels: Sequence[int], classes: int) -> None:
+        super().__init__()
+        self.respond = nn.Conv2d(channels[-1], classes, 1)
+
+    def forward(self, features: Sequence[Tensor], labels: Tensor | None = None) -> Output:  # noqa: ARG002
+        """Return logits (B, K) and class response maps (B, K, h, w); labels are not needed."""
+        maps = self.respond(features[-1])
+        return Output(stimulate(maps), maps)
+
+
+class PeakNetwork(Network):
+    """PRM: in evaluation mode, the class responses' peaks are traced back through the last block.
+
+    The paper goes on to the pixels, a whole walk back through the network for each class. Here
+    it ends at the inputs of the last residual block: on the grid of the top features like
+    every other method's maps, for about a sixth of a ResNet-50's cost a class.
+    """
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Output:
+        """Classify images (B, 3, H, W); labels are not needed."""
+        if self.training:
+            return super().forward(images, labels)
+        entered: list[Tensor] = []
+        block: Any = self.backbone.layer4[-1]  # type: ignore[index]
+        hook = block.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
+        try:
+            output = super().forward(images, labels)
+        finally:
+            hook.remove()
+        weight: Any = self.head.respond.weight  # type: ignore[union-attr]
+        with torch.no_grad():
+            walk = Walk(block, entered[0])
+            maps = peak_response_maps(output.maps, output.features[-1], weight, [walk])
+        return output._replace(maps=maps)

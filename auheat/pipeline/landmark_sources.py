@@ -1,0 +1,125 @@
+"""Where the points of a shard come from: found in its photos, or read from a file."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from auheat.landmarks.base import Detector
+from auheat.landmarks.imported.matching import ImportedPoints, load_points
+from auheat.pipeline.photo_loading import (
+    DETECTION_SIDE,
+    View,
+    count_threads,
+    decode_view,
+    measure,
+    work_ahead,
+)
+from auheat.records import Array, Landmarks, Sample, Status
+
+_FIELDS = ("points", "score", "status")
+
+
+class Finding:
+    """Points found by a detector, in batches that depend on the shard's rows alone."""
+
+    side = DETECTION_SIDE
+
+    def __init__(self, detector: Detector, batch_size: int | None, workers: int | None) -> None:
+        self.name, self.digest = detector.name, detector.digest
+        self._detector, self._workers = detector, workers
+        self._batch = detector.batch_size if batch_size is None else batch_size
+
+    def __call__(
+        self, src: Path, shards: Sequence[Sequence[Sample]], bar: Any
+    ) -> Generator[tuple[Landmarks, Array], None, None]:
+        """Yield for each shard a row per photo, and sizes (N, 2): (H, W), zero if unreadable."""
+        photos = ((src / row.path, row.box) for rows in shards for row in rows)
+        threads, lanes = count_threads(self._workers), self._detector.lanes
+        lanes = lanes if threads else 0
+        with closing(work_ahead(decode_view, photos, threads, self._batch)) as decoded:
+            batches = (
+                list(islice(decoded, min(self._batch, len(rows) - start)))
+                for rows in shards
+                for start in range(0, len(rows), self._batch)
+            )
+            with closing(work_ahead(self._find, batches, lanes, lanes)) as found:
+                for rows in shards:
+                    parts: list[tuple[Landmarks, Array]] = []
+                    while sum(len(sizes) for _, sizes in parts) < len(rows):
+                        parts.append(next(found))
+                        bar.update(len(parts[-1][1]))
+                    marks, sizes = zip(*parts, strict=True)
+                    joined = (np.concatenate([getattr(m, k) for m in marks]) for k in _FIELDS)
+                    yield Landmarks(*joined), np.concatenate(sizes)
+
+    def _find(self, batch: Sequence[View | None]) -> tuple[Landmarks, Array]:
+        """Run the detector over a batch; photos that could not be read are rows that say so."""
+        n = len(batch)
+        points = np.full((n, 68, 2), np.nan, np.float32)
+        score, status = np.zeros(n, np.float32), np.full(n, Status.UNREADABLE, np.uint8)
+        sizes = np.zeros((n, 2), np.int32)
+        seen = [(i, *item) for i, item in enumerate(batch) if item is not None]
+        if seen:
+            at, images, full, origin, extent = zip(*seen, strict=True)
+            index = list(at)
+            found = self._detector(images)
+            sizes[index] = full
+            small = np.array([image.shape[:2] for image in images])
+            grow = (np.array(extent) / small)[:, None, ::-1]
+            points[index] = (found.points + 0.5) * grow - 0.5 + np.array(origin)[:, None]
+            score[index], status[index] = found.score, found.status
+        return Landmarks(points, score, status), sizes
+
+    def details(self) -> dict[str, Any]:
+        """Return what a summary should tell."""
+        return {"device": self._detector.device, "engine": self._detector.engine}
+
+    def notes(self) -> list[str]:
+        """Return what a person should look at."""
+        return []
+
+
+class Reading:
+    """Points that exist already, matched to the photos of the whole data set.
+
+    `source` is a file or folder that holds them, or the points themselves.
+    """
+
+    side = 0  # nothing is shrunk for a detector
+
+    def __init__(
+        self, source: Path | ImportedPoints, samples: Sequence[Sample], workers: int | None
+    ) -> None:
+        points = load_points(source) if isinstance(source, Path) else source
+        self.name, self.digest = points.name, points.digest
+        self._kind, self._workers = points.kind, workers
+        paths = [sample.path.as_posix() for sample in samples]
+        self._matching = points.match([sample.id for sample in samples], paths)
+
+    def __call__(
+        self, src: Path, shards: Sequence[Sequence[Sample]], bar: Any
+    ) -> Generator[tuple[Landmarks, Array], None, None]:
+        """Yield for each shard a row per photo, and sizes (N, 2): (H, W), zero if unreadable."""
+        files = (src / row.path for rows in shards for row in rows)
+        threads = count_threads(self._workers)
+        with closing(work_ahead(measure, files, threads, 4 * threads)) as measured:
+            for rows in shards:
+                sizes = np.zeros((len(rows), 2), np.int32)
+                for i, size in enumerate(islice(measured, len(rows))):
+                    sizes[i] = size
+                    bar.update()
+                yield self._matching.find([row.id for row in rows], sizes), sizes
+
+    def details(self) -> dict[str, Any]:
+        """Return what a summary should tell."""
+        return {"points": self._kind, **self._matching.counts()}
+
+    def notes(self) -> list[str]:
+        """Return what a person should look at."""
+        return self._matching.warnings()

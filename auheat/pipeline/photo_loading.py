@@ -1,0 +1,131 @@
+"""Work done on threads, a bounded number of items ahead of their use: photos read and decoded."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple, TypeAlias, TypeVar
+
+import cv2
+import numpy as np
+
+from auheat.images.decoding import decode, read_bytes
+from auheat.images.headers import UnreadableImageError
+from auheat.records import Array, Box
+from auheat.utils.devices import count_cores
+
+DETECTION_SIDE = 1280
+"""Photos with a longer side are shrunk to it before the detector sees them.
+
+It finds no face under a twentieth of the side, and looks at a face in 192 pixels: nothing is lost,
+and memory stays bounded.
+"""
+
+
+S = TypeVar("S")
+
+T = TypeVar("T")
+
+
+Decoded: TypeAlias = tuple[Array, tuple[int, int]] | None
+"""A photo's pixels for the detector and its full (H, W); None where it is unreadable."""
+
+
+def count_threads(workers: int | None) -> int:
+    """Return `workers`, by default one per core that this process may use."""
+    return count_cores() if workers is None else workers
+
+
+def work_ahead(
+    work: Callable[[S], T], items: Iterable[S], threads: int, ahead: int
+) -> Generator[T, None, None]:
+    """Yield work(item) in order; threads do at most `ahead` items before they are asked for.
+
+    Reading, OpenCV's decoding and the networks leave the interpreter to others, so threads are
+    enough. Without threads everything is done here, when it is asked for.
+    """
+    if threads == 0:
+        yield from map(work, items)
+        return
+    pool = ThreadPoolExecutor(threads, "auheat-ahead")
+    pending: deque[Future[T]] = deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(work, item))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def decode_small(file: Path) -> Decoded:
+    """Return pixels for the detector and the photo's full (H, W); None where it is unreadable."""
+    try:
+        image = decode(read_bytes(file))
+    except UnreadableImageError:
+        return None
+    height, width = image.shape[:2]
+    shrink = DETECTION_SIDE / max(height, width)
+    if shrink < 1:
+        small = (max(1, round(width * shrink)), max(1, round(height * shrink)))
+        image = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
+    return image, (height, width)
+
+
+def measure(file: Path) -> tuple[int, int]:
+    """Return the (H, W) of the upright photo; (0, 0) where it is unreadable."""
+    try:
+        height, width = decode(read_bytes(file)).shape[:2]
+    except UnreadableImageError:
+        return 0, 0
+    return height, width
+
+
+MARGIN = 0.3
+"""Share of a box's sides that is shown around it: detectors expect some hair and chin."""
+
+
+class View(NamedTuple):
+    """What a detector sees of a photo.
+
+    `image` shows the part of `extent` (H, W) px that begins at `origin` (x, y) of a photo of
+    `size` (H, W); its pixels may be larger than the photo's.
+    """
+
+    image: Array
+    size: tuple[int, int]
+    origin: tuple[int, int]
+    extent: tuple[int, int]
+
+
+def decode_view(photo: tuple[Path, Box | None]) -> View | None:
+    """Return what a detector is shown of a file, given a face's box; None if it is unreadable.
+
+    A box that lies outside the photo shows nothing, so that no other face takes its label.
+    """
+    file, box = photo
+    if box is None:
+        whole = decode_small(file)
+        return None if whole is None else View(whole[0], whole[1], (0, 0), whole[1])
+    try:
+        image = decode(read_bytes(file))
+    except UnreadableImageError:
+        return None
+    height, width = image.shape[:2]
+    left, top, right, bottom = box
+    aside, above = MARGIN * (right - left), MARGIN * (bottom - top)
+    x, end = (int(np.clip(v, 0, width)) for v in (left - aside, right + aside + 1))
+    y, foot = (int(np.clip(v, 0, height)) for v in (top - above, bottom + above + 1))
+    if right < 0 or bottom < 0 or left >= width or top >= height:
+        return View(np.zeros((64, 64, 3), np.uint8), (height, width), (0, 0), (64, 64))
+    crop = np.ascontiguousarray(image[y:foot, x:end])
+    extent = (foot - y, end - x)
+    shrink = DETECTION_SIDE / max(extent)
+    if shrink < 1:
+        small = (max(1, round(extent[1] * shrink)), max(1, round(extent[0] * shrink)))
+        crop = cv2.resize(crop, small, interpolation=cv2.INTER_AREA)
+    return View(crop, (height, width), (x, y), extent)

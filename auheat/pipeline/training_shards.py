@@ -1,0 +1,238 @@
+"""What a training shard is made of: portable photos, their landmarks, and maps drawn on them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from auheat.errors import AuheatError
+from auheat.facs.codebooks import describe_codebook
+from auheat.facs.records import Codebook
+from auheat.heatmaps.plan import LANDMARK_SIGMA, Plan, plan_heatmaps, plan_units
+from auheat.heatmaps.render import MIN_SIGMA, smallest_sigma
+from auheat.heatmaps.render_bytes import render_bytes
+from auheat.images.decoding import make_portable, read_bytes
+from auheat.images.headers import UnreadableImageError, read_header
+from auheat.pipeline.framing import Frames, Framing, move, reframe
+from auheat.pipeline.photo_loading import count_threads, work_ahead
+from auheat.records import Array, Status
+from auheat.shards.reader import read_columns
+from auheat.shards.writer import Column
+from auheat.store.summary import STATUS_NAMES
+
+_AT_ONCE = 16  # photos that a thread is handed
+
+_POINTS = (Status.OK, Status.MANY_FACES, Status.LOW_CONFIDENCE)
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """What is drawn for each row: which map, by which geometry, and what beside it."""
+
+    book: Codebook
+    names: tuple[str, ...]
+    mode: str
+    geometry: str
+    per_au: bool
+    per_class: bool
+    size: int
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the fingerprint says of it."""
+        return {
+            "codebook": self.book.name,
+            "codebook_digest": self.book.digest,
+            "mode": self.mode,
+            "geometry": self.geometry,
+            "per_au": self.per_au,
+            "per_class": self.per_class,
+            "size": self.size,
+        }
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """What the shards say of it."""
+        return {
+            "codebook": self.book.name,
+            "codebook_title": self.book.title,
+            "codebook_citation": self.book.citation,
+            "codebook_digest": self.book.digest,
+            "codebook_json": json.dumps(describe_codebook(self.book)),
+            "mode": self.mode,
+            "geometry": self.geometry,
+        }
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """What a summary says of it."""
+        special = {"mode": self.mode, "geometry": self.geometry}
+        usual = ("expression", "face")
+        return {"codebook": self.book.name} | {k: v for k, v in special.items() if v not in usual}
+
+    @property
+    def name(self) -> str:
+        """What the shards are called unless a name is given."""
+        special = [w for w in (self.mode, self.geometry) if w not in ("expression", "face")]
+        return "-".join([self.book.name, *special])
+
+
+@dataclass(frozen=True, slots=True)
+class Making:
+    """What a training shard is made with: the photos' folder, the drawing, what is kept."""
+
+    source: Path
+    drawing: Drawing
+    framing: Framing
+    keep_low: bool
+    images: bool
+    workers: int | None
+
+    def columns(self, landmarks: Path) -> dict[str, Column]:
+        """Join one landmark shard with its photos and heatmaps."""
+        rows = read_columns(landmarks)
+        sure = np.isin(rows["status"], (Status.OK, Status.MANY_FACES))
+        reliable = np.where(sure[:, None, None], rows["landmarks"], np.nan)
+        frames = self.framing.plan(reliable, rows["size"])
+        photos = self._collect_photos(rows, frames)
+        empty = np.array([not photo for photo in photos])
+        status = np.where(empty, Status.UNREADABLE, rows["status"]).astype(np.uint8)
+        index = {name: k for k, name in enumerate(self.drawing.names)}
+        label = np.array([index.get(text, -1) for text in rows["label"]], np.int64)
+        wanted = [s for s in _POINTS if self.keep_low or s != Status.LOW_CONFIDENCE]
+        usable = np.isin(status, wanted)
+        points = np.where(empty[:, None, None], np.nan, move(rows["landmarks"], frames.transform))
+        points = points.astype(np.float32)
+        shown = np.where(usable[:, None, None], points, np.nan)
+        size = np.where(empty[:, None], 0, frames.size).astype(np.int32)
+        encoding = {"encoding": "JPEG or PNG bytes, upright, 8-bit"}
+        return {
+            "id": Column(rows["id"], {}),
+            "path": Column(rows["path"], {}),
+            "person": Column(rows["person"], {}),
+            "split": Column(rows["split"], {}),
+            **({"image": Column(photos, encoding)} if self.images else {}),
+            "label": Column(label, {"names": list(self.drawing.names)}),
+            "status": Column(status, {"names": STATUS_NAMES}),
+            "score": Column(np.where(empty, np.float32(0), rows["score"]), {}),
+            "landmarks": Column(points, {"order": "iBUG-68", "unit": "pixel"}),
+            "size": Column(size, {"order": "H, W"}),
+            "transform": Column(
+                frames.transform.astype(np.float32), {"maps": "source pixels to stored pixels"}
+            ),
+            **_draw_columns(shown, label, np.maximum(size, 1), self.drawing),
+        }
+
+    def _collect_photos(self, rows: dict[str, Any], frames: Frames) -> list[bytes]:
+        """Return each row's portable photo bytes, b"" where there is nothing to store.
+
+        Raises `AuheatError` where a shard's photos, or their folder, have vanished.
+        """
+        readable = rows["status"] != Status.UNREADABLE
+        moves = [
+            (frames.transform[i], frames.size[i]) if moved else None
+            for i, moved in enumerate(frames.moved)
+        ]
+        files = [self.source / path for path in rows["path"]]
+        about = zip(rows["size"].tolist(), rows["bytes"].tolist(), strict=True)
+        jobs = list(zip(files, readable.tolist(), about, moves, strict=True))
+        some = [jobs[i : i + _AT_ONCE] for i in range(0, len(jobs), _AT_ONCE)]
+        threads = count_threads(self.workers)
+        threads = threads if threads > 1 else 0
+        with closing(work_ahead(_read_photos, some, threads, 4 * threads)) as read:
+            photos = [photo for part in read for photo in part]
+        lost = [i for i in np.flatnonzero(readable) if not photos[i]]
+        gone = [i for i in lost if not (self.source / rows["path"][i]).exists()]
+        if gone and (len(gone) == readable.sum() > 1 or not self.source.is_dir()):
+            raise AuheatError(
+                f"{self.source}: its photos have vanished (finished shards are kept: bring them "
+                "back, and the same command goes on)"
+            )
+        return photos
+
+
+_Job: TypeAlias = tuple[Path, bool, tuple[list[int], int], tuple[Array, Array] | None]
+
+
+def _read_photos(jobs: Sequence[_Job]) -> list[bytes]:
+    """Read a few photos: enough that handing them to a thread costs nothing beside."""
+    return [_photo(*job) for job in jobs]
+
+
+def _photo(
+    file: Path,
+    readable: bool,
+    about: tuple[list[int], int],
+    moved: tuple[Array, Array] | None,
+) -> bytes:
+    """Return a photo's portable bytes, cropped or warped where it is `moved` (transform, size).
+
+    `about` is its (H, W) and the length of its file when its landmarks were found. Returns b""
+    where it cannot be read; raises `AuheatError` where it is another photo than then.
+    """
+    if not readable:
+        return b""
+    try:
+        raw = read_bytes(file)
+        if len(raw) != about[1]:
+            raise AuheatError(
+                f"{file}: {len(raw)} bytes, but {about[1]} when its landmarks were found (run "
+                "`auheat extract --overwrite` again)"
+            )
+        data = make_portable(raw)
+        header = read_header(data)
+        if header is not None and list(header.size) != about[0]:
+            raise UnreadableImageError("another size than its landmarks'")
+        return reframe(data, *moved) if moved is not None else data
+    except UnreadableImageError:
+        return b""
+
+
+def _draw_columns(points: Array, label: Array, sizes: Array, drawing: Drawing) -> dict[str, Column]:
+    """Draw every map of one shard's rows, and count the rows that show a blob too thin for it."""
+    scale, size = {"scale": 1 / 255}, (drawing.size, drawing.size)
+    if drawing.geometry == "reference":
+        from auheat.heatmaps.reference import render_reference
+
+        drawn, valid = render_reference(points, label, drawing.names, sizes, size)
+        maps = np.rint(255 * drawn).astype(np.uint8)
+        return {"heatmap": Column(maps, scale | {"thin_rows": 0}), "valid": Column(valid, {})}
+    plan = plan_heatmaps(drawing.book, drawing.names, drawing.mode)
+    maps, valid = render_bytes(points, label, plan, sizes, size)
+    thinnest = smallest_sigma(points, label, plan, sizes, size)
+    planes: dict[str, Column] = {}
+    if drawing.per_au:
+        units = plan_units(plan)
+        aus = sorted({cue.au for cues in drawing.book.expressions.values() for cue in cues})
+        jobs = [(label, units.get(au)) for au in aus]
+        each = _draw_planes(points, jobs, sizes, size)
+        planes["heatmap_au"] = Column(each, scale | {"aus": np.array(aus, np.int64)})
+    if drawing.per_class:
+        names = list(drawing.book.expressions)
+        every = plan_heatmaps(drawing.book, names)
+        classes = [np.full_like(label, k) for k in range(len(names))]
+        each = _draw_planes(points, [(k, every) for k in classes], sizes, size)
+        planes["heatmap_class"] = Column(each, scale | {"expressions": names})
+        for k in classes:
+            thinnest = np.minimum(thinnest, smallest_sigma(points, k, every, sizes, size))
+    told = scale | {"thin_rows": int((thinnest < MIN_SIGMA).sum())}
+    if drawing.mode == "landmarks":
+        told |= {"sigma": LANDMARK_SIGMA}
+    return {"heatmap": Column(maps, told), **planes, "valid": Column(valid, {})}
+
+
+def _draw_planes(
+    points: Array, jobs: list[tuple[Array, Plan | None]], sizes: Array, size: tuple[int, int]
+) -> Array:
+    """Draw several maps per row, (N, P, h, w) u8: one for each job's labels and plan."""
+    planes = np.zeros((len(points), len(jobs), *size), np.uint8)
+    for i, (labels, plan) in enumerate(jobs):
+        if plan is not None:
+            planes[:, i] = render_bytes(points, labels, plan, sizes, size)[0]
+    return planes

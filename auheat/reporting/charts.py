@@ -1,0 +1,296 @@
+"""Charts as numbers: what the page's template draws as SVG, in percent of the plotting area.
+
+x runs from left to right, y from the top down, as SVG has it. Colours, dashes and marks follow a
+run's place among all runs, so that a run looks the same in every chart.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from auheat.records import Array
+from auheat.reporting.run_data import Run
+from auheat.reporting.run_groups import Curve
+
+ALONG = (
+    ("accuracy", "accuracy"),
+    ("att_cos", "ATT-COS"),
+    ("cam_cos", "CAM-COS"),
+    ("margin", "margin"),
+    ("rank1", "rank-1"),
+)
+"""What is shown along the AU weight and the layers: score of evaluation.json, and its name."""
+
+
+MAX_TRAINING = 6
+"""Up to how many runs the learning curves show training beside validation."""
+
+
+_ROOM = 0.06
+"""Share of the range that is left free above and below the points."""
+
+
+def draw_curves(title: str, keys: Sequence[tuple[str, str]], runs: Sequence[Run]) -> dict[str, Any]:
+    """Return a chart as polylines in a 100 x 100 square: one line per run and key.
+
+    x runs over the epochs of the longest run, y from the least to the greatest value.
+    """
+    series = [
+        (run.name, what, index, [float(line[key]) for line in run.curve])
+        for index, run in enumerate(runs)
+        for key, what in keys
+    ]
+    values = [v for *_, line in series for v in line if np.isfinite(v)]
+    low, high = (min(values), max(values)) if values else (0.0, 1.0)
+    longest = max((len(line) for *_, line in series), default=1)
+    span = high - low or 1.0
+    lines = []
+    for run, what, index, line in series:
+        points = [
+            f"{100 * i / max(longest - 1, 1):.2f},{100 - 100 * (v - low) / span:.2f}"
+            for i, v in enumerate(line)
+            if np.isfinite(v)
+        ]
+        dashed = what == "train"
+        lines.append(
+            {"run": run, "what": what, "index": index, "dashed": dashed, "points": " ".join(points)}
+        )
+    return {
+        "title": title,
+        "low": f"{low:.3g}",
+        "high": f"{high:.3g}",
+        "epochs": longest,
+        "lines": lines,
+        "x_label": "epoch",
+        "x_ticks": _epoch_ticks(longest),
+        "y_label": title,
+        "y_ticks": turn_up(find_ticks(low, high)),
+        "label": f"{title} over {longest} epochs, {low:.3g} to {high:.3g}",
+    }
+
+
+def _epoch_ticks(longest: int) -> list[tuple[float, str]]:
+    """Return whole epochs along the axis, the first and the last among them."""
+    if longest < 2:
+        return [(0.0, "1")]
+    step = max(1, math.ceil((longest - 1) / 5))
+    shown = [e for e in range(1, longest + 1, step) if longest - e >= step / 2 or e == longest]
+    if shown[-1] != longest:
+        shown.append(longest)
+    return [(round(100 * (e - 1) / (longest - 1), 2), str(e)) for e in shown]
+
+
+def draw_along(axis: str, curves: Sequence[Curve]) -> list[dict[str, Any]]:
+    """Return a chart for each score of `ALONG`, over the values that the curves have.
+
+    The values are spaced equally. A point is the mean over seeds, its whisker one standard
+    deviation (of the sample) to either side; a score that no run has makes no chart.
+    """
+    texts = _axis(curves)
+    charts = []
+    for key, title in ALONG:
+        lines = [_sumturn_up(curve, key) for curve in curves]
+        if any(lines):
+            charts.append(_draw_steps(axis, title, texts, curves, lines))
+    return charts
+
+
+def _axis(curves: Sequence[Curve]) -> list[str]:
+    """Return the values of all curves in order; each curve has its own in order already."""
+    texts: list[str] = []
+    for curve in curves:
+        at = 0
+        for text, _ in curve.steps:
+            if text in texts:
+                at = max(at, texts.index(text) + 1)
+            else:
+                while at < len(texts) and _number(texts[at]) < _number(text):
+                    at += 1
+                texts.insert(at, text)
+                at += 1
+    return texts
+
+
+def _number(text: str) -> float:
+    """Return what to order a value by where another curve lacks it."""
+    if text == "none":
+        return -1.0
+    parts = [float(part) for part in text.split("+")]
+    return parts[0] if len(parts) == 1 else 100.0 * len(parts)
+
+
+def _sumturn_up(curve: Curve, key: str) -> list[dict[str, Any]]:
+    """Return mean and spread of a score at each step that has it."""
+    points = []
+    for text, runs in curve.steps:
+        values = [float(r.scores[key]) for r in runs if r.scores.get(key) is not None]
+        if values:
+            spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+            mean = float(np.mean(values))
+            points.append({"at": text, "mean": mean, "spread": spread, "n": len(values)})
+    return points
+
+
+def _draw_steps(
+    axis: str,
+    title: str,
+    texts: Sequence[str],
+    curves: Sequence[Curve],
+    lines: Sequence[Sequence[Mapping[str, Any]]],
+) -> dict[str, Any]:
+    ends: list[float] = [
+        p["mean"] + sign * p["spread"] for line in lines for p in line for sign in (-1, 1)
+    ]
+    low, high = min(ends), max(ends)
+    room = _ROOM * (high - low) or 0.05
+    low, high = low - room, high + room
+    span: float = high - low
+    places = {text: round(100 * (i + 0.5) / len(texts), 2) for i, text in enumerate(texts)}
+
+    def up(value: float) -> float:
+        return round(100 - 100 * (value - low) / span, 2)
+
+    drawn, marks = [], []
+    for index, (curve, line) in enumerate(zip(curves, lines, strict=True)):
+        drawn.append(
+            {
+                "index": index,
+                "what": curve.title or title,
+                "points": " ".join(f"{places[p['at']]},{up(p['mean'])}" for p in line),
+            }
+        )
+        for p in line:
+            spread = f" ± {p['spread']:.3f} ({p['n']} seeds)" if p["n"] > 1 else ""
+            marks.append(
+                {
+                    "index": index,
+                    "x": places[p["at"]],
+                    "y": up(p["mean"]),
+                    "low": up(p["mean"] - p["spread"]),
+                    "high": up(p["mean"] + p["spread"]),
+                    "n": p["n"],
+                    "what": f"{axis} {p['at']}: {p['mean']:.3f}{spread}",
+                }
+            )
+    return {
+        "title": title,
+        "x_label": axis,
+        "x_ticks": [(places[text], text) for text in texts],
+        "y_label": title,
+        "y_ticks": turn_up(find_ticks(low, high)),
+        "lines": drawn,
+        "marks": marks,
+        "label": f"{title} along {axis}: " + "; ".join(mark["what"] for mark in marks),
+    }
+
+
+def tabulate_along(curves: Sequence[Curve]) -> list[dict[str, Any]]:
+    """Return the numbers behind the charts of `draw_along`: a row per curve and value."""
+    rows = []
+    for curve in curves:
+        for text, runs in curve.steps:
+            cells = []
+            for key, _ in ALONG:
+                (point,) = _sumturn_up(Curve("", ((text, runs),)), key) or (None,)
+                cells.append("-" if point is None else _tell_point(point))
+            names = ", ".join(run.name for run in runs)
+            rows.append({"curve": curve.title, "at": text, "cells": cells, "runs": names})
+    return rows
+
+
+def _tell_point(point: Mapping[str, Any]) -> str:
+    spread = f" ± {point['spread']:.3f}" if point["n"] > 1 else ""
+    return f"{point['mean']:.3f}{spread}"
+
+
+def draw_reliability(run: Run, index: int) -> dict[str, Any]:
+    """Return a run's reliability diagram: accuracy against confidence, bin by bin.
+
+    Bars are the shares of the photos in each bin. Perfect calibration is the diagonal.
+    """
+    bins = run.scores["calibration"]["bins"]
+    total = max(1, sum(int(one["n"]) for one in bins))
+    filled = [one for one in bins if int(one["n"])]
+    marks = [
+        {
+            "index": index,
+            "x": round(100 * float(one["confidence"]), 2),
+            "y": round(100 - 100 * float(one["accuracy"]), 2),
+            "n": 1,
+            "what": f"confidence {float(one['confidence']):.2f}: accuracy "
+            f"{float(one['accuracy']):.2f} of {int(one['n'])} photos",
+        }
+        for one in filled
+    ]
+    bars = [
+        {
+            "x": round(100 * float(one["low"]), 2),
+            "width": round(100 * (float(one["high"]) - float(one["low"])), 2),
+            "height": round(100 * int(one["n"]) / total, 2),
+            "what": f"{float(one['low']):.2f} to {float(one['high']):.2f}: {int(one['n'])} photos",
+        }
+        for one in filled
+    ]
+    ticks = find_ticks(0, 1)
+    return {
+        "title": run.name,
+        "index": index,
+        "x_label": "confidence",
+        "x_ticks": ticks,
+        "y_label": "accuracy",
+        "y_ticks": turn_up(ticks),
+        "diagonal": True,
+        "bars": bars,
+        "marks": marks,
+        "lines": [
+            {
+                "index": index,
+                "what": run.name,
+                "points": " ".join(f"{mark['x']},{mark['y']}" for mark in marks),
+            }
+        ],
+        "label": f"Reliability of {run.name}: " + "; ".join(str(m["what"]) for m in marks),
+    }
+
+
+def draw_histogram(score: Array, bins: int = 20) -> list[dict[str, Any]]:
+    """Return the bars of a histogram over [0, 1]: lower edge, count, height in percent."""
+    counts, edges = np.histogram(score, bins, (0, 1))
+    top = max(1, counts.max())
+    return [
+        {"from": f"{edge:.2f}", "count": int(n), "height": round(100 * int(n) / int(top), 1)}
+        for edge, n in zip(edges, counts, strict=False)
+    ]
+
+
+def highest_bar(score: Array) -> int:
+    """Return the count of the fullest bin of a histogram of scores, at least 1."""
+    return max([1, *(int(bar["count"]) for bar in draw_histogram(score))])
+
+
+def find_ticks(low: float, high: float, count: int = 5) -> list[tuple[float, str]]:
+    """Return about `count` round values in [low, high]: place in percent of the way, and text.
+
+    The steps are 1, 2 or 5 times a power of ten; one tick at half way where low = high.
+    """
+    span = high - low
+    if not span > 0:
+        return [(50.0, f"{low:.3g}")]
+    rough = span / count
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * m for m in (1, 2, 5, 10) if power * m >= rough * 0.999)
+    digits = max(0, -math.floor(math.log10(step) + 1e-9))
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [
+        (round(100 * (n * step - low) / span, 2), f"{n * step + 0.0:.{digits}f}")
+        for n in range(first, last + 1)
+    ]
+
+
+def turn_up(ticks: Iterable[tuple[float, str]]) -> list[tuple[float, str]]:
+    """Return ticks of an axis that rises, in percent from the top down, as SVG has it."""
+    return [(round(100 - at, 2), text) for at, text in ticks]

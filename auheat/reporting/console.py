@@ -1,0 +1,70 @@
+"""An evaluation as text in a terminal: headline with intervals, units, calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from auheat.reporting.tables import find_columns, tabulate
+
+BASELINES = ("mean heatmap", "Gaussian", "uniform", "wrong class")
+"""What the baselines are called where there is little room, in the order of the report's."""
+
+
+_Rows = list[tuple[str, ...]]
+
+
+def tell_interval(low: float, high: float) -> str:
+    """Return the ends of an interval in few characters, such as "[.89, .92]"."""
+    return f"[{_shorten(low)}, {_shorten(high)}]"
+
+
+def _shorten(value: float) -> str:
+    text = f"{value:.2f}"
+    text = text[1:] if text == "-0.00" else text
+    return text.replace("0.", ".", 1) if text.lstrip("-").startswith("0.") else text
+
+
+def tabulate_headline(result: Mapping[str, Any]) -> _Rows:
+    """Return the headline of one evaluation: a row for each score, with interval and baselines."""
+    columns = find_columns([result])
+    (_, *headings), own, *baselines = tabulate([result])
+    ends = [result["intervals"].get(key) for key, _ in columns]
+    told = [tell_interval(*pair) if pair else "" for pair in ends]
+    rows = zip(headings, own[1:], told, *(cells for _, *cells in baselines), strict=True)
+    return [("", own[0], "95 %", *BASELINES), *rows]
+
+
+def tabulate_units(result: Mapping[str, Any]) -> _Rows:
+    """Return which AUs the maps look at: of each, how often the maximum lies in its region.
+
+    Beside it how many times as much as the photo's mean the region gets.
+    """
+    table = result["au_pointing"]
+    kinds = [kind for kind in next(iter(table.values()), {}) if kind != "n"]
+    heading = [f"{kind}: {what}" for kind in kinds for what in ("pointing", "attended")]
+    rows: _Rows = [("AU", "photos", *heading)]
+    for name, entry in table.items():
+        cells = [
+            text
+            for kind in kinds
+            for text in (f"{entry[kind]['pointing']:.2f}", f"{entry[kind]['attended']:.1f}x")
+        ]
+        rows.append((name, str(entry["n"]), *cells))
+    return rows
+
+
+def tell_calibration(result: Mapping[str, Any]) -> str:
+    """Return one line about calibration, "" where nothing is known of it."""
+    found = result["calibration"]
+    if found is None:
+        return ""
+    keys = (("ece", "ECE"), ("mce", "MCE"), ("nll", "NLL"), ("brier", "Brier"))
+    return "calibration: " + ", ".join(f"{name} {found[key]:.3f}" for key, name in keys)
+
+
+def tell_counts(result: Mapping[str, Any]) -> str:
+    """Return one line about photos: how many, how many compared, and what was left out."""
+    line = f"{result['n']} {result['split']} photos, {result['n_valid']} with a heatmap"
+    left = "; ".join(f"{why}: {n}" for why, n in result["left_out"].items())
+    return f"{line} ({left})" if left else line

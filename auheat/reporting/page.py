@@ -1,0 +1,199 @@
+"""The report with runs: their curves, scores and pictures side by side, above the store's own.
+
+Everything is read from the runs' files (metrics.jsonl, evaluation.json, evaluation.npz), so a
+report costs no inference. What an evaluation of an earlier version lacks is not shown.
+"""
+
+from __future__ import annotations
+
+import lzma
+import math
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cv2
+import jinja2
+import numpy as np
+
+from auheat import __version__
+from auheat.errors import AuheatError
+from auheat.reporting.charts import (
+    ALONG,
+    MAX_TRAINING,
+    draw_along,
+    draw_curves,
+    draw_reliability,
+    tabulate_along,
+)
+from auheat.reporting.pictures import MAX_RUNS, Album, show_examples, show_extremes, show_means
+from auheat.reporting.run_data import CURVES, KINDS, Run, load_curve, load_run
+from auheat.reporting.run_groups import Curve, find_layer_curves, find_weight_curves
+from auheat.reporting.store_section import describe_store
+from auheat.reporting.tables import (
+    COLUMNS,
+    show_calibration,
+    show_confusion,
+    show_headline,
+    show_maps,
+    show_matrix,
+    show_settings,
+    show_units,
+    tell_run,
+)
+from auheat.runs.run_folder import METRICS, RESULT, RUNS, find_run
+
+_T = TypeVar("_T")
+
+
+_DAMAGE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    IndexError,
+    AttributeError,
+    EOFError,
+    ArithmeticError,
+    RuntimeError,  # text nested too deep, an encrypted archive
+    lzma.LZMAError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+    cv2.error,
+)
+"""What reading or drawing a file raises whose content is not what was once written."""
+
+
+def write_report(
+    store: Path,
+    runs: Sequence[str] = (),
+    name: str | None = None,
+    out: Path | None = None,
+) -> Path:
+    """Write the report of a store and of its runs, and return its path.
+
+    `runs` are names or folders, by default all of the store's; `name` chooses the shards where
+    there are several; `out` defaults to report.html in the store. Raises `AuheatError`.
+    """
+    found = [read_run(find_run(store, run)) for run in runs or list_runs(store)]
+    if name is None and found:
+        name = found[0].settings.get("shards") or None
+    content = describe_store(store, name) | describe_runs(found)
+    units = {a["au"]: a["name"] for row in content["codebook"] for a in row["aus"]}
+    content["unit_names"] = {f"AU{au}": text for au, text in units.items()}
+    return write_page(store / "report.html" if out is None else out, content)
+
+
+def list_runs(store: Path) -> list[str]:
+    """Return the names of a store's runs."""
+    return sorted(file.parent.name for file in (store / RUNS).glob("*/config.json"))
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run's files; raises `AuheatError` where one is damaged."""
+    file = folder / METRICS
+    curve = _guard(lambda: load_curve(file), file, "`auheat train` makes it anew")
+    run = _guard(lambda: load_run(folder, curve), folder, "run `auheat evaluate` again")
+    if (folder / RESULT).is_file():
+        _guard(lambda: _check_scores(run), folder, "run `auheat evaluate` again")
+    return run
+
+
+def _guard(read: Callable[[], _T], what: Path, remedy: str) -> _T:
+    """Return what `read` does; raise `AuheatError` where the content cannot be used."""
+    try:
+        return read()
+    except AuheatError:
+        raise
+    except _DAMAGE as error:
+        told = f"{type(error).__name__}: {error}"
+        raise AuheatError(f"{what}: unreadable ({told}); {remedy}") from error
+
+
+def _check_scores(run: Run) -> None:
+    """Raise one of `_DAMAGE` unless all that the page shows of a run can be shown."""
+    names = [name + "" for name in run.scores["class_names"]]
+    "".join(run.scores["matrix"]["columns"])
+    if not np.isfinite(np.asarray(run.scores["confusion"], np.float64)).all():
+        raise ValueError("confusion is not finite")
+    for key, _ in COLUMNS:
+        asked = run.has_class_maps or key != "cam_cos"
+        if asked and not math.isfinite(float(run.scores[key])):
+            raise ValueError(f"{key} is not finite")
+    for key in (*KINDS, "heatmap"):
+        if run.arrays[f"mean_{key}"].shape[:1] != (len(names),):
+            raise ValueError(f"mean_{key} is not of {len(names)} classes")
+    describe_runs([run])
+
+
+def describe_runs(runs: Sequence[Run]) -> dict[str, Any]:
+    """Return what the report's page shows of the runs."""
+    scored = [(index, run) for index, run in enumerate(runs) if run.scores]
+    pictured = scored[:MAX_RUNS]
+    album, few = Album(), int(len(runs) > MAX_TRAINING)
+    return {
+        "runs": [{"name": run.name, "settings": tell_run(run)} for run in runs],
+        "untrained": [run.name for run in runs if not run.curve and not run.scores],
+        "unscored": [run.name for run in runs if run.curve and not run.scores],
+        "curves": [draw_curves(title, keys[few:], runs) for title, keys in CURVES],
+        "trained": not few,
+        "headline": show_headline(scored) if scored else None,
+        "confusions": [show_confusion(run, index) for index, run in scored],
+        "matrices": [show_matrix(run, index) for index, run in scored],
+        "maps": [show_maps(run, index) for index, run in scored if run.scores.get("maps")],
+        "means": show_means(pictured),
+        "examples": show_examples(pictured, album),
+        "extremes": show_extremes(pictured, album),
+        "unpictured": [run.name for _, run in scored[MAX_RUNS:]],
+        "along": _show_along([run for _, run in scored]),
+        "along_names": [heading for _, heading in ALONG],
+        "units": show_units(scored),
+        "calibration": show_calibration(scored),
+        "reliability": [
+            draw_reliability(run, index) for index, run in scored if run.scores.get("calibration")
+        ],
+        "settings": show_settings(runs),
+        "album": album.list(),
+    }
+
+
+def _show_along(runs: Sequence[Run]) -> list[Mapping[str, Any]]:
+    """Return the curves over the AU weight and over the layers, where the runs form any."""
+    found: tuple[tuple[str, str, list[Curve]], ...] = (
+        ("weight", "λ (AU weight)", find_weight_curves(runs)),
+        ("layers", "aligned layers", find_layer_curves(runs)),
+    )
+    return [
+        {
+            "kind": kind,
+            "axis": axis,
+            "curves": [curve.title for curve in curves],
+            "charts": draw_along(axis, curves),
+            "rows": tabulate_along(curves),
+        }
+        for kind, axis, curves in found
+        if curves
+    ]
+
+
+def write_page(out: Path, content: Mapping[str, Any]) -> Path:
+    """Fill the report's template and write it to one self-contained file; returns its path."""
+    env = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, loader=jinja2.FunctionLoader(_read)
+    )
+    page = env.get_template("report.html").render(version=__version__, **content)
+    try:
+        out.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise AuheatError(f"{out}: cannot be written: {error.strerror}") from error
+    return out
+
+
+def _read(template: str) -> str:
+    folder = resources.files("auheat.reporting") / "templates"
+    return (folder / template).read_text(encoding="utf-8")

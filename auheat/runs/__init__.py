@@ -1,0 +1,5 @@
+"""A run on disk: its folder, config.json, checkpoints and codebook (needs torch)."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,127 @@
+"""The codebook that a run was trained with, as plain values in its config.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from auheat.errors import AuheatError
+from auheat.facs.codebooks import list_codebooks, load_codebook
+from auheat.facs.records import Blob, Codebook, Cue, Frame, Region
+from auheat.heatmaps.plan import plan_heatmaps
+from auheat.heatmaps.render import render_heatmaps
+from auheat.images.decoding import decode
+from auheat.runs.run_folder import CONFIG
+from auheat.shards.reader import read_attributes, read_columns
+
+_CHECKED_ROWS = 16
+
+_FACE = 32
+
+
+def pack_codebook(book: Codebook) -> dict[str, Any]:
+    """Return a codebook with its regions and frame as plain values, for JSON."""
+    return {
+        "name": book.name,
+        "title": book.title,
+        "citation": book.citation,
+        "digest": book.digest,
+        "expressions": {k: [asdict(cue) for cue in v] for k, v in book.expressions.items()},
+        "regions": [asdict(region) for region in book.regions.values()],
+        "frame": {"mean": book.frame.mean.tolist(), "weights": book.frame.weights.tolist()},
+    }
+
+
+def unpack_codebook(plain: Mapping[str, Any], file: str | Path = CONFIG) -> Codebook:
+    """Return the codebook that `pack_codebook` made plain.
+
+    Raises `AuheatError`, naming the `file` it came from, where its maps cannot be drawn.
+    """
+    try:
+        book = _unpack(plain)
+        plan = plan_heatmaps(book, list(book.expressions))
+        labels = np.arange(len(plan.names))
+        face = np.tile(_FACE * (1 + book.frame.mean), (len(labels), 1, 1))
+        render_heatmaps(face, labels, plan, (2 * _FACE, 2 * _FACE), (8, 8))  # damage shows here
+    except (AuheatError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise AuheatError(
+            f"{file}: codebook is damaged ({what}; expected as `train` wrote it)"
+        ) from error
+    return book
+
+
+def _unpack(plain: Mapping[str, Any]) -> Codebook:
+    regions = {}
+    for entry in plain["regions"]:
+        blobs = tuple(
+            Blob(tuple(b["anchor"]), tuple(b["offset"]), tuple(b["sigma"]), b["angle"], b["side"])
+            for b in entry["blobs"]
+        )
+        regions[entry["au"]] = Region(**(entry | {"blobs": blobs}))
+    expressions = {k: tuple(Cue(**cue) for cue in v) for k, v in plain["expressions"].items()}
+    frame = Frame(np.array(plain["frame"]["mean"]), np.array(plain["frame"]["weights"]))
+    return Codebook(
+        plain["name"],
+        plain["title"],
+        plain["citation"],
+        MappingProxyType(expressions),
+        MappingProxyType(regions),
+        frame,
+        plain["digest"],
+    )
+
+
+def read_codebook(files: Sequence[Path]) -> Codebook:
+    """Return the codebook that shards were drawn from, as they carry it.
+
+    Shards name the units of each expression, the installed package says where units are. A few
+    stored heatmaps are drawn again to see that nothing has changed in between. Raises
+    `AuheatError` where it has.
+    """
+    carried = read_attributes(files[0])
+    places = load_codebook(list_codebooks()[0])
+    expressions = {
+        row["expression"]: tuple(
+            Cue(u["au"], u["weight"], u["side"], u["role"]) for u in row["aus"]
+        )
+        for row in json.loads(carried["codebook_json"])
+    }
+    book = Codebook(
+        carried["codebook"],
+        carried["codebook_title"],
+        carried["codebook_citation"],
+        MappingProxyType(expressions),
+        places.regions,
+        places.frame,
+        carried["codebook_digest"],
+    )
+    for file in files:
+        if read_attributes(file)["codebook_digest"] != book.digest:
+            raise AuheatError(f"{file}: drawn from another codebook than {files[0].name}")
+    _check_drawn(files[0], book)
+    return book
+
+
+def _check_drawn(file: Path, book: Codebook) -> None:
+    rows = read_columns(file, ["valid", "landmarks", "label", "heatmap", "image"])
+    some = np.flatnonzero(rows["valid"])[:_CHECKED_ROWS]
+    about = read_attributes(file)
+    if about.get("geometry", "face") != "face":  # the authors' own maps know no regions
+        return
+    names = read_attributes(file, "label")["names"]
+    plan = plan_heatmaps(book, names, about.get("mode", "expression"))
+    unknown = {c.au for cues in book.expressions.values() for c in cues} - set(book.regions)
+    if unknown:
+        raise AuheatError(f"{file}: units {sorted(unknown)} have no region in this auheat")
+    sizes = np.array([decode(rows["image"][i]).shape[:2] for i in some]).reshape(-1, 2)
+    shape = rows["heatmap"].shape[1:]
+    maps, _ = render_heatmaps(rows["landmarks"][some], rows["label"][some], plan, sizes, shape)
+    if np.abs(255 * maps - rows["heatmap"][some]).max(initial=0) > 2:
+        raise AuheatError(f"{file}: drawn with other regions (run `auheat render --overwrite`)")

@@ -1,0 +1,87 @@
+"""Check a store against FORMAT.md, and take out what breaks a rule."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from auheat.errors import AuheatError
+from auheat.shards.manifest import is_lost, read_manifest, write_manifest
+from auheat.shards.schema import BACKUP, LANDMARKS, MANIFEST, OWN_FILE, SHARDS
+from auheat.shards.validation import Finding, check_folder, check_sources
+from auheat.utils.files import cannot_write
+from auheat.utils.locking import lock_store
+
+
+def verify_store(store: Path) -> tuple[list[Path], list[Finding]]:
+    """Check every rule of FORMAT.md: return the folders checked and what was found.
+
+    Raises `AuheatError` where there is nothing to check.
+    """
+    folders = [store / LANDMARKS, *sorted((store / SHARDS).glob("*/"))]
+    folders = [folder for folder in folders if folder.is_dir()]
+    if not folders:
+        raise AuheatError(f"{store}: no store (run `auheat extract` first)")
+    findings: list[Finding] = []
+    with tqdm(total=_count_rows(folders), desc="verify", unit="row", leave=False) as bar:
+        for folder in folders:
+            findings += check_folder(folder, bar.update)
+            if folder != store / LANDMARKS and (store / LANDMARKS).is_dir():
+                findings += check_sources(store / LANDMARKS, folder)
+    return folders, findings
+
+
+def _count_rows(folders: Sequence[Path]) -> int:
+    rows = 0
+    for folder in folders:
+        with contextlib.suppress(AuheatError):
+            rows += read_manifest(folder).rows
+    return rows
+
+
+def repair_store(store: Path) -> tuple[list[Path], list[Finding], dict[str, int]]:
+    """Take whatever breaks a rule out of a store, so that the next run makes just that anew.
+
+    Returns the folders, what was found, and how many rows of each folder are to be made again. A
+    damaged manifest is replaced by its copy; where both are lost, the whole stage is. Raises
+    `AuheatError`.
+    """
+    if not store.is_dir():
+        raise AuheatError(f"{store}: no store (run `auheat extract` first)")
+    with lock_store(store):
+        folders, findings = verify_store(store)
+        lost = {}
+        for folder in folders:
+            own = [finding for finding in findings if finding.file.parent == folder]
+            try:
+                lost[str(folder)] = _repair(folder, own)
+            except OSError as error:
+                raise cannot_write(folder, error) from error
+    return folders, findings, {name: n for name, n in lost.items() if n}
+
+
+def _repair(folder: Path, findings: Sequence[Finding]) -> int:
+    """Mend one folder; return the rows that its next run has to make."""
+    broken = {finding.file.name for finding in findings}
+    stray = [name for name in broken if OWN_FILE.fullmatch(name)]
+    try:
+        manifest = read_manifest(folder)
+    except AuheatError:
+        if not is_lost(folder):  # never there, unreadable for now, or of another version
+            return 0
+        # nothing says what the shards were made with
+        own = [file for file in folder.iterdir() if OWN_FILE.fullmatch(file.name)]
+        for file in [folder / MANIFEST, folder / BACKUP, *own]:
+            file.unlink(missing_ok=True)
+        return -1
+    kept = [entry for entry in manifest.entries if entry.file not in broken]
+    if broken:
+        write_manifest(folder, manifest.fingerprint, kept)
+    for name in stray:
+        if (folder / name).is_dir():
+            raise AuheatError(f"{folder / name}: a folder where a shard should be (move it away)")
+        (folder / name).unlink(missing_ok=True)
+    return manifest.photos - sum(entry.rows for entry in kept)

@@ -1,0 +1,231 @@
+"""What a store holds, in numbers: rows, faces, maps, photos that are there twice, bytes.
+
+Shards are read one at a time. What is kept of a row is a few numbers, its person, and the digest of
+its photo: some 300 bytes. Time grows with the bytes of the shards, memory with the rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from auheat.expressions import EXPRESSIONS
+from auheat.records import Array, Status
+from auheat.shards.manifest import has_manifest
+from auheat.shards.reader import open_shard
+from auheat.shards.schema import LANDMARKS, SHARDS
+from auheat.store.shard_set import Material, open_material
+from auheat.store.store import find_rendered
+
+PERCENTILES = (5, 25, 50, 75, 95)
+
+EYES = (36, 45)
+"""The outer corners of the eyes."""
+
+
+COVERED = 128
+"""The smallest stored value of a map (of 255) that is above one half."""
+
+
+SHOWN = 20
+"""How many photos that are there twice are listed by id; all are counted."""
+
+
+@dataclass(slots=True)
+class MapSums:
+    """Sums over the valid heatmaps of one class."""
+
+    n: int = 0
+    total: Any = 0
+    covered: float = 0
+    energy: float = 0
+
+    def add(self, maps: Array) -> None:
+        """Add maps (N, h, w) u8."""
+        self.n += len(maps)
+        self.total = self.total + maps.sum(0, dtype=np.int64)
+        self.covered += float((maps >= COVERED).mean((1, 2)).sum())
+        self.energy += float(((maps / 255.0) ** 2).mean((1, 2)).sum())
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What is counted over all rows."""
+
+    rows: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    valid: Counter[str] = field(default_factory=Counter)
+    persons: dict[str, set[str]] = field(default_factory=dict)
+    photos: dict[bytes, list[tuple[str, str]]] = field(default_factory=dict)
+    columns: dict[str, list[Array]] = field(default_factory=dict)
+    maps: dict[str, MapSums] = field(default_factory=dict)
+
+
+def describe_stats(
+    store: Path, shards: str | None = None
+) -> tuple[dict[str, Any], dict[str, MapSums]]:
+    """Return what the training shards `shards` hold in numbers, or the landmarks without any.
+
+    `rows` counts splits, classes and statuses; `eye_distance` is that of the outer eye corners in
+    pixels, `face_share` the same by the photo's shorter side; `maps` has per class the mean share
+    of the map above 0.5 (`coverage`) and the mean of its squares (`energy`), over valid rows;
+    `duplicates` are photos equal byte by byte, `leaks` those in more than one split (a row without
+    one is of train). Second come the sums over each class's heatmaps, none for landmarks. Raises
+    `AuheatError`.
+    """
+    rendered = any(has_manifest(f) for f in (store / SHARDS).glob("*/"))
+    if shards is not None or rendered:
+        material = open_material(find_rendered(store, shards, "--shards"), "auheat render")
+    else:
+        material = open_material(store / LANDMARKS, "auheat extract")
+    tally = _Tally()
+    with tqdm(total=material.rows, desc="stats", unit="row", leave=False) as bar:
+        for block in material.blocks(names=_wanted(material)):
+            _count(tally, block, material)
+            bar.update(len(block["split"]))
+    return _sum_up(material, tally), tally.maps
+
+
+def _wanted(material: Material) -> list[str]:
+    names = ["id", "split", "label", "person", "status", "score", "size", "landmarks"]
+    return names + [name for name in ("valid", "heatmap", "image") if name in material.datasets]
+
+
+def _count(tally: _Tally, block: Mapping[str, Any], material: Material) -> None:
+    """Add the rows of one shard."""
+    status, points = block["status"], block["landmarks"].astype(np.float64)
+    labels = _labels(block["label"], material)
+    splits, used = block["split"], [split or "train" for split in block["split"]]
+    names = [Status(s).name for s in status]
+    tally.rows.update(zip(splits, labels, names, strict=True))
+    for person, split in zip(block["person"], used, strict=True):
+        if person:
+            tally.persons.setdefault(person, set()).add(split)
+    if "image" in block:
+        for data, key, split in zip(block["image"], block["id"], used, strict=True):
+            if data:
+                digest = hashlib.sha256(data).digest()
+                tally.photos.setdefault(digest, []).append((key, split))
+    pointed = status <= Status.LOW_CONFIDENCE
+    size = block["size"][pointed]
+    eyes = np.linalg.norm(points[pointed][:, EYES[1]] - points[pointed][:, EYES[0]], axis=1)
+    found = {
+        "height": block["size"][status != Status.UNREADABLE, 0],
+        "width": block["size"][status != Status.UNREADABLE, 1],
+        "score": block["score"][pointed],
+        "eye_distance": eyes,
+        "face_share": eyes / size.min(1, initial=2**31 - 1),
+    }
+    for name, values in found.items():
+        tally.columns.setdefault(name, []).append(values)
+    if "heatmap" in block:
+        _count_maps(tally, block, np.array(labels))
+
+
+def _labels(label: Any, material: Material) -> list[str]:
+    """Return each row's class name, "" where it has none."""
+    if not isinstance(label, np.ndarray):
+        return list(label)
+    names = [*material.names, ""]
+    return [names[k] for k in label.tolist()]
+
+
+def _count_maps(tally: _Tally, block: Mapping[str, Any], labels: Array) -> None:
+    for name in sorted(set(labels[block["valid"]].tolist())):
+        chosen = block["valid"] & (labels == name)
+        tally.valid[name] += int(chosen.sum())
+        tally.maps.setdefault(name, MapSums()).add(block["heatmap"][chosen])
+
+
+def _sum_up(material: Material, tally: _Tally) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "folder": str(material.folder),
+        "total": material.rows,
+        "rows": _rows(tally),
+        "persons": len(tally.persons),
+        "persons_in_several_splits": sum(len(s) > 1 for s in tally.persons.values()),
+        "photo_height": _spread(tally.columns["height"], (0, 50, 100)),
+        "photo_width": _spread(tally.columns["width"], (0, 50, 100)),
+        **{
+            name: _spread(tally.columns[name], PERCENTILES)
+            for name in ("eye_distance", "face_share", "score")
+        },
+    }
+    if "heatmap" in material.datasets:
+        valid = sum(tally.valid.values())
+        found |= {
+            "valid": valid,
+            "valid_share": round(valid / material.rows, 6),
+            "thin_rows": material.attributes["heatmap"]["thin_rows"],
+            "maps": [
+                {
+                    "class": name,
+                    "n": maps.n,
+                    "coverage": round(maps.covered / maps.n, 6),
+                    "energy": round(maps.energy / maps.n, 6),
+                }
+                for name, maps in in_order(tally.maps)
+            ],
+        }
+    if "image" in material.datasets:
+        found |= _twice(tally.photos)
+    return found | {"bytes_per_sample": _stored(material)}
+
+
+def _rows(tally: _Tally) -> list[dict[str, Any]]:
+    """Return a row of counts for each split and class, in the order of training."""
+    splits = sorted({key[0] for key in tally.rows}, key=lambda s: (s != "train", s != "val", s))
+    classes = [n for n in [*EXPRESSIONS, ""] if any(key[1] == n for key in tally.rows)]
+    table = []
+    for split in splits:
+        for name in classes:
+            counts = {s.name: tally.rows[split, name, s.name] for s in Status}
+            if any(counts.values()):
+                table.append({"split": split, "class": name, **counts})
+    return table
+
+
+def _spread(parts: Sequence[Array], wanted: Sequence[int]) -> dict[str, float] | None:
+    """Return percentiles by name ("min", "p5", "median", ...); None where there are no values."""
+    values = np.concatenate(parts)
+    if not len(values):
+        return None
+    special = {0: "min", 50: "median", 100: "max"}
+    found = np.percentile(values.astype(np.float64), wanted)
+    names = [special.get(p, f"p{p}") for p in wanted]
+    return {name: round(float(v), 4) for name, v in zip(names, found, strict=True)}
+
+
+def in_order(maps: Mapping[str, MapSums]) -> list[tuple[str, MapSums]]:
+    """Return classes and their sums in the order of `EXPRESSIONS`, the unlabelled last."""
+    return [(name, maps[name]) for name in [*EXPRESSIONS, ""] if name in maps]
+
+
+def _twice(photos: Mapping[bytes, Sequence[tuple[str, str]]]) -> dict[str, Any]:
+    """Return how many photos are there more than once, and which of them in several splits."""
+    groups = sorted(list(rows) for rows in photos.values() if len(rows) > 1)
+    leaks = [rows for rows in groups if len({split for _, split in rows}) > 1]
+    return {
+        "duplicates": {
+            "photos": len(groups),
+            "rows": sum(map(len, groups)),
+            "leaks": len(leaks),
+        },
+        "leaks": [[{"id": key, "split": split} for key, split in rows] for rows in leaks[:SHOWN]],
+    }
+
+
+def _stored(material: Material) -> dict[str, float]:
+    """Return the bytes that each dataset takes in the files, by row."""
+    total: Counter[str] = Counter()
+    for file in material.files:
+        with open_shard(file) as shard:
+            for name in sorted(shard):
+                total[name] += shard[name].id.get_storage_size()
+    return {name: round(n / material.rows, 1) for name, n in total.items()}

@@ -1,0 +1,123 @@
+"""Where things lie in a store: landmarks/, shards/NAME/, the folder its photos came from, its lock.
+
+One process at a time writes to a store; others read what is finished.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from auheat.errors import AuheatError
+from auheat.shards.manifest import has_manifest, read_manifest
+from auheat.shards.reader import check_format, list_shards, read_columns
+from auheat.shards.schema import LANDMARKS, SHARDS
+from auheat.shards.validation import check_form
+from auheat.utils.files import cannot_write, write_json
+from auheat.utils.paths import Fence
+
+SOURCE = "source.json"
+
+
+_FORMATS = {"auheat extract": "auheat-landmarks", "auheat render": "auheat-training"}
+
+
+def write_source(store: Path, source: Path, follow_links: bool = False) -> None:
+    """Note where the photos lie, and whether by links, too, for `render` to read them again.
+
+    Raises `AuheatError`.
+    """
+    _write_note(store, {"source": str(source.resolve()), "follow_links": follow_links})
+
+
+def write_sources(store: Path, sources: Sequence[str]) -> None:
+    """Note the folders that a merged store's photos come from; raises `AuheatError`.
+
+    `render` cannot read them: which photo lies in which folder, nothing says.
+    """
+    _write_note(store, {"merged": list(sources)})
+
+
+def _write_note(store: Path, note: dict[str, Any]) -> None:
+    file = store / LANDMARKS / SOURCE
+    try:
+        write_json(file, note)
+    except OSError as error:
+        raise cannot_write(file, error) from error
+
+
+def list_sources(store: Path) -> list[str]:
+    """Return the folders that a store's photos come from, there or not; none where unknown."""
+    try:
+        note = json.loads((store / LANDMARKS / SOURCE).read_text(encoding="utf-8"))
+        return [str(name) for name in note["merged"]] if "merged" in note else [str(note["source"])]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def read_source(store: Path) -> Path:
+    """Return the folder of the photos; raises `AuheatError` where it is unknown or gone.
+
+    The same where a path in the landmark shards leaves that folder, or has become a link that
+    does (unless links were followed when the photos were listed).
+    """
+    file = store / LANDMARKS / SOURCE
+    try:
+        note = json.loads(file.read_text(encoding="utf-8"))
+        if "merged" in note:
+            raise AuheatError(
+                f"{store}: merged from stores of several photo folders (run `auheat render` on "
+                "each of them, with the same options, and `auheat merge` again)"
+            )
+        source, follow_links = Path(note["source"]), note.get("follow_links") is True
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AuheatError(f"{file}: unreadable (run `auheat extract` again)") from error
+    if not source.is_dir():
+        raise AuheatError(f"{source}: the photos are gone (run `auheat extract` from their place)")
+    fence = Fence(source, follow_links)
+    for shard in list_shards(store / LANDMARKS):
+        for path in read_columns(shard, ["path"])["path"]:
+            fence.measure(path)
+    return source
+
+
+def list_finished(folder: Path, command: str) -> tuple[list[Path], dict[str, Any]]:
+    """Return the shards and fingerprint of a finished stage; raises `AuheatError` otherwise."""
+    if not has_manifest(folder):
+        raise AuheatError(f"{folder}: nothing there (run `{command}` first)")
+    manifest = read_manifest(folder)
+    if manifest.rows != manifest.photos:
+        raise AuheatError(
+            f"{folder}: {manifest.rows} of {manifest.photos} rows (run `{command}` again to finish)"
+        )
+    files = list_shards(folder)
+    for file, entry in zip(files, manifest.entries, strict=True):
+        check_format(file, _FORMATS[command])
+        check_form(file, entry.rows)
+    return files, dict(manifest.fingerprint)
+
+
+def find_rendered(store: Path, name: str | None = None, option: str = "--name") -> Path:
+    """Return the folder of training shards called `name`, or the only one there is.
+
+    Raises `AuheatError` listing what is there, and the `option` that chooses.
+    """
+    there = sorted(p.name for p in (store / SHARDS).glob("*/") if has_manifest(p))
+    if not there:
+        raise AuheatError(f"{store / SHARDS}: no shards (run `auheat render` first)")
+    if name is None and len(there) > 1:
+        raise AuheatError(f"{store / SHARDS}: choose one with {option} ({', '.join(there)})")
+    chosen = there[0] if name is None else name
+    if chosen not in there:
+        raise AuheatError(f"{store / SHARDS}: no {chosen!r} (there: {', '.join(there)})")
+    return store / SHARDS / chosen
+
+
+def check_name(name: str) -> str:
+    """Return a name that is safe as a folder's; raises `AuheatError` for any other."""
+    plain = name.replace("-", "").replace("_", "").replace(".", "")
+    if not plain.isalnum() or not name.isascii() or name.startswith("."):
+        raise AuheatError(f"--name: {name!r} (letters, digits, '-', '_' and '.' are allowed)")
+    return name

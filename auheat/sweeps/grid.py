@@ -1,0 +1,194 @@
+"""The grids a sweep runs: which settings, in which of the paper's tables each is a cell.
+
+A run that several tables show is one run. Without AUs (lambda 0) no layer is aligned, so that such
+a run is the same whatever layers a table asks for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from auheat.models.registry import METHODS
+from auheat.sweeps.published import LAMBDAS, LAYERS
+from auheat.training.config import TrainConfig
+from auheat.training.presets import RECIPES
+
+DATA = ("rafdb", "affectnet")
+"""The paper's data sets, which are also the names of its recipes."""
+
+
+TOP = (5,)
+"""The layer that the paper aligns unless it says otherwise."""
+
+
+class Setting(NamedTuple):
+    """What a table tells runs apart by, all seeds together.
+
+    `data` is a name of `DATA`, "" for any other set; `au_weight` is lambda; `layers` are those
+    aligned, deep to shallow, () where lambda is 0.
+    """
+
+    data: str
+    method: str
+    au_weight: float
+    layers: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One run: its setting, and the configuration that trains it (name and seed included)."""
+
+    setting: Setting
+    config: TrainConfig
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.config.run_name
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A table's row: a run without AUs where the table has that column, and those with AUs.
+
+    Of several `candidates`, which differ in lambda alone, one is chosen on validation.
+    """
+
+    title: str
+    without: Setting | None
+    candidates: tuple[Setting, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What a sweep lays out: `kind` is "methods" (tables 1 and 2), "layers" (3) or "lambdas".
+
+    `method` is that of all rows, "" where rows are methods; `layers` likewise.
+    """
+
+    kind: str
+    data: str
+    method: str
+    layers: tuple[int, ...]
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A sweep before it runs: what was asked for as plain values, its runs and its tables."""
+
+    name: str
+    grid: Mapping[str, Any]
+    cells: tuple[Cell, ...]
+    tables: tuple[Table, ...]
+
+    @property
+    def data(self) -> tuple[str, ...]:
+        """The data sets that runs are of, in order."""
+        return tuple(dict.fromkeys(cell.setting.data for cell in self.cells))
+
+    def find(self, setting: Setting) -> list[Cell]:
+        """Return the runs of a setting, one for each seed."""
+        return [cell for cell in self.cells if cell.setting == setting]
+
+    def needs_validation(self, setting: Setting) -> bool:
+        """Whether a choice among several lambdas, or the table of one, looks at this setting."""
+        return any(setting in some for table in self.tables for some in list_compared(table))
+
+    def tell_tables(self, setting: Setting) -> list[str]:
+        """Return the kinds of tables that show a setting."""
+        shown = {
+            table.kind
+            for table in self.tables
+            for row in table.rows
+            if setting in (row.without, *row.candidates)
+        }
+        return sorted(shown)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Every combination of these methods, lambdas and layers."""
+
+    methods: tuple[str, ...]
+    lambdas: tuple[float, ...]
+    layers: tuple[tuple[int, ...], ...] = (TOP,)
+
+    def positive(self) -> tuple[float, ...]:
+        """The lambdas with AUs."""
+        return tuple(value for value in self.lambdas if value)
+
+    def settings(self, data: str) -> Iterator[Setting]:
+        """Return each combination once."""
+        for method in self.methods:
+            if 0 in self.lambdas:
+                yield Setting(data, method, 0.0, ())
+            for layers in self.layers:
+                for value in self.positive():
+                    yield Setting(data, method, value, layers)
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A grid by name: the parts for each data set, and the training preset they are run with."""
+
+    parts: Mapping[str, tuple[Part, ...]]
+    training: Mapping[str, Any]
+
+
+def _paper_parts(data: str) -> tuple[Part, ...]:
+    weight = float(RECIPES[data]["au_weight"])
+    parts = (Part(tuple(METHODS), (0.0, weight)),)
+    if data != "rafdb":
+        return parts
+    aligned = tuple(layers for layers in LAYERS if layers)
+    return (
+        *parts,
+        Part(("cam",), (0.0, weight), aligned),
+        Part(("cam",), (0.0, *LAMBDAS)),
+    )
+
+
+GRIDS: Mapping[str, Preset] = MappingProxyType(
+    {
+        "paper": Preset(MappingProxyType({data: _paper_parts(data) for data in DATA}), {}),
+        "demo": Preset(
+            MappingProxyType(
+                {
+                    "": (
+                        Part(("cam", "wildcat", "ts-cam"), (0.0, 4.0)),
+                        Part(("cam",), (0.0, 4.0), (TOP, (5, 4))),
+                        Part(("cam",), (0.0, 1.0, 4.0, 10.0)),
+                    )
+                }
+            ),
+            MappingProxyType({"train_preset": "methods"}),
+        ),
+    }
+)
+"""Name -> grid.
+
+"paper" is tables 1 to 3 and figure 5, with its recipes; "demo" a small one for `auheat demo`.
+"""
+
+
+def list_choices(table: Table) -> list[tuple[Setting, ...]]:
+    """Return the sets of settings of which a table marks or shows one, chosen on validation."""
+    if table.kind == "lambdas":
+        return [tuple(s for row in table.rows for s in row.candidates if s.au_weight)]
+    return [row.candidates for row in table.rows if len(row.candidates) > 1]
+
+
+def list_compared(table: Table) -> list[tuple[Setting, ...]]:
+    """Return `list_choices`, and with lambdas that are all shown the one without AUs too."""
+    if table.kind == "lambdas":
+        return [row.candidates for row in table.rows]
+    return list_choices(table)
+
+
+def tell_layers(layers: Sequence[int]) -> str:
+    """Return layers as the paper writes them: "5+4", "none"."""
+    return "+".join(map(str, layers)) or "none"

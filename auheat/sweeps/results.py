@@ -1,0 +1,209 @@
+"""What a sweep's runs came to: their scores as files have them, lambda chosen, sweep.csv.
+
+Lambda is chosen on the validation split alone; `choose` is given no other scores.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from auheat.errors import AuheatError
+from auheat.runs.run_folder import BEST, RESULT, RUNS, VAL_RESULT, read_metadata
+from auheat.sweeps.grid import Cell, Plan, Setting, list_choices, tell_layers
+
+COLUMNS = (
+    *("accuracy", "balanced_accuracy", "cam_cos", "cam_cos_predicted"),
+    *("att_cos", "att_cos_reference", "att_cos_centred"),
+    *("margin", "rank1", "energy", "pointing"),
+)
+"""The headline scores of evaluation.json; sweep.csv has them, an empty cell where there is none."""
+
+
+BASELINES = {
+    "mean_heatmap": "mean training heatmap",
+    "centre_gaussian": "best centred Gaussian",
+    "uniform": "uniform map",
+    "wrong_class": "the photo's map of a wrong class",
+}
+"""Key in evaluation.json -> what it is called: maps that know nothing of the photo's class."""
+
+
+VALIDATION = ("accuracy", "att_cos")
+"""What lambda is chosen by: the first, the second where that is equal, then the smaller lambda."""
+
+
+@dataclass(slots=True)
+class Record:
+    """How far a run is: `state` is waiting, running, stopped, done or failed.
+
+    `seconds` are those of all its epochs, `error` says why it failed, `notes` are what training
+    said of it.
+    """
+
+    state: str = "waiting"
+    seconds: float = 0.0
+    error: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A run, its record, and its scores on test and validation split: {} where not scored."""
+
+    cell: Cell
+    record: Record
+    scores: Mapping[str, Any]
+    validation: Mapping[str, Any]
+
+
+class Spread(NamedTuple):
+    """Mean and standard deviation (None for one run) of a score over the n seeds that have it."""
+
+    mean: float
+    deviation: float | None
+    n: int
+
+
+def read_scores(file: Path) -> dict[str, Any]:
+    """Return an evaluation's scores; raises `AuheatError` where they cannot be read."""
+    try:
+        scores: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        for key in VALIDATION:
+            float(scores[key])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AuheatError(f"{file}: unreadable (`auheat evaluate` makes it anew)") from error
+    return scores
+
+
+def read_results(
+    plan: Plan, stores: Mapping[str, Path], records: Mapping[str, Record]
+) -> list[Result]:
+    """Return every run of a plan with the scores that its folder has, if it is done."""
+    results = []
+    for cell in plan.cells:
+        record = records[cell.name]
+        folder = stores[cell.setting.data] / RUNS / cell.name
+        done = record.state == "done"
+        judged = done and plan.needs_validation(cell.setting)
+        scores = read_scores(folder / RESULT) if done else {}
+        results.append(
+            Result(cell, record, scores, read_scores(folder / VAL_RESULT) if judged else {})
+        )
+    return results
+
+
+def spread(values: Sequence[Any]) -> Spread | None:
+    """Return mean and sample standard deviation of the numbers among values, None for none."""
+    there = [float(v) for v in values if v is not None and math.isfinite(v)]
+    if not there:
+        return None
+    deviation = statistics.stdev(there) if len(there) > 1 else None
+    return Spread(statistics.fmean(there), deviation, len(there))
+
+
+def gather(
+    results: Sequence[Result], setting: Setting, key: str, on: str = "test"
+) -> Spread | None:
+    """Return a score of a setting over its seeds; `on` is "test" or "val"."""
+    own = [r for r in results if r.cell.setting == setting]
+    return spread([(r.scores if on == "test" else r.validation).get(key) for r in own])
+
+
+def choose_all(plan: Plan, results: Sequence[Result]) -> dict[tuple[Setting, ...], Setting | None]:
+    """Return the choice among each set of candidates of a plan's tables.
+
+    A set of one is its own choice; None where no candidate can be chosen (see `judge_all`).
+    """
+    validation = judge_all(results)
+    sets = [candidates for table in plan.tables for candidates in list_choices(table)]
+    sets += [row.candidates for table in plan.tables for row in table.rows]
+    return {candidates: choose(candidates, validation) for candidates in sets}
+
+
+def judge_all(results: Sequence[Result]) -> dict[Setting, tuple[float, ...]]:
+    """Return the `VALIDATION` scores, means over the seeds, of settings that can be chosen.
+
+    These are the ones whose every run has them: a mean over fewer seeds than another's may be
+    higher by its luck with them.
+    """
+    judged: dict[Setting, tuple[float, ...]] = {}
+    for setting, n in Counter(result.cell.setting for result in results).items():
+        found = [gather(results, setting, key, "val") for key in VALIDATION]
+        means = tuple(score.mean for score in found if score and score.n == n)
+        if len(means) == len(VALIDATION):
+            judged[setting] = means
+    return judged
+
+
+def choose(
+    candidates: Sequence[Setting], validation: Mapping[Setting, Sequence[float]]
+) -> Setting | None:
+    """Return the candidate of highest validation accuracy, then ATT-COS, then smallest lambda.
+
+    `validation` has both scores, means over the seeds, of each candidate that was scored.
+    """
+    if len(candidates) == 1:
+        return candidates[0]
+    there = [setting for setting in candidates if setting in validation]
+    # equal means of several seeds may differ in their last bit
+    rounded = {s: [round(float(v), 9) for v in validation[s]] for s in there}
+    return max(there, key=lambda s: (*rounded[s], -s.au_weight), default=None)
+
+
+def write_csv(
+    plan: Plan, results: Sequence[Result], stores: Mapping[str, Path], chosen: set[Setting]
+) -> bytes:
+    """Return sweep.csv: a line for each run, numbers as evaluation.json has them."""
+    text = io.StringIO()
+    writer: csv.DictWriter[str] | None = None
+    for result in results:
+        line = _tell_run(plan, result, stores, chosen)
+        if writer is None:
+            writer = csv.DictWriter(text, list(line), lineterminator="\n")
+            writer.writeheader()
+        writer.writerow(line)
+    return text.getvalue().encode()
+
+
+def _tell_run(
+    plan: Plan, result: Result, stores: Mapping[str, Path], chosen: set[Setting]
+) -> dict[str, Any]:
+    """Return a run's line of sweep.csv."""
+    cell, scores = result.cell, result.scores
+    setting, config = cell.setting, cell.config
+    best = stores[setting.data] / RUNS / cell.name / BEST
+    intervals, baselines = scores.get("intervals", {}), scores.get("baselines", {})
+    line: dict[str, Any] = {
+        "run": cell.name,
+        "state": result.record.state,
+        "data": setting.data,
+        "tables": " ".join(plan.tell_tables(setting)),
+        "method": setting.method,
+        "backbone": config.backbone,
+        "image_size": config.image_size,
+        "au_weight": setting.au_weight,
+        "layers": tell_layers(setting.layers),
+        "seed": config.seed,
+        "epochs": config.epochs,
+        "best_epoch": read_metadata(best).get("epoch") if scores else None,
+        "seconds": result.record.seconds or None,
+        "chosen": int(setting in chosen) if plan.needs_validation(setting) else None,
+        **{f"val_{key}": result.validation.get(key) for key in VALIDATION},
+        "n": scores.get("n"),
+        "n_valid": scores.get("n_valid"),
+    }
+    for key in COLUMNS:
+        low, high = intervals.get(key) or (None, None)
+        line |= {key: scores.get(key), f"{key}_low": low, f"{key}_high": high}
+    for key in BASELINES:
+        line[f"{key}_att_cos"] = baselines.get(key, {}).get("att_cos")
+    return line | {"error": result.record.error}

@@ -1,0 +1,376 @@
+"""Sweeps: a grid of runs trained, evaluated and laid out as the paper's tables, by one call.
+
+STORE/sweeps/NAME holds sweep.json (the grid, each run's state), sweep.csv (a line for each run)
+and sweep.md (the tables). All three are written again after each run, so that a sweep that is
+stopped has shown what it had; the same call goes on, and does again only what was not finished.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import json
+import os
+import threading
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import joblib
+import torch
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from auheat import __version__
+from auheat.errors import AuheatError
+from auheat.sweeps.grid import Plan, Setting
+from auheat.sweeps.results import Record, choose_all, read_results, write_csv
+from auheat.sweeps.single_run import (
+    Task,
+    Tell,
+    check_material,
+    find_difference,
+    is_finished,
+    make_run,
+    sum_seconds,
+)
+from auheat.sweeps.tables import write_markdown
+from auheat.training.runner import identify_weights
+from auheat.utils.devices import count_cores, limit_cores
+from auheat.utils.files import cannot_write, write_json, write_whole
+from auheat.utils.locking import LOCK_SECONDS
+
+SWEEPS = "sweeps"
+
+STATE, TABLE, PAGE = "sweep.json", "sweep.csv", "sweep.md"
+
+SWEEP_VERSION = 0
+
+
+_LOCK = ".lock"
+
+_WATCH_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class SweepSummary:
+    """What a sweep came to: its folder, each run's record, and lambda where one was chosen.
+
+    `resumed` of the runs were finished before this call, which took `seconds`.
+    """
+
+    folder: Path
+    runs: Mapping[str, Record]
+    resumed: int
+    chosen: tuple[Setting, ...]
+    seconds: float
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """The runs that failed, and why."""
+        return {name: r.error for name, r in self.runs.items() if r.state == "failed"}
+
+    @property
+    def done(self) -> list[str]:
+        """The runs that are trained and evaluated."""
+        return [name for name, r in self.runs.items() if r.state == "done"]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the summary as plain values, for JSON."""
+        return {
+            "folder": str(self.folder),
+            "runs": {name: asdict(record) for name, record in self.runs.items()},
+            "resumed": self.resumed,
+            "chosen": [_tell_setting(setting) for setting in self.chosen],
+            "seconds": self.seconds,
+        }
+
+
+def sweep(
+    store: Path,
+    plan: Plan,
+    stores: Mapping[str, Path] | None = None,
+    jobs: int = 1,
+    overwrite: bool = False,
+    tell: Tell = tqdm.write,
+) -> SweepSummary:
+    """Train and evaluate a plan's runs, and write `store`/sweeps/NAME.
+
+    `stores` has the stores of a plan's data sets [default: `store` for each]; runs lie there.
+    `jobs` of them are made at a time, each by a process with its share of the cores. A run that
+    fails is recorded with its error, and the others go on. `overwrite` takes another grid in an
+    old one's place and makes anew the runs that differ. Raises `AuheatError` before the first
+    run for what no run could use; Ctrl-C raises `KeyboardInterrupt` that says how to go on.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise AuheatError("sweep: started by torchrun (expected one process; see --jobs)")
+    if jobs < 1:
+        raise AuheatError(f"--jobs: {jobs} (expected 1 or more)")
+    places = {data: (stores or {}).get(data, store) for data in plan.data}
+    folder = store / SWEEPS / plan.name
+    tasks = _make_tasks(plan, places)
+    _check_grid(folder, plan, overwrite)
+    tasks = _check_tasks(tasks, overwrite)
+    with _lock(folder):
+        started = time.perf_counter()
+        work = _Work(folder, plan, places, {task.cell.name: Record() for task in tasks}, tell)
+        resumed = work.make(tasks, jobs)
+        chosen = work.write()
+    seconds = round(time.perf_counter() - started, 3)
+    return SweepSummary(folder, work.records, resumed, chosen, seconds)
+
+
+@contextlib.contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Be the one process that makes a sweep; raises `AuheatError` where another one is."""
+    lock = FileLock(folder / _LOCK)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=LOCK_SECONDS)
+    except Timeout as error:
+        raise AuheatError(
+            f"{folder}: another process is at this sweep (wait for it, or use another --name)"
+        ) from error
+    except (OSError, NotImplementedError) as error:
+        reason = error if isinstance(error, OSError) else OSError("it has no locks")
+        raise cannot_write(folder, reason) from error
+    try:  # what fails from here on is not the lock's
+        yield
+    finally:
+        lock.release()
+
+
+def _make_tasks(plan: Plan, places: Mapping[str, Path]) -> list[Task]:
+    return [
+        Task(
+            places[cell.setting.data],
+            cell,
+            ("test", "val") if plan.needs_validation(cell.setting) else ("test",),
+        )
+        for cell in plan.cells
+    ]
+
+
+def _check_grid(folder: Path, plan: Plan, overwrite: bool) -> None:
+    """Raise `AuheatError` where a sweep of this name was made with another grid."""
+    file = folder / STATE
+    if not file.is_file():
+        return
+    try:
+        before = json.loads(file.read_text(encoding="utf-8"))["grid"]
+        keys = sorted({*before, *plan.grid})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if overwrite:
+            return
+        raise AuheatError(f"{file}: unreadable (--overwrite writes it anew)") from error
+    for key in keys:
+        old, new = before.get(key), plan.grid.get(key)
+        if old != new and not overwrite:
+            raise AuheatError(
+                f"{file}: made with {key} {_tell_value(old)}, now {_tell_value(new)} "
+                "(--overwrite takes this grid and keeps the runs that are in both, --name keeps "
+                "both)"
+            )
+
+
+def _tell_value(value: Any) -> str:
+    return "not given" if value is None else repr(value)
+
+
+def _check_tasks(tasks: Sequence[Task], overwrite: bool) -> list[Task]:
+    """Return the tasks, those in place of another run marked; raises `AuheatError`.
+
+    Shards, device and weights are looked at once for each kind of run, and every run's folder
+    that is there already.
+    """
+    materials: dict[tuple[Any, ...], dict[str, Any]] = {}
+    weights: dict[tuple[str, ...], dict[str, str]] = {}
+    checked = []
+    for task in tqdm(tasks, desc="check", unit="run", leave=False):
+        config = task.cell.config
+        rows = (task.store, config.shards, config.classes, config.seed, config.val_fraction)
+        network = (config.method, config.backbone, config.weights)
+        if rows not in materials:
+            materials[rows] = check_material(task.store, config)
+        if network not in weights:
+            weights[network] = identify_weights(config)
+        difference = find_difference(task, materials[rows] | weights[network])
+        if difference and not overwrite:
+            raise AuheatError(
+                f"{task.run}: trained with {difference} (--overwrite trains it anew, --name keeps "
+                "both)"
+            )
+        checked.append(replace(task, anew=bool(difference)))
+    return checked
+
+
+_Made: TypeAlias = Generator[tuple[str, Record], None, None]
+
+
+class _Work:
+    """A sweep at work: its records, and the files that show them."""
+
+    def __init__(
+        self,
+        folder: Path,
+        plan: Plan,
+        places: Mapping[str, Path],
+        records: dict[str, Record],
+        tell: Tell,
+    ) -> None:
+        self.folder, self.plan, self.places, self.records = folder, plan, places, records
+        self._tell, self._told = tell, set[str]()
+
+    def make(self, tasks: Sequence[Task], jobs: int) -> int:
+        """Make every run that is not finished; return how many were."""
+        waiting = []
+        for task in tasks:
+            if is_finished(task):
+                self.records[task.cell.name] = Record("done", sum_seconds(task.run))
+            else:
+                waiting.append(task)
+        resumed = len(tasks) - len(waiting)
+        if resumed:
+            self._tell(f"{resumed} of {len(tasks)} runs were finished already")
+        self.write()
+        many = jobs > 1 and len(waiting) > 1
+        done = self._make_beside(waiting, jobs) if many else self._make_in_turn(waiting)
+        try:
+            bar = tqdm(total=len(tasks), initial=resumed, desc="sweep", unit="run")
+            with bar, contextlib.closing(done):  # closed, it ends its processes
+                for name, record in done:
+                    self._note(name, record, jobs)
+                    bar.update()
+        except AuheatError:
+            self._stop()
+            raise
+        except KeyboardInterrupt as error:
+            self._stop()
+            n = sum(record.state == "done" for record in self.records.values())
+            raise type(error)(  # SIGTERM has a kind of its own
+                f"{self.folder}: stopped, {n} of {len(tasks)} runs are done "
+                "(the same command goes on from there)"
+            ) from error
+        return resumed
+
+    def _make_in_turn(self, tasks: Sequence[Task]) -> _Made:
+        for task in tasks:
+            name = task.cell.name
+            self.records[name] = Record("running")
+            self._write_state()
+            self._tell(f"{name}: started")
+            yield name, make_run(task, self._tell_once)
+
+    def _make_beside(self, tasks: Sequence[Task], jobs: int) -> _Made:
+        """Make runs in processes of their own; which of them wait is not known here."""
+        threads = max(1, count_cores() // jobs)
+        self._tell(f"{len(tasks)} runs, {jobs} at a time with {threads} threads each")
+        with joblib.parallel_config("loky", inner_max_num_threads=threads):
+            pool = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
+            try:
+                yield from pool(
+                    joblib.delayed(_make_apart)(task, threads, os.getpid()) for task in tasks
+                )
+            except BrokenProcessPool as error:
+                raise AuheatError(
+                    f"{self.folder}: a process was ended from outside, for want of memory perhaps "
+                    "(fewer --jobs; the same command goes on from there)"
+                ) from error
+
+    def _tell_once(self, note: str) -> None:
+        """Pass on what training says, once for all runs it says it of."""
+        if note not in self._told:
+            self._told.add(note)
+            self._tell(note)
+
+    def _note(self, name: str, record: Record, jobs: int) -> None:
+        self.records[name] = record
+        for note in record.notes:
+            self._tell_once(note)
+        self.write()
+        what = "done" if record.state == "done" else f"failed: {record.error}"
+        self._tell(f"{name}: {what}, {record.seconds:.0f} s{self._tell_rest(jobs)}")
+
+    def _tell_rest(self, jobs: int) -> str:
+        """Return how long the other runs will take, by those of the same method or data set."""
+        rest = [c for c in self.plan.cells if self.records[c.name].state in ("waiting", "running")]
+        known = [
+            (c.setting, self.records[c.name].seconds)
+            for c in self.plan.cells
+            if self.records[c.name].state == "done" and self.records[c.name].seconds
+        ]
+        if not rest or not known:
+            return "" if not rest else f"; {len(rest)} to go"
+        total = 0.0
+        for cell in rest:
+            alike = [t for s, t in known if s[:2] == cell.setting[:2]]
+            alike = alike or [t for s, t in known if s.data == cell.setting.data]
+            alike = alike or [t for _, t in known]
+            total += sum(alike) / len(alike)
+        return f"; {len(rest)} to go, about {_tell_time(total / jobs)}"
+
+    def _stop(self) -> None:
+        for record in self.records.values():
+            if record.state == "running":
+                record.state = "stopped"
+        self.write()
+
+    def write(self) -> tuple[Setting, ...]:
+        """Write the sweep's three files; return the settings chosen among several."""
+        results = read_results(self.plan, self.places, self.records)
+        choices = choose_all(self.plan, results)
+        chosen = {s for candidates, s in choices.items() if s and len(candidates) > 1}
+        table = write_csv(self.plan, results, self.places, chosen)
+        write_whole(self.folder / TABLE, table)
+        page = write_markdown(self.plan, results, choices)
+        write_whole(self.folder / PAGE, page.encode())
+        ordered = tuple(sorted(chosen))
+        self._write_state(ordered)
+        return ordered
+
+    def _write_state(self, chosen: Sequence[Setting] = ()) -> None:
+        state = {
+            "format": SWEEP_VERSION,
+            "auheat": __version__,
+            "name": self.plan.name,
+            "grid": self.plan.grid,
+            "runs": {name: asdict(record) for name, record in self.records.items()},
+            "chosen": [_tell_setting(setting) for setting in chosen],
+            "seconds": round(sum(record.seconds for record in self.records.values()), 3),
+        }
+        write_json(self.folder / STATE, state)
+
+
+def _make_apart(task: Task, threads: int, parent: int) -> tuple[str, Record]:
+    """`make_run` in a process of its own, which draws no bars over those of the others."""
+    _end_with(parent)
+    torch.set_num_threads(threads)
+    limit_cores(threads)
+    with contextlib.redirect_stderr(io.StringIO()):
+        return task.cell.name, make_run(task, lambda _: None)
+
+
+@functools.cache
+def _end_with(parent: int) -> None:
+    """End this process soon after its parent: a killed sweep must not go on training unseen."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_WATCH_SECONDS)
+        os._exit(1)  # all threads at once, and nothing is tidied: a stopped run goes on from this
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _tell_setting(setting: Setting) -> dict[str, Any]:
+    return setting._asdict() | {"layers": list(setting.layers)}
+
+
+def _tell_time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

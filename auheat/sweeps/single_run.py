@@ -1,0 +1,173 @@
+"""One run of a sweep: made, scored, or found finished; and what is checked before it begins."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from auheat.data.dataset import ShardDataset
+from auheat.errors import AuheatError
+from auheat.evaluation.evaluator import evaluate
+from auheat.runs import run_folder
+from auheat.runs.run_folder import ARRAYS, RESULT, VAL_ARRAYS, VAL_RESULT
+from auheat.store.store import find_rendered, list_finished
+from auheat.sweeps.grid import Cell
+from auheat.sweeps.results import Record, read_scores
+from auheat.training.config import TrainConfig
+from auheat.training.runner import describe_settings, train
+from auheat.training.training_data import describe_material, load_material
+from auheat.utils.devices import pick_device
+from auheat.utils.files import cannot_write
+
+_LOCK_SECONDS = 5.0
+"""How long a run is waited for: the processes of a killed sweep take a second or two to end."""
+
+
+_FILES = {"test": (RESULT, ARRAYS), "val": (VAL_RESULT, VAL_ARRAYS)}
+
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One run to be made: where, with what, scored on which splits; `anew` discards another one."""
+
+    store: Path
+    cell: Cell
+    splits: tuple[str, ...]
+    anew: bool = False
+
+    @property
+    def run(self) -> Path:
+        """The run's folder."""
+        return self.store / run_folder.RUNS / self.cell.name
+
+
+def check_material(store: Path, config: TrainConfig) -> dict[str, Any]:
+    """Return what a run's config.json will have of its shards; raises `AuheatError`."""
+    pick_device(config.device)
+    if config.weights not in ("auto", "none") and not Path(config.weights).is_file():
+        raise AuheatError(f"--weights: {config.weights}: no such file (auto, none, or a file)")
+    material = load_material(store, config)
+    files, _ = list_finished(find_rendered(store, config.shards, "--shards"), "auheat render")
+    if not len(ShardDataset(files, "test", config.image_size, config.classes)):
+        raise AuheatError(f"{material.folder}: no test photos (each run is scored on them)")
+    return describe_material(material, processes=1)
+
+
+def find_difference(task: Task, data: Mapping[str, Any]) -> str:
+    """Return in what a run that is there differs from the one asked for, "" for nothing.
+
+    `data` is what its config.json would have under that name if it were begun now. A run whose
+    files cannot be read differs, so that it can be made anew like any other.
+    """
+    if not (task.run / run_folder.CONFIG).is_file():
+        return ""
+    try:
+        old = run_folder.read_config(task.run)
+        if (task.run / run_folder.LAST).is_file():
+            run_folder.read_progress(task.run)
+            run_folder.read_metadata(task.run / run_folder.BEST)  # there before the other one
+    except AuheatError as error:
+        return f"files that cannot be read: {error}"
+    new = {"settings": describe_settings(task.cell.config), "data": dict(data)}
+    changes = run_folder.list_changes(old, json.loads(json.dumps(new)))
+    for key, (before, now) in changes.items():
+        return "other shards" if key == "material" else f"{key} {before!r}, now asked with {now!r}"
+    return ""
+
+
+def make_run(task: Task, tell: Tell) -> Record:
+    """Train and evaluate a run, or what is left of it; an error becomes its record.
+
+    `tell` gets what training says. One process at a time makes a run: that another one is at it
+    is an error, too.
+    """
+    notes: list[str] = []
+
+    def note(text: str) -> None:
+        notes.append(text)
+        tell(text)
+
+    state, error = "done", ""
+    try:
+        with _lock(task.run):
+            train(task.store, task.cell.config, task.anew, note)
+            for split in task.splits:
+                if not is_scored(task.run, split):
+                    evaluate(task.store, task.run, task.cell.config.device, split)
+    except Exception as reason:  # whatever it is, the other runs go on
+        state, error = "failed", _tell_error(reason)
+    return Record(state, sum_seconds(task.run), error, tuple(notes))
+
+
+@contextlib.contextmanager
+def _lock(run: Path) -> Iterator[None]:
+    """Be the one process that makes a run; raises `AuheatError` where another one is."""
+    # beside the folder, which may be removed and made anew under the lock
+    lock = FileLock(run.with_name(f".{run.name}.lock"))
+    try:
+        run.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=_LOCK_SECONDS)
+    except Timeout as error:
+        raise AuheatError(
+            f"{run}: another process trains this run (wait for it, then the same command goes on)"
+        ) from error
+    except (OSError, NotImplementedError) as error:
+        reason = error if isinstance(error, OSError) else OSError("it has no locks")
+        raise cannot_write(run.parent, reason) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_finished(task: Task) -> bool:
+    """Whether a run is trained to its last epoch and scored on every split asked for."""
+    if task.anew or not (task.run / run_folder.LAST).is_file():
+        return False
+    try:
+        done = run_folder.read_progress(task.run)["epochs_done"] >= task.cell.config.epochs
+    except AuheatError:
+        return False  # training says what is wrong with it
+    return done and all(is_scored(task.run, split) for split in task.splits)
+
+
+def is_scored(run: Path, split: str) -> bool:
+    """Whether a run has a whole evaluation, of these weights and on the shards it learnt from."""
+    files, best = [run / name for name in _FILES[split]], run / run_folder.BEST
+    if not all(file.is_file() for file in (*files, best)):
+        return False
+    if min(file.stat().st_mtime_ns for file in files) < best.stat().st_mtime_ns:
+        return False
+    try:
+        config, scores = run_folder.read_config(run), read_scores(files[0])
+    except AuheatError:
+        return False
+    shards = config["data"]["shards"]
+    return bool(
+        scores.get("split") == split
+        and scores.get("class_names") == config["class_names"]
+        and Path(str(scores.get("shards", shards))).name == shards
+    )
+
+
+def sum_seconds(run: Path) -> float:
+    """Return the seconds of a run's epochs, as its metrics.jsonl has them."""
+    try:
+        lines = (run / run_folder.METRICS).read_text(encoding="utf-8").splitlines()
+        return round(sum(float(json.loads(line)["seconds"]) for line in lines), 3)
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.0
+
+
+def _tell_error(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, AuheatError) else f"{type(error).__name__}: {text}"

@@ -1,0 +1,275 @@
+"""A sweep's results as the paper lays them out: tables 1 to 3 and figure 5, in Markdown.
+
+The paper's figures stand beside the measured ones in italics and brackets, and only where a
+run is what the paper's was: that data set (its recipe, and as many test photos as it has), that
+method and network, those layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from auheat.models.registry import METHODS
+from auheat.sweeps import published
+from auheat.sweeps.grid import Plan, Row, Setting, Table, list_choices, tell_layers
+from auheat.sweeps.results import BASELINES, Result, Spread, gather, judge_all
+
+NAMES = {"rafdb": "RAF-DB", "affectnet": "AffectNet"}
+
+
+HEADINGS = {
+    "accuracy": "CL (%)",
+    "cam_cos": "CAM-COS",
+    "att_cos": "ATT-COS",
+    "margin": "margin",
+    "rank1": "rank-1",
+}
+"""Score -> what its column is called, as in the paper where that has it."""
+
+
+_SAME_SIZE = 0.01
+
+_AFTER = {"accuracy": "accuracy", "cam_cos": "cam_cos", "att_cos": "att_cos"}
+
+
+Choices = Mapping[tuple[Setting, ...], Setting | None]
+
+
+class _Page(NamedTuple):
+    """All that a table's cells are made of."""
+
+    plan: Plan
+    results: Sequence[Result]
+    choices: Choices
+
+
+def write_markdown(plan: Plan, results: Sequence[Result], choices: Choices) -> str:
+    """Return sweep.md: every table of the plan, with what is missing said below."""
+    page = _Page(plan, results, choices)
+    done = sum(r.record.state == "done" for r in results)
+    tables = [text for table in plan.tables for text in _WRITERS[table.kind](page, table)]
+    return "\n\n".join(
+        [
+            f"# Sweep {plan.name}",
+            f"{done} of {len(results)} runs are done. CL is the accuracy on the test photos in per "
+            "cent; CAM-COS, ATT-COS, margin and rank-1 are explained by `auheat evaluate`. "
+            + _tell_seeds(plan)
+            + _tell_contrast(plan)
+            + " \"-\": no such score, or not there yet. Intervals of single runs are in sweep.csv.",
+            *([_CITED] if any(_CITED_MARK in text for text in tables) else []),
+            *tables,
+            *_tell_failures(results),
+        ]
+    ) + "\n"  # fmt: skip
+
+
+_CITED_MARK = "*("
+
+_CITED = (
+    f"*(In italics and brackets)*: as published, {published.CITATION}; one run each. Its best "
+    "epoch was chosen on the test photos, here on photos held out from training."
+)
+
+
+def _tell_seeds(plan: Plan) -> str:
+    n = len(plan.grid["seeds"])
+    if n == 1:
+        return f"One run each, seed {plan.grid['seeds'][0]}."
+    return f"Mean ± standard deviation over n of {n} seeds."
+
+
+def _tell_contrast(plan: Plan) -> str:
+    weights = sorted({cell.config.contrast_weight for cell in plan.cells} - {0.0})
+    if not weights:
+        return ""
+    told = ", ".join(f"{weight:g}" for weight in weights)
+    return f" Runs with AUs have a contrast of weight {told} too, those without (λ 0) none."
+
+
+def _tell_failures(results: Sequence[Result]) -> list[str]:
+    failed = [r for r in results if r.record.state == "failed"]
+    if not failed:
+        return []
+    lines = "\n".join(f"- `{r.cell.name}`: {r.record.error}" for r in failed)
+    return ["## Failed", lines + "\n\nThe same command tries them again."]
+
+
+def _title(number: str, what: str, table: Table) -> str:
+    data = NAMES.get(table.data)
+    method = f", {METHODS[table.method].title}" if table.method else ""
+    aligned = table.layers and table.kind != "methods"
+    layers = f", layer {tell_layers(table.layers)} aligned" if aligned else ""
+    return f"## {number}: {what}{f', {data}' if data else ''}{method}{layers}"
+
+
+def _grid(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [heading, ["---"] * len(heading), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def tell_score(key: str, score: Spread | None) -> str:
+    """Return a score as a cell: accuracy in per cent, others with three decimals."""
+    if score is None:
+        return "-"
+    factor, digits = (100, 2) if key == "accuracy" else (1, 3)
+    text = f"{factor * score.mean:.{digits}f}"
+    if score.deviation is not None:
+        text += f" ± {factor * score.deviation:.{digits}f} (n={score.n})"
+    return text
+
+
+def _cell(
+    page: _Page, setting: Setting | None, key: str, known: published.Scores | None = None
+) -> str:
+    """Return a test score of a setting, and the published one beside it."""
+    if setting is None:
+        return "-"
+    text = tell_score(key, gather(page.results, setting, key))
+    value = getattr(known, _AFTER[key]) if known and key in _AFTER else None
+    if value is None or text == "-" or not corresponds(page.results, setting):
+        return text
+    return f"{text} {_CITED_MARK}{value:.2f})*"
+
+
+def corresponds(results: Sequence[Result], setting: Setting) -> bool:
+    """Whether the runs of a setting are of the paper's data set, network and loss (no contrast).
+
+    Test photos may be up to one in a hundred fewer or more: some cannot be read.
+    """
+    own = [r for r in results if r.cell.setting == setting and r.scores]
+    wanted = published.TEST_PHOTOS.get(setting.data)
+    if wanted is None or not own:
+        return False
+    row = METHODS[setting.method]
+    return all(
+        abs(int(r.scores["n"]) - wanted) <= _SAME_SIZE * wanted
+        and r.cell.config.backbone == row.standard
+        and r.cell.config.image_size == row.image_size
+        and not r.cell.config.contrast_weight
+        for r in own
+    )
+
+
+def _method_tables(page: _Page, table: Table) -> list[str]:
+    what = f"without and with AUs at layer {tell_layers(table.layers)}"
+    same = table.layers == (5,)
+    parts = []
+    for number, keys in (
+        ("Table 1", ("accuracy", "cam_cos")),
+        ("Table 2", ("att_cos", "margin", "rank1")),
+    ):
+        heading = ["method", "λ"]
+        heading += [f"{HEADINGS[key]} {side}" for key in keys for side in ("w/o", "w/")]
+        rows = []
+        for row in table.rows:
+            chosen = page.choices[row.candidates] if row.candidates else None
+            method = (row.without or row.candidates[0]).method
+            pair = published.METHODS.get(table.data, {}).get(method)
+            cells = [row.title, _tell_lambda(chosen)]
+            for key in keys:
+                cells.append(_cell(page, row.without, key, pair.without if pair else None))
+                cells.append(_cell(page, chosen, key, pair.aligned if pair and same else None))
+            rows.append(cells)
+        if number == "Table 2":
+            rows += _baseline_rows(page, table, keys)
+        parts += [_title(number, what, table), _grid(heading, rows)]
+    return [*parts[:2], *_tell_choice(page, table), *parts[2:], _BASELINES]
+
+
+_BASELINES = (
+    "The last rows are maps that know nothing of the photo, or the photo's map of a wrong class: a "
+    "high cosine without a margin and a rank-1 rate shows no more than they do."
+)
+
+
+def _baseline_rows(page: _Page, table: Table, keys: Sequence[str]) -> list[list[str]]:
+    """Return the baselines of the table's first run that has been scored."""
+    shown = {s for row in table.rows for s in (row.without, *row.candidates)}
+    first = next((r for r in page.results if r.cell.setting in shown and r.scores), None)
+    if first is None:
+        return []
+    rows = []
+    for key, title in BASELINES.items():
+        scores = first.scores.get("baselines", {}).get(key, {})
+        cells = [f"{scores[k]:.3f}" if k in scores else "-" for k in keys]
+        rows.append([f"*{title}*", "", *(text for cell in cells for text in (cell, ""))])
+    return rows
+
+
+def _tell_lambda(setting: Setting | None) -> str:
+    return "-" if setting is None else f"{setting.au_weight:g}"
+
+
+def _tell_choice(page: _Page, table: Table) -> list[str]:
+    """Say what lambda was chosen among and on, if there was a choice."""
+    choices = list_choices(table)
+    if not choices:
+        return []
+    values = ", ".join(f"{s.au_weight:g}" for s in choices[0])
+    told = (
+        f"λ was chosen among {values} by accuracy on the validation photos, held out from training "
+        "(of equal ones the higher validation ATT-COS, then the smaller λ). The test photos had "
+        "no part in it."
+    )
+    known = judge_all(page.results)
+    missing = sorted({s.au_weight for some in choices for s in some if s not in known})
+    if missing:
+        told += f" Not all scored on validation yet: λ = {', '.join(f'{v:g}' for v in missing)}."
+        told += " A λ of which a run has no such score cannot be chosen."
+    return [told]
+
+
+def _row_cells(page: _Page, setting: Setting | None, known: published.Scores | None) -> list[str]:
+    return [_cell(page, setting, key, known) for key in HEADINGS]
+
+
+def _layer_tables(page: _Page, table: Table) -> list[str]:
+    known = published.LAYERS if _is_ablation(table) else {}
+    rows = []
+    for row in table.rows:
+        chosen = page.choices[row.candidates]
+        scores = known.get(row.candidates[0].layers)
+        rows.append([row.title, _tell_lambda(chosen), *_row_cells(page, chosen, scores)])
+    heading = ["layers", "λ", *HEADINGS.values()]
+    title = _title("Table 3", "which layers are aligned", table)
+    return [title, _grid(heading, rows), *_tell_choice(page, table)]
+
+
+def _is_ablation(table: Table) -> bool:
+    """Whether a table is of the set and method of the paper's ablations."""
+    return table.data == "rafdb" and table.method == "cam"
+
+
+def _lambda_tables(page: _Page, table: Table) -> list[str]:
+    same = _is_ablation(table) and table.layers == (5,)
+    chosen = page.choices[list_choices(table)[0]]
+    rows = [_lambda_row(page, row, row.candidates[0] == chosen, same) for row in table.rows]
+    heading = ["λ", "validation CL (%)", "validation ATT-COS", *HEADINGS.values()]
+    text = _grid(heading, rows)
+    told = _tell_choice(page, table)
+    if chosen is not None:
+        told[0] = f"**Chosen: λ = {chosen.au_weight:g}.** {told[0]}"
+    if same and _CITED_MARK in text:
+        told.append("The paper's figures of this table are read off its plot.")
+    return [_title("Figure 5", "the weight λ of the AU loss", table), text, *told]
+
+
+def _lambda_row(page: _Page, row: Row, chosen: bool, same: bool) -> list[str]:
+    setting = row.candidates[0]
+    known = published.LAMBDAS.get(setting.au_weight) if same else None
+    if same and not setting.au_weight:
+        known = published.METHODS["rafdb"]["cam"].without
+    title = f"**{row.title}** (chosen)" if chosen else row.title
+    validation = [
+        tell_score(key, gather(page.results, setting, key, "val"))
+        for key in ("accuracy", "att_cos")
+    ]
+    return [title, *validation, *_row_cells(page, setting, known)]
+
+
+_WRITERS: Mapping[str, Callable[[_Page, Table], list[str]]] = {
+    "methods": _method_tables,
+    "layers": _layer_tables,
+    "lambdas": _lambda_tables,
+}

@@ -1,0 +1,207 @@
+"""What a run is made with: settings, presets, optimizers and their schedules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from auheat.data.augmentation import AUGMENTATIONS
+from auheat.errors import AuheatError
+from auheat.models.registry import Method, check_backbone, find_method
+from auheat.models.resnet import N_LAYERS
+from auheat.store.store import check_name
+from auheat.training.optim import OPTIMIZERS, SCHEDULES
+from auheat.training.presets import CROP, CROP_FROM, PRESETS, RECIPES
+
+MIN_SIDE = 16
+"""Of photos with a shorter side the last layer would make a map of a single pixel."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """Everything that decides what a run becomes (apart from the photos).
+
+    `au_weight` is the paper's lambda, 0 for a plain classifier, `contrast_weight` of the loss that
+    tells a class's heatmap from the others'; `layers` (1 to 5) are aligned by both;
+    `classes` leaves out the others; `name` defaults to one made of the settings; `optimizer`
+    is "sgd" (Nesterov) or "adamw". `lr` is the highest rate, the head's is `head_lr` times that;
+    `schedule` "auto" is cosine of sgd and onecycle of adamw, `warmup` is in epochs.
+
+    `batch_size` is what one step learns from, by all processes and `accumulate` passes together.
+    `crop_from` (px, 0: none) is the side photos are resized to before a crop of `image_size`.
+    `clip` (largest norm of the gradient) and `ema` (decay) are 0 for none. `freeze_bn` keeps
+    batch normalisation in evaluation mode, `sync_bn` spans it over processes, `balance` draws every
+    class as often. `workers` None is as many as suit; it, `device` and `tensorboard` do not
+    change what a run becomes.
+    """
+
+    name: str = ""
+    recipe: str = "none"
+    shards: str | None = None
+    classes: tuple[str, ...] | None = None
+    method: str = "cam"
+    backbone: str = "resnet50"
+    weights: str = "auto"
+    image_size: int = 224
+    au_weight: float = 4.0
+    contrast_weight: float = 0.0
+    layers: tuple[int, ...] = (5,)
+    epochs: int = 30
+    batch_size: int = 32
+    lr: float = 0.01
+    weight_decay: float = 5e-4
+    optimizer: str = "sgd"
+    head_lr: float = 1.0
+    schedule: str = "auto"
+    warmup: float | None = None
+    step_epochs: int = 10
+    step_factor: float = 0.1
+    augment: str = "affine"
+    crop_from: int = 0
+    balance: bool = False
+    accumulate: int = 1
+    clip: float = 0.0
+    ema: float = 0.0
+    freeze_bn: bool = False
+    sync_bn: bool = False
+    amp: str = "none"
+    compile: bool = False
+    val_fraction: float = 0.1
+    seed: int = 0
+    device: str = "auto"
+    workers: int | None = None
+    tensorboard: bool = False
+
+    @property
+    def run_name(self) -> str:
+        """The name given, or method, backbone, the weights of what is aligned, and seed."""
+        told = f"-contrast{self.contrast_weight:g}" if self.contrast_weight else ""
+        made = f"{self.method}-{self.backbone}-au{self.au_weight:g}{told}-seed{self.seed}"
+        return check_name(self.name or made.replace("+", "p").replace(":", "-"))
+
+
+def make_config(preset: str = "none", **settings: Any) -> TrainConfig:
+    """Return the settings of a preset with those given (not None) put in their place.
+
+    Backbone and image size, where neither preset nor caller gives them, are the method's own.
+    Raises `AuheatError` for an unknown preset or a value that no run could use.
+    """
+    given = {k: v for k, v in settings.items() if v is not None}
+    recipe = given.get("recipe", "none")
+    _check_one_of("--preset", preset, PRESETS)
+    _check_one_of("--recipe", recipe, RECIPES)
+    if "none" not in (preset, recipe):
+        raise AuheatError(f"--recipe: {recipe!r} beside --preset {preset!r} (one of the two)")
+    chosen = {**RECIPES[recipe], **PRESETS[preset]}
+    row = find_method(given.get("method", chosen.get("method", TrainConfig().method)))
+    if "backbone" in PRESETS[preset]:  # the presets that have one are for narrow ones
+        chosen |= {"backbone": row.narrow, **row.narrow_settings}
+    chosen |= given
+    if recipe != "none":
+        chosen = {"crop_from": _fit_crop(row, chosen), **chosen}
+    config = TrainConfig(**{"image_size": row.image_size, "backbone": row.standard, **chosen})
+    check_backbone(config.method, config.backbone)
+    _check_one_of("--optimizer", config.optimizer, OPTIMIZERS)
+    for key in ("epochs", "batch_size", "lr"):
+        if not 0 < getattr(config, key) < math.inf:
+            raise AuheatError(f"--{key.replace('_', '-')}: {getattr(config, key)} (expected > 0)")
+    if not MIN_SIDE <= config.image_size < math.inf:
+        raise AuheatError(f"--image-size: {config.image_size} (expected {MIN_SIDE} or more)")
+    step = row.side_step(config.backbone)
+    if config.image_size % step:
+        raise AuheatError(
+            f"--image-size: {config.image_size} ({config.backbone} takes multiples of {step})"
+        )
+    if config.batch_size < 2:
+        raise AuheatError("--batch-size: 1 (batch normalisation needs 2 or more)")
+    for key in ("au_weight", "contrast_weight", "weight_decay"):
+        if not 0 <= getattr(config, key) < math.inf:
+            option = f"--{key.replace('_', '-')}"
+            raise AuheatError(f"{option}: {getattr(config, key)} (expected 0 or more)")
+    if not 0 <= config.seed < 2**32:
+        raise AuheatError(f"--seed: {config.seed} (expected 0 to {2**32 - 1})")
+    if not 0 < config.val_fraction < 1:
+        raise AuheatError(f"--val-fraction: {config.val_fraction} (expected between 0 and 1)")
+    if not config.layers or not set(config.layers) <= set(range(1, N_LAYERS + 1)):
+        raise AuheatError(f"--layers: {config.layers} (expected some of 1 to {N_LAYERS})")
+    _check_distinct("--layers", config.layers)
+    _check_distinct("--classes", config.classes or ())
+    _check_engine(config)
+    return config
+
+
+def _fit_crop(row: Method, chosen: Mapping[str, Any]) -> int:
+    """Return from what side a recipe crops: the paper's proportion, for its 224 px networks."""
+    side = chosen.get("image_size", row.image_size)
+    return round(side * CROP_FROM / CROP) if row.image_size == CROP else 0
+
+
+def _check_engine(config: TrainConfig) -> None:
+    """Raise `AuheatError` for what no run could do of schedule, precision, passes and crops."""
+    _check_one_of("--schedule", config.schedule, {"auto": None, **SCHEDULES})
+    _check_one_of("--augment", config.augment, AUGMENTATIONS)
+    _check_one_of("--amp", config.amp, AMP)
+    on_cpu = config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available())
+    if config.amp == "fp16" and on_cpu:
+        raise AuheatError("--amp: 'fp16' needs CUDA (bf16 works on a CPU too)")
+    fits: Mapping[str, tuple[bool, str]] = {
+        "warmup": (0 <= (config.warmup or 0) < config.epochs, f"0 to under {config.epochs} epochs"),
+        "step_epochs": (config.step_epochs > 0, "1 or more"),
+        "step_factor": (0 < config.step_factor <= 1, "above 0, at most 1"),
+        "head_lr": (0 < config.head_lr < math.inf, "> 0"),
+        "clip": (0 <= config.clip < math.inf, "0 or more"),
+        "ema": (0 <= config.ema < 1, "0 to under 1"),
+        "workers": ((config.workers or 0) >= 0, "0 or more"),
+        "crop_from": (
+            config.crop_from == 0 or config.crop_from >= config.image_size,
+            f"0, or at least --image-size {config.image_size}",
+        ),
+        "accumulate": (
+            config.accumulate > 0 and config.batch_size % config.accumulate == 0,
+            f"a divisor of --batch-size {config.batch_size}",
+        ),
+    }
+    for key, (fit, expected) in fits.items():
+        if not fit:
+            option = f"--{key.replace('_', '-')}"
+            raise AuheatError(f"{option}: {getattr(config, key)} (expected {expected})")
+    check_parts(config, 1)
+
+
+def check_parts(config: TrainConfig, processes: int) -> None:
+    """Raise `AuheatError` where a batch cannot be shared by passes and processes."""
+    parts = config.accumulate * processes
+    if config.batch_size % parts:
+        raise AuheatError(
+            f"--batch-size: {config.batch_size} (with {processes} processes x --accumulate "
+            f"{config.accumulate}: a multiple of {parts})"
+        )
+    if config.batch_size // parts < 2 and not config.freeze_bn and parts > 1:
+        raise AuheatError(
+            f"--batch-size: {config.batch_size} in {parts} parts is 1 photo each "
+            "(batch normalisation needs 2 or more, or --freeze-bn)"
+        )
+    if config.sync_bn and config.freeze_bn:
+        raise AuheatError("--sync-bn: nothing to sync with --freeze-bn (one of the two)")
+
+
+def _check_one_of(option: str, value: str, known: Mapping[str, Any]) -> None:
+    if value not in known:
+        raise AuheatError(f"{option}: {value!r} is not known (one of {', '.join(known)})")
+
+
+def _check_distinct(option: str, values: Sequence[Any]) -> None:
+    for value in values:
+        if values.count(value) > 1:
+            raise AuheatError(f"{option}: {value!r} is given twice (once is enough)")
+
+
+AMP: Mapping[str, torch.dtype] = MappingProxyType(
+    {"none": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+)
+"""Name -> the type a network computes in; weights, loss and validation stay in float32."""

@@ -1,0 +1,266 @@
+"""Training: from shards to a run's folder.
+
+The learning rate and all randomness are functions of seed, epoch and step, so a stopped run that
+goes on equals one that was never stopped. The test split is never looked at.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from auheat import __version__
+from auheat.errors import AuheatError
+from auheat.models.network import Classifier
+from auheat.models.pretrained import WEIGHTS_HINT, Found
+from auheat.models.registry import IMAGENET_MEAN, IMAGENET_STD, build_classifier, find_method
+from auheat.pipeline.reframing import describe_framing
+from auheat.runs import checkpoint, codebook, run_folder
+from auheat.shards.manifest import read_manifest
+from auheat.shards.reader import read_attributes
+from auheat.training.config import TrainConfig, check_parts
+from auheat.training.optim import make_optimizer
+from auheat.training.sync_batchnorm import sync_norms
+from auheat.training.tensorboard import open_board
+from auheat.training.time_estimate import forecast
+from auheat.training.trainer import Engine
+from auheat.training.training_data import (
+    Material,
+    describe_material,
+    load_material,
+    write_split_and_maps,
+)
+from auheat.utils.distributed import World, join
+from auheat.utils.files import file_digest
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """What a training run did: its best epoch (from 1) by validation accuracy, and how fast.
+
+    `resumed` epochs were there already; `rate` is images per second of this call's epochs.
+    """
+
+    run: Path
+    epochs: int
+    resumed: int
+    best_epoch: int
+    val_accuracy: float
+    val_loss: float
+    seconds: float
+    rate: float
+    notes: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the summary as plain values, for JSON."""
+        return asdict(self) | {"run": str(self.run), "notes": list(self.notes)}
+
+
+def train(
+    store: Path,
+    config: TrainConfig,
+    overwrite: bool = False,
+    tell: Callable[[str], None] = tqdm.write,
+) -> RunSummary:
+    """Train a classifier on a store's shards and write `store`/runs/NAME.
+
+    The same call goes on where a stopped run was, and does nothing for a finished one. What
+    should be known beforehand (weights, speed, estimated time) goes to `tell`. Started by
+    `torchrun`, all processes train one network, and the first alone writes and tells. Raises
+    `AuheatError`; Ctrl-C raises `KeyboardInterrupt` with a text that says how to go on.
+    """
+    with join() as world:
+        device = world.device(config.device)
+        check_parts(config, world.size)
+        material = load_material(store, config)
+        run = store / run_folder.RUNS / config.run_name
+        done = world.agree(_start(run, config, material, overwrite, world) if world.writes else 0)
+        if done >= config.epochs:
+            return _summarize(run, config, done, 0.0, 0.0, ("was finished already",))
+        with torch.random.fork_rng():
+            torch.manual_seed(config.seed)
+            engine, notes = _prepare(config, material, device, world)
+            best = engine.load(run)["best"] if done else {}
+            notes = (*notes, *forecast(engine, done))
+            for note in notes if world.writes else ():
+                tell(note)
+            started = time.perf_counter()
+            _run_epochs(engine, run, done, best)
+            seconds = time.perf_counter() - started
+        rate = (config.epochs - done) * len(material.train) / seconds
+        return _summarize(run, config, done, seconds, rate, notes)
+
+
+def _start(
+    run: Path, config: TrainConfig, material: Material, overwrite: bool, world: World
+) -> int:
+    """Make a run's folder ready for its next epoch; return how many are done."""
+    done = run_folder.start_run(run, _describe(config, material, world), overwrite)
+    if done >= config.epochs:
+        return done
+    write_split_and_maps(run, material)
+    _cut_metrics(run, done)
+    return done
+
+
+def _prepare(
+    config: TrainConfig, material: Material, device: torch.device, world: World
+) -> tuple[Engine, tuple[str, ...]]:
+    """Return the engine of a run that begins, and what is to be said of it."""
+    model, notes = _build(config, len(material.dataset.class_names))
+    if config.sync_bn and world.size > 1:
+        model = sync_norms(model)
+    model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = make_optimizer(
+        model, config.optimizer, config.lr, config.weight_decay, config.head_lr
+    )
+    if config.head_lr != 1 and len(optimizer.param_groups) == 1:
+        notes = (*notes, f"head_lr: {config.method} has one rate for all of its network")
+    if world.size > 1:
+        each = config.batch_size // world.size
+        notes = (*notes, f"{world.size} processes, {each} photos of each batch for every one")
+    return Engine(config, material, model, optimizer, device, world), notes
+
+
+def _run_epochs(engine: Engine, run: Path, done: int, best: dict[str, Any]) -> None:
+    """Train what is left of a run and save each epoch; `best` is the best line so far, or {}."""
+    epochs = engine.config.epochs
+    with open_board(run, engine.config.tensorboard and engine.world.writes, done) as note:
+        for epoch in range(done, epochs):
+            try:
+                line = engine.run_epoch(epoch)
+            except KeyboardInterrupt as error:
+                raise type(error)(  # SIGTERM has a kind of its own
+                    f"{run}: stopped in epoch {epoch + 1} of {epochs}, {epoch} are saved "
+                    "(the same command goes on from there)"
+                ) from error
+            better = not best or _is_better(line, best)
+            best = line if better else best
+            if not engine.world.writes:
+                continue
+            if better:
+                weights = engine.best_model.state_dict()
+                checkpoint.save_tensors(run / run_folder.BEST, weights, **line)
+            _append_metrics(run, line)
+            note(line)
+            engine.save(run, epochs_done=epoch + 1, best=best)
+    engine.world.agree(None)  # nobody reads what is not written yet
+
+
+def _describe(config: TrainConfig, material: Material, world: World) -> dict[str, Any]:
+    """Return config.json: all that evaluation needs besides photos, on whatever machine."""
+    asked = read_manifest(material.folder).fingerprint
+    made_with = read_attributes(material.dataset.files[0])
+    book = codebook.read_codebook(material.dataset.files)
+    return {
+        "format": run_folder.RUN_VERSION,
+        "auheat": __version__,
+        "settings": describe_settings(config),
+        "data": describe_material(material, world.size) | identify_weights(config),
+        "class_names": material.dataset.class_names,
+        "shard_classes": material.dataset.shard_classes,
+        "normalisation": {"mean": IMAGENET_MEAN, "std": IMAGENET_STD},
+        "codebook": codebook.pack_codebook(book),
+        "framing": describe_framing(material.dataset.files, asked, book.frame),
+        "detector": made_with["detector"],
+        "detector_digest": made_with["detector_digest"],
+    }
+
+
+def describe_settings(config: TrainConfig) -> dict[str, Any]:
+    """Return the settings as config.json has them, the run's name filled in."""
+    return asdict(config) | {"name": config.run_name}
+
+
+def _choose_weights(config: TrainConfig) -> Found:
+    """Return the checkpoints a run starts from, and those it would start from if they were here."""
+    if config.weights == "none":
+        return Found((), ())
+    if config.weights == "auto":
+        return find_method(config.method).find(config.backbone)
+    return Found((Path(config.weights),), ())
+
+
+def identify_weights(config: TrainConfig) -> dict[str, str]:
+    """Return names and sha256 of the weights a run starts from: "auto" does not say which.
+
+    They follow from method, backbone and weights of the settings. Raises `AuheatError` for a file
+    that cannot be read.
+    """
+    names, digests = [], []
+    for file in _choose_weights(config).files:
+        try:
+            digests.append(file_digest(file))
+        except OSError as error:
+            raise AuheatError(f"{file}: cannot be read ({WEIGHTS_HINT})") from error
+        names.append(file.name)
+    return {
+        "weights_file": ", ".join(names) or "none",
+        "weights_sha256": ", ".join(digests) or "none",
+    }
+
+
+def _build(config: TrainConfig, classes: int) -> tuple[Classifier, tuple[str, ...]]:
+    """Return a classifier with the weights asked for, and what is to be said of them."""
+    model = build_classifier(config.method, config.backbone, classes)
+    if config.weights == "none":
+        return model, ("weights: none, trained from scratch",)
+    found = _choose_weights(config)
+    notes: list[str] = []
+    for file in found.files:
+        notes += [f"weights: {file}", *find_method(config.method).load(model, file)]
+    if found.missing or not found.files:
+        named = f" ({', '.join(found.missing)})" if found.missing else ""
+        what = "the rest is" if found.files else "it is"
+        notes.append(
+            f"warning: no published weights of {config.backbone}{named} in AUHEAT_WEIGHTS or "
+            f"torch's hub cache: {what} trained from scratch, which takes far more photos"
+        )
+    return model, tuple(notes)
+
+
+def _is_better(line: dict[str, Any], best: dict[str, Any]) -> bool:
+    """Whether an epoch's validation accuracy is higher, or equal with a lower loss."""
+    return (line["val_accuracy"], -line["val_loss"]) > (best["val_accuracy"], -best["val_loss"])
+
+
+def _append_metrics(run: Path, line: dict[str, Any]) -> None:
+    with (run / run_folder.METRICS).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def _cut_metrics(run: Path, done: int) -> None:
+    """Drop the line of an epoch that was measured but not saved, the first one's too."""
+    file = run / run_folder.METRICS
+    if file.is_file():
+        lines = file.read_text(encoding="utf-8").splitlines()[:done]
+        file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def _summarize(
+    run: Path,
+    config: TrainConfig,
+    resumed: int,
+    seconds: float,
+    rate: float,
+    notes: tuple[str, ...],
+) -> RunSummary:
+    best = run_folder.read_progress(run)["best"]
+    return RunSummary(
+        run,
+        config.epochs,
+        resumed,
+        best["epoch"],
+        best["val_accuracy"],
+        best["val_loss"],
+        round(seconds, 3),
+        round(rate, 2),
+        notes,
+    )

@@ -1,0 +1,329 @@
+"""The engine of a run: its epochs, one step at a time.
+
+A step learns from one batch, whatever shares it out: processes have rows of it, and pass it through
+the network in `accumulate` parts. All that is random is drawn for the whole batch, and every
+mean of the loss is over the whole batch, so that the gradient is that of one process in one
+pass. (Batch normalisation, unless frozen or synced, sees its own part; so does ADL's draw.)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from auheat.data.augmentation import AUGMENTATIONS, Rows, vary, warp_heatmaps
+from auheat.data.cutmix import Batch
+from auheat.data.dataset import Item
+from auheat.data.loader import Feed, Order, balance_weights
+from auheat.errors import AuheatError
+from auheat.losses import Loss, add_up, known_share, total_loss
+from auheat.models.network import Classifier
+from auheat.models.output import Output
+from auheat.models.registry import find_method
+from auheat.runs import checkpoint
+from auheat.training.class_targets import Targets
+from auheat.training.config import AMP, TrainConfig
+from auheat.training.optim import OPTIMIZERS, SCHEDULES, Course, Ema
+from auheat.training.training_data import Material
+from auheat.utils.devices import count_cores
+from auheat.utils.distributed import World
+
+_CHECK_EVERY = 50
+
+
+class Engine:
+    """One run's model, data and optimizer, an epoch at a time."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        material: Material,
+        model: Classifier,
+        optimizer: torch.optim.Optimizer,
+        device: torch.device,
+        world: World | None = None,
+    ) -> None:
+        """Bring the photos into memory where they fit, else let processes decode them."""
+        self.config, self.material, self.device = config, material, device
+        self.model, self.optimizer = model, optimizer
+        self.world = World() if world is None else world
+        if len(material.train) < self.world.size:
+            raise AuheatError(f"{material.folder}: fewer training photos than processes")
+        self._mix = find_method(config.method).mix
+        self._targets = self._aim() if config.contrast_weight else None
+        self._scaler = torch.amp.GradScaler("cuda", enabled=config.amp == "fp16")
+        self.ema = Ema(model, config.ema) if config.ema else None
+        self._shared = self.world.wrap(model, device)
+        self._run: nn.Module = torch.compile(self._shared) if config.compile else self._shared  # type: ignore[assignment]
+        self.feed, self._val = self._open()
+        self.steps = len(self.feed)
+        self._course = Course(
+            self.steps, config.epochs, config.warmup, config.step_epochs, config.step_factor
+        )
+
+    @property
+    def best_model(self) -> Classifier:
+        """The network that is validated, and kept where it is the best: the mean one, if any."""
+        return self.model if self.ema is None else self.ema.model
+
+    def _aim(self) -> Targets:
+        material = self.material
+        learnt = material.dataset.labels[material.train]
+        return Targets(material.plan, learnt, self.device, self.config.balance)
+
+    def _open(self) -> tuple[Feed, Feed]:
+        config, material, world = self.config, self.material, self.world
+        for dataset in (material.dataset, material.held_out):
+            dataset.cache()
+        most = min(8, max(1, count_cores() // world.local_size))
+        workers = most if config.workers is None else config.workers
+        learnt = material.dataset.labels[material.train]
+        weights = balance_weights(learnt) if config.balance else None
+        order = Order(material.train, config.batch_size, world, 0, weights)
+        held_out = Order(material.val, config.batch_size, world)
+        return (
+            Feed(material.dataset, order, self.device, workers),
+            Feed(material.held_out, held_out, self.device, workers),
+        )
+
+    def load(self, run: Path) -> dict[str, Any]:
+        """Go on from a run's last.safetensors; return its metadata."""
+        mean = None if self.ema is None else self.ema.model
+        metadata = checkpoint.load_state(run, self.model, self.optimizer, mean)
+        self._scaler.load_state_dict(metadata.get("scaler") or self._scaler.state_dict())
+        return metadata
+
+    def save(self, run: Path, **metadata: Any) -> None:
+        """Write a run's last.safetensors: all that it takes to go on."""
+        mean = None if self.ema is None else self.ema.model
+        metadata["scaler"] = self._scaler.state_dict()
+        checkpoint.save_state(run, self.model, self.optimizer, mean, **metadata)
+
+    def run_epoch(self, epoch: int) -> dict[str, Any]:
+        """Train and validate once; return the epoch's line for metrics.jsonl."""
+        started = time.perf_counter()
+        learnt = self._train_epoch(epoch)
+        seconds = time.perf_counter() - started
+        rate = self.steps * self.config.batch_size / seconds
+        return {
+            "epoch": epoch + 1,
+            "lr": self._rate(epoch * self.steps),
+            **learnt,
+            **self._validate(),
+            "seconds": round(time.perf_counter() - started, 3),
+            "images_per_second": round(rate, 2),
+        }
+
+    def _rate(self, step: int) -> float:
+        own = OPTIMIZERS[self.config.optimizer][1]
+        name = own if self.config.schedule == "auto" else self.config.schedule
+        return self.config.lr * SCHEDULES[name](step, self._course)
+
+    def _train_epoch(self, epoch: int) -> dict[str, float]:
+        seed = self.config.seed * 1_000_003 + epoch
+        torch.manual_seed(seed)
+        self.feed.order.seed = seed
+        chance = torch.Generator().manual_seed(seed)
+        self.start_learning()
+        rows: list[Tensor] = []
+        checked: list[Tensor] = []
+        batches = tqdm(
+            self.feed,
+            desc=f"epoch {epoch + 1}/{self.config.epochs}",
+            unit="batch",
+            leave=False,
+            disable=not self.world.writes,
+        )
+        for step, batch in enumerate(batches):
+            rate = self._rate(epoch * self.steps + step)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate * group["share"]
+            rows.append(self.backward(batch, self.feed.order.size(step), chance))
+            self._step()
+            if (step + 1) % _CHECK_EVERY == 0 or step + 1 == self.steps:
+                checked.append(self.world.sum(torch.stack(rows)))
+                rows.clear()
+                _check_finite(checked[-1], epoch, step + 1 - len(checked[-1]))
+        names = ("train_loss", "train_ce", "train_au", "train_contrast", "train_accuracy")
+        return dict(zip(names, torch.cat(checked).mean(0).tolist(), strict=True))
+
+    def start_learning(self) -> None:
+        """Put the network into training mode, but for normalisation that is frozen."""
+        self._run.train()
+        if self.config.freeze_bn:
+            for module in self.model.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+
+    def _step(self) -> None:
+        """Move the weights along the gradients that `backward` left."""
+        if self.config.clip:
+            self._scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+        if self.ema is not None:
+            self.ema.update(self.model)
+
+    def backward(self, batch: Item, n: int, chance: torch.Generator) -> Tensor:
+        """Leave the gradients of a batch of n rows, of which these are this process's.
+
+        Returns this process's part of the loss, of its three terms and of the share of right
+        answers, (5,): summed over the processes they are the batch's.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        told: list[Tensor] = []
+        for seen, labels, share, last in self._parts(batch, n, chance):
+            with self._together(last):
+                with self._computing():
+                    output: Output = self._run(seen.images, labels)
+                output = _in_float32(output)
+                loss = self._loss(output, seen)
+                if share is not None:
+                    loss = self._weigh(loss, *share)
+                # processes are averaged: each counts as often as there are
+                self._scaler.scale(loss.total * self.world.size).backward()  # type: ignore[no-untyped-call]
+            hits = _share_right(output.logits, seen.labels)
+            part = 1.0 if share is None else share[0]
+            told.append(torch.stack([*(value.detach() for value in loss), hits * part]))
+        return told[0] if len(told) == 1 else torch.stack(told).sum(0)
+
+    def _parts(
+        self, batch: Item, n: int, chance: torch.Generator
+    ) -> Iterator[tuple[Batch, Tensor, tuple[float, Tensor] | None, bool]]:
+        """Vary a batch and yield it in parts.
+
+        Each comes with its labels before mixing; its shares of the cross-entropy's mean and of
+        the alignment's over the whole batch, None for the whole; and whether it is the last.
+        """
+        seen, labels = self._vary(batch, n, chance)
+        # as many on every process, and none without a row
+        count = min(self.config.accumulate, n // self.world.size)
+        if count == self.world.size == 1:
+            yield seen, labels, None, True
+            return
+        total = self.world.sum(known_share(seen.valid).sum()).clamp(min=1e-8)
+        for number, rows in enumerate(torch.arange(len(labels)).tensor_split(count)):
+            own = slice(int(rows[0]), int(rows[-1]) + 1)
+            part = seen.map(itemgetter(own))
+            share = len(rows) / n, known_share(part.valid).sum() / total
+            yield part, labels[own], share, number + 1 == count
+
+    def _vary(self, batch: Item, n: int, chance: torch.Generator) -> tuple[Batch, Tensor]:
+        """Return a batch's photos and heatmaps, varied and mixed, and its labels before."""
+        rows = Rows(n, self.world.rank, self.world.size)
+        images, heatmaps = _as_floats(batch)
+        settings = AUGMENTATIONS[self.config.augment]
+        side = self.config.image_size
+        images, heatmaps, theta = vary(images, heatmaps, chance, settings, side, rows)
+        maps = None
+        if self._targets is not None:
+            size = (heatmaps.shape[1], heatmaps.shape[2])
+            maps = self._targets.draw(batch["landmarks"], self.material.dataset.image_size, size)
+            maps = warp_heatmaps(maps, theta.to(maps))
+        seen = Batch(images, heatmaps, batch["label"], batch["valid"], maps)
+        if self._mix is not None:  # a photo's partner may be another process's
+            whole = seen.map(lambda values: self.world.gather(values, n))
+            mixed = self._mix(whole, len(self.material.dataset.class_names), chance)
+            seen = mixed.map(itemgetter(slice(rows.first, None, rows.step)))
+        images = seen.images.contiguous(memory_format=torch.channels_last)
+        return seen._replace(images=images), batch["label"]
+
+    def _weigh(self, loss: Loss, classes_share: float, known: Tensor) -> Loss:
+        parts = classes_share * loss.classes, known * loss.alignment, known * loss.contrast
+        return Loss(add_up(*parts, self.config.au_weight, self.config.contrast_weight), *parts)
+
+    def _together(self, last: bool) -> AbstractContextManager[Any]:
+        """Return in what the processes' gradients are averaged, for the last part alone."""
+        if last or not isinstance(self._shared, DistributedDataParallel):
+            return nullcontext()
+        return self._shared.no_sync()
+
+    def _computing(self) -> AbstractContextManager[Any]:
+        used = self.config.amp != "none"
+        return torch.autocast(self.device.type, AMP[self.config.amp], enabled=used)
+
+    def _loss(self, output: Output, seen: Batch) -> Loss:
+        config, targets = self.config, self._targets
+        class_weights = None if targets is None else targets.class_weights
+        contrast = config.contrast_weight, seen.class_maps, class_weights
+        known = seen.labels, seen.heatmaps, seen.valid
+        return total_loss(output, *known, config.au_weight, config.layers, *contrast)
+
+    def _validate(self) -> dict[str, float]:
+        """Return accuracy and the training loss over the rows held out."""
+        for model in (self.model, self.best_model):
+            self.world.level(model)
+        sums = self.world.sum(self._sum_held_out(self.best_model.eval())).cpu()
+        n, known, classes, *aligned, hits = sums.unbind(1)
+        classes, hits = (classes / n).float(), (hits / n).float()
+        alignment, contrast = (torch.where(known > 0, v / known, 0).float() for v in aligned)
+        parts = classes, alignment, contrast
+        loss = add_up(*parts, self.config.au_weight, self.config.contrast_weight)
+        totals = torch.zeros(5)
+        for rows, values in zip(n, torch.stack([loss, *parts, hits], 1), strict=True):
+            totals += rows * values
+        names = ("val_loss", "val_ce", "val_au", "val_contrast", "val_accuracy")
+        return dict(zip(names, (totals / n.sum().float()).tolist(), strict=True))
+
+    @torch.inference_mode()
+    def _sum_held_out(self, model: Classifier) -> Tensor:
+        """Return sums over this process's rows of each batch held out, (batches, 6) f64.
+
+        They are of rows, of the weights of their heatmaps, and of cross-entropy, alignment,
+        contrast and right answers. Another process may have rows of a batch that has none here.
+        """
+        sums = torch.zeros(len(self._val), 6, dtype=torch.float64, device=self.device)
+        for step, batch in enumerate(self._val):
+            images, heatmaps = _as_floats(batch)
+            maps = None
+            if self._targets is not None:
+                size = (heatmaps.shape[1], heatmaps.shape[2])
+                maps = self._targets.draw(batch["landmarks"], images.shape[-1], size)
+            images = images.contiguous(memory_format=torch.channels_last)
+            seen = Batch(images, heatmaps, batch["label"], batch["valid"], maps)
+            output = model(images)
+            loss = self._loss(output, seen)
+            n, known = len(seen.labels), known_share(seen.valid).double().sum()
+            hits = n * _share_right(output.logits, seen.labels).double()
+            aligned = loss.alignment.double() * known, loss.contrast.double() * known
+            means = known.new_tensor(n), known, loss.classes.double() * n, *aligned, hits
+            sums[step] = torch.stack(means)
+        return sums
+
+
+def _as_floats(batch: Item) -> tuple[Tensor, Tensor]:
+    return batch["image"].float() / 255, batch["heatmap"].float() / 255
+
+
+def _in_float32(output: Output) -> Output:
+    """Return an output whose logits the loss can take without losing digits."""
+    extra = tuple(logits.float() for logits in output.aux_logits)
+    return output._replace(logits=output.logits.float(), aux_logits=extra)
+
+
+def _share_right(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return how much of the labels, (B,) or shares (B, K), the predicted classes make up."""
+    predicted = logits.argmax(1)
+    if labels.ndim == 2:
+        return labels.gather(1, predicted[:, None]).mean()
+    return (predicted == labels).float().mean()
+
+
+def _check_finite(rows: Tensor, epoch: int, first: int) -> None:
+    """Raise for the first of an epoch's steps, from step `first`, whose loss is not finite."""
+    bad = (~torch.isfinite(rows).all(1)).nonzero()
+    if len(bad):
+        raise AuheatError(
+            f"epoch {epoch + 1}, step {first + int(bad[0]) + 1}: the loss is not finite "
+            "(a lower --lr helps; what was saved before is kept)"
+        )

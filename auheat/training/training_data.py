@@ -1,0 +1,115 @@
+"""What a run learns from: its training and validation rows, and what config.json says of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from auheat.data.dataset import ShardDataset, split_validation
+from auheat.errors import AuheatError
+from auheat.heatmaps.plan import Plan, plan_heatmaps
+from auheat.records import Array
+from auheat.runs import checkpoint, codebook, run_folder
+from auheat.shards.reader import read_attributes
+from auheat.shards.schema import SHARDS
+from auheat.store.store import find_rendered, list_finished
+from auheat.training.config import TrainConfig
+from auheat.utils.files import write_json
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Material:
+    """The photos of one run: all of train, which of its rows are learnt from or held out.
+
+    `plan` is that of the heatmaps they were rendered with.
+    """
+
+    folder: Path
+    dataset: ShardDataset
+    train: Array
+    held_out: ShardDataset
+    val: Array
+    plan: Plan
+    about: dict[str, Any]
+
+
+def load_material(store: Path, config: TrainConfig) -> Material:
+    """Open a run's training and validation rows; the test split stays closed.
+
+    Rows of split "val" are the validation set where there are any, else it is cut from train.
+    Raises `AuheatError` where there is too little to train on.
+    """
+    folder = find_rendered(store, config.shards, "--shards")
+    files, fingerprint = list_finished(folder, "auheat render")
+    size, classes = config.image_size, config.classes
+    learnt_from = config.crop_from or size
+    train = ShardDataset(files, "train", learnt_from, classes)
+    val = ShardDataset(files, "val", size, classes)
+    if len(train.class_names) < 2:
+        raise AuheatError(f"{folder}: {len(train.class_names)} classes (at least 2 are needed)")
+    rows = np.arange(len(train))
+    if len(val):
+        chosen, val_rows = rows, np.arange(len(val))
+    else:
+        cut = split_validation(train.labels, train.persons, config.val_fraction, config.seed)
+        chosen, val_rows = rows[~cut], rows[cut]
+        same = learnt_from == size
+        val = train if same else ShardDataset(files, "train", size, classes)
+    count = np.bincount(train.labels[chosen], minlength=len(train.class_names))
+    for name, n in zip(train.class_names, count, strict=True):
+        if n == 0:
+            raise AuheatError(f"{folder}: no training photo of {name} (--classes leaves it out)")
+    if not len(val_rows):
+        raise AuheatError(f"{folder}: too few photos to hold any out for validation")
+    about = {
+        "shards": folder.relative_to(store / SHARDS).as_posix(),
+        # all that decided the shards, so that a run never goes on with others of the same name
+        "material": hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest(),
+        "train_rows": len(chosen),
+        "val_rows": len(val_rows),
+        "train_per_class": count.tolist(),
+        "left_out": dict(train.left_out),
+    }
+    made = read_attributes(files[0])
+    shown = made.get("mode", "expression"), made.get("geometry", "face")
+    if config.contrast_weight and shown != ("expression", "face"):
+        raise AuheatError(
+            f"{folder}: heatmaps of mode {shown[0]}, geometry {shown[1]} (--contrast-weight needs "
+            "those of expressions, as `auheat render` draws them without --generic, --landmarks "
+            "and --geometry)"
+        )
+    plan = plan_heatmaps(codebook.read_codebook(files), train.class_names)
+    return Material(folder, train, chosen, val, val_rows, plan, about)
+
+
+def describe_material(material: Material, processes: int) -> dict[str, Any]:
+    """Return what config.json has of the shards, and how many processes learn from them."""
+    digest = read_attributes(material.dataset.files[0])["codebook_digest"]
+    return material.about | {"codebook_digest": digest, "processes": processes}
+
+
+def write_split_and_maps(run: Path, material: Material) -> None:
+    """Note the rows held out, and each class's mean training heatmap (K, h, w) in [0, 1]."""
+    held_out = [material.held_out.ids[i] for i in material.val]
+    write_json(run / run_folder.SPLIT, {"val": held_out})
+    total: dict[int, Any] = {}
+    count: dict[int, int] = {}
+    for index in material.train.tolist():
+        label = int(material.dataset.labels[index])
+        heatmap, valid = material.dataset.read_heatmap(index)
+        if valid:
+            total[label] = total.get(label, 0) + heatmap.astype(np.float64) / 255
+            count[label] = count.get(label, 0) + 1
+    if not total:
+        raise AuheatError(f"{material.folder}: no training photo has a heatmap")
+    blank = np.zeros_like(next(iter(total.values())))
+    classes = range(len(material.dataset.class_names))
+    means = [total[k] / count[k] if k in total else blank for k in classes]
+    maps = torch.from_numpy(np.stack(means).astype(np.float32))
+    checkpoint.save_tensors(run / run_folder.MAPS, {"mean_heatmap": maps})

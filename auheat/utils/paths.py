@@ -1,0 +1,225 @@
+"""Walking folders safely: photo names, links, and paths that must stay inside a root."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from auheat.errors import AuheatError
+from auheat.records import SUFFIXES
+
+# Absolute; a backslash or NUL; a part `..`, or begun like a drive; a last part that is none.
+_LEAVES = re.compile(r"\A/|[\\\0]|(?:\A|/)(?:\.\.(?:/|\Z)|[A-Za-z]:|\.?\Z)")
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a name from a label file names one file in the folder it is meant for."""
+    return bool(name) and name not in (".", "..") and not set(name) & set("/\\\0:")
+
+
+def is_inside_name(name: str) -> bool:
+    """Whether a relative path from a label file stays below the folder it is meant for.
+
+    Refused are absolute paths, `..`, backslashes, NUL, drive letters, and the folder itself.
+    """
+    return _LEAVES.search(name) is None
+
+
+def list_folders(folder: Path) -> list[Path]:
+    """Return the folders in a folder, sorted, without hidden ones."""
+    return sorted(d for d in folder.iterdir() if d.is_dir() and not d.name.startswith("."))
+
+
+def is_photo_name(name: str) -> bool:
+    """Whether a file is called like a photo and is not hidden."""
+    _, dot, ending = name.rpartition(".")
+    return (dot + ending).lower() in SUFFIXES and not name.startswith(".")
+
+
+def find_names(source: Path) -> Iterator[str]:
+    """Yield the names of photos below a folder; links are not followed."""
+    for _, folders, files in os.walk(source):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from filter(is_photo_name, files)
+
+
+class Fence:
+    """Refuses what lies outside a folder, once links are followed; a `follow` fence has a gate.
+
+    A folder is resolved once, however many photos are looked at in it. `hint` is what a refusal
+    says of the gate.
+    """
+
+    def __init__(self, root: Path, follow: bool, hint: str = "; --follow-links allows it") -> None:
+        self.root, self.follow, self._hint = os.path.realpath(root), follow, hint
+        self._start = self.root.rstrip("/") + "/"
+        self._seen: set[str] = {""}
+
+    def join(self, relative: str) -> str:
+        """Return the path of something below the folder."""
+        return self._start + relative if relative else self.root
+
+    def is_inside(self, real: str) -> bool:
+        """Whether a resolved path is the folder or below it."""
+        return real == self.root or real.startswith(self._start)
+
+    def check_link(self, path: str) -> str:
+        """Return what a path resolves to; raises `AuheatError` where that lies outside."""
+        real = os.path.realpath(path)
+        if not self.follow and not self.is_inside(real):
+            raise AuheatError(f"{path}: a link that leaves {self.root} (to {real}{self._hint})")
+        return real
+
+    def measure(self, relative: str) -> int:
+        """Return the size of a file below the folder in bytes, -1 where there is none.
+
+        Raises `AuheatError` for a name that leaves the folder, or a link that does. A link to
+        nothing is a file that is missing.
+        """
+        if not is_inside_name(relative):
+            raise AuheatError(f"{relative!r}: a path that leaves {self.root} (expected one inside)")
+        parent = relative.rpartition("/")[0]
+        if parent not in self._seen:
+            self.check_link(self.join(parent))
+            self._seen.add(parent)
+        path = self.join(relative)
+        try:
+            about = os.lstat(path)
+            if stat.S_ISLNK(about.st_mode):
+                about = Path(path).stat()
+                self.check_link(path)
+        except OSError:
+            return -1
+        return about.st_size
+
+
+@dataclass(slots=True)
+class Walk:
+    """Photos found below a folder: `photos` relative to the fence's root, with `/`, sorted.
+
+    `again` lists links to photos or folders that are found without them, too.
+    """
+
+    photos: list[str] = field(default_factory=list)
+    again: list[str] = field(default_factory=list)
+
+
+def _refuse(error: AuheatError) -> None:
+    raise error
+
+
+def walk_photos(
+    fence: Fence, start: str = "", odd: Callable[[AuheatError], None] = _refuse
+) -> Walk:
+    """List everything below `start` that is called like a photo; what is no regular file, too.
+
+    Real folders come first, then links to folders, then links to photos: one that leads to what is
+    listed already adds nothing, so that no photo is listed twice and circles end. Hidden names are
+    left out; a link to nothing is listed. Raises `AuheatError` for a folder that cannot be read, a
+    link that leaves the root, and a name that is not UTF-8: none may be lost silently. `odd`, where
+    given, is handed such an error instead, and what it names is left out.
+    """
+    walk, visited, links = Walk(), set[tuple[int, int]](), list[str]()
+    homes: dict[str, str] = {}
+    fence.check_link(fence.join(start))
+    scan = partial(_scan, fence, walk, visited, homes, links, odd)
+    scan(start)
+    files = []
+    while links:
+        links.sort(reverse=True)
+        link = links.pop()
+        path = Path(fence.join(link))
+        if path.is_dir():
+            if _resolve(fence, path, odd):
+                scan(link)
+        elif is_photo_name(path.name):
+            files.append(link)
+    seen = {_real_name(photo, homes) for photo in walk.photos} if files else set()
+    for link in files:
+        path = Path(fence.join(link))
+        real = _resolve(fence, path, odd) if path.exists() else str(path)
+        if not real:
+            continue
+        (walk.again if real in seen else walk.photos).append(link)
+        seen.add(real)
+    walk.photos.sort()
+    walk.again.sort()
+    return walk
+
+
+def _resolve(fence: Fence, path: Path, odd: Callable[[AuheatError], None]) -> str:
+    """Return what a link resolves to, "" where it leaves the root and `odd` was told."""
+    try:
+        return fence.check_link(str(path))
+    except AuheatError as error:
+        odd(error)
+        return ""
+
+
+def _real_name(photo: str, homes: dict[str, str]) -> str:
+    folder, _, name = photo.rpartition("/")
+    return f"{homes[folder]}/{name}"
+
+
+def _scan(
+    fence: Fence,
+    walk: Walk,
+    visited: set[tuple[int, int]],
+    homes: dict[str, str],
+    links: list[str],
+    odd: Callable[[AuheatError], None],
+    start: str,
+) -> None:
+    """Add the photos below one folder, and put links aside."""
+    folders = [start]
+    while folders:
+        folder = folders.pop()
+        path = fence.join(folder)
+        try:
+            about = Path(path).stat()
+            if (about.st_dev, about.st_ino) in visited:
+                walk.again.append(folder)
+                continue
+            visited.add((about.st_dev, about.st_ino))
+            homes[folder] = os.path.realpath(path)
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    name = f"{folder}/{entry.name}" if folder else entry.name
+                    if entry.is_symlink():
+                        if _is_text(fence, name, odd):
+                            links.append(name)
+                    elif entry.is_dir(follow_symlinks=False):
+                        folders.append(name)
+                    elif is_photo_name(entry.name) and _is_text(fence, name, odd):
+                        walk.photos.append(name)
+        except OSError as error:
+            where = error.filename or path
+            odd(AuheatError(f"{where}: {error.strerror} (every folder must be readable)"))
+
+
+def _is_text(fence: Fence, name: str, odd: Callable[[AuheatError], None]) -> bool:
+    """Whether a name is UTF-8; `odd` is told where it is not."""
+    if name.isprintable() or not any("\ud800" <= c <= "\udfff" for c in name):
+        return True
+    odd(AuheatError(f"{fence.root}: file name {name!a} is not UTF-8 (rename it)"))
+    return False
+
+
+def some(names: Collection[str], most: int = 3) -> str:
+    """Return the first few names for a message."""
+    shown = [repr(name) for _, name in zip(range(most), names, strict=False)]
+    return ", ".join(shown) + (", ..." if len(names) > most else "")
+
+
+def stays_inside(path: str) -> bool:
+    """Whether a shard's path names something below the source folder, on any system (rule S9)."""
+    plain = PurePosixPath(path)
+    parts = {*plain.parts, *PureWindowsPath(path).parts}
+    return bool(path) and not plain.is_absolute() and ".." not in parts and "\0" not in path

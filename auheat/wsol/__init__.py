@@ -1,1 +1,0 @@
-"""Classifiers that show where they look: data, models, losses, training, metrics (needs torch)."""
