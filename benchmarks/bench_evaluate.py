@@ -6,7 +6,7 @@ Prints one JSON line per method. All are timed in turns, so that a disturbance h
 each figure is the median over the rounds of time / time of the bare backbone in the same round.
 Evaluation is the logits, the maps of all seven classes, and every score of `auheat evaluate` with
 its baselines, on a grid of the photo's size; photos are decoded already. "one by one" is the
-forward pass and the judge one photo at a time, "plain loop" the definitions in NumPy, photo by
+forward pass and the scorer one photo at a time, "plain loop" the definitions in NumPy, photo by
 photo and class by class, for what both have: cosine, r, margin and rank-1 of five layers and two
 CAMs, and the baselines. (pytorch-grad-cam, the usual peer, needs torchvision, whose wheel does not
 load beside a CPU torch.)
@@ -21,10 +21,10 @@ import cv2
 import numpy as np
 import torch
 
-from auheat.evaluation.model_maps import Views, look, view_maps
-from auheat.evaluation.scorer import GAUSSIAN_SIGMAS, Judge
+from auheat.evaluation.model_maps import MapSet, predict_maps, view_maps
+from auheat.evaluation.scorer import GAUSSIAN_SIGMAS, MapScorer
 from auheat.facs.codebooks import load_codebook
-from auheat.heatmaps.class_maps import Canvas
+from auheat.heatmaps.class_maps import ClassMapRenderer
 from auheat.heatmaps.plan import plan_heatmaps
 from auheat.heatmaps.render import render_heatmaps
 from auheat.models.registry import build_classifier
@@ -51,7 +51,7 @@ def make_batch(n: int, side: int):
     }
 
 
-def score_plainly(views: Views, batch, side: int, constants) -> None:
+def score_plainly(views: MapSet, batch, side: int, constants) -> None:
     """Score maps as their definitions read, one photo after the other."""
     for i, label in enumerate(batch["label"].tolist()):
         points = batch["landmarks"][i : i + 1].numpy().astype(np.float64)
@@ -92,7 +92,7 @@ def main() -> None:
     labels = batch["label"].to(device)
     images = torch.rand(n, 3, side, side, device=device)
     images = images.to(memory_format=torch.channels_last)
-    judge = Judge(Canvas(PLAN, side), torch.rand(56, 56), device)
+    scorer = MapScorer(ClassMapRenderer(PLAN, side), torch.rand(56, 56), device)
     gaussians = [centre_gaussian((side, side), sigma).numpy() for sigma in GAUSSIAN_SIGMAS]
     constants = [*gaussians, np.ones((side, side)), np.random.default_rng(0).random((side, side))]
     models = {
@@ -101,14 +101,14 @@ def main() -> None:
     models = {k: v.to(memory_format=torch.channels_last) for k, v in models.items()}
 
     def run(model, some=slice(None)) -> None:
-        judge.add(
-            view_maps(look(model, images[some]), labels[some]),
+        scorer.update(
+            view_maps(predict_maps(model, images[some]), labels[some]),
             {k: v[some] for k, v in batch.items()},
         )
 
     work = {name: lambda m=model: run(m) for name, model in models.items()}
     work["one by one"] = lambda: [run(models["cam"], slice(i, i + 1)) for i in range(n)]
-    views = view_maps(look(models["cam"], images), labels)
+    views = view_maps(predict_maps(models["cam"], images), labels)
     work["plain loop"] = lambda: (
         models["cam"].backbone(images),
         score_plainly(views, batch, side, constants),

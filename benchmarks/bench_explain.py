@@ -27,12 +27,12 @@ from auheat.pipeline import landmark_sources
 
 ROUNDS = 3
 PARTS = {
-    "landmarks": (landmark_sources.Finding, "__call__"),
+    "landmarks": (landmark_sources.DetectorSource, "__call__"),
     "decode and frame": (explainer.Explainer, "_frame"),
-    "network": (explainer, "look"),
+    "network": (explainer, "predict_maps"),
     "heatmaps": (explainer, "draw_expected"),
     "scores": (explainer, "score_photo"),
-    "action units": (explainer, "judge_units"),
+    "action units": (explainer, "score_aus"),
     "panel": (explainer, "draw_panel"),
     "png": (explainer, "encode_png"),
     "files": (explainer, "write_json"),

@@ -14,7 +14,7 @@ import time
 
 import torch
 
-from auheat.evaluation.model_maps import look
+from auheat.evaluation.model_maps import predict_maps
 from auheat.models.registry import METHODS, build_classifier
 from auheat.utils.devices import pick_device
 
@@ -40,7 +40,7 @@ def main() -> None:
         for _ in range(ROUNDS):
             for name, times in seconds.items():
                 started = time.perf_counter()
-                bare(images) if name == "bare" else look(models[name], images)
+                bare(images) if name == "bare" else predict_maps(models[name], images)
                 if device.type == "cuda":
                     torch.cuda.synchronize()
                 times.append(time.perf_counter() - started)

@@ -40,7 +40,7 @@ import numpy as np
 from auheat.datasets.registry import read_dataset
 from auheat.demo import write_demo
 from auheat.pipeline.extraction import extract
-from auheat.pipeline.extraction_jobs import Photos
+from auheat.pipeline.extraction_jobs import PhotoList
 from auheat.pipeline.rendering import render
 from auheat.shards.manifest import ShardEntry, read_manifest, write_manifest
 from auheat.shards.reader import list_shards, read_columns
@@ -165,7 +165,7 @@ def bench_serial(source: Path, found: Path, work: Path, rounds: int) -> dict[str
     photos, drawn = work / "store" / LANDMARKS, find_rendered(work / "store")
     samples = read_dataset(source).samples
     count, size = len(samples), min(len(samples), 1024)
-    job = Photos(source, samples[:size], size).plan(
+    job = PhotoList(source, samples[:size], size).plan(
         ShardFolder(work / "plan", {"photos": size}), False
     )[0]
 
@@ -175,7 +175,7 @@ def bench_serial(source: Path, found: Path, work: Path, rounds: int) -> dict[str
         read_source(work / "store")
 
     parts: dict[str, Callable[[], object]] = {
-        "extract_before_us": lambda: Photos(source, read_dataset(source).samples, size),
+        "extract_before_us": lambda: PhotoList(source, read_dataset(source).samples, size),
         "extract_after_us": lambda: summarize("extract", photos, count, 0, 1.0, False, {}),
         "render_before_us": list_rows,
         "render_after_us": lambda: summarize("render", drawn, count, 0, 1.0, False, {}),

@@ -30,8 +30,8 @@ from auheat.models.registry import build_classifier
 from auheat.training.class_targets import Targets
 from auheat.training.config import AMP, make_config
 from auheat.training.optim import make_optimizer
-from auheat.training.trainer import Engine
-from auheat.training.training_data import Material
+from auheat.training.trainer import Trainer
+from auheat.training.training_data import TrainingData
 from auheat.utils.devices import pick_device
 
 NAMES = ("Neutral", *(name for name in EXPRESSIONS if name != "Neutral"))
@@ -114,13 +114,17 @@ def main() -> None:
     print(json.dumps(result))
 
 
-def make_engine(config, device, decode) -> Engine:
+def make_engine(config, device, decode) -> Trainer:
     """Return the engine on synthetic photos, `STEPS` batches of them."""
     dataset = Synthetic(config.batch_size * STEPS, config.image_size, decode)
     model, optimizer = make_network(config, device)
     rows = np.arange(len(dataset))
-    return Engine(
-        config, Material(None, dataset, rows, dataset, rows[:1], PLAN, {}), model, optimizer, device
+    return Trainer(
+        config,
+        TrainingData(None, dataset, rows, dataset, rows[:1], PLAN, {}),
+        model,
+        optimizer,
+        device,
     )
 
 

@@ -53,7 +53,13 @@ def explain(
     auheat explain with-aus photos/ --label happy --out explained
     auheat explain runs/with-aus photo.jpg --json
     """
-    from auheat.explanation.explainer import FOLDER, Explainer, explain_to, tell_failure, tell_units
+    from auheat.explanation.explainer import (
+        FOLDER,
+        Explainer,
+        describe_aus,
+        describe_failure,
+        explain_to,
+    )
     from auheat.explanation.inputs import gather_photos
     from auheat.runs.run_folder import find_run
 
@@ -70,7 +76,7 @@ def explain(
         about = found.as_dict() | ({"panel": str(panel)} if panel else {})
         told.append(about)
         if panel is None:
-            click.echo(tell_failure(found), err=True)
+            click.echo(describe_failure(found), err=True)
             rows.append((str(found.photo), found.status.name, "-", "-", "-", "-"))
             continue
         cosine = found.scores["attention"].cosine
@@ -81,7 +87,7 @@ def explain(
                 found.expression,
                 f"{found.probability:.3f}",
                 "-" if cosine is None else f"{cosine:.3f}",
-                tell_units(found) or "-",
+                describe_aus(found) or "-",
             )
         )
     explained = sum("panel" in row for row in told)

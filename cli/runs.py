@@ -151,7 +151,7 @@ def train(
         summary = run(store, config, overwrite, lambda note: click.echo(note, err=True))
     fields = summary.as_dict()
     notes = fields.pop("notes")
-    if world.writes:
+    if world.is_main:
         print_fields(fields | ({"notes": notes} if as_json else {}), as_json)
 
 
@@ -196,10 +196,10 @@ def evaluate(store: Path, as_json: bool, **settings: Any) -> None:
     """
     from auheat.evaluation.evaluator import evaluate as score
     from auheat.reporting.console import (
+        format_calibration,
+        format_counts,
         tabulate_headline,
         tabulate_units,
-        tell_calibration,
-        tell_counts,
     )
 
     result = score(store, **settings).as_dict()
@@ -210,7 +210,7 @@ def evaluate(store: Path, as_json: bool, **settings: Any) -> None:
     click.echo()
     print_table(tabulate_units(result))
     click.echo()
-    for line in (tell_calibration(result), tell_counts(result)):
+    for line in (format_calibration(result), format_counts(result)):
         if line:
             click.echo(line)
 

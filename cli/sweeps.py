@@ -161,7 +161,7 @@ def _layers(text: str) -> tuple[int, ...]:
 
 def _print_plan(plan: Any, as_json: bool) -> None:
     """Print the runs of a plan and what each is for."""
-    from auheat.sweeps.grid import tell_layers
+    from auheat.sweeps.grid import format_layers
 
     rows = [
         {
@@ -169,11 +169,11 @@ def _print_plan(plan: Any, as_json: bool) -> None:
             "data": cell.setting.data,
             "method": cell.setting.method,
             "au_weight": cell.setting.au_weight,
-            "layers": tell_layers(cell.setting.layers),
+            "layers": format_layers(cell.setting.layers),
             "seed": cell.config.seed,
             "backbone": cell.config.backbone,
             "epochs": cell.config.epochs,
-            "tables": plan.tell_tables(cell.setting),
+            "tables": plan.list_tables(cell.setting),
         }
         for cell in plan.cells
     ]
@@ -203,7 +203,7 @@ def _write_reports(summary: Any, plan: Any, stores: dict[str, Path], store: Path
 
 
 def _print_summary(summary: Any, reports: list[Path], as_json: bool) -> None:
-    from auheat.sweeps.grid import tell_layers
+    from auheat.sweeps.grid import format_layers
 
     files = [str(summary.folder / name) for name in ("sweep.md", "sweep.csv", "sweep.json")]
     written = [*files, *map(str, reports)]
@@ -214,7 +214,7 @@ def _print_summary(summary: Any, reports: list[Path], as_json: bool) -> None:
         click.echo(f"{name}: failed: {why}", err=True)
     for setting in summary.chosen:
         where = " ".join(part for part in (setting.data, setting.method) if part)
-        where += f", layer {tell_layers(setting.layers)}"
+        where += f", layer {format_layers(setting.layers)}"
         click.echo(f"{where}: lambda {setting.au_weight:g}, chosen on the validation photos")
     n, failed = len(summary.runs), len(summary.failed)
     resumed = f", {summary.resumed} of them before" if summary.resumed else ""

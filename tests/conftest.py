@@ -7,13 +7,13 @@ import cv2
 import hypothesis
 import numpy as np
 import pytest
+from stubs import StubDetector
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line sets it, before torch
 
 from auheat.facs.codebooks import load_codebook
 from auheat.facs.records import Codebook
 from auheat.landmarks.registry import load_detector
-from auheat.records import Landmarks, Status
 
 # No test is timed: on a busy machine a first call into a library takes what it takes. And what
 # lands does not hang on luck: where CI is set, the examples are the same every time.
@@ -88,32 +88,6 @@ def random_faces(martinez):
         return faces * eye + middle
 
     return make
-
-
-class StubDetector:
-    """A detector of known answers: the mean face placed by the photo's first pixel."""
-
-    name = "stub"
-    digest = "0" * 64
-    device = "cpu"
-    engine = "none"
-    batch_size = 32
-    lanes = 2
-
-    def __init__(self, mean: np.ndarray):
-        self.mean = mean
-
-    def __call__(self, images) -> Landmarks:
-        n = len(images)
-        points = np.full((n, 68, 2), np.nan, np.float32)
-        status = np.full(n, Status.NO_FACE, np.uint8)
-        for i, image in enumerate(images):
-            height, width = image.shape[:2]
-            if min(height, width) > 8:
-                eye = width * (0.4 + image[0, 0, 0] / 2550)
-                points[i] = eye * self.mean + np.array([width / 2, height * 0.4])
-                status[i] = Status.OK
-        return Landmarks(points, np.where(status == 0, 0.9, 0).astype(np.float32), status)
 
 
 @pytest.fixture

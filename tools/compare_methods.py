@@ -24,7 +24,7 @@ from auheat.evaluation.evaluator import evaluate
 from auheat.models.registry import METHODS
 from auheat.pipeline.extraction import extract
 from auheat.pipeline.rendering import render
-from auheat.reporting.tables import BASELINES, tell_score
+from auheat.reporting.tables import BASELINES, format_score
 from auheat.runs.run_folder import BEST, METRICS, RESULT
 from auheat.training.config import make_config
 from auheat.training.runner import train
@@ -82,7 +82,7 @@ def run_one(store, method, au_weight, epochs):
 
 def tell_pair(pair):
     """Return the cells of a method's row: its scores without and with AUs."""
-    cells = [[tell_score(run[key]) for run in pair] for key in COLUMNS]
+    cells = [[format_score(run[key]) for run in pair] for key in COLUMNS]
     return ["-" if set(cell) == {"-"} else " → ".join(cell) for cell in cells]
 
 

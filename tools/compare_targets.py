@@ -26,10 +26,10 @@ import torch
 
 from auheat.data.dataset import ShardDataset
 from auheat.evaluation.bootstrap import interval, paired_interval
-from auheat.evaluation.model_maps import Views, look, view_maps
-from auheat.evaluation.results import Totals
-from auheat.evaluation.scorer import CONSTANTS, Judge
-from auheat.heatmaps.class_maps import Canvas
+from auheat.evaluation.model_maps import MapSet, predict_maps, view_maps
+from auheat.evaluation.results import ScoreTable
+from auheat.evaluation.scorer import CONSTANTS, MapScorer
+from auheat.heatmaps.class_maps import ClassMapRenderer
 from auheat.heatmaps.plan import plan_heatmaps
 from auheat.models.registry import build_classifier
 from auheat.runs import codebook
@@ -37,8 +37,8 @@ from auheat.store.store import find_rendered, list_finished
 from auheat.training.class_targets import Targets
 from auheat.training.config import make_config
 from auheat.training.optim import make_optimizer
-from auheat.training.trainer import Engine
-from auheat.training.training_data import Material
+from auheat.training.trainer import Trainer
+from auheat.training.training_data import TrainingData
 from auheat.utils.distributed import World
 
 ROOT = Path(__file__).parent.parent
@@ -120,7 +120,7 @@ def change_targets(dataset, plan, kind, chosen):
 
 
 def run_one(options, name, fold):
-    """Train one variant on all folds but one and judge it on that; write each photo's numbers."""
+    """Train one variant on all folds but one and score it on that; write each photo's numbers."""
     file = options.work / f"{name}-{fold}.npz"
     if file.is_file():
         return
@@ -143,32 +143,32 @@ def run_one(options, name, fold):
         model, config.optimizer, config.lr, config.weight_decay, config.head_lr
     )
     # nothing is chosen by validation: it looks at one batch that was learnt from
-    material = Material(
+    material = TrainingData(
         options.store, dataset, learnt, dataset, learnt[: config.batch_size], plan, {}
     )
-    engine = Engine(config, material, model, optimizer, CPU, World())
+    engine = Trainer(config, material, model, optimizer, CPU, World())
     started = time.perf_counter()
     for epoch in range(config.epochs):
         engine.run_epoch(epoch)
     seconds = time.perf_counter() - started
     dataset._cache["heatmap"] = kept
-    found = judge(model.eval(), dataset, judged, plan, learnt) | {"seconds": seconds}
+    found = score(model.eval(), dataset, judged, plan, learnt) | {"seconds": seconds}
     part = file.with_suffix(".part.npz")
     np.savez(part, persons=np.array(persons)[judged], **found)
     part.replace(file)
     print(f"{name} fold {fold}: {seconds:.0f} s", flush=True)
 
 
-def judge(model, dataset, rows, plan, learnt):
+def score(model, dataset, rows, plan, learnt):
     """Return labels, predictions and every score of the rows judged."""
-    judging = make_judge(dataset, plan, learnt)
+    scorer = make_scorer(dataset, plan, learnt)
     with torch.inference_mode():
         for part in np.array_split(rows, -(-len(rows) // 32)):
             batch = dataset.take(part.tolist())
             images = (batch["image"].float() / 255).contiguous(memory_format=torch.channels_last)
-            judging.add(view_maps(look(model, images), batch["label"]), batch)
-    tables = judging.tables()
-    totals = Totals(tables, judging.canvas, judging.kinds, judging.kinds, judging.top, [])
+            scorer.update(view_maps(predict_maps(model, images), batch["label"]), batch)
+    tables = scorer.compute()
+    totals = ScoreTable(tables, scorer.canvas, scorer.kinds, scorer.kinds, scorer.top, [])
     scores = {}
     for column, values in totals.columns().items():
         scores[column] = np.full(len(tables.label), np.nan)
@@ -177,8 +177,8 @@ def judge(model, dataset, rows, plan, learnt):
     return {"label": tables.label, "predicted": tables.predicted, "accuracy": hits, **scores}
 
 
-def make_judge(dataset, plan, learnt):
-    """Return a judge whose mean heatmap is that of the rows learnt from."""
+def make_scorer(dataset, plan, learnt):
+    """Return a scorer whose mean heatmap is that of the rows learnt from."""
     heatmaps = dataset._cache["heatmap"].float() / 255
     labels = torch.from_numpy(dataset.labels)
     chosen = torch.zeros(len(dataset), dtype=torch.bool)
@@ -186,7 +186,7 @@ def make_judge(dataset, plan, learnt):
     chosen &= dataset._cache["valid"]
     means = [heatmaps[chosen & (labels == k)] for k in range(len(plan.names))]
     mean = torch.stack([m.mean(0) for m in means if len(m)]).mean(0)
-    return Judge(Canvas(plan, dataset.image_size), mean, CPU)
+    return MapScorer(ClassMapRenderer(plan, dataset.image_size), mean, CPU)
 
 
 def open_dataset(options):
@@ -205,19 +205,19 @@ def find_persons(options, dataset):
     return [known.get(PurePosixPath(key).stem, "") for key in dataset.ids]
 
 
-def judge_baselines(options):
+def score_baselines(options):
     """Return the scores of maps that saw no photo, over all folds: name -> its four scores."""
     dataset, plan = open_dataset(options)
     folds = cut_folds(dataset.labels, find_persons(options, dataset), options.folds)
     found = defaultdict(list)
     for fold in range(options.folds):
         rows, learnt = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
-        judging = make_judge(dataset, plan, learnt)
+        scorer = make_scorer(dataset, plan, learnt)
         batch = dataset.take(rows.tolist())
         nothing = {"layer 5": torch.zeros(len(rows), 1, 1)}
         unknown = torch.full((len(rows), len(plan.names)), torch.nan)
-        judging.add(Views(nothing, torch.full((len(rows),), -1), unknown), batch)
-        tables = judging.tables()
+        scorer.update(MapSet(nothing, torch.full((len(rows),), -1), unknown), batch)
+        tables = scorer.compute()
         found["label"].append(tables.label[tables.scored])
         found["wrong"].append(tables.wrong_class)
         found["constants"].append(tables.constants)
@@ -332,7 +332,7 @@ def main():
     with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
         for done in [pool.submit(run_one, *task) for task in tasks]:
             done.result()
-    results = compare(gather(options)) | {"baselines": judge_baselines(options)}
+    results = compare(gather(options)) | {"baselines": score_baselines(options)}
     results["settings"] = {key: str(getattr(options, key)) for key in ("folds", "epochs", "size")}
     write_page(options, results)
     print(json.dumps(results, indent=1))

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from auheat.data.row_selection import (
-    FIELDS,
+    ITEM_DATASETS,
     Selection,
     check_alike,
     list_files,
@@ -143,13 +143,13 @@ class ShardDataset(Dataset[Item]):
         return make_items(rows, self.image_size, self._reader)
 
     def _read_raw(self, index: int) -> list[Any]:
-        return self._reader.read(*self._place(index), FIELDS)
+        return self._reader.read(*self._place(index), ITEM_DATASETS)
 
 
 def make_items(
     rows: Sequence[tuple[int, int, Sequence[Any]]], side: int, reader: RowReader
 ) -> list[Item]:
-    """Make tensors of rows (shard, row, `FIELDS`), photo and landmarks at side x side pixels.
+    """Make tensors of rows (shard, row, `ITEM_DATASETS`); photo and landmarks at side x side px.
 
     The tensors of all rows lie in one piece of memory. Raises `AuheatError`, which names the row,
     where a photo is damaged.

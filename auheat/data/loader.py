@@ -22,7 +22,7 @@ def balance_weights(labels: Array) -> Tensor:
     return torch.from_numpy(1 / (count * len(np.unique(labels))))
 
 
-class Order(Sampler[list[int]]):
+class BatchSampler(Sampler[list[int]]):
     """This process's rows of each batch of an epoch.
 
     The batches themselves are the same for every number of processes: process r has the
@@ -59,6 +59,10 @@ class Order(Sampler[list[int]]):
         """Return how many rows all processes together have of a step's batch."""
         return min(self.batch_size, len(self.rows) - step * self.batch_size)
 
+    def set_epoch(self, seed: int) -> None:
+        """Set the seed that decides the order of the next pass."""
+        self.seed = seed
+
     def _draw(self) -> Array:
         n = len(self.rows)
         if self.seed is None:
@@ -70,7 +74,7 @@ class Order(Sampler[list[int]]):
         return torch.randperm(n, generator=generator).numpy()
 
 
-class Feed:
+class BatchLoader:
     """Batches of a dataset in an order, on a device: image, heatmap, landmarks, label
     and valid.
 
@@ -79,7 +83,7 @@ class Feed:
     """
 
     def __init__(
-        self, dataset: ShardDataset, order: Order, device: torch.device, workers: int
+        self, dataset: ShardDataset, order: BatchSampler, device: torch.device, workers: int
     ) -> None:
         self.dataset, self.order, self.device = dataset, order, device
         self._loader: DataLoader[Item] | None = None

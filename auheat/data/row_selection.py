@@ -16,7 +16,7 @@ from auheat.records import Array, Status
 from auheat.shards.reader import list_shards, open_shard, plain_attributes
 from auheat.shards.schema import FORMAT_VERSION
 
-FIELDS = ("image", "heatmap", "valid", "landmarks")
+ITEM_DATASETS = ("image", "heatmap", "valid", "landmarks")
 """The datasets that an item is made of, beside `label`."""
 
 

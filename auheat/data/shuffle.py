@@ -78,20 +78,22 @@ class Permutation:
 
 
 @dataclass(frozen=True, slots=True)
-class Shuffle:
+class ShuffleConfig:
     """How rows are mixed: by `window` blocks of `block` rows at a time, or (0, 0) not at all."""
 
     block: int
     window: int
 
 
-class Order:
+class EpochOrder:
     """The order of one epoch: position in it -> row, a window at a time.
 
     Without a shuffle, rows come as they are stored; a window is then a stretch of them.
     """
 
-    def __init__(self, rows: int, shuffle: Shuffle, seed: int, epoch: int, mixed: bool) -> None:
+    def __init__(
+        self, rows: int, shuffle: ShuffleConfig, seed: int, epoch: int, mixed: bool
+    ) -> None:
         """Prepare the order of `rows` rows; the same seed and epoch give the same one."""
         self.rows, self._shuffle, self._mixed = rows, shuffle, mixed
         self._seed, self._epoch = seed, epoch

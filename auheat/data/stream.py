@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset, default_collate, get_w
 
 from auheat.data.dataset import WORKER_START, Item, make_items, use_one_thread
 from auheat.data.row_selection import (
-    FIELDS,
+    ITEM_DATASETS,
     Selection,
     check_alike,
     list_files,
@@ -24,16 +24,16 @@ from auheat.data.row_selection import (
     read_table,
     select_rows,
 )
-from auheat.data.shuffle import Order, Shuffle
+from auheat.data.shuffle import EpochOrder, ShuffleConfig
 from auheat.errors import AuheatError
 from auheat.records import Array
-from auheat.shards.row_reader import PLANNED_ROWS, RowBudget, RowReader
+from auheat.shards.row_reader import PLANNED_ROWS, LruByRows, RowReader
 
 _STATE = 1  # of what `state_dict` returns
 
 
 class _Row(NamedTuple):
-    """A row as it was read: its number among all, where it is stored, its class, its `FIELDS`."""
+    """A row as it was read: number among all, place, class, and its `ITEM_DATASETS`."""
 
     number: int
     shard: int
@@ -89,9 +89,9 @@ class ShardStream(IterableDataset[Item]):
             raise AuheatError(f"rank: {rank} of {world} (both or neither, 0 <= rank < world)")
         self.files = list_files(files)
         self.image_size, self.batch_size, self.drop_last = image_size, batch_size, drop_last
-        self.seed, self.shuffled, self._shuffle = seed, shuffle, Shuffle(block, window)
+        self.seed, self.shuffled, self._shuffle = seed, shuffle, ShuffleConfig(block, window)
         self._rank, self._world, self._split = rank, world, split
-        self._known: RowBudget[Selection] = RowBudget(PLANNED_ROWS)
+        self._known: LruByRows[Selection] = LruByRows(PLANNED_ROWS)
         self._scan(classes)
         self._reader = RowReader(self.files)
         # where an epoch begins; shared, because workers that live on must see it change
@@ -176,7 +176,7 @@ class ShardStream(IterableDataset[Item]):
         """Yield batch `worker`, and every `workers`-th after it."""
         rank, world = self.find_place()
         count, step = self.count_batches(position), world * self.batch_size
-        order = Order(self.rows, self._shuffle, self.seed, epoch, self.shuffled)
+        order = EpochOrder(self.rows, self._shuffle, self.seed, epoch, self.shuffled)
 
         def mine() -> Iterator[tuple[int, _Row]]:
             first = order.find(position) if count else order.windows
@@ -203,7 +203,7 @@ class ShardStream(IterableDataset[Item]):
             chosen = self._select(shard)
             inner = rows[places] - (self._ends[shard] - len(chosen.rows))
             stored, labels = chosen.rows[inner].tolist(), chosen.labels[inner].tolist()
-            fields = self._reader.read_many(shard, stored, FIELDS)
+            fields = self._reader.read_many(shard, stored, ITEM_DATASETS)
             for place, *values in zip(places.tolist(), stored, labels, fields, strict=True):
                 raw[place] = _Row(int(rows[place]), shard, *values)
         raw.reverse()

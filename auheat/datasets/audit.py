@@ -23,11 +23,11 @@ def compare_counts(
     """Return a note where the numbers of photos are not those of any complete copy."""
     if not known or any(dict(found) == dict(counts) for counts in known):
         return []
-    wanted = " or ".join(_tell(counts) for counts in known)
-    return [f"{layout}: {_tell(found)} here, {wanted} in a complete copy{source}"]
+    wanted = " or ".join(_format_counts(counts) for counts in known)
+    return [f"{layout}: {_format_counts(found)} here, {wanted} in a complete copy{source}"]
 
 
-def _tell(counts: Mapping[str, int]) -> str:
+def _format_counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{n:,} {WORDS.get(key, key)}" for key, n in counts.items()) or "nothing"
 
 

@@ -210,10 +210,12 @@ def _detect(source: Path) -> tuple[str, str]:
         if (layout.files or not source.is_file()) and (saw := layout.detect(source)):
             return name, saw
     known = "; ".join(f"{name}: {layout.about}" for name, layout in DATASETS.items())
-    raise AuheatError(f"{source}: no known layout: it has {_look(source)} (known: {known})")
+    raise AuheatError(
+        f"{source}: no known layout: it has {_list_contents(source)} (known: {known})"
+    )
 
 
-def _look(source: Path) -> str:
+def _list_contents(source: Path) -> str:
     """Return what lies in a folder, in a few words."""
     if source.is_file():
         return "columns of another name"

@@ -26,11 +26,11 @@ from auheat.evaluation.external_maps import (
     check_target,
     write_maps,
 )
-from auheat.evaluation.inputs import Task, plan_given, plan_run
-from auheat.evaluation.model_maps import CAM, CAM_PREDICTED, Views, bring_to_grid
-from auheat.evaluation.results import Evaluation, Totals, sum_up
-from auheat.evaluation.scorer import Judge
-from auheat.heatmaps.class_maps import Canvas
+from auheat.evaluation.inputs import EvaluationInput, plan_given, plan_run
+from auheat.evaluation.model_maps import CAM, CAM_PREDICTED, MapSet, bring_to_grid
+from auheat.evaluation.results import Evaluation, ScoreTable, aggregate
+from auheat.evaluation.scorer import MapScorer
+from auheat.heatmaps.class_maps import ClassMapRenderer
 from auheat.records import Array
 from auheat.runs import run_folder
 from auheat.runs.run_folder import ARRAYS, RESULT, VAL_ARRAYS, VAL_RESULT
@@ -63,10 +63,10 @@ def evaluate(
     those the run was trained on.
 
     `maps` are another tool's heatmaps (see `auheat.evaluation.external_maps`), scored in the place
-    of a run's; the files go to evaluations/NAME of the store. With a `run`, its classes, codebook, input size
-    and mean heatmap are used, else the shards'. Photos without a map are counted, or refused
-    where `strict` is set. `save_maps` writes the run's maps of a `kind` to such a file. Raises
-    `AuheatError`.
+    of a run's; the files go to evaluations/NAME of the store. With a `run`, its classes, codebook,
+    input size and mean heatmap are used, else the shards'. Photos without a map are counted, or
+    refused where `strict` is set. `save_maps` writes the run's maps of a `kind` to such a file.
+    Raises `AuheatError`.
     """
     if split not in SPLITS:
         raise AuheatError(f"--split: {split!r} is not known (one of {', '.join(SPLITS)})")
@@ -93,30 +93,30 @@ def evaluate(
 
 
 def _score(
-    task: Task, split: str, kind: str, keep: bool
+    task: EvaluationInput, split: str, kind: str, keep: bool
 ) -> tuple[Evaluation, dict[str, Array], dict[str, Any]]:
     """Return the scores, what goes beside them, and the maps of a kind where they are kept."""
-    judge = Judge(Canvas(task.plan, task.side), task.mean_heatmap, task.device)
+    scorer = MapScorer(ClassMapRenderer(task.plan, task.side), task.mean_heatmap, task.device)
     saved: dict[str, list[Any]] = {key: [] for key in (IDS, MAPS, LABELS, PREDICTED)}
     started = time.perf_counter()
     with tqdm(total=len(task.rows), desc="evaluate", unit="photo") as bar:
         for batch in task.batches(task.rows.tolist()):
             views = task.view(batch)
-            judge.add(views, batch)
+            scorer.update(views, batch)
             if keep:
-                _keep(saved, batch, views, kind or judge.top, task)
+                _keep(saved, batch, views, kind or scorer.top, task)
             bar.update(len(batch["label"]))
-    tables = judge.tables()
+    tables = scorer.compute()
     seconds = time.perf_counter() - started
     if tables is None:
         raise AuheatError(f"{task.name}: no {split} photo has a heatmap to compare with")
     hidden = () if task.class_maps else (CAM, CAM_PREDICTED)
-    kinds = [k for k in judge.kinds if k not in hidden]
+    kinds = [k for k in scorer.kinds if k not in hidden]
     persons = [task.dataset.persons[i] for i in tables.index.tolist()]
-    totals = Totals(tables, judge.canvas, judge.kinds, kinds, judge.top, persons)
-    result = sum_up(totals, task.name, split, task.shards, task.left_out, seconds)
-    means = {f"mean_{name}": values for name, values in judge.mean_maps(tables).items()}
-    arrays = means | _examples(task, judge, totals) | _rows(task, totals)
+    totals = ScoreTable(tables, scorer.renderer, scorer.kinds, kinds, scorer.top, persons)
+    result = aggregate(totals, task.name, split, task.shards, task.left_out, seconds)
+    means = {f"mean_{name}": values for name, values in scorer.mean_maps(tables).items()}
+    arrays = means | _examples(task, scorer, totals) | _rows(task, totals)
     return result, arrays, saved | {SIDE: task.side}
 
 
@@ -127,7 +127,9 @@ def _stack(saved: dict[str, Any]) -> dict[str, Any]:
     return saved
 
 
-def _keep(saved: dict[str, list[Any]], batch: Item, views: Views, kind: str, task: Task) -> None:
+def _keep(
+    saved: dict[str, list[Any]], batch: Item, views: MapSet, kind: str, task: EvaluationInput
+) -> None:
     """Add a batch's maps of a kind to those that are saved."""
     if kind not in views.maps or (kind.startswith(CAM) and not task.class_maps):
         raise AuheatError(f"--kind: {task.name} has no {kind} (its maps know no class)")
@@ -138,7 +140,7 @@ def _keep(saved: dict[str, list[Any]], batch: Item, views: Views, kind: str, tas
     saved[PREDICTED] += [names[k] if k >= 0 else "" for k in views.predicted.tolist()]
 
 
-def _rows(task: Task, totals: Totals) -> dict[str, Array]:
+def _rows(task: EvaluationInput, totals: ScoreTable) -> dict[str, Array]:
     """Return every photo's own numbers, of which evaluation.json has the means."""
     tables, columns = totals.tables, totals.columns()
     scores = np.full((len(tables.index), len(columns)), np.nan, np.float32)
@@ -156,13 +158,13 @@ def _rows(task: Task, totals: Totals) -> dict[str, Array]:
     }
 
 
-def _examples(task: Task, judge: Judge, totals: Totals) -> dict[str, Array]:
+def _examples(task: EvaluationInput, scorer: MapScorer, totals: ScoreTable) -> dict[str, Array]:
     """Return a few photos with their maps, and where they stand among the rows."""
     tables = totals.tables
     kinds, chosen = choose_examples(totals.labels, totals.columns()["margin"])
     rows = np.flatnonzero(tables.scored)[chosen]
     index = tables.index[rows].tolist()
-    pictures = draw_examples(task.batches(index), task.view, judge)
+    pictures = draw_examples(task.batches(index), task.view, scorer)
     about = {
         "id": np.array([task.dataset.ids[i] for i in index], np.str_),
         "kind": np.array(kinds, np.str_),
@@ -201,9 +203,9 @@ def choose_examples(labels: Array, margin: Array) -> tuple[list[str], list[int]]
 
 
 def draw_examples(
-    batches: Iterable[Item], view: Callable[[Item], Views], judge: Judge
+    batches: Iterable[Item], view: Callable[[Item], MapSet], scorer: MapScorer
 ) -> dict[str, Array]:
-    """Return the pictures of photos that a judge has scored, looked at once more.
+    """Return the pictures of photos that a scorer has scored, looked at once more.
 
     "attention", "heatmap" and, where there is one, "cam" are (E, S, S) in [0, 1], "image" is
     (E, S, S, 3) u8 RGB of the network's input.
@@ -211,13 +213,15 @@ def draw_examples(
     found: dict[str, list[Array]] = {}
     for batch in batches:
         views = view(batch)
-        rows = torch.arange(len(batch["label"]), device=judge.device)
-        wanted = (("attention", judge.top), ("cam", CAM))
+        rows = torch.arange(len(batch["label"]), device=scorer.device)
+        wanted = (("attention", scorer.top), ("cam", CAM))
         shown = {name: views.maps[kind] for name, kind in wanted if kind in views.maps}
-        maps = bring_to_grid(shown, rows, judge.canvas.size)
-        heatmaps, _ = judge.canvas.draw(judge.canvas.place(batch["landmarks"].to(judge.device)))
+        maps = bring_to_grid(shown, rows, scorer.renderer.size)
+        heatmaps, _ = scorer.renderer.draw(
+            scorer.renderer.place(batch["landmarks"].to(scorer.device))
+        )
         pictures = {name: maps.plain[:, i] for i, name in enumerate(shown)}
-        pictures["heatmap"] = heatmaps[rows, judge.own_of(batch["label"])]
+        pictures["heatmap"] = heatmaps[rows, scorer.own_of(batch["label"])]
         pictures["image"] = batch["image"].permute(0, 2, 3, 1)
         for name, values in pictures.items():
             found.setdefault(name, []).append(values.cpu().numpy())

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from auheat.errors import AuheatError
-from auheat.evaluation.model_maps import GIVEN, Views
+from auheat.evaluation.model_maps import GIVEN, MapSet
 from auheat.records import Array
 
 IDS, MAPS, LABELS, PREDICTED, SIDE = "id", "map", "label", "predicted", "side"
@@ -51,7 +51,7 @@ _ERRORS = (
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class GivenMaps:
+class ExternalMaps:
     """Maps by the ids of their photos.
 
     `read` gives one map (h, w) as it lies in the file. `labels` and `predicted` have the classes
@@ -85,7 +85,7 @@ class GivenMaps:
         return torch.from_numpy(scaled.astype(np.float32))
 
 
-def open_maps(source: Path) -> GivenMaps:
+def open_maps(source: Path) -> ExternalMaps:
     """Open an .npz or a folder of maps; raises `AuheatError` for what is neither."""
     if source.is_dir():
         return _open_folder(source)
@@ -93,7 +93,7 @@ def open_maps(source: Path) -> GivenMaps:
         raise AuheatError(f"--maps: {source}: not there (expected an .npz or a folder)")
     arrays = _read_npz(source)
     if not {IDS, MAPS} <= set(arrays):
-        return GivenMaps(source, frozenset(arrays), arrays.__getitem__, {}, {})
+        return ExternalMaps(source, frozenset(arrays), arrays.__getitem__, {}, {})
     ids, maps = arrays[IDS], arrays[MAPS]
     if ids.ndim != 1 or ids.dtype.kind not in "US" or maps.ndim != 3 or len(maps) != len(ids):
         raise AuheatError(
@@ -106,7 +106,7 @@ def open_maps(source: Path) -> GivenMaps:
     number = {key: i for i, key in enumerate(keys)}
     labels, predicted = (_read_classes(source, arrays, n, keys) for n in (LABELS, PREDICTED))
     side = _read_side(source, arrays[SIDE]) if SIDE in arrays else None
-    return GivenMaps(
+    return ExternalMaps(
         source, frozenset(keys), lambda key: maps[number[key]], labels, predicted, side
     )
 
@@ -160,7 +160,7 @@ def _read_classes(
     return dict(zip(keys, told, strict=True))
 
 
-def _open_folder(folder: Path) -> GivenMaps:
+def _open_folder(folder: Path) -> ExternalMaps:
     files: dict[str, Path] = {}
     for file in sorted(folder.rglob("*")):
         if file.suffix.lower() not in SUFFIXES or not file.is_file():
@@ -173,7 +173,7 @@ def _open_folder(folder: Path) -> GivenMaps:
         files[key] = file
     if not files:
         raise AuheatError(f"--maps: {folder}: no map in it (expected {', '.join(SUFFIXES)} files)")
-    return GivenMaps(folder, frozenset(files), lambda key: _read_file(files[key]), {}, {})
+    return ExternalMaps(folder, frozenset(files), lambda key: _read_file(files[key]), {}, {})
 
 
 def _read_file(file: Path) -> Array:
@@ -195,7 +195,7 @@ def _read_file(file: Path) -> Array:
 
 
 def choose_rows(
-    maps: GivenMaps, ids: Sequence[str], everything: frozenset[str]
+    maps: ExternalMaps, ids: Sequence[str], everything: frozenset[str]
 ) -> tuple[Array, list[str]]:
     """Return the rows (positions in `ids`) that have a map, and the ids that have none.
 
@@ -215,7 +215,7 @@ def choose_rows(
 
 
 def check_classes(
-    maps: GivenMaps, names: Sequence[str], truth: Mapping[str, int]
+    maps: ExternalMaps, names: Sequence[str], truth: Mapping[str, int]
 ) -> dict[str, int]:
     """Return the predicted class's number of each id that has one, -1 where it is unknown.
 
@@ -232,7 +232,7 @@ def check_classes(
     return {key: _number(maps, predicted.get(key, -1), names, key) for key in truth}
 
 
-def _number(maps: GivenMaps, told: Any, names: Sequence[str], key: str) -> int:
+def _number(maps: ExternalMaps, told: Any, names: Sequence[str], key: str) -> int:
     if told in ("", -1):
         return -1
     if isinstance(told, str) and told in names:
@@ -245,12 +245,12 @@ def _number(maps: GivenMaps, told: Any, names: Sequence[str], key: str) -> int:
 
 
 def view_given(
-    maps: GivenMaps, keys: Sequence[str], predicted: Mapping[str, int], classes: int
-) -> Views:
+    maps: ExternalMaps, keys: Sequence[str], predicted: Mapping[str, int], classes: int
+) -> MapSet:
     """Return the views of some photos."""
     found = [maps.take(key) for key in keys]
     chosen = torch.tensor([predicted[key] for key in keys])
-    return Views({GIVEN: found}, chosen, torch.full((len(keys), classes), torch.nan))
+    return MapSet({GIVEN: found}, chosen, torch.full((len(keys), classes), torch.nan))
 
 
 def check_target(file: Path) -> None:

@@ -17,7 +17,7 @@ from auheat.data.dataset import Item, ShardDataset
 from auheat.data.row_selection import read_table
 from auheat.errors import AuheatError
 from auheat.evaluation.external_maps import check_classes, choose_rows, open_maps, view_given
-from auheat.evaluation.model_maps import Views, look, view_maps
+from auheat.evaluation.model_maps import MapSet, predict_maps, view_maps
 from auheat.heatmaps.plan import Plan, plan_heatmaps
 from auheat.models.registry import find_method
 from auheat.records import Array
@@ -36,7 +36,7 @@ _BATCH_CPU, _BATCH_DEVICE = 32, 128
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Task:
+class EvaluationInput:
     """What is to be scored: rows of a dataset, whose views `view` makes of a batch on `device`.
 
     `folder` takes the results. Without `class_maps` the CAMs are shown and not scored. `left_out`
@@ -51,7 +51,7 @@ class Task:
     side: int
     mean_heatmap: Tensor
     device: torch.device
-    view: Callable[[Item], Views]
+    view: Callable[[Item], MapSet]
     class_maps: bool = True
     left_out: dict[str, int] = field(default_factory=dict)
 
@@ -67,18 +67,20 @@ class Task:
             yield default_collate(self.dataset.__getitems__(rows[start : start + size]))
 
 
-def plan_run(store: Path, run: Path, device: torch.device, split: str, shards: str | None) -> Task:
+def plan_run(
+    store: Path, run: Path, device: torch.device, split: str, shards: str | None
+) -> EvaluationInput:
     """Return what there is to score of a run; raises `AuheatError`."""
     model, config = checkpoint.load_classifier(run)
     model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     dataset, rows = _choose_run_rows(store, run, config, split, shards)
 
-    def view(batch: Item) -> Views:
+    def view(batch: Item) -> MapSet:
         images = batch["image"].to(device).float() / 255
-        maps = look(model, images.contiguous(memory_format=torch.channels_last))
+        maps = predict_maps(model, images.contiguous(memory_format=torch.channels_last))
         return view_maps(maps, batch["label"].to(device))
 
-    return Task(
+    return EvaluationInput(
         run.name,
         run,
         dataset,
@@ -101,7 +103,7 @@ def plan_given(
     split: str,
     shards: str | None,
     strict: bool = False,
-) -> Task:
+) -> EvaluationInput:
     """Return what there is to score of another tool's maps, on the terms of a run or of the shards.
 
     Raises `AuheatError`, with `strict` also for a photo of a class with a heatmap without a map.
@@ -131,14 +133,14 @@ def plan_given(
     names = dataset.class_names
     predicted = check_classes(given, names, {ids[i]: truth[ids[i]] for i in there})
 
-    def view(batch: Item) -> Views:
+    def view(batch: Item) -> MapSet:
         keys = [dataset.ids[i] for i in batch["index"].tolist()]
         views = view_given(given, keys, predicted, len(names))
-        return Views(views.maps, views.predicted.to(device), views.probabilities.to(device))
+        return MapSet(views.maps, views.predicted.to(device), views.probabilities.to(device))
 
     title = maps.resolve().name if maps.is_dir() else maps.stem
     counted = {"no map": len(missing), "map of another split": len(given.ids) - len(there)}
-    return Task(
+    return EvaluationInput(
         title,
         store / GIVEN_FOLDER / (re.sub(r"[^A-Za-z0-9._-]", "-", title).lstrip(".") or "maps"),
         dataset,

@@ -85,7 +85,7 @@ def _outer(a: Tensor, b: Tensor) -> Tensor:
     return a.sqrt()[..., :, None] * b.sqrt()[..., None, :]
 
 
-def tell_apart(r: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+def margin_and_rank1(r: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
     """Return margin and rank-1 hit (N, M) of M maps' centred cosines r (N, M, K).
 
     own (N,) is the index of the row's own class among the K. margin is r with the own class less
@@ -106,12 +106,12 @@ def score_maps(maps: Tensor, heatmaps: Tensor, own: Tensor) -> MapScores:
     """Score maps (N, H, W) against the heatmap of every class, drawn on the same photo.
 
     heatmaps (N, K, H, W), own (N,) the index of the row's own class among the K; see
-    `tell_apart` for margin and rank1.
+    `margin_and_rank1` for margin and rank1.
     """
     rows = torch.arange(len(maps), device=own.device)
     a, b = centre_vectors(maps[:, None]), centre_vectors(heatmaps)
     raw, r = compare(a, b, a.values @ b.values.mT)
-    margin, rank1 = tell_apart(r, own)
+    margin, rank1 = margin_and_rank1(r, own)
     return MapScores(raw[rows, 0, own], r[rows, 0, own], margin[:, 0], rank1[:, 0])
 
 

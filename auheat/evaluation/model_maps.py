@@ -26,7 +26,7 @@ class Maps(NamedTuple):
     cams: Tensor
 
 
-class Views(NamedTuple):
+class MapSet(NamedTuple):
     """One map of each kind for N photos, kind -> (N, h, w), and what was predicted.
 
     The kinds are "layer 1" to "layer 5", "CAM" of the true class and "CAM predicted", or "map" of
@@ -39,7 +39,7 @@ class Views(NamedTuple):
     probabilities: Tensor
 
 
-class Gridded(NamedTuple):
+class ResampledMaps(NamedTuple):
     """Maps as they are compared, (N, M, S, S) f32; where each is highest, (N, M, 2) px; sound.
 
     `plain` are min-max scaled, `reference` as the paper's code has them but for a factor. `sound`
@@ -52,24 +52,24 @@ class Gridded(NamedTuple):
     sound: Tensor
 
 
-def look(model: Classifier, images: Tensor) -> Maps:
+def predict_maps(model: Classifier, images: Tensor) -> Maps:
     """Classify images (N, 3, S, S) in [0, 1] and return what the network looked at."""
     output = model(images)
     return Maps(output.logits, tuple(attention(f) for f in output.features), output.maps)
 
 
-def view_maps(maps: Maps, labels: Tensor) -> Views:
+def view_maps(maps: Maps, labels: Tensor) -> MapSet:
     """Choose the maps that are scored: every layer, and the CAMs of true and predicted class."""
     rows = torch.arange(len(labels), device=labels.device)
     predicted = maps.logits.argmax(1)
     layers = {f"layer {i}": layer for i, layer in enumerate(maps.attention, 1)}
     chosen = {CAM: maps.cams[rows, labels], CAM_PREDICTED: maps.cams[rows, predicted]}
-    return Views(layers | chosen, predicted, maps.logits.float().softmax(1))
+    return MapSet(layers | chosen, predicted, maps.logits.float().softmax(1))
 
 
 def bring_to_grid(
     maps: Mapping[str, Tensor | Sequence[Tensor]], rows: Tensor, size: tuple[int, int]
-) -> Gridded:
+) -> ResampledMaps:
     """Return some rows (n,) of each kind's maps on an (S, S) grid."""
     n, device = len(rows), rows.device
     plain = torch.empty((n, len(maps), *size), device=device)
@@ -80,12 +80,12 @@ def bring_to_grid(
         start = 0
         for part in _pick(values, rows):
             here = slice(start, start + len(part))
-            clean, sound[here, i] = silence(part.float())
+            clean, sound[here, i] = zero_nonfinite(part.float())
             plain[here, i] = enlarge(min_max(clean), size)
             reference[here, i] = on_reference_grid(clean, size)
             highest[here, i] = locate_maximum(clean, size)
             start += len(part)
-    return Gridded(plain, reference, highest, sound)
+    return ResampledMaps(plain, reference, highest, sound)
 
 
 def _pick(values: Tensor | Sequence[Tensor], rows: Tensor) -> list[Tensor]:
@@ -95,7 +95,7 @@ def _pick(values: Tensor | Sequence[Tensor], rows: Tensor) -> list[Tensor]:
     return [values[row][None].to(rows.device) for row in rows.tolist()]
 
 
-def silence(maps: Tensor) -> tuple[Tensor, Tensor]:
+def zero_nonfinite(maps: Tensor) -> tuple[Tensor, Tensor]:
     """Return maps (N, h, w) scaled by their largest value, zero where not finite; and sound (N,).
 
     No score depends on a map's scale, and squares of scaled values neither overflow nor vanish.

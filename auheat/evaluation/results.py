@@ -13,8 +13,8 @@ from auheat.evaluation.bootstrap import interval
 from auheat.evaluation.calibration import calibrate
 from auheat.evaluation.metrics import accuracy, balanced_accuracy, class_means, confusion
 from auheat.evaluation.model_maps import CAM, CAM_PREDICTED, GIVEN
-from auheat.evaluation.scorer import COMPARED, CONSTANTS, GAUSSIAN_SIGMAS, SCORES, Tables
-from auheat.heatmaps.class_maps import Canvas
+from auheat.evaluation.scorer import COMPARED, CONSTANTS, GAUSSIAN_SIGMAS, SCORES, PhotoScores
+from auheat.heatmaps.class_maps import ClassMapRenderer
 from auheat.records import Array
 
 COLUMNS = {
@@ -98,11 +98,11 @@ class Evaluation:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Totals:
+class ScoreTable:
     """Sums up tables: `kinds` are the maps that count, `top` the attention among them."""
 
-    tables: Tables
-    canvas: Canvas
+    tables: PhotoScores
+    renderer: ClassMapRenderer
     all_kinds: Sequence[str]
     kinds: Sequence[str]
     top: str
@@ -111,7 +111,7 @@ class Totals:
     @property
     def names(self) -> tuple[str, ...]:
         """The classes."""
-        return self.canvas.plan.names
+        return self.renderer.plan.names
 
     @property
     def labels(self) -> Array:
@@ -146,8 +146,8 @@ class Totals:
         return np.nanmean(self.class_table(values), 0).tolist()
 
 
-def sum_up(
-    totals: Totals,
+def aggregate(
+    totals: ScoreTable,
     run: str,
     split: str,
     shards: str,
@@ -199,7 +199,7 @@ def sum_up(
 
 
 def _find_intervals(
-    totals: Totals, columns: Mapping[str, Array], known: bool
+    totals: ScoreTable, columns: Mapping[str, Array], known: bool
 ) -> dict[str, list[float]]:
     """Return the ends of the headline columns' intervals; hits are of all photos."""
     tables, names = totals.tables, [name for name in HEADLINE if name in columns]
@@ -219,7 +219,7 @@ def _find_intervals(
 
 
 def _per_class(
-    totals: Totals, columns: Mapping[str, Array], counts: Array | None
+    totals: ScoreTable, columns: Mapping[str, Array], counts: Array | None
 ) -> dict[str, dict[str, float | int | None]]:
     table = {name: totals.class_table(columns[name]) for name in HEADLINE if name in columns}
     number = np.bincount(totals.tables.label, minlength=len(totals.names)).tolist()
@@ -233,11 +233,11 @@ def _per_class(
     return out
 
 
-def _matrix(totals: Totals) -> dict[str, Any]:
+def _matrix(totals: ScoreTable) -> dict[str, Any]:
     """Return the cosines with A: expressions (rows) x layers and, where scored, CAM."""
     kinds = [kind for kind in totals.kinds if kind != CAM_PREDICTED]
     table = np.stack([totals.class_table(totals.of(kind)[:, 0]) for kind in kinds], 1)
-    there = [k for k in totals.canvas.drawn if not np.isnan(table[k, 0])]
+    there = [k for k in totals.renderer.drawn if not np.isnan(table[k, 0])]
     return {
         "rows": [totals.names[k] for k in there],
         "columns": kinds,
@@ -245,12 +245,12 @@ def _matrix(totals: Totals) -> dict[str, Any]:
     }
 
 
-def _point_at_units(totals: Totals) -> dict[str, dict[str, Any]]:
+def _point_at_units(totals: ScoreTable) -> dict[str, dict[str, Any]]:
     """Return of each AU how many photos' classes ask for it, and how maps look at its region."""
     tables = totals.tables
     out: dict[str, dict[str, Any]] = {}
-    for au in sorted({unit.au for unit in totals.canvas.units}):
-        units = [i for i, unit in enumerate(totals.canvas.units) if unit.au == au]
+    for au in sorted({unit.au for unit in totals.renderer.units}):
+        units = [i for i, unit in enumerate(totals.renderer.units) if unit.au == au]
         asked = ~np.isnan(tables.inside[:, 0, units])
         if not asked.any():
             continue
@@ -268,7 +268,7 @@ def _point_at_units(totals: Totals) -> dict[str, dict[str, Any]]:
     return out
 
 
-def _sum_up_baselines(totals: Totals) -> dict[str, dict[str, float]]:
+def _sum_up_baselines(totals: ScoreTable) -> dict[str, dict[str, float]]:
     """Return the four scores of every baseline; of the Gaussians, the one of highest cosine."""
     constants = np.array(totals.mean(totals.tables.constants))
     first = len(CONSTANTS)

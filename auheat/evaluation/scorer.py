@@ -1,4 +1,4 @@
-"""The judge: compares batches of maps with A, on their device, and keeps every photo's scores."""
+"""Score attention maps against AU heatmaps, batch by batch, on their device."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from auheat.evaluation.metrics import centre_vectors, compare, tell_apart
-from auheat.evaluation.model_maps import CAM, CAM_PREDICTED, Gridded, Views, bring_to_grid
-from auheat.heatmaps.class_maps import REGION, Canvas
+from auheat.evaluation.metrics import centre_vectors, compare, margin_and_rank1
+from auheat.evaluation.model_maps import CAM, CAM_PREDICTED, MapSet, ResampledMaps, bring_to_grid
+from auheat.heatmaps.class_maps import REGION, ClassMapRenderer
 from auheat.records import Array
 from auheat.utils.maps import centre_gaussian, divide, on_grid
 
 SCORES = ("cosine", "reference", "centred", "margin", "rank1", "energy", "pointing")
-"""The scores of a map, in the order of `Tables.scores`."""
+"""The scores of a map, in the order of `PhotoScores.scores`."""
 
 
 COMPARED = ("cosine", "centred", "margin", "rank1")
@@ -28,14 +28,14 @@ GAUSSIAN_SIGMAS = (0.1, 0.125, 0.15, 0.175, 0.2, 0.225, 0.25, 0.3, 0.35, 0.4, 0.
 
 
 CONSTANTS = ("mean_heatmap", "uniform")
-"""The baselines before the Gaussians in `Tables.constants`."""
+"""The baselines before the Gaussians in `PhotoScores.constants`."""
 
 
 _CHUNK_CPU = 4  # photos compared at once: more do not fit a CPU's cache
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Tables:
+class PhotoScores:
     """Every photo's numbers, ordered by its row in the dataset.
 
     index, label, predicted (N,), probabilities (N, K) and `scored` (N,) are of all photos; the
@@ -57,7 +57,7 @@ class Tables:
     sound: Array
 
 
-class Judge:
+class MapScorer:
     """Takes batches of views, and hands back tables; nothing leaves the device before that.
 
     `kinds` are the maps of the views, `top` the attention among them (the last that is no CAM).
@@ -66,24 +66,26 @@ class Judge:
     kinds: tuple[str, ...]
     top: str
 
-    def __init__(self, canvas: Canvas, mean_heatmap: Tensor, device: torch.device) -> None:
+    def __init__(
+        self, renderer: ClassMapRenderer, mean_heatmap: Tensor, device: torch.device
+    ) -> None:
         """Prepare the baselines; `mean_heatmap` (h, w) is the best map that knows no photo."""
-        self.canvas, self.device = canvas, device
+        self.renderer, self.device = renderer, device
         constants = [
-            on_grid(mean_heatmap[None], canvas.size)[0],
-            torch.ones(canvas.size),
-            *(centre_gaussian(canvas.size, sigma) for sigma in GAUSSIAN_SIGMAS),
+            on_grid(mean_heatmap[None], renderer.size)[0],
+            torch.ones(renderer.size),
+            *(centre_gaussian(renderer.size, sigma) for sigma in GAUSSIAN_SIGMAS),
         ]
         self._constants = centre_vectors(torch.stack(constants).to(device))
-        self._asked = canvas.asked().to(device)
-        self._own = torch.full((len(canvas.plan.names),), -1)
-        self._own[canvas.drawn] = torch.arange(len(canvas.drawn))
+        self._asked = renderer.asked().to(device)
+        self._own = torch.full((len(renderer.plan.names),), -1)
+        self._own[renderer.drawn] = torch.arange(len(renderer.drawn))
         self._answers: list[tuple[Tensor, ...]] = []
         self._found: list[tuple[Tensor, ...]] = []
         self._sums: dict[str, Tensor] = {}
 
-    def add(self, views: Views, batch: Mapping[str, Tensor]) -> None:
-        """Score one batch: its views, on the judge's device, and its items as they were loaded."""
+    def update(self, views: MapSet, batch: Mapping[str, Tensor]) -> None:
+        """Score one batch: its views, on the scorer's device, and its items as they were loaded."""
         self.kinds = tuple(views.maps)
         self.top = [kind for kind in self.kinds if kind not in (CAM, CAM_PREDICTED)][-1]
         labels, index = batch["label"], batch["index"]
@@ -95,27 +97,27 @@ class Judge:
             part = rows[start : start + step]
             here, truth = part.to(self.device), labels[part].to(self.device)
             own = self.own_of(labels[part])
-            maps = bring_to_grid(views.maps, here, self.canvas.size)
+            maps = bring_to_grid(views.maps, here, self.renderer.size)
             self._found.append((index[part], *self._score(maps, landmarks[here], truth, own)))
 
     def own_of(self, labels: Tensor) -> Tensor:
-        """Return the positions of classes (N,) among the drawn ones, on the judge's device."""
+        """Return the positions of classes (N,) among the drawn ones, on the scorer's device."""
         return self._own[labels].to(self.device)
 
     def _score(
-        self, maps: Gridded, landmarks: Tensor, labels: Tensor, own: Tensor
+        self, maps: ResampledMaps, landmarks: Tensor, labels: Tensor, own: Tensor
     ) -> tuple[Tensor, ...]:
-        """Return what `Tables` has of scored photos, from scores on."""
-        placed = self.canvas.place(landmarks)
-        heatmaps, regions = self.canvas.draw(placed)
-        values, in_units = self.canvas.read(placed, maps.highest)
+        """Return what `PhotoScores` has of scored photos, from scores on."""
+        placed = self.renderer.place(landmarks)
+        heatmaps, regions = self.renderer.draw(placed)
+        values, in_units = self.renderer.sample_at(placed, maps.highest)
         n = torch.arange(len(own), device=own.device)
         target = heatmaps[n, own]
         self._add_up(maps, target, labels)
         least = REGION * target.amax((1, 2))[:, None]
         spans = maps.plain.amax((-2, -1)) > 0
         pointing = spans & (values[n, :, own] >= least) & (least > 0)
-        asked = self._look_at_units(maps, regions, in_units & spans[..., None], self._asked[own])
+        asked = self._score_aus(maps, regions, in_units & spans[..., None], self._asked[own])
         flat = target.flatten(1)
         region = ((flat >= least) & (least > 0)).to(flat.dtype)
         energy = divide((maps.plain.flatten(2) @ region[..., None])[..., 0], _sum(maps.plain))
@@ -125,8 +127,8 @@ class Judge:
         scores = torch.stack([cosine, reference, *rest, energy.double(), pointing.double()], -1)
         return scores, *baselines, *asked, maps.sound
 
-    def _look_at_units(
-        self, maps: Gridded, regions: Tensor, inside: Tensor, asked: Tensor
+    def _score_aus(
+        self, maps: ResampledMaps, regions: Tensor, inside: Tensor, asked: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return inside and attended (N, M, V); asked (N, V) tells what the class asks for."""
         plain, flat = maps.plain.flatten(2), regions.flatten(2)
@@ -157,30 +159,30 @@ class Judge:
         other = torch.arange(k, device=own.device) != own[:, None]
         return mapped, still, torch.where(other[..., None], wrong, 0).sum(1) / max(k - 1, 1)
 
-    def _add_up(self, maps: Gridded, target: Tensor, labels: Tensor) -> None:
+    def _add_up(self, maps: ResampledMaps, target: Tensor, labels: Tensor) -> None:
         """Add to the sums of each class's maps."""
         shown = {"heatmap": target, "attention": maps.plain[:, self.kinds.index(self.top)]}
         if CAM in self.kinds:
             shown["cam"] = maps.plain[:, self.kinds.index(CAM)]
         for name, values in shown.items():
             if name not in self._sums:
-                shape = (len(self.canvas.plan.names), *self.canvas.size)
+                shape = (len(self.renderer.plan.names), *self.renderer.size)
                 self._sums[name] = torch.zeros(shape, device=self.device)
             self._sums[name].index_add_(0, labels, values)
 
-    def tables(self) -> Tables | None:
+    def compute(self) -> PhotoScores | None:
         """Return the numbers of everything added so far, or None where nothing was compared."""
         if not self._found:
             return None
         answers = [_join(part) for part in zip(*self._answers, strict=True)]
         found = [_join(part) for part in zip(*self._found, strict=True)]
         first, second = np.argsort(answers[0]), np.argsort(found[0])
-        return Tables(*(v[first] for v in answers), *(v[second] for v in found[1:]))
+        return PhotoScores(*(v[first] for v in answers), *(v[second] for v in found[1:]))
 
-    def mean_maps(self, tables: Tables) -> dict[str, Array]:
+    def mean_maps(self, tables: PhotoScores) -> dict[str, Array]:
         """Return the mean map of each class, (classes, S, S), of "heatmap", "attention", "cam"."""
         labels = tables.label[tables.scored]
-        count = np.bincount(labels, minlength=len(self.canvas.plan.names)).clip(1)
+        count = np.bincount(labels, minlength=len(self.renderer.plan.names)).clip(1)
         return {
             k: v.cpu().numpy() / count[:, None, None].astype(np.float32)
             for k, v in self._sums.items()
@@ -201,7 +203,7 @@ def _cosine_with(maps: Tensor, target: Tensor) -> Tensor:
 def _choose(raw: Tensor, r: Tensor, own: Tensor) -> Tensor:
     """Return `COMPARED` (N, M, 4) of M maps from their cosines with all heatmaps, (N, M, K)."""
     n = torch.arange(len(own), device=own.device)
-    return torch.stack([raw[n, :, own], r[n, :, own], *tell_apart(r, own)], -1)
+    return torch.stack([raw[n, :, own], r[n, :, own], *margin_and_rank1(r, own)], -1)
 
 
 def _join(parts: Sequence[Tensor]) -> Array:

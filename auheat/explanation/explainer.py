@@ -17,18 +17,24 @@ from tqdm import tqdm
 
 from auheat.data.dataset import fit_square
 from auheat.errors import AuheatError
-from auheat.evaluation.model_maps import look
+from auheat.evaluation.model_maps import predict_maps
 from auheat.explanation.inputs import gather_photos, match_detector, name_outputs, remove_earlier
 from auheat.explanation.panel import draw_panel, encode_png
-from auheat.explanation.scores import Expected, Findings, draw_expected, judge_units, score_photo
+from auheat.explanation.scores import (
+    Expected,
+    ExplanationData,
+    draw_expected,
+    score_aus,
+    score_photo,
+)
 from auheat.expressions import SYNONYMS
 from auheat.heatmaps.plan import plan_heatmaps
 from auheat.images.decoding import decode, encode_like, read_bytes
 from auheat.images.headers import UnreadableImageError
 from auheat.models.registry import find_method
 from auheat.pipeline.framing import move, warp
-from auheat.pipeline.landmark_sources import Finding
-from auheat.pipeline.reframing import View, frame_photo
+from auheat.pipeline.landmark_sources import DetectorSource
+from auheat.pipeline.reframing import PhotoFraming, frame_photo
 from auheat.records import Array, Landmarks, Sample, Status
 from auheat.runs import checkpoint, codebook, run_folder
 from auheat.utils.devices import pick_device
@@ -59,8 +65,8 @@ NO_CLASS_MAP = "{} has one map for all classes: there is no class map to show"
 NO_HEATMAP = "the codebook expects no action units of {}"
 
 
-class Explanation(Findings):
-    """What `explain` tells of one photo (see `Findings`); a notebook shows it as its panel."""
+class Explanation(ExplanationData):
+    """What `explain` says of one photo (`ExplanationData`); a notebook shows it as its panel."""
 
     __slots__ = ()
 
@@ -96,9 +102,9 @@ def _cannot_write(path: Path, error: OSError) -> AuheatError:
 
 
 class _Framed(NamedTuple):
-    """A photo made ready for the network: fields of `Findings`."""
+    """A photo made ready for the network: fields of `ExplanationData`."""
 
-    view: View
+    view: PhotoFraming
     points: Array
     image: Array
     picture: Array
@@ -130,7 +136,7 @@ class Explainer:
         self._side = int(self.config["settings"]["image_size"])
         self._method = find_method(self.config["settings"]["method"])
         found, self.notes = match_detector(self.config, device, detector, model)
-        self._finding = Finding(found, None, None)
+        self._finding = DetectorSource(found, None, None)
 
     def __call__(self, photos: Sequence[Path], label: str = "") -> Iterator[Explanation]:
         """Yield what is told of each photo, in order; `label` is the true class of them all.
@@ -164,7 +170,7 @@ class Explainer:
                     status[i] = Status.UNREADABLE
                 else:
                     ready[i] = framed
-        judged = dict(zip(ready, self._judge([*ready.values()], label), strict=True))
+        judged = dict(zip(ready, self._score([*ready.values()], label), strict=True))
         out = []
         for i, photo in enumerate(photos):
             notes = [MEANING[status[i]]] if status[i] in MEANING else []
@@ -203,8 +209,8 @@ class Explainer:
             _fit(pixels, np.eye(2, 3), size),
         )
 
-    def _judge(self, ready: Sequence[_Framed], label: str) -> list[dict[str, Any]]:
-        """Return what the maps of a batch tell of each photo, as fields of `Findings`."""
+    def _score(self, ready: Sequence[_Framed], label: str) -> list[dict[str, Any]]:
+        """Return what the maps of a batch tell of each photo, as fields of `ExplanationData`."""
         if not ready:
             return []
         images = torch.from_numpy(np.stack([one.image for one in ready])).permute(0, 3, 1, 2)
@@ -214,7 +220,7 @@ class Explainer:
         points = np.stack([one.points for one in ready])
         size = (self._side, self._side)
         with torch.inference_mode():
-            maps = look(self._network, images)
+            maps = predict_maps(self._network, images)
             guess = maps.logits.argmax(1)
             seen = {"attention": on_grid(maps.attention[-1].float(), size)}
             if self._method.class_maps:
@@ -245,7 +251,7 @@ class Explainer:
                 scores[f"{key}, true class"] = score_photo(value[i], expected, i, label)
         maps = {key: value[i].cpu().numpy() for key, value in seen.items()}
         maps.setdefault("cam", np.zeros((0, 0), np.float32))
-        units, regions = judge_units(maps, points, self._plan, k, self._book)
+        units, regions = score_aus(maps, points, self._plan, k, self._book)
         notes = [] if self._method.class_maps else [NO_CLASS_MAP.format(self._method.title)]
         heatmap = np.zeros((self._side, self._side), np.float32)
         if name in expected.drawn:
@@ -314,8 +320,8 @@ def explain(
     expression of all photos, where it is known. `detector` and `model` replace the detector that
     the run was trained with. The face is framed as the photos of training were
     (`auheat.pipeline.reframing.frame_photo`). Nothing is written. A detector that differs from the
-    run's is told to `tell`, and what in a folder is left out. One photo without a face, or unreadable,
-    raises `AuheatError`; in a list it is an `Explanation` whose `status` says so.
+    run's is told to `tell`, and what in a folder is left out. One photo without a face, or
+    unreadable, raises `AuheatError`; in a list it is an `Explanation` whose `status` says so.
     """
     one = isinstance(images, str | Path)
     if one and Path(images).is_dir():  # type: ignore[arg-type]
@@ -328,16 +334,16 @@ def explain(
     if not one:
         return found
     if not found[0].explained:
-        raise AuheatError(tell_failure(found[0]))
+        raise AuheatError(describe_failure(found[0]))
     return found[0]
 
 
-def tell_failure(found: Findings) -> str:
+def describe_failure(found: ExplanationData) -> str:
     """Return the line that names a photo which could not be explained, and why."""
     return f"{found.photo}: {found.status.name}: {found.notes[0]}"
 
 
-def tell_units(found: Findings, most: int = 3) -> str:
+def describe_aus(found: ExplanationData, most: int = 3) -> str:
     """Return the AUs that attention dwells on most, with its share there, such as "AU12 x2.10"."""
     known = [(unit.attention, unit.code) for unit in found.units if unit.attention is not None]
     return ", ".join(f"{code} x{share:.2f}" for share, code in sorted(known, reverse=True)[:most])
@@ -348,10 +354,10 @@ def explain_to(
 ) -> Iterator[tuple[Explanation, Path | None]]:
     """Explain photos and write NAME.png and NAME.json of each to a folder; yield it and the PNG.
 
-    The JSON has `Findings.as_dict` with the photo's full path, and `panel`, the PNG's name. No file
-    is replaced but those of an earlier call for the same photo (`name_outputs`). A photo that could
-    not be explained has neither file, those of an earlier call are removed: None is yielded for it.
-    Raises `AuheatError` where the folder cannot be written.
+    The JSON has `ExplanationData.as_dict` with the photo's full path, and `panel`, the PNG's name.
+    No file is replaced but those of an earlier call for the same photo (`name_outputs`). A photo
+    that could not be explained has neither file, those of an earlier call are removed: None is
+    yielded for it. Raises `AuheatError` where the folder cannot be written.
     """
     names = name_outputs(photos, out)
     for found, name in zip(explainer(photos, label), names, strict=True):

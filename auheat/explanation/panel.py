@@ -8,14 +8,14 @@ import numpy as np
 from auheat.errors import AuheatError
 from auheat.explanation.panel_cells import (
     CELL,
+    draw_expected_cell,
+    draw_map_cell,
+    draw_overview_cell,
     fit_cell,
-    show_expected,
-    show_map,
-    show_overview,
     tint_units,
     trace_regions,
 )
-from auheat.explanation.scores import Findings, Unit
+from auheat.explanation.scores import AUScore, ExplanationData
 from auheat.records import Array, Status
 from auheat.visualization.overlays import overlay
 from auheat.visualization.text import (
@@ -46,7 +46,7 @@ RED: Color = (176, 40, 40)
 _TOP, _ROW, _BAR = 178, 27, 13
 
 
-def draw_panel(found: Findings) -> Array:
+def draw_panel(found: ExplanationData) -> Array:
     """Return the panel of an explained photo, (H, WIDTH, 3) u8 RGB; its height is what it takes."""
     left = MARGIN + CELL + GAP
     foot = _TOP + CELL + 74
@@ -69,7 +69,7 @@ def encode_png(image: Array) -> bytes:
     return data.tobytes()
 
 
-def _head(page: Array, found: Findings) -> None:
+def _head(page: Array, found: ExplanationData) -> None:
     """Write what was said, what is true, and of which photo and run this is."""
     right = WIDTH - MARGIN
     x = MARGIN + write(page, found.expression, (MARGIN, 74), 30, INK, bold=True)
@@ -87,7 +87,7 @@ def _head(page: Array, found: Findings) -> None:
     rule(page, 124, MARGIN, right)
 
 
-def _pictures(page: Array, found: Findings) -> None:
+def _pictures(page: Array, found: ExplanationData) -> None:
     """Place the four pictures with their headings."""
     outlines = trace_regions(found, fit_cell(found.picture)[1])
     said = found.expression
@@ -95,17 +95,21 @@ def _pictures(page: Array, found: Findings) -> None:
     cam_title = f"class map of {said}" if found.cam.size else "no class map"
     listed = "its action units, outlined" if found.units else "landmarks"
     cells = (
-        ("photo", "landmarks and the part that was shown", show_overview(found)),
+        ("photo", "landmarks and the part that was shown", draw_overview_cell(found)),
         (
             expected,
             listed,
-            show_expected(found, outlines),
+            draw_expected_cell(found, outlines),
         ),
-        ("attention", "mean of the top feature maps", show_map(found, found.attention, outlines)),
+        (
+            "attention",
+            "mean of the top feature maps",
+            draw_map_cell(found, found.attention, outlines),
+        ),
         (
             cam_title,
             f"by {found.method}" if found.cam.size else "",
-            show_map(found, found.cam, outlines),
+            draw_map_cell(found, found.cam, outlines),
         ),
     )
     for i, (title, below, picture) in enumerate(cells):
@@ -126,7 +130,7 @@ def _scale(page: Array, left: int, top: int) -> None:
     write(page, "most", (left + CELL, top + 9), 9, GRAY, align="right")
 
 
-def _bars(page: Array, found: Findings, at: tuple[int, int], width: int) -> int:
+def _bars(page: Array, found: ExplanationData, at: tuple[int, int], width: int) -> int:
     """Draw the probabilities as bars, the likeliest first; return where they end."""
     x, y = at
     write(page, "probability", (x, y), 13, INK, bold=True)
@@ -143,7 +147,7 @@ def _bars(page: Array, found: Findings, at: tuple[int, int], width: int) -> int:
     return y + 32 + len(found.probabilities) * _ROW
 
 
-def _notes(page: Array, found: Findings, at: tuple[int, int], width: int) -> int:
+def _notes(page: Array, found: ExplanationData, at: tuple[int, int], width: int) -> int:
     """Write what else is to be known; return where it ends."""
     x, y = at
     told = [(note, RED if _is_doubt(found, i) else GRAY) for i, note in enumerate(found.notes)]
@@ -157,11 +161,11 @@ def _notes(page: Array, found: Findings, at: tuple[int, int], width: int) -> int
     return y
 
 
-def _is_doubt(found: Findings, note: int) -> bool:
+def _is_doubt(found: ExplanationData, note: int) -> bool:
     return note == 0 and found.status in (Status.MANY_FACES, Status.LOW_CONFIDENCE)
 
 
-def _units(page: Array, found: Findings, left: int, y: int) -> int:
+def _units(page: Array, found: ExplanationData, left: int, y: int) -> int:
     """Draw the table of AUs; return where it ends."""
     write(page, "action units", (left, y), 13, INK, bold=True)
     if not found.units:
@@ -189,7 +193,7 @@ def _units(page: Array, found: Findings, left: int, y: int) -> int:
     return end + 8
 
 
-def _about(unit: Unit) -> list[str]:
+def _about(unit: AUScore) -> list[str]:
     side = f", {unit.side}" if unit.side != "both" else ""
     return [side, f" ({unit.role})" if unit.role != "required" else ""]
 
@@ -218,7 +222,7 @@ def _share(
         write(page, "peak", (end + 76, base), 10, GREEN, bold=True)
 
 
-def _scores(page: Array, found: Findings, left: int, y: int, right: int) -> int:
+def _scores(page: Array, found: ExplanationData, left: int, y: int, right: int) -> int:
     """Draw how the maps agree with heatmaps as a whole; return where that ends."""
     heads = ("map", "compared with", "cosine", "centred", "margin", "rank", "closest heatmap")
     widths = (0.17, 0.2, 0.11, 0.11, 0.11, 0.1, 0.2)

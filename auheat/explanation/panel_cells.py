@@ -8,7 +8,7 @@ from typing import TypeAlias
 import cv2
 import numpy as np
 
-from auheat.explanation.scores import Findings, Unit, find_inside
+from auheat.explanation.scores import AUScore, ExplanationData, find_inside
 from auheat.records import Array
 from auheat.visualization.overlays import overlay
 from auheat.visualization.text import GRAY, WHITE, Color, fill, wrap, write
@@ -83,7 +83,7 @@ def _dots(cell: Array, points: Array) -> None:
     cell[:] = cv2.addWeighted(cell, 0.75, before, 0.25, 0)
 
 
-def show_overview(found: Findings) -> Array:
+def draw_overview_cell(found: ExplanationData) -> Array:
     """Draw the whole photo with its landmarks, and the part that the network saw."""
     fitted, place = fit_cell(found.overview)
     cell = _in_cell(fitted, place)
@@ -103,7 +103,7 @@ def _line(cell: Array, points: Array, color: Color, width: int) -> None:
     cv2.polylines(cell, [at], True, color, width, cv2.LINE_AA, 4)
 
 
-def trace_regions(found: Findings, place: Place) -> list[list[Array]]:
+def trace_regions(found: ExplanationData, place: Place) -> list[list[Array]]:
     """Return the outlines of each AU's region, (P, 2) px of the picture's cell each."""
     left, top, wide, high = place
     traced = []
@@ -118,7 +118,7 @@ def trace_regions(found: Findings, place: Place) -> list[list[Array]]:
     return traced
 
 
-def show_expected(found: Findings, outlines: Sequence[Sequence[Array]]) -> Array:
+def draw_expected_cell(found: ExplanationData, outlines: Sequence[Sequence[Array]]) -> Array:
     """Draw the face with its landmarks, and the region of each AU, outlined and named."""
     fitted, place = fit_cell(found.picture)
     cell = _in_cell(fitted, place)
@@ -131,14 +131,14 @@ def show_expected(found: Findings, outlines: Sequence[Sequence[Array]]) -> Array
     return cell
 
 
-def tint_units(units: Sequence[Unit]) -> list[Color]:
+def tint_units(units: Sequence[AUScore]) -> list[Color]:
     """Return the colour of each AU."""
     return [TINTS[i % len(TINTS)] for i in range(len(units))]
 
 
 def _place_tags(
-    units: Sequence[Unit], outlines: Sequence[Sequence[Array]]
-) -> list[tuple[Unit, Color, tuple[float, float], Array]]:
+    units: Sequence[AUScore], outlines: Sequence[Sequence[Array]]
+) -> list[tuple[AUScore, Color, tuple[float, float], Array]]:
     """Return each AU's name tag: unit, colour, middle (x, y), and the outline it points to.
 
     Tags stand along both sides of the picture, from top to bottom as the regions lie, so that
@@ -200,7 +200,9 @@ def _draw_tag(cell: Array, text: str, tint: Color, at: tuple[float, float], outl
     write(cell, text, (x, y + 4.5), 9, WHITE, bold=True, align="middle")
 
 
-def show_map(found: Findings, seen: Array, outlines: Sequence[Sequence[Array]]) -> Array:
+def draw_map_cell(
+    found: ExplanationData, seen: Array, outlines: Sequence[Sequence[Array]]
+) -> Array:
     """Draw a map (S, S) over the face, with the outlines; words where there is no map."""
     if not seen.size:
         cell = np.full((CELL, CELL, 3), PALE, np.uint8)

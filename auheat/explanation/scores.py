@@ -27,14 +27,14 @@ REGION_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Scores:
+class MapScores:
     """How one map agrees with the heatmap of one class, the target.
 
-    `cosine`, `centred` and `margin` are those of `auheat.evaluation.metrics.score_maps`, `rank` is 1
-    where the target's heatmap is the closest by centred cosine (a tie counts against it); all four are None
-    where the target has no heatmap, and margin and rank where no other class has one. `closeness`
-    has the centred cosine with every class's heatmap, the closest first; `closest` is that class,
-    "" where the map is constant.
+    `cosine`, `centred` and `margin` are those of `auheat.evaluation.metrics.score_maps`, `rank` is
+    1 where the target's heatmap is the closest by centred cosine (a tie counts against it); all
+    four are None where the target has no heatmap, and margin and rank where no other class has one.
+    `closeness` has the centred cosine with every class's heatmap, the closest first; `closest` is
+    that class, "" where the map is constant.
     """
 
     target: str
@@ -47,7 +47,7 @@ class Scores:
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
+class AUScore:
     """One action unit expected for the predicted class, and what the maps do there.
 
     Its region is where its own map is at least REGION_SHARE of its peak; `area` is the region's
@@ -81,7 +81,7 @@ def _nothing(*shape: int) -> Array:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Findings:
+class ExplanationData:
     """All that is told of one photo.
 
     `status` tells what became of the photo; without a face there is nothing but notes: texts are
@@ -94,8 +94,8 @@ class Findings:
     pixels, `overview` the whole photo, small. `attention`, `cam`, `heatmap` (S, S) and `regions`
     (one (S, S) per unit) are in [0, 1] on the grid of `image`; `cam` is the predicted class's,
     empty for a method without maps of classes, `heatmap` is zero for a class without one.
-    `scores` has a `Scores` of "attention" and "cam" with the predicted class and, where `label` is
-    another one, of "attention, true class" and "cam, true class" (the map stays the same one).
+    `scores` has a `MapScores` of "attention" and "cam" with the predicted class and, where `label`
+    is another one, of "attention, true class" and "cam, true class" (the map stays the same one).
     """
 
     photo: Path
@@ -107,8 +107,8 @@ class Findings:
     expression: str = ""
     label: str = ""
     probabilities: dict[str, float] = field(default_factory=dict)
-    scores: dict[str, Scores] = field(default_factory=dict)
-    units: tuple[Unit, ...] = ()
+    scores: dict[str, MapScores] = field(default_factory=dict)
+    units: tuple[AUScore, ...] = ()
     score: float = 0.0
     size: tuple[int, int] = (0, 0)
     frame: tuple[int, int] = (0, 0)
@@ -180,18 +180,18 @@ def draw_expected(points: Array, plan: Plan, side: int, device: torch.device) ->
     return Expected(names, torch.from_numpy(drawn).to(device))
 
 
-def score_photo(seen: Tensor, expected: Expected, row: int, target: str) -> Scores:
-    """Score a map (S, S) of photo `row` against the heatmap of a class (see `Scores`)."""
+def score_photo(seen: Tensor, expected: Expected, row: int, target: str) -> MapScores:
+    """Score a map (S, S) of photo `row` against the heatmap of a class (see `MapScores`)."""
     heatmaps = expected.heatmaps[row]
     r = centred_cosine(seen[None], heatmaps)
     ordered = sorted(zip(expected.drawn, r.tolist(), strict=True), key=lambda item: -item[1])
     closest = ordered[0][0] if ordered and bool(r.any()) else ""
     if target not in expected.drawn:
-        return Scores(target, None, None, None, None, closest, dict(ordered))
+        return MapScores(target, None, None, None, None, closest, dict(ordered))
     own = torch.tensor([expected.drawn.index(target)], device=seen.device)
     found = score_maps(seen[None], heatmaps[None], own)
     alone = len(expected.drawn) == 1
-    return Scores(
+    return MapScores(
         target,
         float(found.cosine),
         float(found.centred),
@@ -239,7 +239,11 @@ def cover_face(points: Array, book: Codebook, side: int) -> Array:
     return face
 
 
-def _measure(seen: Array, inside: Array, face: Array) -> tuple[float | None, bool | None]:
+def attention_ratio(seen: Array, inside: Array, face: Array) -> tuple[float | None, bool | None]:
+    """Return the mean in a region over the mean of the face, and whether the maximum is in it.
+
+    `seen`, `inside` and `face` are (S, S); None each where there is no map or no region.
+    """
     if not seen.size or not inside.any():
         return None, None
     whole = float(seen[face].mean(dtype=np.float64))
@@ -248,9 +252,9 @@ def _measure(seen: Array, inside: Array, face: Array) -> tuple[float | None, boo
     return share, peak
 
 
-def judge_units(
+def score_aus(
     maps: Mapping[str, Array], points: Array, plan: Plan, label: int, book: Codebook
-) -> tuple[tuple[Unit, ...], Array]:
+) -> tuple[tuple[AUScore, ...], Array]:
     """Return the AUs of class `label`, and their maps (A, S, S) as `draw_regions` has them.
 
     `maps` has "attention" and "cam" (S, S), each min-max scaled, `cam` empty where there is none;
@@ -262,9 +266,9 @@ def judge_units(
     face = cover_face(points, book, side)
     units = []
     for cue, inside in zip(cues, find_inside(regions), strict=True):
-        attention, attention_peak = _measure(maps["attention"], inside, face)
-        cam, cam_peak = _measure(maps["cam"], inside, face)
+        attention, attention_peak = attention_ratio(maps["attention"], inside, face)
+        cam, cam_peak = attention_ratio(maps["cam"], inside, face)
         name, area = book.regions[cue.au].name, float(inside.mean())
         about = (cue.au, name, cue.role, cue.side, cue.weight, area)
-        units.append(Unit(*about, attention, attention_peak, cam, cam_peak))
+        units.append(AUScore(*about, attention, attention_peak, cam, cam_peak))
     return tuple(units), regions

@@ -23,7 +23,7 @@ from auheat.exporters import hdf5, npz, webdataset
 from auheat.expressions import SPLITS
 from auheat.records import Status
 from auheat.shards.reader import content_digest
-from auheat.store.shard_set import ROOT, Attributes, Material, open_material
+from auheat.store.shard_set import ROOT, Attributes, ShardSet, open_shard_set
 from auheat.store.store import find_rendered
 from auheat.utils import files
 from auheat.utils.files import PART, file_digest, sync, write_json
@@ -69,7 +69,7 @@ def export(
     """
     _check_request(store, out, format, split, shard_size)
     _check_place(store, out, format, overwrite)
-    material = open_material(find_rendered(store, shards, "--shards"), "auheat render")
+    material = open_shard_set(find_rendered(store, shards, "--shards"), "auheat render")
     extent = hdf5.measure_extent(material, split)
     if extent.rows == 0:
         raise AuheatError(f"{material.folder}: no rows of split {split!r} (leave out --split)")
@@ -141,7 +141,7 @@ def _is_export(out: Path, finished: bool = True) -> bool:
     return not others and (not finished or (out / ABOUT).is_file())
 
 
-def _describe(material: Material, format: str, split: str | None, rows: int) -> dict[str, Any]:  # noqa: A002
+def _describe(material: ShardSet, format: str, split: str | None, rows: int) -> dict[str, Any]:  # noqa: A002
     """Return what export.json says but for the files, which are yet to be written."""
     root, names = material.attributes[ROOT], material.names
     counts = dict.fromkeys([*names, ""], 0)
@@ -187,7 +187,7 @@ def _alone(out: Path) -> Iterator[None]:
 
 
 def _write_folder(
-    out: Path, material: Material, split: str | None, size: int, about: dict[str, Any]
+    out: Path, material: ShardSet, split: str | None, size: int, about: dict[str, Any]
 ) -> None:
     part, old = (out.with_name(out.name + ending) for ending in (PART, _OLD))
     _remove(part, old)
@@ -209,7 +209,7 @@ def _write_folder(
 
 
 def _write_file(
-    out: Path, material: Material, split: str | None, extent: hdf5.Extent, about: dict[str, Any]
+    out: Path, material: ShardSet, split: str | None, extent: hdf5.Extent, about: dict[str, Any]
 ) -> None:
     part = out.with_name(out.name + PART)
     as_npz = about["format"] == "npz"

@@ -20,7 +20,7 @@ import numpy as np
 from auheat.errors import AuheatError
 from auheat.shards.reader import check_format, open_shard
 from auheat.shards.schema import FORMATS, MAX_ROWS
-from auheat.store.shard_set import ROOT, Attributes, Material, read_shard_attributes
+from auheat.store.shard_set import ROOT, Attributes, ShardSet, read_shard_attributes
 
 TEXTS = ("id", "path", "person", "split")
 
@@ -48,7 +48,7 @@ class Extent:
     photos: int | None
 
 
-def measure_extent(material: Material, split: str | None) -> Extent:
+def measure_extent(material: ShardSet, split: str | None) -> Extent:
     """Count what the rows of a split need; reads texts and lengths alone."""
     rows, widths = 0, dict.fromkeys(TEXTS, (1, 1))
     photos = 0 if "image" in material.datasets else None
@@ -65,7 +65,7 @@ def measure_extent(material: Material, split: str | None) -> Extent:
 
 
 def write_hdf5(
-    file: Path, material: Material, split: str | None, extent: Extent, progress: Progress
+    file: Path, material: ShardSet, split: str | None, extent: Extent, progress: Progress
 ) -> None:
     """Write one shard of format version 1; raises OSError, or `AuheatError` for too many rows."""
     if extent.rows > MAX_ROWS:
@@ -118,7 +118,7 @@ class _Patient(io.FileIO):
 
 def _write_blocks(
     shard: h5py.File,
-    material: Material,
+    material: ShardSet,
     split: str | None,
     extent: Extent,
     progress: Progress,
@@ -142,7 +142,7 @@ def _write_blocks(
             _write_attributes(shard[name], attributes)
 
 
-def attributes_of(material: Material, split: str | None) -> dict[str, dict[str, Any]]:
+def attributes_of(material: ShardSet, split: str | None) -> dict[str, dict[str, Any]]:
     """Return the attributes that an export says; `thin_rows` only where all rows are in it."""
     found = {name: dict(own) for name, own in material.attributes.items()}
     if split is not None:

@@ -31,7 +31,7 @@ from auheat.exporters.hdf5 import (
 )
 from auheat.records import Array
 from auheat.shards.schema import FORMATS
-from auheat.store.shard_set import Attributes, Material
+from auheat.store.shard_set import Attributes, ShardSet
 
 _ROW_BYTES = 2**28  # no row of an array is larger, nor a photo, nor `attributes`
 
@@ -42,7 +42,7 @@ _ERRORS = (
 
 
 def write_npz(
-    file: Path, material: Material, split: str | None, extent: Extent, progress: Progress
+    file: Path, material: ShardSet, split: str | None, extent: Extent, progress: Progress
 ) -> None:
     """Write one .npz: an array per dataset, `names`, and `attributes` (JSON); raises OSError.
 
@@ -81,7 +81,7 @@ def _counted(
 
 
 def _write_lengths(
-    archive: zipfile.ZipFile, material: Material, split: str | None, extent: Extent
+    archive: zipfile.ZipFile, material: ShardSet, split: str | None, extent: Extent
 ) -> None:
     blocks = [block["image_length"] for block in material.blocks(split, ["image_length"])]
     length = np.concatenate(blocks)

@@ -21,7 +21,7 @@ from auheat.errors import AuheatError
 from auheat.expressions import SPLITS
 from auheat.images.headers import MAX_BYTES
 from auheat.records import Array, Status
-from auheat.store.shard_set import Material
+from auheat.store.shard_set import ShardSet
 from auheat.utils.files import sync
 from auheat.utils.paths import stays_inside
 
@@ -43,7 +43,7 @@ _MEMBER = re.compile(r"(\d{9,18})\.(json|cls|jpg|png|(?:heatmap|heatmap_au|heatm
 
 def write_tars(
     folder: Path,
-    material: Material,
+    material: ShardSet,
     split: str | None,
     shard_size: int,
     progress: Callable[[int], object],

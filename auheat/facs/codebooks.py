@@ -21,7 +21,7 @@ import numpy as np
 from auheat.errors import AuheatError
 from auheat.expressions import EXPRESSIONS, SYNONYMS
 from auheat.facs.records import Blob, Codebook, Cue, Frame, Region
-from auheat.facs.yaml_reading import check_keys, check_list, check_text, load_yaml, show
+from auheat.facs.yaml_reading import abbreviate, check_keys, check_list, check_text, load_yaml
 from auheat.records import MIRROR, N_POINTS
 
 SIDES = ("both", "left", "right", "either")
@@ -275,12 +275,14 @@ def _read_expressions(
 
 def _check_expressions(where: str, raw: Any) -> dict[Any, Any]:
     if not isinstance(raw, dict) or not raw:
-        raise AuheatError(f"{where}: expressions: {show(raw)} (expected a mapping of name to AUs)")
+        raise AuheatError(
+            f"{where}: expressions: {abbreviate(raw)} (expected a mapping of name to AUs)"
+        )
     return raw
 
 
 def _path(where: str, key: Any) -> str:
-    return f"{where}: expressions.{key if str(key).isprintable() else show(key)}"
+    return f"{where}: expressions.{key if str(key).isprintable() else abbreviate(key)}"
 
 
 def _read_name(where: str, key: Any, seen: Iterable[str]) -> str:
@@ -343,13 +345,15 @@ def _read_cue(where: str, item: Any, role: str, regions: Mapping[int, Region]) -
         known = f"(known: {', '.join(str(k) for k in regions)})"
         if type(au) is int and au in unplaced_units():
             raise AuheatError(f"{where}: AU {au} has no region: {unplaced_units()[au]} {known}")
-        raise AuheatError(f"{where}: unknown AU {show(au)} {known}")
+        raise AuheatError(f"{where}: unknown AU {abbreviate(au)} {known}")
     weight = fields.get("weight", OPTIONAL_WEIGHT if role == "optional" else 1)
     if type(weight) not in (int, float) or not 0 < weight <= 1:  # nor is bool a weight, nor NaN
-        raise AuheatError(f"{where}: AU {au}: weight {show(weight)} (expected above 0, at most 1)")
+        raise AuheatError(
+            f"{where}: AU {au}: weight {abbreviate(weight)} (expected above 0, at most 1)"
+        )
     side = fields.get("side", "both")
     if side not in SIDES:
-        raise AuheatError(f"{where}: AU {au}: side {show(side)} (known: {', '.join(SIDES)})")
+        raise AuheatError(f"{where}: AU {au}: side {abbreviate(side)} (known: {', '.join(SIDES)})")
     if side != "both" and all(blob.side == "middle" for blob in regions[au].blobs):
         raise AuheatError(f"{where}: AU {au}: side {side!r} of a unit on the midline (only: both)")
     return Cue(au, float(weight), side, role)

@@ -52,7 +52,7 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.YAMLError(f"{where}: a key that is itself a list or mapping")
             value = self.construct_object(key)
             if value in seen:
-                raise yaml.YAMLError(f"{where}: {show(value)} is given twice")
+                raise yaml.YAMLError(f"{where}: {abbreviate(value)} is given twice")
             seen.add(value)
         return super().construct_mapping(node, deep=deep)
 
@@ -124,7 +124,7 @@ def _plain(where: str, value: Any) -> Any:
     return value
 
 
-def show(value: Any) -> str:
+def abbreviate(value: Any) -> str:
     """Return the value as an error quotes it: one line, at most 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
@@ -135,11 +135,11 @@ def check_keys(
 ) -> None:
     """Raise `AuheatError` unless `entry` is a mapping with these keys and no others."""
     if not isinstance(entry, dict):
-        raise AuheatError(f"{where}: {show(entry)} (expected a mapping)")
+        raise AuheatError(f"{where}: {abbreviate(entry)} (expected a mapping)")
     known = [*sorted(required), *sorted(optional)]
     for key in entry:
         if key not in known:
-            raise AuheatError(f"{where}: unknown key {show(key)} (known: {', '.join(known)})")
+            raise AuheatError(f"{where}: unknown key {abbreviate(key)} (known: {', '.join(known)})")
     for key in required:
         if key not in entry:
             raise AuheatError(f"{where}: {key!r} is missing (known: {', '.join(known)})")
@@ -148,12 +148,12 @@ def check_keys(
 def check_text(where: str, value: Any) -> str:
     """Return the text on one line; raise `AuheatError` where it is none or empty."""
     if not isinstance(value, str) or not value.strip():
-        raise AuheatError(f"{where}: {show(value)} (expected text)")
+        raise AuheatError(f"{where}: {abbreviate(value)} (expected text)")
     return " ".join(value.split())
 
 
 def check_list(where: str, value: Any) -> list[Any]:
     """Return the list; raise `AuheatError` where it is none."""
     if not isinstance(value, list):
-        raise AuheatError(f"{where}: {show(value)} (expected a list)")
+        raise AuheatError(f"{where}: {abbreviate(value)} (expected a list)")
     return value

@@ -27,8 +27,8 @@ _FAR = -1e6  # pixels
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Unit:
-    """An AU as some classes ask for it: its number, its Gaussians in `Canvas.blobs`, from whom.
+class AURegion:
+    """An AU as some classes ask for it: its number, where its Gaussians lie in `blobs`, from whom.
 
     `weights` maps the position of a drawn class to the log of the AU's weight there.
     """
@@ -51,7 +51,7 @@ class Placed(NamedTuple):
     c: Tensor
 
 
-class Canvas:
+class ClassMapRenderer:
     """Draws what a plan's classes show, on a (side, side) grid that covers the photo.
 
     `drawn` are the classes that have a heatmap, `units` the AUs they ask for; an AU asked for on
@@ -105,7 +105,7 @@ class Canvas:
         for i in range(1, many):
             torch.maximum(out, logs[:, i], out=out)
 
-    def read(self, placed: Placed, points: Tensor) -> tuple[Tensor, Tensor]:
+    def sample_at(self, placed: Placed, points: Tensor) -> tuple[Tensor, Tensor]:
         """Read maps at points (N, M, 2), (x, y) in pixels of the grid, not only at its pixels.
 
         Returns the heatmaps' values (N, M, K), and whether a unit's region has the point (N, M, V).
@@ -131,7 +131,7 @@ class Canvas:
         return out
 
 
-def _collect_units(classes: list[Blobs | None]) -> tuple[Blobs, list[Unit]]:
+def _collect_units(classes: list[Blobs | None]) -> tuple[Blobs, list[AURegion]]:
     """Return the Gaussians of all classes, each once and of weight 1, and the units they form."""
     known: dict[Any, tuple[int, dict[int, float], Blobs]] = {}
     for k, blobs in enumerate(classes):
@@ -148,7 +148,7 @@ def _collect_units(classes: list[Blobs | None]) -> tuple[Blobs, list[Unit]]:
     ordered = sorted(known.values(), key=lambda entry: entry[0])
     units, start = [], 0
     for au, weights, chosen in ordered:
-        units.append(Unit(au, slice(start, start + len(chosen.au)), weights))
+        units.append(AURegion(au, slice(start, start + len(chosen.au)), weights))
         start += len(chosen.au)
     return _join([chosen for _, _, chosen in ordered]), units
 

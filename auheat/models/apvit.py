@@ -137,12 +137,12 @@ class PoolingBlock(Block):
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Map tokens (B, 1 + N, D) to (B, 1 + n, D), with the class token's scores of all N."""
-        tokens, scores = self.attend(tokens)
+        tokens, scores = self.attention_residual(tokens)
         count = max(1, int((tokens.shape[1] - 1) * self.kept))
         if count < tokens.shape[1] - 1:
             best = pick_top(score_tokens(scores), count)
             tokens = torch.cat([tokens[:, :1], take(tokens[:, 1:], best)], 1)
-        return self.think(tokens), scores
+        return self.mlp_residual(tokens), scores
 
 
 @dataclass(frozen=True, slots=True)

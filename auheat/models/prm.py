@@ -67,13 +67,13 @@ class Source:
     stride: int = 1
     padding: int = 0
 
-    def excite(self) -> Tensor:
+    def forward_activation(self) -> Tensor:
         """Return what reaches each unit of the layer above."""
         if self.weight is None:
             return self.units
         return F.conv2d(self.units, self.weight, None, self.stride, self.padding)
 
-    def receive(self, share: Tensor) -> Tensor:
+    def backward_share(self, share: Tensor) -> Tensor:
         """Return these units' part of shares (B, C', h', w') already divided by the excitement."""
         if self.weight is not None:
             size = list(self.units.shape)
@@ -105,22 +105,22 @@ class Walk:
         self.layers: list[tuple[Source, Tensor]] = []
         for i, (conv, norm) in enumerate(pairs):
             source = _source(units, conv, norm)
-            self.layers.append((source, source.excite()))
+            self.layers.append((source, source.forward_activation()))
             if i + 1 < len(pairs):
                 units = block.relu(norm(conv(units)))
         self.shortcut = Source(inputs)
         if block.downsample is not None:
             self.shortcut = _source(inputs, *block.downsample)
         last, excitement = self.layers[-1]
-        self.layers[-1] = (last, excitement + self.shortcut.excite())
+        self.layers[-1] = (last, excitement + self.shortcut.forward_activation())
 
     def go_back(self, share: Tensor) -> Tensor:
         """Return the shares (B, C, h, w) of the block's inputs for shares of its outputs."""
         split = split_share(share, self.layers[-1][1])
-        across = self.shortcut.receive(split)
-        share = self.layers[-1][0].receive(split)
+        across = self.shortcut.backward_share(split)
+        share = self.layers[-1][0].backward_share(split)
         for source, excitement in reversed(self.layers[:-1]):
-            share = source.receive(split_share(share, excitement))
+            share = source.backward_share(split_share(share, excitement))
         return across + share
 
 
@@ -150,7 +150,7 @@ def peak_response_maps(
     found = []
     for k in range(maps.shape[1]):
         source = Source(top, positive[k : k + 1])
-        share = source.receive(split_share(start[:, k : k + 1], source.excite()))
+        share = source.backward_share(split_share(start[:, k : k + 1], source.forward_activation()))
         for walk in walks:
             share = walk.go_back(share)
         found.append(share.sum(1))

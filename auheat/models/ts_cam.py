@@ -42,7 +42,7 @@ class TsCam(VisionTransformer):
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Output:  # noqa: ARG002 (a model's common signature)
         """Classify normalised images (B, 3, H, W), sides multiples of the patch."""
-        stages, rows, patches = self.look(images)
+        stages, rows, patches = self.forward_features(images)
         grid = (patches.shape[2], patches.shape[3])
         last = len(stages) - 1
         features = tuple(to_map(stages[last * i // 4][:, 1:], grid) for i in range(5))

@@ -73,20 +73,20 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width, _EPS)
         self.mlp = Mlp(width, int(width * mlp_ratio))
 
-    def attend(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def attention_residual(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Return eq. 2 of tokens (B, N, D), and the class token's scores (B, heads, N)."""
         mixed, scores = self.attn(self.norm1(tokens))
         return tokens + mixed, scores
 
-    def think(self, tokens: Tensor) -> Tensor:
+    def mlp_residual(self, tokens: Tensor) -> Tensor:
         """Return eq. 3 of tokens (B, N, D)."""
         out: Tensor = tokens + self.mlp(self.norm2(tokens))
         return out
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Map tokens (B, N, D) to (B, N, D), with the class token's scores (B, heads, N)."""
-        tokens, scores = self.attend(tokens)
-        return self.think(tokens), scores
+        tokens, scores = self.attention_residual(tokens)
+        return self.mlp_residual(tokens), scores
 
 
 def start_weights(module: nn.Module) -> None:
@@ -234,7 +234,7 @@ class VisionTransformer(nn.Module):
         # attention of eq. 1 nothing but rounding. Trained weights replace these.
         nn.init.uniform_(self.norm.weight, 0.5, 1.5)
 
-    def look(self, images: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    def forward_features(self, images: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
         """Run normalised images (B, 3, H, W) through all blocks.
 
         Returns what each stage made of the tokens (B, 1 + N, D): the embedding, then each block,

@@ -19,9 +19,9 @@ from auheat.errors import AuheatError
 from auheat.landmarks.base import Detector
 from auheat.landmarks.imported.matching import ImportedPoints, import_points
 from auheat.landmarks.registry import DETECTORS, load_detector
-from auheat.pipeline.extraction_jobs import Job, Photos, take_spread
-from auheat.pipeline.landmark_sources import Finding, Reading
-from auheat.pipeline.workers import check_backend, make_shards
+from auheat.pipeline.extraction_jobs import ExtractionJob, PhotoList, take_spread
+from auheat.pipeline.landmark_sources import DetectorSource, ImportedSource
+from auheat.pipeline.workers import check_backend, run_jobs
 from auheat.shards.manifest import ShardEntry
 from auheat.shards.schema import FORMAT_VERSION, LANDMARKS
 from auheat.shards.writer import ShardFolder, write_shard
@@ -77,7 +77,7 @@ def extract(
     listing = read_dataset(src, dataset, images, follow_links, store / PHOTOS)
     made_by = _Settings(detector, device, landmark_map, model, engine, batch_size)
     locate = _open(made_by, listing, workers, check_backend(backend))
-    photos = Photos(listing.source, take_spread(listing.samples, limit), shard_size)
+    photos = PhotoList(listing.source, take_spread(listing.samples, limit), shard_size)
     total, about = len(photos.samples), _describe(listing, locate)
     fingerprint = {
         "stage": "extract",
@@ -102,14 +102,14 @@ def extract(
                 _locate_all(locate, jobs, folder, told, bar)
             else:
                 work = partial(_make_shard, made_by, folder.folder, folder.run, told)
-                make_shards(work, jobs, folder, backend, workers, bar, lambda job: len(job.wanted))
+                run_jobs(work, jobs, folder, backend, workers, bar, lambda job: len(job.wanted))
         seconds = time.perf_counter() - started
         details = {**listing.details(), "detector": locate.name, **locate.details()}
         notes = [*listing.notes, *find_leaks(listing), *locate.notes()]
         return summarize("extract", folder.folder, total, kept, seconds, strict, details, notes)
 
 
-def _describe(listing: Listing, locate: Finding | Reading) -> dict[str, str]:
+def _describe(listing: Listing, locate: DetectorSource | ImportedSource) -> dict[str, str]:
     """Return what shards say of where their points come from."""
     made_by = {"detector": locate.name, "detector_digest": locate.digest}
     return {"dataset": listing.layout, **made_by}
@@ -142,11 +142,11 @@ class _Settings:
 
 def _open(
     settings: _Settings, listing: Listing, workers: int | None, backend: str
-) -> Finding | Reading:
+) -> DetectorSource | ImportedSource:
     """Return what finds or reads points; raises `AuheatError` for requests that do not fit."""
     name = settings.detector
     if name != OWN_POINTS and (name in DETECTORS or not Path(name).exists()):
-        return Finding(settings.load(), settings.batch_size, workers)
+        return DetectorSource(settings.load(), settings.batch_size, workers)
     if settings != _Settings(name, "auto", "fitted", None, "auto", None):
         raise AuheatError(
             f"--detector: {name}: its points are read, not found (leave out --landmark-map, "
@@ -154,12 +154,12 @@ def _open(
         )
     if backend != "threads":
         raise AuheatError(f"--backend: {backend}: points that are read need no workers")
-    return Reading(_import_points(name, listing), listing.samples, workers)
+    return ImportedSource(_import_points(name, listing), listing.samples, workers)
 
 
 def _locate_all(
-    locate: Finding | Reading,
-    jobs: Sequence[Job],
+    locate: DetectorSource | ImportedSource,
+    jobs: Sequence[ExtractionJob],
     folder: ShardFolder,
     about: Mapping[str, Any],
     bar: Any,
@@ -176,10 +176,10 @@ def _locate_all(
 
 
 def _make_shard(
-    settings: _Settings, folder: Path, run: str, about: Mapping[str, Any], job: Job
+    settings: _Settings, folder: Path, run: str, about: Mapping[str, Any], job: ExtractionJob
 ) -> ShardEntry:
     """Make one shard in a worker: nothing runs beside it there."""
-    locate = Finding(_load_once(settings), settings.batch_size, workers=0)
+    locate = DetectorSource(_load_once(settings), settings.batch_size, workers=0)
     with tqdm(disable=True) as silent, closing(locate(job.source, [job.wanted], silent)) as located:
         found, sizes = next(located)
     job.check_presence(found.status)

@@ -22,7 +22,7 @@ _TEXTS = ("id", "person", "label", "split")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Job:
+class ExtractionJob:
     """One shard to be written: its rows, those `wanted` from the detector, and where they are.
 
     `bytes` (N,) has the length of every row's file, -1 where it was absent; `kept` the columns of
@@ -82,7 +82,7 @@ class Job:
         }
 
 
-class Photos:
+class PhotoList:
     """The samples of a source folder and the sizes of their files, in shards of equal length.
 
     `digest` is the sha256 of what the photos are called, labelled, and how large their files are.
@@ -98,7 +98,7 @@ class Photos:
             digest.update(json.dumps(row).encode())
         self.digest = digest.hexdigest()
 
-    def plan(self, folder: ShardFolder, retry_failed: bool) -> list[Job]:
+    def plan(self, folder: ShardFolder, retry_failed: bool) -> list[ExtractionJob]:
         """List the shards to be written: unfinished ones, and to retry, those with failed rows.
 
         Raises `AuheatError` where a finished row is no longer what it was.
@@ -109,7 +109,7 @@ class Photos:
             lengths = self.sizes[start : start + self._step]
             if not folder.has(number):
                 every = np.arange(len(rows))
-                jobs.append(Job(number, self.source, rows, rows, every, lengths))
+                jobs.append(ExtractionJob(number, self.source, rows, rows, every, lengths))
             elif retry_failed:
                 kept = read_columns(folder.folder / shard_name(number))
                 again = np.flatnonzero(kept["status"] >= Status.LOW_CONFIDENCE).tolist()
@@ -117,7 +117,9 @@ class Photos:
                 if again:
                     wanted = [rows[i] for i in again]
                     where = np.array(again)
-                    jobs.append(Job(number, self.source, rows, wanted, where, lengths, kept))
+                    jobs.append(
+                        ExtractionJob(number, self.source, rows, wanted, where, lengths, kept)
+                    )
         return jobs
 
     def _check_kept(

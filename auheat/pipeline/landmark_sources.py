@@ -14,7 +14,7 @@ from auheat.landmarks.base import Detector
 from auheat.landmarks.imported.matching import ImportedPoints, load_points
 from auheat.pipeline.photo_loading import (
     DETECTION_SIDE,
-    View,
+    DetectorView,
     count_threads,
     decode_view,
     measure,
@@ -25,7 +25,7 @@ from auheat.records import Array, Landmarks, Sample, Status
 _FIELDS = ("points", "score", "status")
 
 
-class Finding:
+class DetectorSource:
     """Points found by a detector, in batches that depend on the shard's rows alone."""
 
     side = DETECTION_SIDE
@@ -58,7 +58,7 @@ class Finding:
                     joined = (np.concatenate([getattr(m, k) for m in marks]) for k in _FIELDS)
                     yield Landmarks(*joined), np.concatenate(sizes)
 
-    def _find(self, batch: Sequence[View | None]) -> tuple[Landmarks, Array]:
+    def _find(self, batch: Sequence[DetectorView | None]) -> tuple[Landmarks, Array]:
         """Run the detector over a batch; photos that could not be read are rows that say so."""
         n = len(batch)
         points = np.full((n, 68, 2), np.nan, np.float32)
@@ -85,7 +85,7 @@ class Finding:
         return []
 
 
-class Reading:
+class ImportedSource:
     """Points that exist already, matched to the photos of the whole data set.
 
     `source` is a file or folder that holds them, or the points themselves.

@@ -89,7 +89,7 @@ MARGIN = 0.3
 """Share of a box's sides that is shown around it: detectors expect some hair and chin."""
 
 
-class View(NamedTuple):
+class DetectorView(NamedTuple):
     """What a detector sees of a photo.
 
     `image` shows the part of `extent` (H, W) px that begins at `origin` (x, y) of a photo of
@@ -102,7 +102,7 @@ class View(NamedTuple):
     extent: tuple[int, int]
 
 
-def decode_view(photo: tuple[Path, Box | None]) -> View | None:
+def decode_view(photo: tuple[Path, Box | None]) -> DetectorView | None:
     """Return what a detector is shown of a file, given a face's box; None if it is unreadable.
 
     A box that lies outside the photo shows nothing, so that no other face takes its label.
@@ -110,7 +110,7 @@ def decode_view(photo: tuple[Path, Box | None]) -> View | None:
     file, box = photo
     if box is None:
         whole = decode_small(file)
-        return None if whole is None else View(whole[0], whole[1], (0, 0), whole[1])
+        return None if whole is None else DetectorView(whole[0], whole[1], (0, 0), whole[1])
     try:
         image = decode(read_bytes(file))
     except UnreadableImageError:
@@ -121,11 +121,11 @@ def decode_view(photo: tuple[Path, Box | None]) -> View | None:
     x, end = (int(np.clip(v, 0, width)) for v in (left - aside, right + aside + 1))
     y, foot = (int(np.clip(v, 0, height)) for v in (top - above, bottom + above + 1))
     if right < 0 or bottom < 0 or left >= width or top >= height:
-        return View(np.zeros((64, 64, 3), np.uint8), (height, width), (0, 0), (64, 64))
+        return DetectorView(np.zeros((64, 64, 3), np.uint8), (height, width), (0, 0), (64, 64))
     crop = np.ascontiguousarray(image[y:foot, x:end])
     extent = (foot - y, end - x)
     shrink = DETECTION_SIDE / max(extent)
     if shrink < 1:
         small = (max(1, round(extent[1] * shrink)), max(1, round(extent[0] * shrink)))
         crop = cv2.resize(crop, small, interpolation=cv2.INTER_AREA)
-    return View(crop, (height, width), (x, y), extent)
+    return DetectorView(crop, (height, width), (x, y), extent)

@@ -35,7 +35,7 @@ UNKNOWN = "this run does not say how its photos were framed: small faces are cro
 TOO_LARGE = "the face fills more of the photo than those in training did"
 
 
-class View(NamedTuple):
+class PhotoFraming(NamedTuple):
     """A photo's framing: `transform` (2, 3) from photo to framed pixels, `size` (H, W) of these.
 
     `moved` tells whether anything changes; `note` is what a person should know, or "".
@@ -93,7 +93,7 @@ def _middle(points: Array, sizes: Array, frame: Frame) -> Array:
 
 def frame_photo(
     framing: Mapping[str, Any] | None, points: Array, size: tuple[int, int], frame: Frame
-) -> View:
+) -> PhotoFraming:
     """Frame a photo of `size` (H, W) by its points (68, 2) px as training photos were framed.
 
     Aligned or cropped where they were. Else, where all training faces lie at one place, a face
@@ -107,7 +107,7 @@ def frame_photo(
         return _crop(one, sizes, UNKNOWN)
     if framing["align"]:
         side = int(framing["align"])
-        return View(align_faces(one, frame, side)[0], (side, side), True)
+        return PhotoFraming(align_faces(one, frame, side)[0], (side, side), True)
     if framing["crop"] == "auto":
         return _crop(one, sizes)
     if framing["alike"]:
@@ -115,17 +115,17 @@ def frame_photo(
     return _cut(framing, one, sizes, frame)
 
 
-def _stay(sizes: Array, note: str = "") -> View:
+def _stay(sizes: Array, note: str = "") -> PhotoFraming:
     height, width = (int(v) for v in sizes[0])
-    return View(np.eye(2, 3), (height, width), False, note)
+    return PhotoFraming(np.eye(2, 3), (height, width), False, note)
 
 
-def _crop(points: Array, sizes: Array, note: str = "") -> View:
+def _crop(points: Array, sizes: Array, note: str = "") -> PhotoFraming:
     """Crop as `render --crop auto` does."""
     corner, side, small = crop_faces(points, sizes)
     if not small[0]:
         return _stay(sizes, note)
-    return View(_shifted(-corner[0]), (int(side[0]), int(side[0])), True, note)
+    return PhotoFraming(_shifted(-corner[0]), (int(side[0]), int(side[0])), True, note)
 
 
 def _shifted(shift: Array) -> Array:
@@ -134,7 +134,7 @@ def _shifted(shift: Array) -> Array:
     return transform
 
 
-def _bring(framing: Mapping[str, Any], points: Array, sizes: Array, frame: Frame) -> View:
+def _bring(framing: Mapping[str, Any], points: Array, sizes: Array, frame: Frame) -> PhotoFraming:
     """Bring a face upright to the place and scale that all training faces have."""
     cos, sin, scale = (float(v[0]) for v in fit_frame(points, frame))
     share = scale / float(np.sqrt(sizes[0].prod(dtype=np.float64)))
@@ -151,7 +151,7 @@ def _bring(framing: Mapping[str, Any], points: Array, sizes: Array, frame: Frame
     wide, high = max(1, round(side * root)), max(1, round(side / root))
     linear = np.array([[cos, sin], [-sin, cos]]) * (framing["scale"][1] * side / scale)
     shift = target * [wide, high] - 0.5 - linear @ (frame.weights[:, None] * points[0]).sum(0)
-    return View(np.concatenate([linear, shift[:, None]], 1), (high, wide), True)
+    return PhotoFraming(np.concatenate([linear, shift[:, None]], 1), (high, wide), True)
 
 
 def _differ(framing: Mapping[str, Any], sizes: Array) -> float:
@@ -161,7 +161,7 @@ def _differ(framing: Mapping[str, Any], sizes: Array) -> float:
     return abs(float(np.log(sizes[0, 1] / sizes[0, 0] / framing["aspect"])))
 
 
-def _cut(framing: Mapping[str, Any], points: Array, sizes: Array, frame: Frame) -> View:
+def _cut(framing: Mapping[str, Any], points: Array, sizes: Array, frame: Frame) -> PhotoFraming:
     """Cut out a face that is smaller in its photo than training faces are in theirs."""
     low, usual, high = framing["scale"]
     scale = float(fit_frame(points, frame)[2][0])
@@ -175,4 +175,4 @@ def _cut(framing: Mapping[str, Any], points: Array, sizes: Array, frame: Frame) 
     middle = (frame.weights[:, None] * points[0]).sum(0)
     corner = np.rint(middle + 0.5 - extent * np.array(framing["middle"]))
     corner = np.clip(corner, 0, room - extent)
-    return View(_shifted(-corner), (int(extent[1]), int(extent[0])), True)
+    return PhotoFraming(_shifted(-corner), (int(extent[1]), int(extent[0])), True)

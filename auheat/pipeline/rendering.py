@@ -16,8 +16,8 @@ from auheat.errors import AuheatError
 from auheat.expressions import EXPRESSIONS
 from auheat.facs.codebooks import load_codebook
 from auheat.pipeline.framing import Framing, check_framing, is_aligned
-from auheat.pipeline.training_shards import Drawing, Making
-from auheat.pipeline.workers import check_backend, make_shards
+from auheat.pipeline.training_shards import HeatmapSpec, ShardBuilder
+from auheat.pipeline.workers import check_backend, run_jobs
 from auheat.records import Array, Status
 from auheat.shards.manifest import ShardEntry, read_manifest
 from auheat.shards.reader import read_attributes, read_columns
@@ -93,11 +93,11 @@ def render(
         files, made_with = list_finished(store / LANDMARKS, "auheat extract")
         labels = {label for file in files for label in read_columns(file, ["label"])["label"]}
         names = tuple(label for label in EXPRESSIONS if label in labels)
-        drawing = Drawing(book, names, mode, geometry, per_au, per_class, size)
+        drawing = HeatmapSpec(book, names, mode, geometry, per_au, per_class, size)
         aligned = align and is_aligned(*_sample_points(files), book.frame)
         framing = Framing(crop, align and not aligned, side, book.frame)
         kept = (keep_low_confidence, not no_images)
-        making = Making(read_source(store), drawing, framing, *kept, workers)
+        making = ShardBuilder(read_source(store), drawing, framing, *kept, workers)
         usual = drawing.name + framing.suffix
         target = store / SHARDS / check_name(usual if name is None else name)
         folder = ShardFolder(target, _fingerprint(made_with, making), overwrite)
@@ -122,7 +122,7 @@ def _sample_points(files: Sequence[Path]) -> tuple[Array, Array]:
     return points[sure], sizes[sure]
 
 
-def _fingerprint(made_with: Mapping[str, Any], making: Making) -> dict[str, Any]:
+def _fingerprint(made_with: Mapping[str, Any], making: ShardBuilder) -> dict[str, Any]:
     """Return what decides the shards' content, but for the landmarks themselves."""
     return {
         "stage": "render",
@@ -136,7 +136,7 @@ def _fingerprint(made_with: Mapping[str, Any], making: Making) -> dict[str, Any]
     }
 
 
-def _describe(landmarks: Path, drawing: Drawing) -> dict[str, Any]:
+def _describe(landmarks: Path, drawing: HeatmapSpec) -> dict[str, Any]:
     """Return the root attributes of the shards."""
     found_with = read_attributes(landmarks)
     return {
@@ -154,7 +154,7 @@ class _Run:
 
     landmarks: Path
     folder: ShardFolder
-    making: Making
+    making: ShardBuilder
     about: dict[str, Any]
 
     def __call__(self, backend: str, workers: int | None, retry: bool) -> tuple[int, float]:
@@ -175,7 +175,7 @@ class _Run:
                     self.folder.enter(work(task))
                     bar.update(task[1].rows)
             else:
-                make_shards(work, tasks, self.folder, backend, workers, bar, lambda t: t[1].rows)
+                run_jobs(work, tasks, self.folder, backend, workers, bar, lambda t: t[1].rows)
         return kept, time.perf_counter() - started
 
     def _has_lost(self, file: str) -> bool:
@@ -188,7 +188,7 @@ class _Run:
 def _make(
     landmarks: Path,
     target: tuple[Path, str],
-    making: Making,
+    making: ShardBuilder,
     about: Mapping[str, Any],
     task: tuple[int, ShardEntry],
 ) -> ShardEntry:

@@ -32,7 +32,7 @@ _POINTS = (Status.OK, Status.MANY_FACES, Status.LOW_CONFIDENCE)
 
 
 @dataclass(frozen=True, slots=True)
-class Drawing:
+class HeatmapSpec:
     """What is drawn for each row: which map, by which geometry, and what beside it."""
 
     book: Codebook
@@ -84,11 +84,11 @@ class Drawing:
 
 
 @dataclass(frozen=True, slots=True)
-class Making:
+class ShardBuilder:
     """What a training shard is made with: the photos' folder, the drawing, what is kept."""
 
     source: Path
-    drawing: Drawing
+    drawing: HeatmapSpec
     framing: Framing
     keep_low: bool
     images: bool
@@ -194,7 +194,9 @@ def _photo(
         return b""
 
 
-def _draw_columns(points: Array, label: Array, sizes: Array, drawing: Drawing) -> dict[str, Column]:
+def _draw_columns(
+    points: Array, label: Array, sizes: Array, drawing: HeatmapSpec
+) -> dict[str, Column]:
     """Draw every map of one shard's rows, and count the rows that show a blob too thin for it."""
     scale, size = {"scale": 1 / 255}, (drawing.size, drawing.size)
     if drawing.geometry == "reference":

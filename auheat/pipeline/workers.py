@@ -100,7 +100,7 @@ def check_backend(backend: str) -> str:
     return backend
 
 
-def make_shards(
+def run_jobs(
     work: Callable[[T], ShardEntry],
     tasks: Sequence[T],
     folder: ShardFolder,

@@ -93,7 +93,7 @@ def draw_along(axis: str, curves: Sequence[Curve]) -> list[dict[str, Any]]:
     texts = _axis(curves)
     charts = []
     for key, title in ALONG:
-        lines = [_sumturn_up(curve, key) for curve in curves]
+        lines = [_mean_and_spread(curve, key) for curve in curves]
         if any(lines):
             charts.append(_draw_steps(axis, title, texts, curves, lines))
     return charts
@@ -123,7 +123,7 @@ def _number(text: str) -> float:
     return parts[0] if len(parts) == 1 else 100.0 * len(parts)
 
 
-def _sumturn_up(curve: Curve, key: str) -> list[dict[str, Any]]:
+def _mean_and_spread(curve: Curve, key: str) -> list[dict[str, Any]]:
     """Return mean and spread of a score at each step that has it."""
     points = []
     for text, runs in curve.steps:
@@ -195,14 +195,14 @@ def tabulate_along(curves: Sequence[Curve]) -> list[dict[str, Any]]:
         for text, runs in curve.steps:
             cells = []
             for key, _ in ALONG:
-                (point,) = _sumturn_up(Curve("", ((text, runs),)), key) or (None,)
-                cells.append("-" if point is None else _tell_point(point))
+                (point,) = _mean_and_spread(Curve("", ((text, runs),)), key) or (None,)
+                cells.append("-" if point is None else _describe_point(point))
             names = ", ".join(run.name for run in runs)
             rows.append({"curve": curve.title, "at": text, "cells": cells, "runs": names})
     return rows
 
 
-def _tell_point(point: Mapping[str, Any]) -> str:
+def _describe_point(point: Mapping[str, Any]) -> str:
     spread = f" ± {point['spread']:.3f}" if point["n"] > 1 else ""
     return f"{point['mean']:.3f}{spread}"
 

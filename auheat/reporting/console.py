@@ -14,7 +14,7 @@ BASELINES = ("mean heatmap", "Gaussian", "uniform", "wrong class")
 _Rows = list[tuple[str, ...]]
 
 
-def tell_interval(low: float, high: float) -> str:
+def format_interval(low: float, high: float) -> str:
     """Return the ends of an interval in few characters, such as "[.89, .92]"."""
     return f"[{_shorten(low)}, {_shorten(high)}]"
 
@@ -30,7 +30,7 @@ def tabulate_headline(result: Mapping[str, Any]) -> _Rows:
     columns = find_columns([result])
     (_, *headings), own, *baselines = tabulate([result])
     ends = [result["intervals"].get(key) for key, _ in columns]
-    told = [tell_interval(*pair) if pair else "" for pair in ends]
+    told = [format_interval(*pair) if pair else "" for pair in ends]
     rows = zip(headings, own[1:], told, *(cells for _, *cells in baselines), strict=True)
     return [("", own[0], "95 %", *BASELINES), *rows]
 
@@ -54,7 +54,7 @@ def tabulate_units(result: Mapping[str, Any]) -> _Rows:
     return rows
 
 
-def tell_calibration(result: Mapping[str, Any]) -> str:
+def format_calibration(result: Mapping[str, Any]) -> str:
     """Return one line about calibration, "" where nothing is known of it."""
     found = result["calibration"]
     if found is None:
@@ -63,7 +63,7 @@ def tell_calibration(result: Mapping[str, Any]) -> str:
     return "calibration: " + ", ".join(f"{name} {found[key]:.3f}" for key, name in keys)
 
 
-def tell_counts(result: Mapping[str, Any]) -> str:
+def format_counts(result: Mapping[str, Any]) -> str:
     """Return one line about photos: how many, how many compared, and what was left out."""
     line = f"{result['n']} {result['split']} photos, {result['n_valid']} with a heatmap"
     left = "; ".join(f"{why}: {n}" for why, n in result["left_out"].items())

@@ -30,20 +30,26 @@ from auheat.reporting.charts import (
     draw_reliability,
     tabulate_along,
 )
-from auheat.reporting.pictures import MAX_RUNS, Album, show_examples, show_extremes, show_means
+from auheat.reporting.pictures import (
+    MAX_RUNS,
+    Album,
+    examples_context,
+    extremes_context,
+    means_context,
+)
 from auheat.reporting.run_data import CURVES, KINDS, Run, load_curve, load_run
 from auheat.reporting.run_groups import Curve, find_layer_curves, find_weight_curves
 from auheat.reporting.store_section import describe_store
 from auheat.reporting.tables import (
     COLUMNS,
-    show_calibration,
-    show_confusion,
-    show_headline,
-    show_maps,
-    show_matrix,
-    show_settings,
-    show_units,
-    tell_run,
+    calibration_context,
+    confusion_context,
+    describe_run,
+    headline_context,
+    maps_context,
+    matrix_context,
+    settings_context,
+    units_context,
 )
 from auheat.runs.run_folder import METRICS, RESULT, RUNS, find_run
 
@@ -137,32 +143,32 @@ def describe_runs(runs: Sequence[Run]) -> dict[str, Any]:
     pictured = scored[:MAX_RUNS]
     album, few = Album(), int(len(runs) > MAX_TRAINING)
     return {
-        "runs": [{"name": run.name, "settings": tell_run(run)} for run in runs],
+        "runs": [{"name": run.name, "settings": describe_run(run)} for run in runs],
         "untrained": [run.name for run in runs if not run.curve and not run.scores],
         "unscored": [run.name for run in runs if run.curve and not run.scores],
         "curves": [draw_curves(title, keys[few:], runs) for title, keys in CURVES],
         "trained": not few,
-        "headline": show_headline(scored) if scored else None,
-        "confusions": [show_confusion(run, index) for index, run in scored],
-        "matrices": [show_matrix(run, index) for index, run in scored],
-        "maps": [show_maps(run, index) for index, run in scored if run.scores.get("maps")],
-        "means": show_means(pictured),
-        "examples": show_examples(pictured, album),
-        "extremes": show_extremes(pictured, album),
+        "headline": headline_context(scored) if scored else None,
+        "confusions": [confusion_context(run, index) for index, run in scored],
+        "matrices": [matrix_context(run, index) for index, run in scored],
+        "maps": [maps_context(run, index) for index, run in scored if run.scores.get("maps")],
+        "means": means_context(pictured),
+        "examples": examples_context(pictured, album),
+        "extremes": extremes_context(pictured, album),
         "unpictured": [run.name for _, run in scored[MAX_RUNS:]],
-        "along": _show_along([run for _, run in scored]),
+        "along": _along_context([run for _, run in scored]),
         "along_names": [heading for _, heading in ALONG],
-        "units": show_units(scored),
-        "calibration": show_calibration(scored),
+        "units": units_context(scored),
+        "calibration": calibration_context(scored),
         "reliability": [
             draw_reliability(run, index) for index, run in scored if run.scores.get("calibration")
         ],
-        "settings": show_settings(runs),
+        "settings": settings_context(runs),
         "album": album.list(),
     }
 
 
-def _show_along(runs: Sequence[Run]) -> list[Mapping[str, Any]]:
+def _along_context(runs: Sequence[Run]) -> list[Mapping[str, Any]]:
     """Return the curves over the AU weight and over the layers, where the runs form any."""
     found: tuple[tuple[str, str, list[Curve]], ...] = (
         ("weight", "λ (AU weight)", find_weight_curves(runs)),

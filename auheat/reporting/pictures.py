@@ -77,7 +77,7 @@ def _embed_webp(shape: tuple[int, ...], pixels: bytes) -> str:
     return "data:image/webp;base64," + base64.b64encode(data.tobytes()).decode()
 
 
-def show_means(runs: Sequence[tuple[int, Run]]) -> dict[str, Any]:
+def means_context(runs: Sequence[tuple[int, Run]]) -> dict[str, Any]:
     """Return the mean maps of each class: what is expected, then attention and map per run.
 
     Runs of other classes than the first one's are left out.
@@ -107,7 +107,7 @@ def _tiles(maps: Array) -> list[str]:
     return [embed_map(one) for one in maps]
 
 
-def show_examples(runs: Sequence[tuple[int, Run]], album: Album) -> list[dict[str, Any]]:
+def examples_context(runs: Sequence[tuple[int, Run]], album: Album) -> list[dict[str, Any]]:
     """Return photos that all runs of the same classes and shards kept, with every run's maps.
 
     Of each photo: A, then blocks of the runs that differ in the AU weight alone (Fig. 4).
@@ -116,10 +116,10 @@ def show_examples(runs: Sequence[tuple[int, Run]], album: Album) -> list[dict[st
     for index, run in runs:
         told = f"{run.settings.get('shards')} {run.scores['class_names']}"
         sets.setdefault(told, []).append((index, run))
-    return [example for same in sets.values() for example in _show_shared(same, album)]
+    return [example for same in sets.values() for example in _shared_context(same, album)]
 
 
-def _show_shared(runs: Sequence[tuple[int, Run]], album: Album) -> list[dict[str, Any]]:
+def _shared_context(runs: Sequence[tuple[int, Run]], album: Album) -> list[dict[str, Any]]:
     first = runs[0][1]
     places = [_first_ids(run) for _, run in runs]
     shared = [key for key in places[0] if all(key in other for other in places)]
@@ -149,7 +149,7 @@ def _show_shared(runs: Sequence[tuple[int, Run]], album: Album) -> list[dict[str
                     {
                         "title": group.title,
                         "runs": [
-                            _show_run(run, index_of[id(run)][0], index_of[id(run)][1][key])
+                            _run_context(run, index_of[id(run)][0], index_of[id(run)][1][key])
                             for run in group.runs
                         ],
                     }
@@ -177,7 +177,7 @@ def _first_ids(run: Run) -> dict[str, int]:
     }
 
 
-def _tell_aus(run: Run) -> str:
+def _format_aus(run: Run) -> str:
     """Return whether a run learnt from heatmaps, and the weights of the losses that made it."""
     if not uses_aus(run.settings):
         return "without AUs"
@@ -186,14 +186,14 @@ def _tell_aus(run: Run) -> str:
     return f"with AUs (λ {float(run.settings['au_weight']):g}{told})"
 
 
-def _show_run(run: Run, index: int, at: int) -> dict[str, Any]:
+def _run_context(run: Run, index: int, at: int) -> dict[str, Any]:
     """Return a run's maps of one photo, CAM first, as the paper has them."""
     names = run.scores["class_names"]
     guess = names[int(run.arrays["example_predicted"][at])]
     return {
         "index": index,
         "name": run.name,
-        "with": _tell_aus(run),
+        "with": _format_aus(run),
         "guess": guess,
         "right": int(run.arrays["example_predicted"][at]) == int(run.arrays["example_label"][at]),
         "pictures": [
@@ -203,7 +203,7 @@ def _show_run(run: Run, index: int, at: int) -> dict[str, Any]:
     }
 
 
-def show_extremes(runs: Sequence[tuple[int, Run]], album: Album) -> list[dict[str, Any]]:
+def extremes_context(runs: Sequence[tuple[int, Run]], album: Album) -> list[dict[str, Any]]:
     """Return the photos whose attention agrees best and worst with A, for runs that kept them."""
     many = max(2, min(_MAX_EXTREMES, _ROOM // (3 * max(1, len(runs)))))
     shown = []
@@ -213,14 +213,14 @@ def show_extremes(runs: Sequence[tuple[int, Run]], album: Album) -> list[dict[st
         for kind in (_BEST, _WORST):
             at = [i for i, other in enumerate(kinds) if other == kind][:many]
             if at:
-                photos = [_show_extreme(run, i, album) for i in at]
+                photos = [_extreme_context(run, i, album) for i in at]
                 sides.append({"kind": kind, "photos": photos})
         if sides:
             shown.append({"index": index, "run": run.name, "sides": sides})
     return shown
 
 
-def _show_extreme(run: Run, at: int, album: Album) -> dict[str, Any]:
+def _extreme_context(run: Run, at: int, album: Album) -> dict[str, Any]:
     names = run.scores["class_names"]
     return {
         "id": str(run.arrays["example_id"][at]),

@@ -65,7 +65,7 @@ def load_run(folder: Path, curve: list[dict[str, float]]) -> Run:
     config = read_config(folder)
     settings = config["settings"] | {"shards": config["data"]["shards"]}
     settings["weights"] = config["data"].get("weights_file", settings["weights"])
-    about = _tell_about(config)
+    about = _describe_config(config)
     if not (folder / RESULT).is_file():
         return Run(folder.name, settings, curve, {}, {}, about)
     scores = json.loads((folder / RESULT).read_text(encoding="utf-8"))
@@ -89,7 +89,7 @@ def load_curve(file: Path) -> list[dict[str, float]]:
     return [{key: float(line[key]) for key in wanted} for line in lines]
 
 
-def _tell_about(config: Mapping[str, Any]) -> dict[str, Any]:
+def _describe_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what config.json has beside the settings, as far as it has it."""
     data = config["data"]
     told = {

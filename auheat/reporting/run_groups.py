@@ -68,7 +68,7 @@ def pair_runs(runs: Sequence[Run]) -> list[Group]:
     no partner is a group of its own. The contrast is a setting like any other.
     """
     keys, chosen = _group(runs, ("au_weight",))
-    titles = tell_apart(keys)
+    titles = distinguishing_settings(keys)
     return [
         Group(title, tuple(sorted(members, key=lambda run: float(run.settings["au_weight"]))))
         for title, members in zip(titles, chosen, strict=True)
@@ -146,14 +146,14 @@ def _curves(
             steps.setdefault(place(run), []).append(run)
         if len(steps) > 1:
             found.append((key, steps))
-    titles = tell_apart([key for key, _ in found])
+    titles = distinguishing_settings([key for key, _ in found])
     return [
         Curve(title, tuple((text, tuple(steps[at, text])) for at, text in sorted(steps)))
         for title, (_, steps) in zip(titles, found, strict=True)
     ]
 
 
-def tell_apart(keys: Sequence[_Key]) -> list[str]:
+def distinguishing_settings(keys: Sequence[_Key]) -> list[str]:
     """Return what tells each key from the others: "method cam"; empty for a single one.
 
     Settings are taken in the order of `TrainConfig`, as many as it takes: what follows from an

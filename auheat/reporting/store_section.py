@@ -74,10 +74,10 @@ def describe_store(store: Path, name: str | None = None) -> dict[str, Any]:
         "labels": _count_labels(table),
         "histogram": draw_histogram(table.columns["score"]),
         "score_ticks": turn_up(find_ticks(0, highest_bar(table.columns["score"]))),
-        "expressions": _show_expressions(table),
+        "expressions": _expressions_context(table),
         "codebook": json.loads(attributes["codebook_json"]),
         "atlas": _draw_atlas(attributes),
-        "doubtful": _show_doubtful(table),
+        "doubtful": _doubtful_context(table),
         "labelled": bool(table.names),
         "pictured": table.pictured,
     }
@@ -130,7 +130,7 @@ def _name(table: Table, label: int) -> str:
     return table.names[label] if label >= 0 else "–"
 
 
-def _show_expressions(table: Table) -> list[dict[str, Any]]:
+def _expressions_context(table: Table) -> list[dict[str, Any]]:
     """Return a few panels per expression, spread over its rows; Neutral shows its empty map."""
     shown = []
     found = table.columns["status"] <= Status.MANY_FACES
@@ -143,7 +143,7 @@ def _show_expressions(table: Table) -> list[dict[str, Any]]:
     return shown
 
 
-def _show_doubtful(table: Table) -> list[dict[str, Any]]:
+def _doubtful_context(table: Table) -> list[dict[str, Any]]:
     """Return the rows whose points deserve the least trust: worst status, then lowest score."""
     readable = np.nonzero(table.columns["status"] != Status.UNREADABLE)[0]
     status, score = table.columns["status"][readable], table.columns["score"][readable]

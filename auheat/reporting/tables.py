@@ -90,15 +90,15 @@ def tabulate(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
 
 
 def _cells(scores: Mapping[str, Any], columns: Sequence[tuple[str, str]]) -> list[str]:
-    return [tell_score(scores[key]) if key in scores else "" for key, _ in columns]
+    return [format_score(scores[key]) if key in scores else "" for key, _ in columns]
 
 
-def tell_score(score: float | None) -> str:
+def format_score(score: float | None) -> str:
     """Return a score as tables show it: "-" where a method has none of this kind."""
     return "-" if score is None else f"{score:.3f}"
 
 
-def show_headline(runs: Sequence[tuple[int, Run]]) -> dict[str, Any]:
+def headline_context(runs: Sequence[tuple[int, Run]]) -> dict[str, Any]:
     """Return the headline table for the page: with intervals, the best value of each column.
 
     `runs` are evaluated ones with their places among all. The best is marked among two or more
@@ -115,7 +115,7 @@ def show_headline(runs: Sequence[tuple[int, Run]]) -> dict[str, Any]:
         shown = [
             {
                 "text": text,
-                "range": _tell_range(ranges.get(key)),
+                "range": _format_range(ranges.get(key)),
                 "best": text == top and top is not None,
             }
             for (key, _), text, top in zip(columns, cells, best, strict=True)
@@ -138,17 +138,17 @@ def _tested(scores: Mapping[str, Any]) -> str:
 def _find_best(results: Sequence[Mapping[str, Any]], key: str) -> str | None:
     """Return the highest value as it is shown, none where there is nothing to compare."""
     values = [float(s[key]) for s in results if s.get(key) is not None]
-    return tell_score(max(values)) if len(values) > 1 else None
+    return format_score(max(values)) if len(values) > 1 else None
 
 
-def _tell_range(ends: Sequence[float] | None) -> str:
+def _format_range(ends: Sequence[float] | None) -> str:
     if ends is None:
         return ""
     low, high = ends
     return f"{low:.3f} to {high:.3f}"
 
 
-def show_confusion(run: Run, index: int) -> dict[str, Any]:
+def confusion_context(run: Run, index: int) -> dict[str, Any]:
     """Return a confusion matrix: rows are true classes, each cell its count and row share."""
     counts = np.array(run.scores["confusion"])
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -159,7 +159,7 @@ def show_confusion(run: Run, index: int) -> dict[str, Any]:
     return {"run": run.name, "index": index, "names": run.scores["class_names"], "rows": rows}
 
 
-def show_matrix(run: Run, index: int) -> dict[str, Any]:
+def matrix_context(run: Run, index: int) -> dict[str, Any]:
     """Return the cosines of each expression (rows) at each layer and in its CAM."""
     matrix = run.scores["matrix"]
     rows = [
@@ -169,7 +169,7 @@ def show_matrix(run: Run, index: int) -> dict[str, Any]:
     return {"run": run.name, "index": index, "names": matrix["columns"], "rows": rows}
 
 
-def show_maps(run: Run, index: int) -> dict[str, Any]:
+def maps_context(run: Run, index: int) -> dict[str, Any]:
     """Return every score of every map of a run: rows layers and CAMs."""
     maps = run.scores["maps"]
     columns = [c for c in _MAP_COLUMNS if any(c[0] in scores for scores in maps.values())]
@@ -177,7 +177,7 @@ def show_maps(run: Run, index: int) -> dict[str, Any]:
     return {"run": run.name, "index": index, "names": [h for _, h in columns], "rows": rows}
 
 
-def show_units(runs: Sequence[tuple[int, Run]]) -> list[dict[str, Any]]:
+def units_context(runs: Sequence[tuple[int, Run]]) -> list[dict[str, Any]]:
     """Return, for each kind of map, which action units each run looks at: rows are the AUs.
 
     A cell has the share of photos whose map peaks in the AU's region, and how much stronger than
@@ -209,17 +209,17 @@ def _unit_cell(scores: Mapping[str, float | None] | None) -> dict[str, Any] | No
     }
 
 
-def show_calibration(runs: Sequence[tuple[int, Run]]) -> dict[str, Any]:
+def calibration_context(runs: Sequence[tuple[int, Run]]) -> dict[str, Any]:
     """Return the table of the runs' calibration errors; rows empty where none has them."""
     rows = [
-        (index, run.name, [tell_score(run.scores["calibration"][key]) for key, _ in _CALIBRATION])
+        (index, run.name, [format_score(run.scores["calibration"][key]) for key, _ in _CALIBRATION])
         for index, run in runs
         if run.scores.get("calibration")
     ]
     return {"names": [heading for _, heading in _CALIBRATION], "rows": rows}
 
 
-def show_settings(runs: Sequence[Run]) -> list[dict[str, Any]]:
+def settings_context(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Return every setting of every run, those in which runs differ first; "–" where it has none.
 
     What does not change a run comes with the rest, marked as no difference.
@@ -228,13 +228,13 @@ def show_settings(runs: Sequence[Run]) -> list[dict[str, Any]]:
     keys = list(dict.fromkeys(key for table in tables for key in table))
     rows = []
     for key in keys:
-        cells = [_tell_value(table.get(key)) for table in tables]
+        cells = [_format_value(table.get(key)) for table in tables]
         differs = len(set(cells)) > 1 and key not in NO_MATTER
         rows.append({"key": str(key).replace("_", " "), "cells": cells, "differs": differs})
     return sorted(rows, key=lambda row: not row["differs"])
 
 
-def _tell_value(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if value is None:
         return "–"
     if isinstance(value, list | tuple):
@@ -242,7 +242,7 @@ def _tell_value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def tell_run(run: Run) -> str:
+def describe_run(run: Run) -> str:
     """Return the most telling settings of a run, and what it was scored on."""
     keys = ("method", "backbone", "weights", "image_size", "au_weight", "layers", "epochs", "seed")
     told = ", ".join(f"{key.replace('_', ' ')} {run.settings[key]}" for key in keys)

@@ -71,7 +71,7 @@ def _is_missing_or_text(value: Any) -> bool:
 
 _Check = tuple[Callable[[Any], bool], str]
 
-FIELDS: Mapping[str, _Check] = MappingProxyType(
+CONFIG_FIELDS: Mapping[str, _Check] = MappingProxyType(
     {
         "settings.method": (_is_text, "a name"),
         "settings.backbone": (_is_text, "a name"),

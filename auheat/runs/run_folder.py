@@ -20,7 +20,7 @@ from typing import Any
 import safetensors.torch
 
 from auheat.errors import AuheatError
-from auheat.runs.config_schema import FIELDS, is_number, is_size
+from auheat.runs.config_schema import CONFIG_FIELDS, is_number, is_size
 from auheat.utils.files import write_json
 
 RUNS = "runs"
@@ -75,7 +75,7 @@ def read_config(run: Path) -> dict[str, Any]:
         raise AuheatError(f"{run / CONFIG}: no run's settings (run `auheat train`)") from error
     if version != RUN_VERSION:
         raise AuheatError(f"{run / CONFIG}: format {version!r} (this auheat reads {RUN_VERSION})")
-    for path, (fits, expected) in FIELDS.items():
+    for path, (fits, expected) in CONFIG_FIELDS.items():
         value: Any = config
         for key in path.split("."):
             value = value.get(key) if isinstance(value, dict) else None

@@ -112,7 +112,7 @@ class RowReader:
         self.__init__(state["files"])  # type: ignore[misc]
 
 
-class RowBudget(Generic[T]):
+class LruByRows(Generic[T]):
     """The values of the shards used last, as many as have `limit` rows together, or one."""
 
     def __init__(self, limit: int) -> None:
@@ -143,7 +143,7 @@ class _State:
         self.pid = os.getpid()
         self.lock = threading.Lock()
         self.open: OrderedDict[int, _Shard] = OrderedDict()
-        self.plans: RowBudget[dict[str, _Column | None]] = RowBudget(PLANNED_ROWS)
+        self.plans: LruByRows[dict[str, _Column | None]] = LruByRows(PLANNED_ROWS)
         self.seen: dict[int, tuple[int, ...]] = {}
 
 

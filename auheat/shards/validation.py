@@ -67,7 +67,7 @@ RULES: Mapping[str, str] = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Violation:
     """One broken rule: the file, dataset and row (from 0) it was found in, and what is wrong."""
 
     file: Path
@@ -92,7 +92,7 @@ _Place = tuple[str, str, str, int | None]  # rule, problem, dataset, row
 _Progress = Callable[[int], object]
 
 
-def check_folder(folder: Path, progress: _Progress = lambda _: None) -> list[Finding]:
+def check_folder(folder: Path, progress: _Progress = lambda _: None) -> list[Violation]:
     """Check one stage's folder: a finding per broken rule; `progress` is told the rows done."""
     findings = list(_check_copies(folder))
     try:
@@ -103,7 +103,7 @@ def check_folder(folder: Path, progress: _Progress = lambda _: None) -> list[Fin
     for entry in manifest.entries:
         file = folder / entry.file
         for rule, problem, dataset, row in _check_shard(file, entry, seen):
-            findings.append(Finding(file, rule, problem, dataset, row))
+            findings.append(Violation(file, rule, problem, dataset, row))
         progress(entry.rows)
     return findings + list(_check_whole(folder, manifest))
 
@@ -115,27 +115,27 @@ def check_form(file: Path, rows: int) -> None:
             raise AuheatError(f"{file}: {dataset}: {problem} [{rule}] (run `auheat verify`)")
 
 
-def _check_copies(folder: Path) -> Iterator[Finding]:
+def _check_copies(folder: Path) -> Iterator[Violation]:
     """S1: both copies of the manifest are whole, and say the same."""
     found = []
     for name in (MANIFEST, BACKUP):
         try:
             found.append(read_copy(folder / name))
         except AuheatError as error:
-            yield Finding(folder / name, "S1", str(error).partition(": ")[2])
+            yield Violation(folder / name, "S1", str(error).partition(": ")[2])
     if len(found) == 2 and found[0] != found[1]:
-        yield Finding(folder / BACKUP, "S1", f"older than {MANIFEST} (left by a stopped run)")
+        yield Violation(folder / BACKUP, "S1", f"older than {MANIFEST} (left by a stopped run)")
 
 
-def _check_whole(folder: Path, manifest: Manifest) -> Iterator[Finding]:
+def _check_whole(folder: Path, manifest: Manifest) -> Iterator[Violation]:
     """S3, S4: all rows are there, and no file is left over."""
     if manifest.rows != manifest.photos:
         problem = f"{manifest.rows} of {manifest.photos} rows (run the same command again)"
-        yield Finding(folder / MANIFEST, "S3", problem)
+        yield Violation(folder / MANIFEST, "S3", problem)
     listed = {entry.file for entry in manifest.entries}
     for file in sorted(folder.iterdir()):
         if file.suffix in (".h5", PART) and file.name not in listed:
-            yield Finding(file, "S4", "not in the manifest (left by a stopped run)")
+            yield Violation(file, "S4", "not in the manifest (left by a stopped run)")
 
 
 def _check_shard(file: Path, entry: ShardEntry, seen: dict[str, str]) -> Iterator[_Place]:
@@ -332,7 +332,7 @@ def _problem_of_photo(data: bytes, status: int, size: Array) -> str:
     return "" if list(header.size) == size.tolist() else f"{header.size}, not {tuple(size)}"
 
 
-def check_sources(landmarks: Path, rendered: Path) -> list[Finding]:
+def check_sources(landmarks: Path, rendered: Path) -> list[Violation]:
     """S15: training shards hold the rows of the landmark shards they were made from."""
     try:
         made_from = {entry.file: entry.sha256 for entry in read_manifest(landmarks).entries}
@@ -344,12 +344,12 @@ def check_sources(landmarks: Path, rendered: Path) -> list[Finding]:
         file, wanted = rendered / entry.file, made_from.get(entry.file)
         if wanted is None or entry.source != wanted:
             problem = "made from other landmarks (run `auheat render` again)"
-            findings.append(Finding(file, "S15", problem))
+            findings.append(Violation(file, "S15", problem))
             continue
         try:
             ids = [read_columns(one / entry.file, ["id"])["id"] for one in (landmarks, rendered)]
         except AuheatError:
             continue  # reported where it is
         if ids[0] != ids[1]:
-            findings.append(Finding(file, "S15", "other rows than its landmarks", "id"))
+            findings.append(Violation(file, "S15", "other rows than its landmarks", "id"))
     return findings

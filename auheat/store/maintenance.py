@@ -11,12 +11,12 @@ from tqdm import tqdm
 from auheat.errors import AuheatError
 from auheat.shards.manifest import is_lost, read_manifest, write_manifest
 from auheat.shards.schema import BACKUP, LANDMARKS, MANIFEST, OWN_FILE, SHARDS
-from auheat.shards.validation import Finding, check_folder, check_sources
+from auheat.shards.validation import Violation, check_folder, check_sources
 from auheat.utils.files import cannot_write
 from auheat.utils.locking import lock_store
 
 
-def verify_store(store: Path) -> tuple[list[Path], list[Finding]]:
+def verify_store(store: Path) -> tuple[list[Path], list[Violation]]:
     """Check every rule of FORMAT.md: return the folders checked and what was found.
 
     Raises `AuheatError` where there is nothing to check.
@@ -25,7 +25,7 @@ def verify_store(store: Path) -> tuple[list[Path], list[Finding]]:
     folders = [folder for folder in folders if folder.is_dir()]
     if not folders:
         raise AuheatError(f"{store}: no store (run `auheat extract` first)")
-    findings: list[Finding] = []
+    findings: list[Violation] = []
     with tqdm(total=_count_rows(folders), desc="verify", unit="row", leave=False) as bar:
         for folder in folders:
             findings += check_folder(folder, bar.update)
@@ -42,7 +42,7 @@ def _count_rows(folders: Sequence[Path]) -> int:
     return rows
 
 
-def repair_store(store: Path) -> tuple[list[Path], list[Finding], dict[str, int]]:
+def repair_store(store: Path) -> tuple[list[Path], list[Violation], dict[str, int]]:
     """Take whatever breaks a rule out of a store, so that the next run makes just that anew.
 
     Returns the folders, what was found, and how many rows of each folder are to be made again. A
@@ -63,7 +63,7 @@ def repair_store(store: Path) -> tuple[list[Path], list[Finding], dict[str, int]
     return folders, findings, {name: n for name, n in lost.items() if n}
 
 
-def _repair(folder: Path, findings: Sequence[Finding]) -> int:
+def _repair(folder: Path, findings: Sequence[Violation]) -> int:
     """Mend one folder; return the rows that its next run has to make."""
     broken = {finding.file.name for finding in findings}
     stray = [name for name in broken if OWN_FILE.fullmatch(name)]

@@ -27,9 +27,9 @@ from auheat.shards.schema import LANDMARKS, SHARDS, shard_name
 from auheat.shards.writer import Column, ShardFolder, write_for, write_shard
 from auheat.store.shard_set import (
     ROOT,
-    Material,
+    ShardSet,
     digest_settings,
-    open_material,
+    open_shard_set,
     read_shard_attributes,
     select_rows,
 )
@@ -52,8 +52,8 @@ class _Part:
 
     store: Path
     prefix: str
-    landmarks: Material
-    rendered: Mapping[str, Material]
+    landmarks: ShardSet
+    rendered: Mapping[str, ShardSet]
     keep: list[Array]
     others: Sequence[str]
 
@@ -121,8 +121,8 @@ def _open_parts(stores: Sequence[Path], target: Path, prefix: str | None) -> lis
     common = sorted(set.intersection(*names))
     parts = []
     for store, front, there in zip(stores, _choose_prefixes(places, prefix), names, strict=True):
-        landmarks = open_material(store / LANDMARKS, "auheat extract")
-        rendered = {n: open_material(store / SHARDS / n, "auheat render") for n in common}
+        landmarks = open_shard_set(store / LANDMARKS, "auheat extract")
+        rendered = {n: open_shard_set(store / SHARDS / n, "auheat render") for n in common}
         keep = [np.ones(entry.rows, bool) for entry in landmarks.entries]
         parts.append(_Part(store, front, landmarks, rendered, keep, sorted(there - {*common})))
     return parts
@@ -148,7 +148,7 @@ def _choose_prefixes(places: Sequence[Path], prefix: str | None) -> list[str]:
     return [f"{name}/" for name in names]
 
 
-def _check_equal(first: Material, other: Material, own: Sequence[str]) -> None:
+def _check_equal(first: ShardSet, other: ShardSet, own: Sequence[str]) -> None:
     """Raise `AuheatError` naming the first setting in which two stages differ."""
     one, two = first.fingerprint, other.fingerprint
     for key in sorted({*one, *two} - {*own}):
@@ -308,7 +308,7 @@ def _write(
     folder: ShardFolder,
     number: int,
     part: _Part,
-    material: Material,
+    material: ShardSet,
     k: int,
     classes: Sequence[str] | None,
     source: str,

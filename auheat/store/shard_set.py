@@ -31,7 +31,7 @@ Attributes = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Material:
+class ShardSet:
     """A finished stage: its folder, fingerprint, shards, and the attributes that they share.
 
     The count `thin_rows` of `heatmap` is each shard's own; here it is the sum.
@@ -86,7 +86,7 @@ class Material:
             yield {name: columns[name] for name in wanted}
 
 
-def open_material(folder: Path, command: str) -> Material:
+def open_shard_set(folder: Path, command: str) -> ShardSet:
     """Open a finished stage; `command` is the one that makes it, for the error's text.
 
     Raises `AuheatError` where the stage is absent or unfinished, or its shards do not go together.
@@ -107,7 +107,7 @@ def open_material(folder: Path, command: str) -> Material:
                 )
     if "heatmap" in shared:
         shared["heatmap"] = {**shared["heatmap"], "thin_rows": thin}
-    return Material(folder, fingerprint, read_manifest(folder).entries, shared)
+    return ShardSet(folder, fingerprint, read_manifest(folder).entries, shared)
 
 
 def read_shard_attributes(file: Path) -> dict[str, dict[str, Any]]:

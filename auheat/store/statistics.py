@@ -21,7 +21,7 @@ from auheat.records import Array, Status
 from auheat.shards.manifest import has_manifest
 from auheat.shards.reader import open_shard
 from auheat.shards.schema import LANDMARKS, SHARDS
-from auheat.store.shard_set import Material, open_material
+from auheat.store.shard_set import ShardSet, open_shard_set
 from auheat.store.store import find_rendered
 
 PERCENTILES = (5, 25, 50, 75, 95)
@@ -81,9 +81,9 @@ def describe_stats(
     """
     rendered = any(has_manifest(f) for f in (store / SHARDS).glob("*/"))
     if shards is not None or rendered:
-        material = open_material(find_rendered(store, shards, "--shards"), "auheat render")
+        material = open_shard_set(find_rendered(store, shards, "--shards"), "auheat render")
     else:
-        material = open_material(store / LANDMARKS, "auheat extract")
+        material = open_shard_set(store / LANDMARKS, "auheat extract")
     tally = _Tally()
     with tqdm(total=material.rows, desc="stats", unit="row", leave=False) as bar:
         for block in material.blocks(names=_wanted(material)):
@@ -92,12 +92,12 @@ def describe_stats(
     return _sum_up(material, tally), tally.maps
 
 
-def _wanted(material: Material) -> list[str]:
+def _wanted(material: ShardSet) -> list[str]:
     names = ["id", "split", "label", "person", "status", "score", "size", "landmarks"]
     return names + [name for name in ("valid", "heatmap", "image") if name in material.datasets]
 
 
-def _count(tally: _Tally, block: Mapping[str, Any], material: Material) -> None:
+def _count(tally: _Tally, block: Mapping[str, Any], material: ShardSet) -> None:
     """Add the rows of one shard."""
     status, points = block["status"], block["landmarks"].astype(np.float64)
     labels = _labels(block["label"], material)
@@ -128,7 +128,7 @@ def _count(tally: _Tally, block: Mapping[str, Any], material: Material) -> None:
         _count_maps(tally, block, np.array(labels))
 
 
-def _labels(label: Any, material: Material) -> list[str]:
+def _labels(label: Any, material: ShardSet) -> list[str]:
     """Return each row's class name, "" where it has none."""
     if not isinstance(label, np.ndarray):
         return list(label)
@@ -143,7 +143,7 @@ def _count_maps(tally: _Tally, block: Mapping[str, Any], labels: Array) -> None:
         tally.maps.setdefault(name, MapSums()).add(block["heatmap"][chosen])
 
 
-def _sum_up(material: Material, tally: _Tally) -> dict[str, Any]:
+def _sum_up(material: ShardSet, tally: _Tally) -> dict[str, Any]:
     found: dict[str, Any] = {
         "folder": str(material.folder),
         "total": material.rows,
@@ -221,7 +221,7 @@ def _twice(photos: Mapping[bytes, Sequence[tuple[str, str]]]) -> dict[str, Any]:
     }
 
 
-def _stored(material: Material) -> dict[str, float]:
+def _stored(material: ShardSet) -> dict[str, float]:
     """Return the bytes that each dataset takes in the files, by row."""
     total: Counter[str] = Counter()
     for file in material.files:

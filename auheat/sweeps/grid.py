@@ -24,7 +24,7 @@ TOP = (5,)
 """The layer that the paper aligns unless it says otherwise."""
 
 
-class Setting(NamedTuple):
+class RunKey(NamedTuple):
     """What a table tells runs apart by, all seeds together.
 
     `data` is a name of `DATA`, "" for any other set; `au_weight` is lambda; `layers` are those
@@ -38,10 +38,10 @@ class Setting(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class SweepRun:
     """One run: its setting, and the configuration that trains it (name and seed included)."""
 
-    setting: Setting
+    setting: RunKey
     config: TrainConfig
 
     @property
@@ -51,19 +51,19 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TableRow:
     """A table's row: a run without AUs where the table has that column, and those with AUs.
 
     Of several `candidates`, which differ in lambda alone, one is chosen on validation.
     """
 
     title: str
-    without: Setting | None
-    candidates: tuple[Setting, ...]
+    without: RunKey | None
+    candidates: tuple[RunKey, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class TableSpec:
     """What a sweep lays out: `kind` is "methods" (tables 1 and 2), "layers" (3) or "lambdas".
 
     `method` is that of all rows, "" where rows are methods; `layers` likewise.
@@ -73,32 +73,32 @@ class Table:
     data: str
     method: str
     layers: tuple[int, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class SweepPlan:
     """A sweep before it runs: what was asked for as plain values, its runs and its tables."""
 
     name: str
     grid: Mapping[str, Any]
-    cells: tuple[Cell, ...]
-    tables: tuple[Table, ...]
+    cells: tuple[SweepRun, ...]
+    tables: tuple[TableSpec, ...]
 
     @property
     def data(self) -> tuple[str, ...]:
         """The data sets that runs are of, in order."""
         return tuple(dict.fromkeys(cell.setting.data for cell in self.cells))
 
-    def find(self, setting: Setting) -> list[Cell]:
+    def find(self, setting: RunKey) -> list[SweepRun]:
         """Return the runs of a setting, one for each seed."""
         return [cell for cell in self.cells if cell.setting == setting]
 
-    def needs_validation(self, setting: Setting) -> bool:
+    def needs_validation(self, setting: RunKey) -> bool:
         """Whether a choice among several lambdas, or the table of one, looks at this setting."""
         return any(setting in some for table in self.tables for some in list_compared(table))
 
-    def tell_tables(self, setting: Setting) -> list[str]:
+    def list_tables(self, setting: RunKey) -> list[str]:
         """Return the kinds of tables that show a setting."""
         shown = {
             table.kind
@@ -110,7 +110,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class SubGrid:
     """Every combination of these methods, lambdas and layers."""
 
     methods: tuple[str, ...]
@@ -121,34 +121,34 @@ class Part:
         """The lambdas with AUs."""
         return tuple(value for value in self.lambdas if value)
 
-    def settings(self, data: str) -> Iterator[Setting]:
+    def settings(self, data: str) -> Iterator[RunKey]:
         """Return each combination once."""
         for method in self.methods:
             if 0 in self.lambdas:
-                yield Setting(data, method, 0.0, ())
+                yield RunKey(data, method, 0.0, ())
             for layers in self.layers:
                 for value in self.positive():
-                    yield Setting(data, method, value, layers)
+                    yield RunKey(data, method, value, layers)
 
 
 @dataclass(frozen=True, slots=True)
 class Preset:
     """A grid by name: the parts for each data set, and the training preset they are run with."""
 
-    parts: Mapping[str, tuple[Part, ...]]
+    parts: Mapping[str, tuple[SubGrid, ...]]
     training: Mapping[str, Any]
 
 
-def _paper_parts(data: str) -> tuple[Part, ...]:
+def _paper_parts(data: str) -> tuple[SubGrid, ...]:
     weight = float(RECIPES[data]["au_weight"])
-    parts = (Part(tuple(METHODS), (0.0, weight)),)
+    parts = (SubGrid(tuple(METHODS), (0.0, weight)),)
     if data != "rafdb":
         return parts
     aligned = tuple(layers for layers in LAYERS if layers)
     return (
         *parts,
-        Part(("cam",), (0.0, weight), aligned),
-        Part(("cam",), (0.0, *LAMBDAS)),
+        SubGrid(("cam",), (0.0, weight), aligned),
+        SubGrid(("cam",), (0.0, *LAMBDAS)),
     )
 
 
@@ -159,9 +159,9 @@ GRIDS: Mapping[str, Preset] = MappingProxyType(
             MappingProxyType(
                 {
                     "": (
-                        Part(("cam", "wildcat", "ts-cam"), (0.0, 4.0)),
-                        Part(("cam",), (0.0, 4.0), (TOP, (5, 4))),
-                        Part(("cam",), (0.0, 1.0, 4.0, 10.0)),
+                        SubGrid(("cam", "wildcat", "ts-cam"), (0.0, 4.0)),
+                        SubGrid(("cam",), (0.0, 4.0), (TOP, (5, 4))),
+                        SubGrid(("cam",), (0.0, 1.0, 4.0, 10.0)),
                     )
                 }
             ),
@@ -175,20 +175,20 @@ GRIDS: Mapping[str, Preset] = MappingProxyType(
 """
 
 
-def list_choices(table: Table) -> list[tuple[Setting, ...]]:
+def list_choices(table: TableSpec) -> list[tuple[RunKey, ...]]:
     """Return the sets of settings of which a table marks or shows one, chosen on validation."""
     if table.kind == "lambdas":
         return [tuple(s for row in table.rows for s in row.candidates if s.au_weight)]
     return [row.candidates for row in table.rows if len(row.candidates) > 1]
 
 
-def list_compared(table: Table) -> list[tuple[Setting, ...]]:
+def list_compared(table: TableSpec) -> list[tuple[RunKey, ...]]:
     """Return `list_choices`, and with lambdas that are all shown the one without AUs too."""
     if table.kind == "lambdas":
         return [row.candidates for row in table.rows]
     return list_choices(table)
 
 
-def tell_layers(layers: Sequence[int]) -> str:
+def format_layers(layers: Sequence[int]) -> str:
     """Return layers as the paper writes them: "5+4", "none"."""
     return "+".join(map(str, layers)) or "none"

@@ -11,7 +11,18 @@ from auheat.errors import AuheatError
 from auheat.models.registry import METHODS
 from auheat.models.resnet import N_LAYERS
 from auheat.store.store import check_name
-from auheat.sweeps.grid import DATA, GRIDS, TOP, Cell, Part, Plan, Row, Setting, Table, tell_layers
+from auheat.sweeps.grid import (
+    DATA,
+    GRIDS,
+    TOP,
+    RunKey,
+    SubGrid,
+    SweepPlan,
+    SweepRun,
+    TableRow,
+    TableSpec,
+    format_layers,
+)
 from auheat.training.config import TrainConfig, make_config
 from auheat.training.presets import PRESETS
 
@@ -34,7 +45,7 @@ def plan_sweep(
     train_preset: str | None = None,
     data: Sequence[str] | None = None,
     **settings: Any,
-) -> Plan:
+) -> SweepPlan:
     """Return the runs and tables of a grid: a preset's, or all combinations of what is given.
 
     `train_preset` and `settings` are those of `make_config`, the same for every run, but that
@@ -70,7 +81,7 @@ def plan_sweep(
         "seeds": list(seeds),
         **{key: _plain(v) for key, v in sorted(training.items()) if key not in _HARMLESS},
     }
-    return Plan(name, grid, cells, tables)
+    return SweepPlan(name, grid, cells, tables)
 
 
 def _check_given(
@@ -119,7 +130,7 @@ def _make_part(
     layers: Sequence[Sequence[int]] | None,
     training: Mapping[str, Any],
     seeds: Sequence[int],
-) -> Part:
+) -> SubGrid:
     """Return the part of all combinations, what is not given being the training's own."""
     if methods is None and lambdas is None and layers is None and len(seeds) < 2:
         raise AuheatError(
@@ -127,7 +138,7 @@ def _make_part(
             "--methods, --lambdas, --layers, --seeds)"
         )
     base = _configure(training)
-    part = Part(
+    part = SubGrid(
         tuple(methods if methods is not None else (base.method,)),
         tuple(float(v) for v in (lambdas if lambdas is not None else {0.0, base.au_weight})),
         tuple(_order(some) for some in (layers if layers is not None else (base.layers,))),
@@ -167,7 +178,7 @@ def _plain(value: Any) -> Any:
 def _check_distinct(option: str, values: Sequence[Any]) -> None:
     for value in values:
         if list(values).count(value) > 1:
-            told = tell_layers(value) if isinstance(value, tuple) else value
+            told = format_layers(value) if isinstance(value, tuple) else value
             raise AuheatError(f"{option}: {told} is given twice (each run once is enough)")
 
 
@@ -181,10 +192,10 @@ def _configure(training: Mapping[str, Any], **swept: Any) -> TrainConfig:
 
 def _make_cells(
     name: str,
-    parts: Mapping[str, Sequence[Part]],
+    parts: Mapping[str, Sequence[SubGrid]],
     seeds: Sequence[int],
     training: Mapping[str, Any],
-) -> Iterator[Cell]:
+) -> Iterator[SweepRun]:
     """Return every run once, in the order of the tables; configurations are checked."""
     for data, some in parts.items():
         recipe = {"recipe": data} if data else {}
@@ -200,62 +211,64 @@ def _make_cells(
                     seed=seed,
                     name=_name_run(name, setting, seed),
                 )
-                yield Cell(setting, config)
+                yield SweepRun(setting, config)
 
 
-def _name_run(name: str, setting: Setting, seed: int) -> str:
+def _name_run(name: str, setting: RunKey, seed: int) -> str:
     words = [
         name,
         *([setting.data] if setting.data else []),
         setting.method,
         # no two lambdas have one name: repr tells all numbers apart
         f"au{setting.au_weight!r}".removesuffix(".0"),
-        *([f"layers{tell_layers(setting.layers)}"] if setting.layers else []),
+        *([f"layers{format_layers(setting.layers)}"] if setting.layers else []),
         f"seed{seed}",
     ]
     return "-".join(words).replace("+", "p")
 
 
-def _lay_tables(data: str, parts: Sequence[Part]) -> Iterator[Table]:
+def _lay_tables(data: str, parts: Sequence[SubGrid]) -> Iterator[TableSpec]:
     for part in parts:
         if len(part.methods) > 1 or len(parts) == 1:
-            yield Table("methods", data, "", part.layers[0], _method_rows(data, part))
+            yield TableSpec("methods", data, "", part.layers[0], _method_rows(data, part))
     for part in parts:
         for method in part.methods:
             if len(part.layers) > 1:
-                yield Table("layers", data, method, (), _layer_rows(data, method, part))
+                yield TableSpec("layers", data, method, (), _layer_rows(data, method, part))
     for part in parts:
         if len(part.positive()) > 1:
             for method in part.methods:
                 for layers in part.layers:
                     rows = _lambda_rows(data, method, layers, part)
-                    yield Table("lambdas", data, method, layers, rows)
+                    yield TableSpec("lambdas", data, method, layers, rows)
 
 
-def _aligned(data: str, method: str, layers: tuple[int, ...], part: Part) -> tuple[Setting, ...]:
-    return tuple(Setting(data, method, value, layers) for value in part.positive())
+def _aligned(data: str, method: str, layers: tuple[int, ...], part: SubGrid) -> tuple[RunKey, ...]:
+    return tuple(RunKey(data, method, value, layers) for value in part.positive())
 
 
-def _method_rows(data: str, part: Part) -> tuple[Row, ...]:
+def _method_rows(data: str, part: SubGrid) -> tuple[TableRow, ...]:
     return tuple(
-        Row(
+        TableRow(
             METHODS[method].title,
-            Setting(data, method, 0.0, ()) if 0 in part.lambdas else None,
+            RunKey(data, method, 0.0, ()) if 0 in part.lambdas else None,
             _aligned(data, method, part.layers[0], part),
         )
         for method in part.methods
     )
 
 
-def _layer_rows(data: str, method: str, part: Part) -> tuple[Row, ...]:
-    none = Row("none", None, (Setting(data, method, 0.0, ()),))
+def _layer_rows(data: str, method: str, part: SubGrid) -> tuple[TableRow, ...]:
+    none = TableRow("none", None, (RunKey(data, method, 0.0, ()),))
     rows = [
-        Row(tell_layers(layers), None, _aligned(data, method, layers, part))
+        TableRow(format_layers(layers), None, _aligned(data, method, layers, part))
         for layers in part.layers
     ]
     return (*([none] if 0 in part.lambdas else []), *rows)
 
 
-def _lambda_rows(data: str, method: str, layers: tuple[int, ...], part: Part) -> tuple[Row, ...]:
-    settings = [Setting(data, method, v, layers if v else ()) for v in part.lambdas]
-    return tuple(Row(f"{s.au_weight:g}", None, (s,)) for s in settings)
+def _lambda_rows(
+    data: str, method: str, layers: tuple[int, ...], part: SubGrid
+) -> tuple[TableRow, ...]:
+    settings = [RunKey(data, method, v, layers if v else ()) for v in part.lambdas]
+    return tuple(TableRow(f"{s.au_weight:g}", None, (s,)) for s in settings)

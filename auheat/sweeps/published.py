@@ -17,7 +17,7 @@ CITATION = (
 )
 
 
-class Scores(NamedTuple):
+class PublishedScores(NamedTuple):
     """Accuracy in per cent, CAM-COS and ATT-COS (layer 5) in [0, 1]; None where not given."""
 
     accuracy: float
@@ -28,8 +28,8 @@ class Scores(NamedTuple):
 class Pair(NamedTuple):
     """A method's scores without and with AUs."""
 
-    without: Scores
-    aligned: Scores
+    without: PublishedScores
+    aligned: PublishedScores
 
 
 TEST_PHOTOS: Mapping[str, int] = MappingProxyType({"rafdb": 3068, "affectnet": 3500})
@@ -40,7 +40,7 @@ def _pair(accuracy: str, cam_cos: str, att_cos: str) -> Pair:
     """Read "without with" of each score; "- -" where there is none."""
     columns = [text.split() for text in (accuracy, cam_cos, att_cos)]
     sides = [
-        Scores(float(a), None if c == "-" else float(c), float(t))
+        PublishedScores(float(a), None if c == "-" else float(c), float(t))
         for a, c, t in zip(*columns, strict=True)
     ]
     return Pair(*sides)
@@ -79,41 +79,41 @@ METHODS: Mapping[str, Mapping[str, Pair]] = MappingProxyType(
 """Tables 1 and 2: data set -> method -> scores, in the tables' order."""
 
 
-LAYERS: Mapping[tuple[int, ...], Scores] = MappingProxyType(
+LAYERS: Mapping[tuple[int, ...], PublishedScores] = MappingProxyType(
     {
-        (): Scores(88.20, 0.55, None),
-        (1,): Scores(88.52, 0.58, None),
-        (2,): Scores(88.26, 0.57, None),
-        (3,): Scores(88.39, 0.56, None),
-        (4,): Scores(88.62, 0.61, None),
-        (5,): Scores(88.95, 0.70, None),
-        (5, 4): Scores(88.78, 0.67, None),
-        (5, 4, 3): Scores(88.78, 0.67, None),
-        (5, 4, 3, 2): Scores(88.55, 0.67, None),
-        (5, 4, 3, 2, 1): Scores(88.46, 0.67, None),
+        (): PublishedScores(88.20, 0.55, None),
+        (1,): PublishedScores(88.52, 0.58, None),
+        (2,): PublishedScores(88.26, 0.57, None),
+        (3,): PublishedScores(88.39, 0.56, None),
+        (4,): PublishedScores(88.62, 0.61, None),
+        (5,): PublishedScores(88.95, 0.70, None),
+        (5, 4): PublishedScores(88.78, 0.67, None),
+        (5, 4, 3): PublishedScores(88.78, 0.67, None),
+        (5, 4, 3, 2): PublishedScores(88.55, 0.67, None),
+        (5, 4, 3, 2, 1): PublishedScores(88.46, 0.67, None),
     }
 )
 """Table 3 (RAF-DB, CAM, ResNet-50): aligned layers, () for none -> scores."""
 
 
-LAMBDAS: Mapping[float, Scores] = MappingProxyType(
+LAMBDAS: Mapping[float, PublishedScores] = MappingProxyType(
     {
-        0.01: Scores(88.11, 0.58, 0.66),
-        0.1: Scores(88.33, 0.63, 0.75),
-        1.0: Scores(88.43, 0.67, 0.83),
-        2.0: Scores(88.79, 0.69, 0.85),
-        3.0: Scores(88.86, 0.69, 0.86),
-        4.0: Scores(88.95, 0.71, 0.86),
-        5.0: Scores(88.79, 0.73, 0.87),
-        6.0: Scores(88.63, 0.71, 0.87),
-        7.0: Scores(88.33, 0.71, 0.87),
-        8.0: Scores(88.50, 0.71, 0.87),
-        9.0: Scores(88.56, 0.72, 0.88),
-        10.0: Scores(88.59, 0.73, 0.88),
-        12.0: Scores(88.46, 0.73, 0.88),
-        15.0: Scores(88.37, 0.72, 0.88),
-        16.0: Scores(87.94, 0.69, 0.81),
-        20.0: Scores(88.17, 0.73, 0.88),
+        0.01: PublishedScores(88.11, 0.58, 0.66),
+        0.1: PublishedScores(88.33, 0.63, 0.75),
+        1.0: PublishedScores(88.43, 0.67, 0.83),
+        2.0: PublishedScores(88.79, 0.69, 0.85),
+        3.0: PublishedScores(88.86, 0.69, 0.86),
+        4.0: PublishedScores(88.95, 0.71, 0.86),
+        5.0: PublishedScores(88.79, 0.73, 0.87),
+        6.0: PublishedScores(88.63, 0.71, 0.87),
+        7.0: PublishedScores(88.33, 0.71, 0.87),
+        8.0: PublishedScores(88.50, 0.71, 0.87),
+        9.0: PublishedScores(88.56, 0.72, 0.88),
+        10.0: PublishedScores(88.59, 0.73, 0.88),
+        12.0: PublishedScores(88.46, 0.73, 0.88),
+        15.0: PublishedScores(88.37, 0.72, 0.88),
+        16.0: PublishedScores(87.94, 0.69, 0.81),
+        20.0: PublishedScores(88.17, 0.73, 0.88),
     }
 )
 """Figure 5 (RAF-DB, CAM, ResNet-50, layer 5): lambda -> scores.

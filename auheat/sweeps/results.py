@@ -1,6 +1,6 @@
 """What a sweep's runs came to: their scores as files have them, lambda chosen, sweep.csv.
 
-Lambda is chosen on the validation split alone; `choose` is given no other scores.
+Lambda is chosen on the validation split alone; `choose_lambda` is given no other scores.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from auheat.errors import AuheatError
 from auheat.runs.run_folder import BEST, RESULT, RUNS, VAL_RESULT, read_metadata
-from auheat.sweeps.grid import Cell, Plan, Setting, list_choices, tell_layers
+from auheat.sweeps.grid import RunKey, SweepPlan, SweepRun, format_layers, list_choices
 
 COLUMNS = (
     *("accuracy", "balanced_accuracy", "cam_cos", "cam_cos_predicted"),
@@ -42,7 +42,7 @@ VALIDATION = ("accuracy", "att_cos")
 
 
 @dataclass(slots=True)
-class Record:
+class RunState:
     """How far a run is: `state` is waiting, running, stopped, done or failed.
 
     `seconds` are those of all its epochs, `error` says why it failed, `notes` are what training
@@ -56,11 +56,11 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class RunResult:
     """A run, its record, and its scores on test and validation split: {} where not scored."""
 
-    cell: Cell
-    record: Record
+    cell: SweepRun
+    record: RunState
     scores: Mapping[str, Any]
     validation: Mapping[str, Any]
 
@@ -85,8 +85,8 @@ def read_scores(file: Path) -> dict[str, Any]:
 
 
 def read_results(
-    plan: Plan, stores: Mapping[str, Path], records: Mapping[str, Record]
-) -> list[Result]:
+    plan: SweepPlan, stores: Mapping[str, Path], records: Mapping[str, RunState]
+) -> list[RunResult]:
     """Return every run of a plan with the scores that its folder has, if it is done."""
     results = []
     for cell in plan.cells:
@@ -96,7 +96,7 @@ def read_results(
         judged = done and plan.needs_validation(cell.setting)
         scores = read_scores(folder / RESULT) if done else {}
         results.append(
-            Result(cell, record, scores, read_scores(folder / VAL_RESULT) if judged else {})
+            RunResult(cell, record, scores, read_scores(folder / VAL_RESULT) if judged else {})
         )
     return results
 
@@ -110,43 +110,45 @@ def spread(values: Sequence[Any]) -> Spread | None:
     return Spread(statistics.fmean(there), deviation, len(there))
 
 
-def gather(
-    results: Sequence[Result], setting: Setting, key: str, on: str = "test"
+def score_of(
+    results: Sequence[RunResult], setting: RunKey, key: str, on: str = "test"
 ) -> Spread | None:
     """Return a score of a setting over its seeds; `on` is "test" or "val"."""
     own = [r for r in results if r.cell.setting == setting]
     return spread([(r.scores if on == "test" else r.validation).get(key) for r in own])
 
 
-def choose_all(plan: Plan, results: Sequence[Result]) -> dict[tuple[Setting, ...], Setting | None]:
+def choose_all(
+    plan: SweepPlan, results: Sequence[RunResult]
+) -> dict[tuple[RunKey, ...], RunKey | None]:
     """Return the choice among each set of candidates of a plan's tables.
 
-    A set of one is its own choice; None where no candidate can be chosen (see `judge_all`).
+    A set of one is its own choice; None where no candidate can be chosen (see `score_contrasts`).
     """
-    validation = judge_all(results)
+    validation = score_contrasts(results)
     sets = [candidates for table in plan.tables for candidates in list_choices(table)]
     sets += [row.candidates for table in plan.tables for row in table.rows]
-    return {candidates: choose(candidates, validation) for candidates in sets}
+    return {candidates: choose_lambda(candidates, validation) for candidates in sets}
 
 
-def judge_all(results: Sequence[Result]) -> dict[Setting, tuple[float, ...]]:
+def score_contrasts(results: Sequence[RunResult]) -> dict[RunKey, tuple[float, ...]]:
     """Return the `VALIDATION` scores, means over the seeds, of settings that can be chosen.
 
     These are the ones whose every run has them: a mean over fewer seeds than another's may be
     higher by its luck with them.
     """
-    judged: dict[Setting, tuple[float, ...]] = {}
+    judged: dict[RunKey, tuple[float, ...]] = {}
     for setting, n in Counter(result.cell.setting for result in results).items():
-        found = [gather(results, setting, key, "val") for key in VALIDATION]
+        found = [score_of(results, setting, key, "val") for key in VALIDATION]
         means = tuple(score.mean for score in found if score and score.n == n)
         if len(means) == len(VALIDATION):
             judged[setting] = means
     return judged
 
 
-def choose(
-    candidates: Sequence[Setting], validation: Mapping[Setting, Sequence[float]]
-) -> Setting | None:
+def choose_lambda(
+    candidates: Sequence[RunKey], validation: Mapping[RunKey, Sequence[float]]
+) -> RunKey | None:
     """Return the candidate of highest validation accuracy, then ATT-COS, then smallest lambda.
 
     `validation` has both scores, means over the seeds, of each candidate that was scored.
@@ -160,13 +162,13 @@ def choose(
 
 
 def write_csv(
-    plan: Plan, results: Sequence[Result], stores: Mapping[str, Path], chosen: set[Setting]
+    plan: SweepPlan, results: Sequence[RunResult], stores: Mapping[str, Path], chosen: set[RunKey]
 ) -> bytes:
     """Return sweep.csv: a line for each run, numbers as evaluation.json has them."""
     text = io.StringIO()
     writer: csv.DictWriter[str] | None = None
     for result in results:
-        line = _tell_run(plan, result, stores, chosen)
+        line = _csv_row(plan, result, stores, chosen)
         if writer is None:
             writer = csv.DictWriter(text, list(line), lineterminator="\n")
             writer.writeheader()
@@ -174,8 +176,8 @@ def write_csv(
     return text.getvalue().encode()
 
 
-def _tell_run(
-    plan: Plan, result: Result, stores: Mapping[str, Path], chosen: set[Setting]
+def _csv_row(
+    plan: SweepPlan, result: RunResult, stores: Mapping[str, Path], chosen: set[RunKey]
 ) -> dict[str, Any]:
     """Return a run's line of sweep.csv."""
     cell, scores = result.cell, result.scores
@@ -186,12 +188,12 @@ def _tell_run(
         "run": cell.name,
         "state": result.record.state,
         "data": setting.data,
-        "tables": " ".join(plan.tell_tables(setting)),
+        "tables": " ".join(plan.list_tables(setting)),
         "method": setting.method,
         "backbone": config.backbone,
         "image_size": config.image_size,
         "au_weight": setting.au_weight,
-        "layers": tell_layers(setting.layers),
+        "layers": format_layers(setting.layers),
         "seed": config.seed,
         "epochs": config.epochs,
         "best_epoch": read_metadata(best).get("epoch") if scores else None,

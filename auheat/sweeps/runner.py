@@ -27,8 +27,8 @@ from tqdm import tqdm
 
 from auheat import __version__
 from auheat.errors import AuheatError
-from auheat.sweeps.grid import Plan, Setting
-from auheat.sweeps.results import Record, choose_all, read_results, write_csv
+from auheat.sweeps.grid import RunKey, SweepPlan
+from auheat.sweeps.results import RunState, choose_all, read_results, write_csv
 from auheat.sweeps.single_run import (
     Task,
     Tell,
@@ -64,9 +64,9 @@ class SweepSummary:
     """
 
     folder: Path
-    runs: Mapping[str, Record]
+    runs: Mapping[str, RunState]
     resumed: int
-    chosen: tuple[Setting, ...]
+    chosen: tuple[RunKey, ...]
     seconds: float
 
     @property
@@ -85,14 +85,14 @@ class SweepSummary:
             "folder": str(self.folder),
             "runs": {name: asdict(record) for name, record in self.runs.items()},
             "resumed": self.resumed,
-            "chosen": [_tell_setting(setting) for setting in self.chosen],
+            "chosen": [_describe_key(setting) for setting in self.chosen],
             "seconds": self.seconds,
         }
 
 
 def sweep(
     store: Path,
-    plan: Plan,
+    plan: SweepPlan,
     stores: Mapping[str, Path] | None = None,
     jobs: int = 1,
     overwrite: bool = False,
@@ -117,7 +117,9 @@ def sweep(
     tasks = _check_tasks(tasks, overwrite)
     with _lock(folder):
         started = time.perf_counter()
-        work = _Work(folder, plan, places, {task.cell.name: Record() for task in tasks}, tell)
+        work = SweepRunner(
+            folder, plan, places, {task.cell.name: RunState() for task in tasks}, tell
+        )
         resumed = work.make(tasks, jobs)
         chosen = work.write()
     seconds = round(time.perf_counter() - started, 3)
@@ -144,7 +146,7 @@ def _lock(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _make_tasks(plan: Plan, places: Mapping[str, Path]) -> list[Task]:
+def _make_tasks(plan: SweepPlan, places: Mapping[str, Path]) -> list[Task]:
     return [
         Task(
             places[cell.setting.data],
@@ -155,7 +157,7 @@ def _make_tasks(plan: Plan, places: Mapping[str, Path]) -> list[Task]:
     ]
 
 
-def _check_grid(folder: Path, plan: Plan, overwrite: bool) -> None:
+def _check_grid(folder: Path, plan: SweepPlan, overwrite: bool) -> None:
     """Raise `AuheatError` where a sweep of this name was made with another grid."""
     file = folder / STATE
     if not file.is_file():
@@ -171,13 +173,13 @@ def _check_grid(folder: Path, plan: Plan, overwrite: bool) -> None:
         old, new = before.get(key), plan.grid.get(key)
         if old != new and not overwrite:
             raise AuheatError(
-                f"{file}: made with {key} {_tell_value(old)}, now {_tell_value(new)} "
+                f"{file}: made with {key} {_format_value(old)}, now {_format_value(new)} "
                 "(--overwrite takes this grid and keeps the runs that are in both, --name keeps "
                 "both)"
             )
 
 
-def _tell_value(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return "not given" if value is None else repr(value)
 
 
@@ -208,18 +210,18 @@ def _check_tasks(tasks: Sequence[Task], overwrite: bool) -> list[Task]:
     return checked
 
 
-_Made: TypeAlias = Generator[tuple[str, Record], None, None]
+_Made: TypeAlias = Generator[tuple[str, RunState], None, None]
 
 
-class _Work:
+class SweepRunner:
     """A sweep at work: its records, and the files that show them."""
 
     def __init__(
         self,
         folder: Path,
-        plan: Plan,
+        plan: SweepPlan,
         places: Mapping[str, Path],
-        records: dict[str, Record],
+        records: dict[str, RunState],
         tell: Tell,
     ) -> None:
         self.folder, self.plan, self.places, self.records = folder, plan, places, records
@@ -230,7 +232,7 @@ class _Work:
         waiting = []
         for task in tasks:
             if is_finished(task):
-                self.records[task.cell.name] = Record("done", sum_seconds(task.run))
+                self.records[task.cell.name] = RunState("done", sum_seconds(task.run))
             else:
                 waiting.append(task)
         resumed = len(tasks) - len(waiting)
@@ -260,10 +262,10 @@ class _Work:
     def _make_in_turn(self, tasks: Sequence[Task]) -> _Made:
         for task in tasks:
             name = task.cell.name
-            self.records[name] = Record("running")
+            self.records[name] = RunState("running")
             self._write_state()
             self._tell(f"{name}: started")
-            yield name, make_run(task, self._tell_once)
+            yield name, make_run(task, self._note_once)
 
     def _make_beside(self, tasks: Sequence[Task], jobs: int) -> _Made:
         """Make runs in processes of their own; which of them wait is not known here."""
@@ -281,21 +283,21 @@ class _Work:
                     "(fewer --jobs; the same command goes on from there)"
                 ) from error
 
-    def _tell_once(self, note: str) -> None:
+    def _note_once(self, note: str) -> None:
         """Pass on what training says, once for all runs it says it of."""
         if note not in self._told:
             self._told.add(note)
             self._tell(note)
 
-    def _note(self, name: str, record: Record, jobs: int) -> None:
+    def _note(self, name: str, record: RunState, jobs: int) -> None:
         self.records[name] = record
         for note in record.notes:
-            self._tell_once(note)
+            self._note_once(note)
         self.write()
         what = "done" if record.state == "done" else f"failed: {record.error}"
-        self._tell(f"{name}: {what}, {record.seconds:.0f} s{self._tell_rest(jobs)}")
+        self._tell(f"{name}: {what}, {record.seconds:.0f} s{self._describe_progress(jobs)}")
 
-    def _tell_rest(self, jobs: int) -> str:
+    def _describe_progress(self, jobs: int) -> str:
         """Return how long the other runs will take, by those of the same method or data set."""
         rest = [c for c in self.plan.cells if self.records[c.name].state in ("waiting", "running")]
         known = [
@@ -311,7 +313,7 @@ class _Work:
             alike = alike or [t for s, t in known if s.data == cell.setting.data]
             alike = alike or [t for _, t in known]
             total += sum(alike) / len(alike)
-        return f"; {len(rest)} to go, about {_tell_time(total / jobs)}"
+        return f"; {len(rest)} to go, about {_format_time(total / jobs)}"
 
     def _stop(self) -> None:
         for record in self.records.values():
@@ -319,7 +321,7 @@ class _Work:
                 record.state = "stopped"
         self.write()
 
-    def write(self) -> tuple[Setting, ...]:
+    def write(self) -> tuple[RunKey, ...]:
         """Write the sweep's three files; return the settings chosen among several."""
         results = read_results(self.plan, self.places, self.records)
         choices = choose_all(self.plan, results)
@@ -332,20 +334,20 @@ class _Work:
         self._write_state(ordered)
         return ordered
 
-    def _write_state(self, chosen: Sequence[Setting] = ()) -> None:
+    def _write_state(self, chosen: Sequence[RunKey] = ()) -> None:
         state = {
             "format": SWEEP_VERSION,
             "auheat": __version__,
             "name": self.plan.name,
             "grid": self.plan.grid,
             "runs": {name: asdict(record) for name, record in self.records.items()},
-            "chosen": [_tell_setting(setting) for setting in chosen],
+            "chosen": [_describe_key(setting) for setting in chosen],
             "seconds": round(sum(record.seconds for record in self.records.values()), 3),
         }
         write_json(self.folder / STATE, state)
 
 
-def _make_apart(task: Task, threads: int, parent: int) -> tuple[str, Record]:
+def _make_apart(task: Task, threads: int, parent: int) -> tuple[str, RunState]:
     """`make_run` in a process of its own, which draws no bars over those of the others."""
     _end_with(parent)
     torch.set_num_threads(threads)
@@ -366,11 +368,11 @@ def _end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _tell_setting(setting: Setting) -> dict[str, Any]:
+def _describe_key(setting: RunKey) -> dict[str, Any]:
     return setting._asdict() | {"layers": list(setting.layers)}
 
 
-def _tell_time(seconds: float) -> str:
+def _format_time(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

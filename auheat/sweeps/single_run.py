@@ -17,11 +17,11 @@ from auheat.evaluation.evaluator import evaluate
 from auheat.runs import run_folder
 from auheat.runs.run_folder import ARRAYS, RESULT, VAL_ARRAYS, VAL_RESULT
 from auheat.store.store import find_rendered, list_finished
-from auheat.sweeps.grid import Cell
-from auheat.sweeps.results import Record, read_scores
+from auheat.sweeps.grid import SweepRun
+from auheat.sweeps.results import RunState, read_scores
 from auheat.training.config import TrainConfig
 from auheat.training.runner import describe_settings, train
-from auheat.training.training_data import describe_material, load_material
+from auheat.training.training_data import describe_training_data, load_training_data
 from auheat.utils.devices import pick_device
 from auheat.utils.files import cannot_write
 
@@ -40,7 +40,7 @@ class Task:
     """One run to be made: where, with what, scored on which splits; `anew` discards another one."""
 
     store: Path
-    cell: Cell
+    cell: SweepRun
     splits: tuple[str, ...]
     anew: bool = False
 
@@ -55,11 +55,11 @@ def check_material(store: Path, config: TrainConfig) -> dict[str, Any]:
     pick_device(config.device)
     if config.weights not in ("auto", "none") and not Path(config.weights).is_file():
         raise AuheatError(f"--weights: {config.weights}: no such file (auto, none, or a file)")
-    material = load_material(store, config)
+    material = load_training_data(store, config)
     files, _ = list_finished(find_rendered(store, config.shards, "--shards"), "auheat render")
     if not len(ShardDataset(files, "test", config.image_size, config.classes)):
         raise AuheatError(f"{material.folder}: no test photos (each run is scored on them)")
-    return describe_material(material, processes=1)
+    return describe_training_data(material, processes=1)
 
 
 def find_difference(task: Task, data: Mapping[str, Any]) -> str:
@@ -84,7 +84,7 @@ def find_difference(task: Task, data: Mapping[str, Any]) -> str:
     return ""
 
 
-def make_run(task: Task, tell: Tell) -> Record:
+def make_run(task: Task, tell: Tell) -> RunState:
     """Train and evaluate a run, or what is left of it; an error becomes its record.
 
     `tell` gets what training says. One process at a time makes a run: that another one is at it
@@ -104,8 +104,8 @@ def make_run(task: Task, tell: Tell) -> Record:
                 if not is_scored(task.run, split):
                     evaluate(task.store, task.run, task.cell.config.device, split)
     except Exception as reason:  # whatever it is, the other runs go on
-        state, error = "failed", _tell_error(reason)
-    return Record(state, sum_seconds(task.run), error, tuple(notes))
+        state, error = "failed", _describe_error(reason)
+    return RunState(state, sum_seconds(task.run), error, tuple(notes))
 
 
 @contextlib.contextmanager
@@ -168,6 +168,6 @@ def sum_seconds(run: Path) -> float:
         return 0.0
 
 
-def _tell_error(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     text = " ".join(str(error).split())
     return text if isinstance(error, AuheatError) else f"{type(error).__name__}: {text}"

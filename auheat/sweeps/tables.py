@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from auheat.models.registry import METHODS
 from auheat.sweeps import published
-from auheat.sweeps.grid import Plan, Row, Setting, Table, list_choices, tell_layers
-from auheat.sweeps.results import BASELINES, Result, Spread, gather, judge_all
+from auheat.sweeps.grid import RunKey, SweepPlan, TableRow, TableSpec, format_layers, list_choices
+from auheat.sweeps.results import BASELINES, RunResult, Spread, score_contrasts, score_of
 
 NAMES = {"rafdb": "RAF-DB", "affectnet": "AffectNet"}
 
@@ -33,18 +33,18 @@ _SAME_SIZE = 0.01
 _AFTER = {"accuracy": "accuracy", "cam_cos": "cam_cos", "att_cos": "att_cos"}
 
 
-Choices = Mapping[tuple[Setting, ...], Setting | None]
+Choices = Mapping[tuple[RunKey, ...], RunKey | None]
 
 
 class _Page(NamedTuple):
     """All that a table's cells are made of."""
 
-    plan: Plan
-    results: Sequence[Result]
+    plan: SweepPlan
+    results: Sequence[RunResult]
     choices: Choices
 
 
-def write_markdown(plan: Plan, results: Sequence[Result], choices: Choices) -> str:
+def write_markdown(plan: SweepPlan, results: Sequence[RunResult], choices: Choices) -> str:
     """Return sweep.md: every table of the plan, with what is missing said below."""
     page = _Page(plan, results, choices)
     done = sum(r.record.state == "done" for r in results)
@@ -54,12 +54,12 @@ def write_markdown(plan: Plan, results: Sequence[Result], choices: Choices) -> s
             f"# Sweep {plan.name}",
             f"{done} of {len(results)} runs are done. CL is the accuracy on the test photos in per "
             "cent; CAM-COS, ATT-COS, margin and rank-1 are explained by `auheat evaluate`. "
-            + _tell_seeds(plan)
-            + _tell_contrast(plan)
+            + _format_seeds(plan)
+            + _format_contrast(plan)
             + " \"-\": no such score, or not there yet. Intervals of single runs are in sweep.csv.",
             *([_CITED] if any(_CITED_MARK in text for text in tables) else []),
             *tables,
-            *_tell_failures(results),
+            *_failure_lines(results),
         ]
     ) + "\n"  # fmt: skip
 
@@ -72,14 +72,14 @@ _CITED = (
 )
 
 
-def _tell_seeds(plan: Plan) -> str:
+def _format_seeds(plan: SweepPlan) -> str:
     n = len(plan.grid["seeds"])
     if n == 1:
         return f"One run each, seed {plan.grid['seeds'][0]}."
     return f"Mean ± standard deviation over n of {n} seeds."
 
 
-def _tell_contrast(plan: Plan) -> str:
+def _format_contrast(plan: SweepPlan) -> str:
     weights = sorted({cell.config.contrast_weight for cell in plan.cells} - {0.0})
     if not weights:
         return ""
@@ -87,7 +87,7 @@ def _tell_contrast(plan: Plan) -> str:
     return f" Runs with AUs have a contrast of weight {told} too, those without (λ 0) none."
 
 
-def _tell_failures(results: Sequence[Result]) -> list[str]:
+def _failure_lines(results: Sequence[RunResult]) -> list[str]:
     failed = [r for r in results if r.record.state == "failed"]
     if not failed:
         return []
@@ -95,11 +95,11 @@ def _tell_failures(results: Sequence[Result]) -> list[str]:
     return ["## Failed", lines + "\n\nThe same command tries them again."]
 
 
-def _title(number: str, what: str, table: Table) -> str:
+def _title(number: str, what: str, table: TableSpec) -> str:
     data = NAMES.get(table.data)
     method = f", {METHODS[table.method].title}" if table.method else ""
     aligned = table.layers and table.kind != "methods"
-    layers = f", layer {tell_layers(table.layers)} aligned" if aligned else ""
+    layers = f", layer {format_layers(table.layers)} aligned" if aligned else ""
     return f"## {number}: {what}{f', {data}' if data else ''}{method}{layers}"
 
 
@@ -108,7 +108,7 @@ def _grid(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def tell_score(key: str, score: Spread | None) -> str:
+def format_mean(key: str, score: Spread | None) -> str:
     """Return a score as a cell: accuracy in per cent, others with three decimals."""
     if score is None:
         return "-"
@@ -120,19 +120,19 @@ def tell_score(key: str, score: Spread | None) -> str:
 
 
 def _cell(
-    page: _Page, setting: Setting | None, key: str, known: published.Scores | None = None
+    page: _Page, setting: RunKey | None, key: str, known: published.PublishedScores | None = None
 ) -> str:
     """Return a test score of a setting, and the published one beside it."""
     if setting is None:
         return "-"
-    text = tell_score(key, gather(page.results, setting, key))
+    text = format_mean(key, score_of(page.results, setting, key))
     value = getattr(known, _AFTER[key]) if known and key in _AFTER else None
     if value is None or text == "-" or not corresponds(page.results, setting):
         return text
     return f"{text} {_CITED_MARK}{value:.2f})*"
 
 
-def corresponds(results: Sequence[Result], setting: Setting) -> bool:
+def corresponds(results: Sequence[RunResult], setting: RunKey) -> bool:
     """Whether the runs of a setting are of the paper's data set, network and loss (no contrast).
 
     Test photos may be up to one in a hundred fewer or more: some cannot be read.
@@ -151,8 +151,8 @@ def corresponds(results: Sequence[Result], setting: Setting) -> bool:
     )
 
 
-def _method_tables(page: _Page, table: Table) -> list[str]:
-    what = f"without and with AUs at layer {tell_layers(table.layers)}"
+def _method_tables(page: _Page, table: TableSpec) -> list[str]:
+    what = f"without and with AUs at layer {format_layers(table.layers)}"
     same = table.layers == (5,)
     parts = []
     for number, keys in (
@@ -166,7 +166,7 @@ def _method_tables(page: _Page, table: Table) -> list[str]:
             chosen = page.choices[row.candidates] if row.candidates else None
             method = (row.without or row.candidates[0]).method
             pair = published.METHODS.get(table.data, {}).get(method)
-            cells = [row.title, _tell_lambda(chosen)]
+            cells = [row.title, _format_lambda(chosen)]
             for key in keys:
                 cells.append(_cell(page, row.without, key, pair.without if pair else None))
                 cells.append(_cell(page, chosen, key, pair.aligned if pair and same else None))
@@ -174,7 +174,7 @@ def _method_tables(page: _Page, table: Table) -> list[str]:
         if number == "Table 2":
             rows += _baseline_rows(page, table, keys)
         parts += [_title(number, what, table), _grid(heading, rows)]
-    return [*parts[:2], *_tell_choice(page, table), *parts[2:], _BASELINES]
+    return [*parts[:2], *_choice_lines(page, table), *parts[2:], _BASELINES]
 
 
 _BASELINES = (
@@ -183,7 +183,7 @@ _BASELINES = (
 )
 
 
-def _baseline_rows(page: _Page, table: Table, keys: Sequence[str]) -> list[list[str]]:
+def _baseline_rows(page: _Page, table: TableSpec, keys: Sequence[str]) -> list[list[str]]:
     """Return the baselines of the table's first run that has been scored."""
     shown = {s for row in table.rows for s in (row.without, *row.candidates)}
     first = next((r for r in page.results if r.cell.setting in shown and r.scores), None)
@@ -197,11 +197,11 @@ def _baseline_rows(page: _Page, table: Table, keys: Sequence[str]) -> list[list[
     return rows
 
 
-def _tell_lambda(setting: Setting | None) -> str:
+def _format_lambda(setting: RunKey | None) -> str:
     return "-" if setting is None else f"{setting.au_weight:g}"
 
 
-def _tell_choice(page: _Page, table: Table) -> list[str]:
+def _choice_lines(page: _Page, table: TableSpec) -> list[str]:
     """Say what lambda was chosen among and on, if there was a choice."""
     choices = list_choices(table)
     if not choices:
@@ -212,7 +212,7 @@ def _tell_choice(page: _Page, table: Table) -> list[str]:
         "(of equal ones the higher validation ATT-COS, then the smaller λ). The test photos had "
         "no part in it."
     )
-    known = judge_all(page.results)
+    known = score_contrasts(page.results)
     missing = sorted({s.au_weight for some in choices for s in some if s not in known})
     if missing:
         told += f" Not all scored on validation yet: λ = {', '.join(f'{v:g}' for v in missing)}."
@@ -220,34 +220,36 @@ def _tell_choice(page: _Page, table: Table) -> list[str]:
     return [told]
 
 
-def _row_cells(page: _Page, setting: Setting | None, known: published.Scores | None) -> list[str]:
+def _row_cells(
+    page: _Page, setting: RunKey | None, known: published.PublishedScores | None
+) -> list[str]:
     return [_cell(page, setting, key, known) for key in HEADINGS]
 
 
-def _layer_tables(page: _Page, table: Table) -> list[str]:
+def _layer_tables(page: _Page, table: TableSpec) -> list[str]:
     known = published.LAYERS if _is_ablation(table) else {}
     rows = []
     for row in table.rows:
         chosen = page.choices[row.candidates]
         scores = known.get(row.candidates[0].layers)
-        rows.append([row.title, _tell_lambda(chosen), *_row_cells(page, chosen, scores)])
+        rows.append([row.title, _format_lambda(chosen), *_row_cells(page, chosen, scores)])
     heading = ["layers", "λ", *HEADINGS.values()]
     title = _title("Table 3", "which layers are aligned", table)
-    return [title, _grid(heading, rows), *_tell_choice(page, table)]
+    return [title, _grid(heading, rows), *_choice_lines(page, table)]
 
 
-def _is_ablation(table: Table) -> bool:
+def _is_ablation(table: TableSpec) -> bool:
     """Whether a table is of the set and method of the paper's ablations."""
     return table.data == "rafdb" and table.method == "cam"
 
 
-def _lambda_tables(page: _Page, table: Table) -> list[str]:
+def _lambda_tables(page: _Page, table: TableSpec) -> list[str]:
     same = _is_ablation(table) and table.layers == (5,)
     chosen = page.choices[list_choices(table)[0]]
     rows = [_lambda_row(page, row, row.candidates[0] == chosen, same) for row in table.rows]
     heading = ["λ", "validation CL (%)", "validation ATT-COS", *HEADINGS.values()]
     text = _grid(heading, rows)
-    told = _tell_choice(page, table)
+    told = _choice_lines(page, table)
     if chosen is not None:
         told[0] = f"**Chosen: λ = {chosen.au_weight:g}.** {told[0]}"
     if same and _CITED_MARK in text:
@@ -255,20 +257,20 @@ def _lambda_tables(page: _Page, table: Table) -> list[str]:
     return [_title("Figure 5", "the weight λ of the AU loss", table), text, *told]
 
 
-def _lambda_row(page: _Page, row: Row, chosen: bool, same: bool) -> list[str]:
+def _lambda_row(page: _Page, row: TableRow, chosen: bool, same: bool) -> list[str]:
     setting = row.candidates[0]
     known = published.LAMBDAS.get(setting.au_weight) if same else None
     if same and not setting.au_weight:
         known = published.METHODS["rafdb"]["cam"].without
     title = f"**{row.title}** (chosen)" if chosen else row.title
     validation = [
-        tell_score(key, gather(page.results, setting, key, "val"))
+        format_mean(key, score_of(page.results, setting, key, "val"))
         for key in ("accuracy", "att_cos")
     ]
     return [title, *validation, *_row_cells(page, setting, known)]
 
 
-_WRITERS: Mapping[str, Callable[[_Page, Table], list[str]]] = {
+_WRITERS: Mapping[str, Callable[[_Page, TableSpec], list[str]]] = {
     "methods": _method_tables,
     "layers": _layer_tables,
     "lambdas": _lambda_tables,

@@ -18,7 +18,7 @@ _CYCLE_RISE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class ScheduleConfig:
     """What a schedule may depend on.
 
     `steps` are those of one epoch; `warmup` is in epochs, None being the schedule's own; every
@@ -47,38 +47,38 @@ def one_cycle_rate(progress: float, warm: float = _CYCLE_RISE, start: float = 0.
     return cosine_rate((progress - warm) / (1 - warm))
 
 
-def _constant(step: int, course: Course) -> float:
+def _constant(step: int, course: ScheduleConfig) -> float:
     return _rise(step, course)
 
 
-def _step(step: int, course: Course) -> float:
+def _step(step: int, course: ScheduleConfig) -> float:
     drops = step // course.steps // course.step_epochs
     return _rise(step, course) * course.step_factor**drops
 
 
-def _cosine(step: int, course: Course) -> float:
+def _cosine(step: int, course: ScheduleConfig) -> float:
     warm = _warm_steps(course)
     if step < warm:
         return _rise(step, course)
     return cosine_rate((step - warm) / (course.steps * course.epochs - warm))
 
 
-def _one_cycle(step: int, course: Course) -> float:
+def _one_cycle(step: int, course: ScheduleConfig) -> float:
     rise = _CYCLE_RISE if course.warmup is None else course.warmup / course.epochs
     return one_cycle_rate(step / (course.steps * course.epochs), rise)
 
 
-def _warm_steps(course: Course) -> float:
+def _warm_steps(course: ScheduleConfig) -> float:
     return course.steps * (course.warmup or 0)
 
 
-def _rise(step: int, course: Course) -> float:
+def _rise(step: int, course: ScheduleConfig) -> float:
     """Return 1 after the warm-up, and (step + 1) / its steps in it."""
     warm = _warm_steps(course)
     return (step + 1) / warm if step + 1 < warm else 1.0
 
 
-SCHEDULES: Mapping[str, Callable[[int, Course], float]] = MappingProxyType(
+SCHEDULES: Mapping[str, Callable[[int, ScheduleConfig], float]] = MappingProxyType(
     {"constant": _constant, "step": _step, "cosine": _cosine, "onecycle": _one_cycle}
 )
 """Name -> share of the highest rate of a step, counted from 0 over all epochs.
@@ -97,12 +97,12 @@ def group_parameters(model: Classifier, lr: float, head_lr: float = 1.0) -> list
     """
     backbone = getattr(model, "backbone", None)
     if head_lr == 1 or backbone is None:
-        return [{"params": list(model.parameters()), "lr": lr, "share": 1.0}]
+        return [{"params": list(model.parameters()), "lr": lr, "lr_scale": 1.0}]
     inside = {id(value) for value in backbone.parameters()}
     head = [value for value in model.parameters() if id(value) not in inside]
     return [
-        {"params": list(backbone.parameters()), "lr": lr, "share": 1.0},
-        {"params": head, "lr": lr * head_lr, "share": head_lr},
+        {"params": list(backbone.parameters()), "lr": lr, "lr_scale": 1.0},
+        {"params": head, "lr": lr * head_lr, "lr_scale": head_lr},
     ]
 
 

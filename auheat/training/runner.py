@@ -28,13 +28,13 @@ from auheat.shards.reader import read_attributes
 from auheat.training.config import TrainConfig, check_parts
 from auheat.training.optim import make_optimizer
 from auheat.training.sync_batchnorm import sync_norms
-from auheat.training.tensorboard import open_board
+from auheat.training.tensorboard import tensorboard_writer
 from auheat.training.time_estimate import forecast
-from auheat.training.trainer import Engine
+from auheat.training.trainer import Trainer
 from auheat.training.training_data import (
-    Material,
-    describe_material,
-    load_material,
+    TrainingData,
+    describe_training_data,
+    load_training_data,
     write_split_and_maps,
 )
 from auheat.utils.distributed import World, join
@@ -79,9 +79,11 @@ def train(
     with join() as world:
         device = world.device(config.device)
         check_parts(config, world.size)
-        material = load_material(store, config)
+        material = load_training_data(store, config)
         run = store / run_folder.RUNS / config.run_name
-        done = world.agree(_start(run, config, material, overwrite, world) if world.writes else 0)
+        done = world.broadcast(
+            _start(run, config, material, overwrite, world) if world.is_main else 0
+        )
         if done >= config.epochs:
             return _summarize(run, config, done, 0.0, 0.0, ("was finished already",))
         with torch.random.fork_rng():
@@ -89,7 +91,7 @@ def train(
             engine, notes = _prepare(config, material, device, world)
             best = engine.load(run)["best"] if done else {}
             notes = (*notes, *forecast(engine, done))
-            for note in notes if world.writes else ():
+            for note in notes if world.is_main else ():
                 tell(note)
             started = time.perf_counter()
             _run_epochs(engine, run, done, best)
@@ -99,7 +101,7 @@ def train(
 
 
 def _start(
-    run: Path, config: TrainConfig, material: Material, overwrite: bool, world: World
+    run: Path, config: TrainConfig, material: TrainingData, overwrite: bool, world: World
 ) -> int:
     """Make a run's folder ready for its next epoch; return how many are done."""
     done = run_folder.start_run(run, _describe(config, material, world), overwrite)
@@ -111,8 +113,8 @@ def _start(
 
 
 def _prepare(
-    config: TrainConfig, material: Material, device: torch.device, world: World
-) -> tuple[Engine, tuple[str, ...]]:
+    config: TrainConfig, material: TrainingData, device: torch.device, world: World
+) -> tuple[Trainer, tuple[str, ...]]:
     """Return the engine of a run that begins, and what is to be said of it."""
     model, notes = _build(config, len(material.dataset.class_names))
     if config.sync_bn and world.size > 1:
@@ -126,13 +128,13 @@ def _prepare(
     if world.size > 1:
         each = config.batch_size // world.size
         notes = (*notes, f"{world.size} processes, {each} photos of each batch for every one")
-    return Engine(config, material, model, optimizer, device, world), notes
+    return Trainer(config, material, model, optimizer, device, world), notes
 
 
-def _run_epochs(engine: Engine, run: Path, done: int, best: dict[str, Any]) -> None:
+def _run_epochs(engine: Trainer, run: Path, done: int, best: dict[str, Any]) -> None:
     """Train what is left of a run and save each epoch; `best` is the best line so far, or {}."""
     epochs = engine.config.epochs
-    with open_board(run, engine.config.tensorboard and engine.world.writes, done) as note:
+    with tensorboard_writer(run, engine.config.tensorboard and engine.world.is_main, done) as note:
         for epoch in range(done, epochs):
             try:
                 line = engine.run_epoch(epoch)
@@ -143,7 +145,7 @@ def _run_epochs(engine: Engine, run: Path, done: int, best: dict[str, Any]) -> N
                 ) from error
             better = not best or _is_better(line, best)
             best = line if better else best
-            if not engine.world.writes:
+            if not engine.world.is_main:
                 continue
             if better:
                 weights = engine.best_model.state_dict()
@@ -151,10 +153,10 @@ def _run_epochs(engine: Engine, run: Path, done: int, best: dict[str, Any]) -> N
             _append_metrics(run, line)
             note(line)
             engine.save(run, epochs_done=epoch + 1, best=best)
-    engine.world.agree(None)  # nobody reads what is not written yet
+    engine.world.barrier()  # nobody reads what is not written yet
 
 
-def _describe(config: TrainConfig, material: Material, world: World) -> dict[str, Any]:
+def _describe(config: TrainConfig, material: TrainingData, world: World) -> dict[str, Any]:
     """Return config.json: all that evaluation needs besides photos, on whatever machine."""
     asked = read_manifest(material.folder).fingerprint
     made_with = read_attributes(material.dataset.files[0])
@@ -163,7 +165,7 @@ def _describe(config: TrainConfig, material: Material, world: World) -> dict[str
         "format": run_folder.RUN_VERSION,
         "auheat": __version__,
         "settings": describe_settings(config),
-        "data": describe_material(material, world.size) | identify_weights(config),
+        "data": describe_training_data(material, world.size) | identify_weights(config),
         "class_names": material.dataset.class_names,
         "shard_classes": material.dataset.shard_classes,
         "normalisation": {"mean": IMAGENET_MEAN, "std": IMAGENET_STD},

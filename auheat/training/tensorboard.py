@@ -14,7 +14,7 @@ BOARD = "tensorboard"
 
 
 @contextmanager
-def open_board(
+def tensorboard_writer(
     run: Path, wanted: bool, done: int = 0
 ) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Yield what notes an epoch's line; it does nothing unless `wanted`.

@@ -8,7 +8,7 @@ import torch
 
 from auheat.data.dataset import Item
 from auheat.errors import AuheatError
-from auheat.training.trainer import Engine
+from auheat.training.trainer import Trainer
 
 SLOW_SECONDS = 3600
 """Runs estimated to take longer than this are told of a faster command."""
@@ -17,7 +17,7 @@ SLOW_SECONDS = 3600
 _STEPS, _SECONDS = 4, 10
 
 
-def forecast(engine: Engine, done: int) -> tuple[str, ...]:
+def forecast(engine: Trainer, done: int) -> tuple[str, ...]:
     """Time the gradients of a batch, and undo it; return what to know before a long wait.
 
     `done` epochs need not be waited for.
@@ -39,7 +39,7 @@ def forecast(engine: Engine, done: int) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _time_steps(engine: Engine) -> float:
+def _time_steps(engine: Trainer) -> float:
     """Return the seconds of the fastest of a few passes; buffers are as before."""
     buffers = [buffer.clone() for buffer in engine.model.buffers()]
     engine.start_learning()
@@ -48,7 +48,7 @@ def _time_steps(engine: Engine) -> float:
         _time_pass(engine, batch)  # compiles: nothing that later ones repeat
     seconds: list[float] = []
     while len(seconds) < _STEPS and sum(seconds) < _SECONDS:  # the first one also warms up
-        seconds.append(engine.world.agree(_time_pass(engine, batch)))
+        seconds.append(engine.world.broadcast(_time_pass(engine, batch)))
     engine.optimizer.zero_grad(set_to_none=True)
     with torch.no_grad():
         for buffer, before in zip(engine.model.buffers(), buffers, strict=True):
@@ -56,7 +56,7 @@ def _time_steps(engine: Engine) -> float:
     return min(seconds)
 
 
-def _time_pass(engine: Engine, batch: Item) -> float:
+def _time_pass(engine: Trainer, batch: Item) -> float:
     """Return the seconds of one batch's gradients."""
     chance = torch.Generator().manual_seed(0)
     started = time.perf_counter()

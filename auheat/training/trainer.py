@@ -23,7 +23,7 @@ from tqdm import tqdm
 from auheat.data.augmentation import AUGMENTATIONS, Rows, vary, warp_heatmaps
 from auheat.data.cutmix import Batch
 from auheat.data.dataset import Item
-from auheat.data.loader import Feed, Order, balance_weights
+from auheat.data.loader import BatchLoader, BatchSampler, balance_weights
 from auheat.errors import AuheatError
 from auheat.losses import Loss, add_up, known_share, total_loss
 from auheat.models.network import Classifier
@@ -32,21 +32,21 @@ from auheat.models.registry import find_method
 from auheat.runs import checkpoint
 from auheat.training.class_targets import Targets
 from auheat.training.config import AMP, TrainConfig
-from auheat.training.optim import OPTIMIZERS, SCHEDULES, Course, Ema
-from auheat.training.training_data import Material
+from auheat.training.optim import OPTIMIZERS, SCHEDULES, Ema, ScheduleConfig
+from auheat.training.training_data import TrainingData
 from auheat.utils.devices import count_cores
 from auheat.utils.distributed import World
 
 _CHECK_EVERY = 50
 
 
-class Engine:
+class Trainer:
     """One run's model, data and optimizer, an epoch at a time."""
 
     def __init__(
         self,
         config: TrainConfig,
-        material: Material,
+        material: TrainingData,
         model: Classifier,
         optimizer: torch.optim.Optimizer,
         device: torch.device,
@@ -59,14 +59,14 @@ class Engine:
         if len(material.train) < self.world.size:
             raise AuheatError(f"{material.folder}: fewer training photos than processes")
         self._mix = find_method(config.method).mix
-        self._targets = self._aim() if config.contrast_weight else None
+        self._targets = self._make_targets() if config.contrast_weight else None
         self._scaler = torch.amp.GradScaler("cuda", enabled=config.amp == "fp16")
         self.ema = Ema(model, config.ema) if config.ema else None
-        self._shared = self.world.wrap(model, device)
+        self._shared = self.world.wrap_ddp(model, device)
         self._run: nn.Module = torch.compile(self._shared) if config.compile else self._shared  # type: ignore[assignment]
         self.feed, self._val = self._open()
         self.steps = len(self.feed)
-        self._course = Course(
+        self._course = ScheduleConfig(
             self.steps, config.epochs, config.warmup, config.step_epochs, config.step_factor
         )
 
@@ -75,12 +75,12 @@ class Engine:
         """The network that is validated, and kept where it is the best: the mean one, if any."""
         return self.model if self.ema is None else self.ema.model
 
-    def _aim(self) -> Targets:
+    def _make_targets(self) -> Targets:
         material = self.material
         learnt = material.dataset.labels[material.train]
         return Targets(material.plan, learnt, self.device, self.config.balance)
 
-    def _open(self) -> tuple[Feed, Feed]:
+    def _open(self) -> tuple[BatchLoader, BatchLoader]:
         config, material, world = self.config, self.material, self.world
         for dataset in (material.dataset, material.held_out):
             dataset.cache()
@@ -88,11 +88,11 @@ class Engine:
         workers = most if config.workers is None else config.workers
         learnt = material.dataset.labels[material.train]
         weights = balance_weights(learnt) if config.balance else None
-        order = Order(material.train, config.batch_size, world, 0, weights)
-        held_out = Order(material.val, config.batch_size, world)
+        order = BatchSampler(material.train, config.batch_size, world, 0, weights)
+        held_out = BatchSampler(material.val, config.batch_size, world)
         return (
-            Feed(material.dataset, order, self.device, workers),
-            Feed(material.held_out, held_out, self.device, workers),
+            BatchLoader(material.dataset, order, self.device, workers),
+            BatchLoader(material.held_out, held_out, self.device, workers),
         )
 
     def load(self, run: Path) -> dict[str, Any]:
@@ -131,7 +131,7 @@ class Engine:
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         seed = self.config.seed * 1_000_003 + epoch
         torch.manual_seed(seed)
-        self.feed.order.seed = seed
+        self.feed.order.set_epoch(seed)
         chance = torch.Generator().manual_seed(seed)
         self.start_learning()
         rows: list[Tensor] = []
@@ -141,12 +141,12 @@ class Engine:
             desc=f"epoch {epoch + 1}/{self.config.epochs}",
             unit="batch",
             leave=False,
-            disable=not self.world.writes,
+            disable=not self.world.is_main,
         )
         for step, batch in enumerate(batches):
             rate = self._rate(epoch * self.steps + step)
             for group in self.optimizer.param_groups:
-                group["lr"] = rate * group["share"]
+                group["lr"] = rate * group["lr_scale"]
             rows.append(self.backward(batch, self.feed.order.size(step), chance))
             self._step()
             if (step + 1) % _CHECK_EVERY == 0 or step + 1 == self.steps:
@@ -183,13 +183,13 @@ class Engine:
         self.optimizer.zero_grad(set_to_none=True)
         told: list[Tensor] = []
         for seen, labels, share, last in self._parts(batch, n, chance):
-            with self._together(last):
-                with self._computing():
+            with self._no_sync(last):
+                with self._autocast():
                     output: Output = self._run(seen.images, labels)
                 output = _in_float32(output)
                 loss = self._loss(output, seen)
                 if share is not None:
-                    loss = self._weigh(loss, *share)
+                    loss = self._rescale(loss, *share)
                 # processes are averaged: each counts as often as there are
                 self._scaler.scale(loss.total * self.world.size).backward()  # type: ignore[no-untyped-call]
             hits = _share_right(output.logits, seen.labels)
@@ -238,17 +238,17 @@ class Engine:
         images = seen.images.contiguous(memory_format=torch.channels_last)
         return seen._replace(images=images), batch["label"]
 
-    def _weigh(self, loss: Loss, classes_share: float, known: Tensor) -> Loss:
+    def _rescale(self, loss: Loss, classes_share: float, known: Tensor) -> Loss:
         parts = classes_share * loss.classes, known * loss.alignment, known * loss.contrast
         return Loss(add_up(*parts, self.config.au_weight, self.config.contrast_weight), *parts)
 
-    def _together(self, last: bool) -> AbstractContextManager[Any]:
+    def _no_sync(self, last: bool) -> AbstractContextManager[Any]:
         """Return in what the processes' gradients are averaged, for the last part alone."""
         if last or not isinstance(self._shared, DistributedDataParallel):
             return nullcontext()
         return self._shared.no_sync()
 
-    def _computing(self) -> AbstractContextManager[Any]:
+    def _autocast(self) -> AbstractContextManager[Any]:
         used = self.config.amp != "none"
         return torch.autocast(self.device.type, AMP[self.config.amp], enabled=used)
 
@@ -262,7 +262,7 @@ class Engine:
     def _validate(self) -> dict[str, float]:
         """Return accuracy and the training loss over the rows held out."""
         for model in (self.model, self.best_model):
-            self.world.level(model)
+            self.world.sync_buffers(model)
         sums = self.world.sum(self._sum_held_out(self.best_model.eval())).cpu()
         n, known, classes, *aligned, hits = sums.unbind(1)
         classes, hits = (classes / n).float(), (hits / n).float()

@@ -24,7 +24,7 @@ from auheat.utils.files import write_json
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Material:
+class TrainingData:
     """The photos of one run: all of train, which of its rows are learnt from or held out.
 
     `plan` is that of the heatmaps they were rendered with.
@@ -39,7 +39,7 @@ class Material:
     about: dict[str, Any]
 
 
-def load_material(store: Path, config: TrainConfig) -> Material:
+def load_training_data(store: Path, config: TrainConfig) -> TrainingData:
     """Open a run's training and validation rows; the test split stays closed.
 
     Rows of split "val" are the validation set where there are any, else it is cut from train.
@@ -85,16 +85,16 @@ def load_material(store: Path, config: TrainConfig) -> Material:
             "and --geometry)"
         )
     plan = plan_heatmaps(codebook.read_codebook(files), train.class_names)
-    return Material(folder, train, chosen, val, val_rows, plan, about)
+    return TrainingData(folder, train, chosen, val, val_rows, plan, about)
 
 
-def describe_material(material: Material, processes: int) -> dict[str, Any]:
+def describe_training_data(material: TrainingData, processes: int) -> dict[str, Any]:
     """Return what config.json has of the shards, and how many processes learn from them."""
     digest = read_attributes(material.dataset.files[0])["codebook_digest"]
     return material.about | {"codebook_digest": digest, "processes": processes}
 
 
-def write_split_and_maps(run: Path, material: Material) -> None:
+def write_split_and_maps(run: Path, material: TrainingData) -> None:
     """Note the rows held out, and each class's mean training heatmap (K, h, w) in [0, 1]."""
     held_out = [material.held_out.ids[i] for i in material.val]
     write_json(run / run_folder.SPLIT, {"val": held_out})

@@ -39,7 +39,7 @@ class World:
     local_size: int = 1
 
     @property
-    def writes(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the one process that writes files and talks."""
         return self.rank == 0
 
@@ -66,13 +66,17 @@ class World:
         dist.all_reduce(values)
         return values
 
-    def agree(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """Return the first process's value, a plain one."""
         if self.size == 1:
             return value
         box = [value]
         dist.broadcast_object_list(box, 0, device=torch.device("cpu"))
         return box[0]
+
+    def barrier(self) -> None:
+        """Wait until every process has come here."""
+        self.broadcast(None)
 
     def gather(self, rows: Tensor, n: int) -> Tensor:
         """Return all n rows of a batch of which each process has every `size`-th."""
@@ -84,13 +88,13 @@ class World:
         dist.all_gather(parts, padded.contiguous())
         return torch.stack(parts, 1).flatten(0, 1)[:n]
 
-    def level(self, model: nn.Module) -> None:
-        """Give every process the first one's buffers, such as the means of batch normalisation."""
+    def sync_buffers(self, model: nn.Module) -> None:
+        """Broadcast buffers from rank 0, such as the means of batch normalisation."""
         if self.size > 1:
             for buffer in model.buffers():
                 dist.broadcast(buffer, 0)
 
-    def wrap(self, model: nn.Module, device: torch.device) -> nn.Module:
+    def wrap_ddp(self, model: nn.Module, device: torch.device) -> nn.Module:
         """Return what averages the gradients of all processes; alone, the model itself."""
         if self.size == 1:
             return model

@@ -96,7 +96,7 @@ class ImportedPoints:
         return Matching(self, ids, paths)
 
     def find(self, ids: Sequence[str], paths: Sequence[str], sizes: Array) -> Landmarks:
-        """Match and judge a whole data set in one call; see `Matching.find`."""
+        """Match and score a whole data set in one call; see `Matching.find`."""
         return self.match(ids, paths).find(ids, sizes)
 
 
@@ -169,12 +169,12 @@ class Matching:
         row, photo, many = _choose_faces(self.points, group[wanted], sizes[wanted])
         at, table = wanted[photo], self.points.table
         points[at], score[at] = table.points[row], self.points.score[row]
-        low = (score[at] < MIN_SCORE) | self._judge(points[at], sizes[at])
+        low = (score[at] < MIN_SCORE) | self._assign_status(points[at], sizes[at])
         own = np.where(low, Status.LOW_CONFIDENCE, np.where(many, Status.MANY_FACES, Status.OK))
         status[at] = np.maximum(own, table.status[row])
         return Landmarks(points, score, status)
 
-    def _judge(self, points: Array, sizes: Array) -> Array:
+    def _assign_status(self, points: Array, sizes: Array) -> Array:
         """Return which faces (M,) lie mostly outside their photo, and keep the tallies."""
         low, high = points.min(1).astype(float), points.max(1).astype(float)
         extent = sizes[:, ::-1]

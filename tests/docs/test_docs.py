@@ -1,0 +1,127 @@
+"""The documents tell the truth: commands, datasets, and examples that run."""
+
+import os
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from auheat.cli import main
+from auheat.pipeline.extraction import extract
+from auheat.pipeline.rendering import render
+from auheat.shards.reader import list_shards, open_shard, read_attributes
+from auheat.store.store import find_rendered
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+FORMAT = (ROOT / "FORMAT.md").read_text()
+
+
+def test_the_readme_lists_every_command_and_no_other():
+    listed = re.findall(r"^\| `auheat (\w+)", README, re.MULTILINE)
+    assert listed == list(main.commands)
+
+
+def test_the_readme_names_only_make_targets_that_exist():
+    targets = re.findall(r"^(\w+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    named = set(re.findall(r"^make (\w+)", README, re.MULTILINE))
+    assert {"demo", "test"} <= named <= set(targets)
+
+
+def test_the_readme_links_to_files_that_exist():
+    for target in re.findall(r"\]\(([^)]+)\)", README):
+        assert (ROOT / target).is_file(), target
+
+
+@pytest.fixture
+def store(rafdb, tmp_path, stub_detector) -> Path:
+    extract(rafdb, tmp_path / "auheat-data")
+    render(tmp_path / "auheat-data")
+    return tmp_path / "auheat-data"
+
+
+def test_the_tables_rules_and_dump_of_the_format_are_those_of_the_code(tmp_path):
+    tool = runpy.run_path(str(ROOT / "tools" / "write_format.py"))
+    assert tool["rewrite"](FORMAT, tmp_path) == FORMAT
+
+
+@pytest.mark.parametrize("section", ["Landmark shards", "Training shards"])
+def test_the_format_lists_every_dataset_that_is_written(section, store):
+    trained = section == "Training shards"
+    file = list_shards(find_rendered(store) if trained else store / "landmarks")[0]
+    text = FORMAT.partition(f"## {section}\n")[2].partition("\n## ")[0]
+    listed = re.findall(r"^\| `(\w+)` \|.*", text, re.MULTILINE)
+    with open_shard(file) as shard:
+        assert set(listed) - {"heatmap_au", "heatmap_class"} == set(shard)
+
+
+@pytest.mark.parametrize("section", ["Landmark shards", "Training shards"])
+def test_the_format_lists_every_root_attribute(section, store):
+    trained = section == "Training shards"
+    file = list_shards(find_rendered(store) if trained else store / "landmarks")[0]
+    text = FORMAT.partition(f"## {section}\n")[2].partition("\n## ")[0]
+    listed = set(re.findall(r"`(\w+)`", text.partition("Root attributes:")[2]))
+    assert set(read_attributes(file)) == listed
+
+
+def test_the_examples_of_the_readme_run(store):
+    plain, drawn, aligned = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(plain.split("with ")[1].strip().splitlines()) <= 10
+    check = "assert images.shape == (10, 3, 112, 112) and images.dtype == torch.float32\n"
+    check += "assert heatmaps.shape == (10, 56, 56) and heatmaps.max() <= 1\n"
+    check += "assert sorted({names[k] for k in labels})[0] == 'Anger'\n"
+    environment = os.environ | {"PYTHONWARNINGS": "error"}
+    subprocess.run(
+        [sys.executable, "-c", plain + check], cwd=store.parent, check=True, env=environment
+    )
+    learnt: dict = {}
+    exec(aligned, learnt)
+    assert 0 < learnt["loss"].item() < 4
+    assert learnt["features"].grad.abs().sum() > 0
+    names: dict = {}
+    exec(drawn, names)
+    assert names["heatmaps"].shape == (1, 56, 56)
+    assert names["heatmaps"].max() > 0.9
+    assert bool(names["valid"][0])
+    assert np.isfinite(names["heatmaps"]).all()
+
+
+def test_the_project_names_no_package_index_or_foreign_path():
+    files = [p for p in ROOT.rglob("*") if p.is_file() and p.suffix in (".md", ".toml", ".txt")]
+    files += [ROOT / "Makefile", ROOT / "setup.py", ROOT / ".ci" / "run"]
+    for file in files:
+        if not {".venv", "build"} & set(file.relative_to(ROOT).parts):
+            text = file.read_text(errors="replace")
+            assert not re.search(r"(index|find)-(url|links)|==[\d.]+\+cpu", text), file
+
+
+def test_the_page_on_data_sets_lists_every_layout_and_its_ids():
+    from auheat.datasets import affectnet, ckplus, expw, fer2013, rafdb
+    from auheat.datasets.registry import DATASETS
+
+    page = (ROOT / "docs" / "datasets.md").read_text()
+    assert re.findall(r"^\| `(\w[\w-]+)` \|", page, re.MULTILINE) == list(DATASETS)
+    table = page.partition("| id |")[2].partition("\n\n")[0]
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in table.splitlines()[2:]]
+    votes = {str(i): column for i, column in enumerate(fer2013.VOTES)}
+    sets = (
+        rafdb.RAFDB_LABELS,
+        rafdb.COMPOUND_LABELS,
+        affectnet.AFFECTNET_LABELS,
+        fer2013.FER_LABELS,
+    )
+    for place, names in enumerate((*sets, votes, ckplus.CKPLUS_LABELS), 1):
+        told = {row[0]: row[place].strip("()") for row in rows if row[place]}
+        assert told == {**names, **(affectnet.NO_LABELS if place == 3 else {})}
+    assert expw.EXPW_LABELS == fer2013.FER_LABELS
+
+
+def test_the_help_of_extract_lists_every_layout():
+    from auheat.datasets.registry import DATASETS
+
+    option = next(o for o in main.commands["extract"].params if o.name == "dataset")
+    assert option.help == f"auto, {', '.join(DATASETS)}."

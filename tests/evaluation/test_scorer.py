@@ -1,0 +1,283 @@
+"""The scorer against loops over photos, pixels and definitions, in NumPy and float64."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import pearsonr
+from training_helpers import BOOK, NAMES
+
+from auheat.evaluation.model_maps import CAM, CAM_PREDICTED, MapSet
+from auheat.evaluation.scorer import COMPARED, GAUSSIAN_SIGMAS, SCORES, MapScorer
+from auheat.facs.codebooks import load_codebook
+from auheat.heatmaps.class_maps import ClassMapRenderer
+from auheat.heatmaps.plan import Blobs, Plan, plan_heatmaps, plan_units
+from auheat.heatmaps.render import render_heatmaps
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SIDE = 48
+SIZES = {"layer 1": 48, "layer 2": 16, CAM: 16, CAM_PREDICTED: 16}
+"""Maps whose cells have their centres at pixels of the grid."""
+
+PLAN = plan_heatmaps(BOOK, NAMES)
+MEAN = np.random.default_rng(5).uniform(size=(9, 9))
+
+
+def make_faces(n, seed=0):
+    """Landmarks (n, 68, 2) of a 48 px photo, a little moved and distorted."""
+    rng = np.random.default_rng(seed)
+    middle = np.array([24, 19]) + rng.uniform(-2, 2, (n, 1, 2))
+    eye = rng.uniform(20, 25, (n, 1, 1))
+    faces = eye * (BOOK.frame.mean + rng.normal(0, 0.02, (n, 68, 2))) + middle
+    return faces.astype(np.float32)
+
+
+def make_photos(n=18, seed=1):
+    """Views of random maps of either sign, smooth and rough, and the items they belong to."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % len(NAMES)
+    faces = make_faces(n)
+    maps = {}
+    for kind, size in SIZES.items():
+        values = rng.normal(size=(n, size, size)) * rng.uniform(0.1, 50, (n, 1, 1))
+        small, _ = render_heatmaps(faces.astype(float), labels, PLAN, (SIDE, SIDE), (size, size))
+        maps[kind] = torch.tensor((values + 30 * small).astype(np.float32))
+    logits = torch.tensor(rng.normal(size=(n, len(NAMES))).astype(np.float32))
+    batch = {
+        "label": torch.tensor(labels),
+        "index": torch.arange(n) + 7,
+        "valid": torch.tensor(labels > 0),
+        "landmarks": torch.tensor(faces),
+    }
+    return MapSet(maps, logits.argmax(1), logits.softmax(1)), batch
+
+
+def run_scorer(views, batch, size=None):
+    """The tables of a scorer that is handed `size` photos at a time."""
+    one = MapScorer(
+        ClassMapRenderer(PLAN, SIDE), torch.tensor(MEAN, dtype=torch.float32), torch.device("cpu")
+    )
+    n = len(batch["label"])
+    with torch.inference_mode():
+        for start in range(0, n, size or n):
+            some = slice(start, start + (size or n))
+            part = MapSet(
+                {k: v[some] for k, v in views.maps.items()}, *(v[some] for v in views[1:])
+            )
+            one.update(part, {k: v[some] for k, v in batch.items()})
+    return one, one.compute()
+
+
+def scale(m):
+    span = m.max() - m.min()
+    return (m - m.min()) / span if span > 0 else np.zeros_like(m)
+
+
+@cache
+def axis(n, aligned):
+    """How much each of n cells counts at each of 48 pixels, one pixel after the other."""
+    out = np.zeros((SIDE, n))
+    for i in range(SIDE):
+        at = i * (n - 1) / (SIDE - 1) if aligned else (i + 0.5) * n / SIDE - 0.5
+        at = min(max(at, 0), n - 1)
+        low = min(int(at), n - 2)
+        out[i, low] += 1 - (at - low)
+        out[i, low + 1] += at - low
+    return out
+
+
+def resample(m, aligned):
+    """Bilinear to 48 x 48."""
+    return axis(m.shape[0], aligned) @ m @ axis(m.shape[1], aligned).T
+
+
+def cosine(a, b):
+    norm = np.sqrt((a * a).sum() * (b * b).sum())
+    return (a * b).sum() / norm if norm > 0 else 0.0
+
+
+def correlate(a, b):
+    return 0.0 if np.ptp(a) == 0 or np.ptp(b) == 0 else pearsonr(a.ravel(), b.ravel()).statistic
+
+
+def against_classes(m, heatmaps, own):
+    """Cosine, centred cosine, margin and rank-1 hit of one map."""
+    r = [correlate(m, a) for a in heatmaps]
+    others = [v for k, v in enumerate(r) if k != own]
+    hit = float(r[own] > max(others) + 1e-6)
+    return [cosine(m, heatmaps[own]), r[own], r[own] - np.mean(others), hit]
+
+
+def draw(plan, face, label, size=(SIDE, SIDE)):
+    points = face.astype(np.float64)[None]
+    return render_heatmaps(points, np.array([label]), plan, (SIDE, SIDE), size)[0][0]
+
+
+def score(raw, heatmaps, own):
+    """All scores of one map (h, w), straight from their definitions."""
+    m = resample(scale(raw), aligned=False)
+    moved = resample(raw, aligned=True)
+    moved = moved - min(moved.min(), 0)
+    target = heatmaps[own]
+    region = target >= target.max() / 2
+    raw_cosine, *rest = against_classes(m, heatmaps, own)
+    cell = np.unravel_index(raw.argmax(), raw.shape)
+    y, x = (int((c + 0.5) * SIDE / raw.shape[0] - 0.5) for c in cell)
+    energy = m[region].sum() / m.sum()
+    return [raw_cosine, cosine(moved, target), *rest, energy, float(region[y, x])]
+
+
+@pytest.fixture(scope="module")
+def judged():
+    views, batch = make_photos()
+    return views, batch, *run_scorer(views, batch)
+
+
+def test_every_score_of_every_map_is_that_of_a_loop_over_photos(judged):
+    views, batch, one, tables = judged
+    assert one.kinds == tuple(SIZES)
+    assert one.top == "layer 2"
+    rows = np.flatnonzero(batch["label"].numpy() > 0)
+    assert tables.scored.tolist() == (batch["label"] > 0).tolist()
+    hits = 0
+    for place, row in enumerate(rows):
+        face = batch["landmarks"][row].numpy()
+        heatmaps = [draw(PLAN, face, k) for k in range(1, len(NAMES))]
+        own = int(batch["label"][row]) - 1
+        for i, kind in enumerate(SIZES):
+            raw = views.maps[kind][row].numpy().astype(np.float64)
+            expected = score(raw, heatmaps, own)
+            found = dict(zip(SCORES, tables.scores[place, i].tolist(), strict=True))
+            assert list(found.values()) == pytest.approx(expected, abs=1e-6), (kind, found)
+            hits += found["pointing"]
+    assert 0 < hits < len(rows) * len(SIZES)
+
+
+def test_every_baseline_is_that_of_a_loop_over_photos(judged):
+    _, batch, _, tables = judged
+    grid = (np.arange(SIDE) - (SIDE - 1) / 2) / SIDE
+    squares = grid[:, None] ** 2 + grid**2
+    constants = [resample(scale(MEAN), aligned=False), np.ones((SIDE, SIDE))]
+    constants += [np.exp(-squares / (2 * sigma**2)) for sigma in GAUSSIAN_SIGMAS]
+    for place, row in enumerate(np.flatnonzero(tables.scored)):
+        own = int(batch["label"][row]) - 1
+        heatmaps = [draw(PLAN, batch["landmarks"][row].numpy(), k) for k in (1, 2, 3)]
+        for i, constant in enumerate(constants):
+            expected = against_classes(constant, heatmaps, own)
+            assert tables.constants[place, i].tolist() == pytest.approx(expected, abs=1e-6)
+        wrong = [against_classes(a, heatmaps, own) for k, a in enumerate(heatmaps) if k != own]
+        assert tables.wrong_class[place].tolist() == pytest.approx(np.mean(wrong, 0), abs=1e-6)
+
+
+def test_pointing_at_an_au_and_attending_to_it_are_those_of_its_blobs_drawn_alone(judged):
+    views, batch, one, tables = judged
+    units = plan_units(PLAN)
+    seen = 0
+    for place, row in enumerate(np.flatnonzero(tables.scored)):
+        label, face = int(batch["label"][row]), batch["landmarks"][row].numpy()
+        for number, unit in enumerate(one.renderer.units):
+            found = tables.inside[place, :, number], tables.attended[place, :, number]
+            blobs = units[unit.au].classes[label]
+            if blobs is None:
+                assert np.isnan(found).all()
+                continue
+            alone = [getattr(blobs, name) for name in Blobs.__slots__]
+            alone[-1] = np.zeros_like(alone[-1])  # weight 1
+            plan = Plan(("any",), (Blobs(*alone),), PLAN.frame)
+            region = draw(plan, face, 0) >= 0.5
+            for i, kind in enumerate(SIZES):
+                raw = views.maps[kind][row].numpy().astype(np.float64)
+                m = resample(scale(raw), aligned=False)
+                cell = np.unravel_index(raw.argmax(), raw.shape)
+                y, x = (int((c + 0.5) * SIDE / raw.shape[0] - 0.5) for c in cell)
+                assert found[0][i] == region[y, x]
+                assert found[1][i] == pytest.approx(m[region].mean() / m.mean(), rel=1e-5)
+                seen += 1
+    assert seen > 200
+
+
+@pytest.mark.parametrize("size", [1, 5])
+def test_how_photos_are_batched_changes_no_score(judged, size):
+    views, batch, _, whole = judged
+    _, parts = run_scorer(views, batch, size)
+    for name in ("scores", "constants", "wrong_class", "inside", "attended"):
+        np.testing.assert_allclose(getattr(parts, name), getattr(whole, name), atol=1e-5, rtol=0)
+    assert parts.index.tolist() == whole.index.tolist() == list(range(7, 25))
+
+
+def test_constant_and_broken_maps_score_zero_and_are_told():
+    views, batch = make_photos(12)
+    for i, value in ((1, np.nan), (2, np.inf), (3, -np.inf)):
+        views.maps["layer 1"][i, 3, 5] = value
+    views.maps["layer 1"][5] = 0.1
+    _, tables = run_scorer(views, batch)
+    at = [np.flatnonzero(np.flatnonzero(tables.scored) == i)[0] for i in (1, 2, 3, 5)]
+    assert (tables.scores[at[:3], 0] == 0).all()
+    reference = SCORES.index("reference")  # the published code compares a constant as it is
+    assert (np.delete(tables.scores[at[3], 0], reference) == 0).all()
+    assert 0 < tables.scores[at[3], 0, reference] < 1
+    assert np.isfinite(tables.scores).all()
+    assert tables.sound[at, 0].tolist() == [False, False, False, True]
+    assert tables.sound[:, 1:].all()
+    assert set(tables.inside[at, 0][~np.isnan(tables.inside[at, 0])]) == {0}
+    assert set(tables.attended[at, 0][~np.isnan(tables.attended[at, 0])]) == {0}
+
+
+@pytest.mark.parametrize("factor", [1e-30, 1e30])
+def test_scores_do_not_depend_on_the_scale_of_maps(judged, factor):
+    views, batch, _, whole = judged
+    scaled = views._replace(maps={k: v * factor for k, v in views.maps.items()})
+    _, tables = run_scorer(scaled, batch)
+    np.testing.assert_allclose(tables.scores, whole.scores, atol=2e-6)
+
+
+def test_maps_of_different_sizes_are_scored_as_each_would_be(judged):
+    views, batch, _, whole = judged
+    n = len(batch["label"])
+    mixed = [views.maps[("layer 1", "layer 2")[i % 2]][i] for i in range(n)]
+    one = MapScorer(ClassMapRenderer(PLAN, SIDE), torch.tensor(MEAN).float(), torch.device("cpu"))
+    one.update(views._replace(maps={"map": mixed}), batch)
+    rows = np.flatnonzero(whole.scored)
+    expected = [whole.scores[place, row % 2] for place, row in enumerate(rows)]
+    np.testing.assert_allclose(one.compute().scores[:, 0], expected, atol=1e-6)
+
+
+def test_a_map_that_is_the_heatmap_gets_the_best_scores_there_are():
+    _, batch = make_photos(12)
+    same = torch.tensor(
+        np.stack(
+            [
+                draw(PLAN, f.numpy(), max(int(k), 1))
+                for f, k in zip(batch["landmarks"], batch["label"], strict=True)
+            ]
+        )
+    ).float()
+    views = MapSet({"map": same}, batch["label"], torch.zeros(12, 4))
+    _, tables = run_scorer(views, batch)
+    best = dict(zip(SCORES, tables.scores[:, 0].T, strict=True))
+    for name in ("cosine", "reference", "centred", "rank1", "pointing"):
+        assert best[name] == pytest.approx(1, abs=1e-4), name
+    assert (best["energy"] > 0.5).all()
+    assert (tables.attended[~np.isnan(tables.attended)] > 2).all()
+    assert len(COMPARED) == tables.wrong_class.shape[1]
+
+
+@pytest.mark.parametrize("book", ["martinez", "belharbi2024", "emfacs"])
+def test_the_canvas_draws_what_the_definition_draws(book):
+    codebook = load_codebook(book)
+    names = list(codebook.expressions)
+    plan, faces = plan_heatmaps(codebook, names), torch.tensor(make_faces(5))
+    faces[3] = torch.nan
+    canvas = ClassMapRenderer(plan, SIDE)
+    heatmaps, regions = canvas.draw(canvas.place(faces))
+    for i, k in enumerate(canvas.drawn):
+        expected, _ = render_heatmaps(faces, torch.full((5,), k), plan, (SIDE, SIDE), (SIDE, SIDE))
+        torch.testing.assert_close(heatmaps[:, i], expected, atol=2e-6, rtol=0)
+    assert not heatmaps[3].any()
+    assert not regions[3].any()
+    asked = canvas.asked()
+    for i, k in enumerate(canvas.drawn):
+        units = {u.au for u, wanted in zip(canvas.units, asked[i], strict=True) if wanted}
+        assert units == {cue.au for cue in codebook.expressions[names[k]]}

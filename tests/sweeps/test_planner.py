@@ -1,0 +1,272 @@
+"""Grids: the paper's runs counted, each once; requests that no run could use; published figures."""
+
+import json
+from collections import Counter
+
+import pytest
+from click.testing import CliRunner
+
+from auheat.cli import main
+from auheat.errors import AuheatError
+from auheat.models.registry import METHODS
+from auheat.sweeps import published
+from auheat.sweeps.grid import RunKey, format_layers, list_choices
+from auheat.sweeps.planner import plan_sweep
+from auheat.training.config import TrainConfig, make_config
+
+# what the paper varies, typed here from its tables and its plot
+TABLE_3 = ("none", "1", "2", "3", "4", "5", "5+4", "5+4+3", "5+4+3+2", "5+4+3+2+1")
+FIGURE_5 = (0.01, 0.1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 15, 16, 20)
+
+
+def settings_of(plan):
+    return [cell.setting for cell in plan.cells]
+
+
+def test_the_paper_preset_is_exactly_the_papers_runs():
+    plan = plan_sweep("paper")
+    wanted = {RunKey(data, m, 0.0, ()) for data in ("rafdb", "affectnet") for m in METHODS}
+    wanted |= {RunKey("rafdb", m, 4.0, (5,)) for m in METHODS}
+    wanted |= {RunKey("affectnet", m, 9.0, (5,)) for m in METHODS}
+    layers = [tuple(map(int, text.split("+"))) for text in TABLE_3[1:]]
+    wanted |= {RunKey("rafdb", "cam", 4.0, some) for some in layers}
+    wanted |= {RunKey("rafdb", "cam", float(value), (5,)) for value in FIGURE_5}
+    assert len(METHODS) == 11
+    assert len(settings_of(plan)) == len(wanted) == 67
+    assert set(settings_of(plan)) == wanted
+    assert Counter(s.data for s in settings_of(plan)) == {"rafdb": 45, "affectnet": 22}
+
+
+def test_the_papers_tables_have_its_rows_and_share_their_runs():
+    plan = plan_sweep("paper")
+    tables = {(t.kind, t.data): t for t in plan.tables}
+    assert [row.title for row in tables["layers", "rafdb"].rows] == list(TABLE_3)
+    lambdas = [float(row.title) for row in tables["lambdas", "rafdb"].rows]
+    assert lambdas == [0, *FIGURE_5]
+    for data in ("rafdb", "affectnet"):
+        assert len(tables["methods", data].rows) == 11
+    assert len(plan.tables) == 4
+    shown = [
+        s
+        for t in plan.tables
+        for row in t.rows
+        for s in (row.without, *row.candidates)
+        if s is not None
+    ]
+    # 44 cells of tables 1 and 2, 10 of table 3, 17 of figure 5: CAM's two are in all three
+    assert len(shown) == 44 + 10 + 17
+    assert len(set(shown)) == len(plan.cells) == 67
+    assert plan.list_tables(RunKey("rafdb", "cam", 4.0, (5,))) == ["lambdas", "layers", "methods"]
+
+
+def test_the_papers_runs_are_its_recipes_and_methods_own_networks():
+    for cell in plan_sweep("paper").cells:
+        wanted = make_config(
+            recipe=cell.setting.data,
+            method=cell.setting.method,
+            au_weight=cell.setting.au_weight,
+            layers=cell.setting.layers or (5,),
+            name=cell.name,
+        )
+        assert cell.config == wanted
+        assert cell.config.backbone == METHODS[cell.setting.method].standard
+
+
+def test_one_store_is_its_part_of_the_paper_and_seeds_multiply():
+    assert {s.data for s in settings_of(plan_sweep("paper", data=["rafdb"]))} == {"rafdb"}
+    plan = plan_sweep("paper", data=["affectnet"], seeds=[0, 1, 2])
+    assert len(plan.cells) == 66
+    assert len(plan.find(RunKey("affectnet", "prm", 9.0, (5,)))) == 3
+
+
+def test_only_the_figures_lambdas_are_chosen_among_and_zero_is_no_candidate():
+    choices = [some for table in plan_sweep("paper").tables for some in list_choices(table)]
+    assert [[s.au_weight for s in some] for some in choices] == [list(FIGURE_5)]
+
+
+def test_the_demo_preset_is_nine_narrow_runs():
+    plan = plan_sweep("demo")
+    assert len(plan.cells) == 9
+    assert {cell.config.backbone for cell in plan.cells} == {"thin", "thin-vit"}
+    wanted = {("cam", w, (5,)) for w in (1, 4, 10)} | {("cam", 0, ()), ("cam", 4, (5, 4))}
+    wanted |= {(m, 0, ()) for m in ("wildcat", "ts-cam")}
+    wanted |= {(m, 4, (5,)) for m in ("wildcat", "ts-cam")}
+    assert {s[1:] for s in settings_of(plan)} == wanted
+    longer = plan_sweep("demo", epochs=2, seeds=[5])
+    assert {(cell.config.epochs, cell.config.seed) for cell in longer.cells} == {(2, 5)}
+
+
+def test_a_grid_is_every_combination_and_without_aus_layers_do_not_count():
+    plan = plan_sweep(
+        methods=["cam", "layercam"], lambdas=[4, 0], layers=[[4, 5], [5]], seeds=[0, 1, 2]
+    )
+    assert len(plan.cells) == 2 * 3 * (1 + 2)
+    assert Counter(format_layers(s.layers) for s in settings_of(plan)) == {
+        "none": 6,
+        "5+4": 6,
+        "5": 6,
+    }
+    assert {c.config.layers for c in plan.cells if c.setting.layers == (5, 4)} == {(5, 4)}
+    kinds = [(t.kind, t.method) for t in plan.tables]
+    assert kinds == [("methods", ""), ("layers", "cam"), ("layers", "layercam")]
+
+
+@pytest.mark.parametrize("asked", [{"preset": "demo"}, {"preset": "paper"}, {"lambdas": [0, 1, 4]}])
+def test_runs_without_aus_have_no_contrast_either(asked):
+    plan = plan_sweep(**asked, contrast_weight=0.5)
+    found = {(bool(c.setting.au_weight), c.config.contrast_weight) for c in plan.cells}
+    assert found == {(False, 0.0), (True, 0.5)}
+    without = plan_sweep(**asked)
+    assert settings_of(plan) == settings_of(without)
+    plain = [c.config for c in plan.cells if not c.setting.au_weight]
+    assert plain == [c.config for c in without.cells if not c.setting.au_weight]
+
+
+def test_what_is_not_varied_is_the_trainings_own():
+    plan = plan_sweep(seeds=[0, 1], recipe="affectnet")
+    assert set(settings_of(plan)) == {
+        RunKey("affectnet", "cam", 0.0, ()),
+        RunKey("affectnet", "cam", 9.0, (5,)),
+    }
+    plan = plan_sweep(methods=["apvit"], train_preset="methods", epochs=7)
+    assert {(c.config.epochs, c.config.lr) for c in plan.cells} == {(7, 5e-4)}
+    assert settings_of(plan)[0].data == ""
+
+
+def test_no_two_runs_have_one_name():
+    for plan in (
+        plan_sweep("paper", seeds=range(3)),
+        plan_sweep(lambdas=[0.1, 0.1000001, 1e-7, 12345678.5, 12345678.25], seeds=[0, 1]),
+        plan_sweep(methods=["gradcam", "gradcam++"], layers=[[5, 4], [5], [4]], name="a.0-b"),
+    ):
+        assert len({cell.name for cell in plan.cells}) == len(plan.cells)
+        assert all(cell.name.startswith(f"{plan.name}-") for cell in plan.cells)
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"preset": "papr"}, "--preset: 'papr' is not known (one of none, paper, demo)"),
+        ({"preset": "demo", "methods": ["cam"]}, "--methods: not beside --preset demo"),
+        ({"preset": "paper", "recipe": "rafdb"}, "--recipe: not beside --preset paper"),
+        ({"preset": "paper", "train_preset": "demo"}, "--train-preset: not beside"),
+        ({}, "nothing to vary"),
+        ({"methods": ["cam", "camm"]}, "--methods: 'camm' is not known (expected one of cam"),
+        ({"methods": ["cam", "prm", "cam"]}, "--methods: cam is given twice"),
+        ({"methods": []}, "an empty list"),
+        ({"lambdas": [0, -1]}, "--lambdas: -1.0 is not known (expected 0 or more)"),
+        ({"lambdas": [float("nan")]}, "--lambdas: nan"),
+        ({"lambdas": [4, 0, 4.0]}, "--lambdas: 4.0 is given twice"),
+        ({"layers": [[5], [6, 5]]}, "--layers: 6 is not known (expected some of 1 to 5)"),
+        ({"layers": [[5, 4], [4, 5]]}, "--layers: 5+4 is given twice"),
+        ({"layers": [[5, 5]]}, "--layers: 5 is given twice"),
+        ({"layers": [[5], [4]], "lambdas": [0]}, "--layers: no lambda above 0"),
+        ({"seeds": [1, 1]}, "--seeds: 1 is given twice"),
+        ({"seeds": [0, -1]}, "--seed: -1"),
+        ({"methods": ["prm"], "train_preset": "quick"}, "--train-preset: 'quick' is not known"),
+        ({"methods": ["cam", "ts-cam"], "backbone": "resnet18"}, "none of ts-cam's"),
+        ({"methods": ["cam"], "epochs": 0}, "--epochs: 0"),
+        ({"methods": ["cam"], "name": "a/b"}, "--name: 'a/b'"),
+        ({"preset": "demo", "seeds": ()}, "--seeds: an empty list"),
+        ({"methods": ["cam"], "seeds": ()}, "--seeds: an empty list"),
+        ({"preset": "paper", "data": ["x"]}, "data: 'x' is not known (one of rafdb, affectnet)"),
+        ({"preset": "paper", "data": []}, "data: an empty list"),
+        ({"preset": "paper", "data": ["rafdb", "rafdb"]}, "data: rafdb is given twice"),
+        ({"preset": "demo", "data": ["rafdb"]}, "data: for preset paper alone, not demo"),
+        ({"methods": ["cam"], "au_weight": 1.0}, "au_weight: not the same for every run"),
+        ({"methods": ["cam"], "seed": 3}, "seed: not the same for every run"),
+        ({"lambdas": [1], "method": "prm"}, "(expected methods)"),
+        ({"lambdas": [0], "contrast_weight": 1.0}, "--contrast-weight: no lambda above 0"),
+        ({"lambdas": [0, 4], "contrast_weight": -1.0}, "--contrast-weight: -1.0"),
+    ],
+)
+def test_a_grid_of_no_use_is_an_error_that_names_it(asked, words):
+    with pytest.raises(AuheatError) as caught:
+        plan_sweep(**asked)
+    assert words in str(caught.value)
+
+
+def test_a_dry_run_lists_the_papers_runs_without_a_store(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main, ["sweep", "--preset", "paper", "--dry-run", "--json"])
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.output)
+    assert [run["run"] for run in told["runs"]] == [c.name for c in plan_sweep("paper").cells]
+    assert sum(run["epochs"] for run in told["runs"]) == 45 * 100 + 22 * 20
+    text = CliRunner().invoke(main, ["sweep", "--preset", "paper", "--dry-run"]).output
+    assert text.splitlines()[-1] == "67 runs, 4940 epochs"
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_has_every_option_of_train_that_a_sweep_does_not_decide():
+    options = {p.name for p in main.commands["sweep"].params}
+    swept = {"name", "method", "au_weight", "layers", "seed"}
+    own = {"store", "preset", "methods", "lambdas", "layers", "seeds", "name", "jobs", "dry_run"}
+    own |= {"overwrite", "as_json", "train_preset", "rafdb", "affectnet"}
+    assert options == set(TrainConfig.__dataclass_fields__) - swept | own
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--lambdas", "0,four"), "--lambdas: '0,four' (expected numbers such as 0,4)"),
+        (("--layers", "5+x"), "--layers: '5+x' (expected layers such as 5,5+4)"),
+        (("--seeds", "1.5"), "--seeds: '1.5' (expected whole numbers"),
+        (("--preset", "paper"), "no store given (expected --rafdb STORE"),
+        (("--preset", "demo", "--rafdb", "x"), "--rafdb: for --preset paper alone"),
+    ],
+)
+def test_what_the_command_cannot_read_is_an_error(options, words):
+    done = CliRunner().invoke(main, ["sweep", *options])
+    assert done.exit_code == 1
+    assert words in done.output
+
+
+def test_of_the_paper_only_the_data_set_whose_store_is_given_is_run(tmp_path, monkeypatch):
+    seen = []
+
+    def note(store, plan, stores, jobs, overwrite, _):
+        seen.append((store, plan.data, stores, jobs, overwrite))
+        raise AuheatError("enough")
+
+    monkeypatch.setattr("auheat.sweeps.runner.sweep", note)
+    place, out = tmp_path / "a", tmp_path / "out"
+    options = ["sweep", "--preset", "paper", "--store", str(out), "--jobs", "3"]
+    done = CliRunner().invoke(main, [*options, "--affectnet", str(place)])
+    assert "--rafdb is not given: its runs are left out" in done.output
+    both = [*options, "--rafdb", str(out), "--affectnet", str(place), "--overwrite"]
+    assert "left out" not in CliRunner().invoke(main, both).output
+    assert seen == [
+        (out, ("affectnet",), {"affectnet": place}, 3, False),
+        (out, ("rafdb", "affectnet"), {"rafdb": out, "affectnet": place}, 3, True),
+    ]
+
+
+def test_published_figures_are_the_papers():
+    raf, affect = published.METHODS["rafdb"], published.METHODS["affectnet"]
+    assert list(raf) == list(affect) == list(METHODS)
+    assert raf["cam"] == ((88.20, 0.55, 0.57), (88.95, 0.70, 0.85))
+    assert raf["layercam"] == ((87.90, 0.60, 0.52), (88.88, 0.84, 0.86))
+    assert raf["apvit"] == ((91.00, None, 0.38), (91.03, None, 0.85))
+    assert affect["ts-cam"] == ((58.99, 0.57, 0.48), (59.54, 0.58, 0.79))
+    assert affect["wildcat"].aligned == (61.62, 0.80, 0.81)
+    assert published.LAYERS[()] == (88.20, 0.55, None)
+    assert published.LAYERS[5, 4] == (88.78, 0.67, None)
+    assert [format_layers(layers) for layers in published.LAYERS] == list(TABLE_3)
+    assert tuple(published.LAMBDAS) == FIGURE_5
+    assert max(published.LAMBDAS, key=lambda k: published.LAMBDAS[k].accuracy) == 4
+
+
+def test_published_figures_agree_with_what_the_paper_says_of_them():
+    pairs = [pair for rows in published.METHODS.values() for pair in rows.values()]
+    for without, aligned in pairs:  # section 4.2: accuracy, CAM and attention improve with AUs
+        assert aligned.accuracy > without.accuracy
+        assert aligned.att_cos > without.att_cos
+        assert without.cam_cos is None or aligned.cam_cos > without.cam_cos
+    raf = published.METHODS["rafdb"]
+    assert max(raf, key=lambda m: raf[m].without.accuracy) == "apvit"
+    assert min(raf, key=lambda m: raf[m].without.att_cos) == "apvit"
+    # table 3 repeats table 1's CAM; its layer 5 is the best
+    assert published.LAYERS[()][:2] == raf["cam"].without[:2]
+    assert published.LAYERS[5,][:2] == raf["cam"].aligned[:2]
+    assert max(published.LAYERS.values())[:2] == published.LAYERS[5,][:2]

@@ -1,0 +1,81 @@
+"""The comparison of methods: it measures what it says, once, and goes on where it stopped."""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pytest
+from training_helpers import make_store
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def compare(tmp_path, monkeypatch):
+    """The script as a module, on a small store in place of the demonstration set."""
+    place = ROOT / "tools" / "compare_methods.py"
+    spec = importlib.util.spec_from_file_location("compare_methods", place)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    store = make_store(tmp_path / "work", counts=(("train", 4), ("test", 2)))
+    monkeypatch.setattr(module, "prepare", lambda work: store)
+    return module
+
+
+def test_the_page_has_every_runs_scores_and_nothing_is_trained_twice(
+    compare, tmp_path, monkeypatch, capsys
+):
+    arguments = [str(tmp_path / "work"), "--epochs", "1", "--jobs", "1", "--out", str(tmp_path)]
+    compare.main([*arguments, "--methods", "wildcat"])
+    trained, original = [], compare.evaluate
+    monkeypatch.setattr(compare, "evaluate", lambda *a: trained.append(a[1]) or original(*a))
+    compare.main([*arguments, "--methods", "wildcat,gradcam++"])
+    assert trained == ["gradcampp-thin-au0-seed0-epochs1", "gradcampp-thin-au4-seed0-epochs1"]
+    runs = json.loads((tmp_path / "methods.json").read_text())["runs"]
+    assert [(r["method"], r["au_weight"]) for r in runs] == [
+        (method, weight) for method in ("wildcat", "gradcam++") for weight in (0, 4)
+    ]
+    page = (tmp_path / "methods.md").read_text()
+    for without, with_aus in (runs[:2], runs[2:]):
+        stored = [
+            json.loads((tmp_path / "work" / "runs" / r["run"] / "evaluation.json").read_text())
+            for r in (without, with_aus)
+        ]
+        cells = [
+            f"{stored[0][key]:.3f} → {stored[1][key]:.3f}"
+            for key in ("accuracy", "cam_cos", "att_cos", "margin", "rank1")
+        ]
+        title = {"wildcat": "WILDCAT", "gradcam++": "Grad-CAM++"}[without["method"]]
+        assert f"| {title} | {' | '.join(cells)} |\n" in page
+    uniform = runs[0]["baselines"]["uniform"]["att_cos"]
+    assert f"| *uniform map* |  |  | {uniform:.3f} |" in page
+    assert "8 test photos" in page
+
+
+def test_runs_side_by_side_have_the_same_figures_and_no_score_of_a_map_of_no_class(
+    compare, tmp_path
+):
+    tables = []
+    for jobs in ("1", "2"):
+        out = tmp_path / jobs
+        out.mkdir()
+        work = tmp_path / "work" if jobs == "1" else tmp_path / "again"
+        compare.prepare = lambda _, work=work: make_store(work, counts=(("train", 4), ("test", 2)))
+        compare.main(
+            [str(work), "--epochs", "1", "--methods", "apvit", "--jobs", jobs, "--out", str(out)]
+        )
+        runs = json.loads((out / "methods.json").read_text())["runs"]
+        assert [run["cam_cos"] for run in runs] == [None, None]
+        (row,) = re.findall(
+            r"^\| APViT \| (.*) \|$", (out / "methods.md").read_text(), re.MULTILINE
+        )
+        assert row.split(" | ")[1] == "-"
+        tables.append(row)
+        text = (out / "methods.md").read_text()
+        assert "- No CAM-COS for APViT: " in text
+        rises = "all 1 methods" if runs[1]["att_cos"] > runs[0]["att_cos"] else "all but APViT"
+        assert f"- ATT-COS is higher with AUs for {rises}.\n" in text
+    assert tables[0] == tables[1]

@@ -1,0 +1,85 @@
+"""What attention is told apart from: every class's heatmap, wherever the photo goes."""
+
+import numpy as np
+import pytest
+import torch
+from training_helpers import BOOK, NAMES, make_store
+
+from auheat.errors import AuheatError
+from auheat.facs.codebooks import load_codebook
+from auheat.heatmaps.plan import plan_heatmaps
+from auheat.heatmaps.render import render_heatmaps
+from auheat.shards import reader
+from auheat.training import runner, training_data
+from auheat.training.class_targets import Targets
+from auheat.training.config import make_config
+from auheat.utils.distributed import World
+
+SIDE = 40
+CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def faces(n=3, side=90):
+    rng = np.random.default_rng(0)
+    eye = rng.uniform(0.4, 0.5, n) * side
+    middle = np.array([side / 2, side * 0.42]) + rng.uniform(-4, 4, (n, 2))
+    return (eye[:, None, None] * BOOK.frame.mean + middle[:, None]).astype(np.float32)
+
+
+def test_every_class_is_drawn_as_its_label_would_be():
+    plan, points = plan_heatmaps(BOOK, NAMES), faces()
+    points[1] = np.nan
+    targets = Targets(plan, np.arange(len(NAMES)), CPU)
+    drawn = targets.draw(torch.from_numpy(points), 90, (SIDE, SIDE))
+    assert drawn.shape == (3, len(NAMES), SIDE, SIDE)
+    for k, blobs in enumerate(plan.classes):
+        expected, valid = render_heatmaps(points, np.full(3, k), plan, (90, 90), (SIDE, SIDE))
+        np.testing.assert_allclose(drawn[:, k].numpy(), expected, atol=1e-5)
+        assert valid.tolist() == [blobs is not None, False, blobs is not None]
+
+
+def test_classes_with_heatmaps_count_alike_and_a_row_counts_one_on_average():
+    plan = plan_heatmaps(load_codebook("martinez"), ("Happiness", "Neutral", "Anger", "Sadness"))
+    labels = np.array([0] * 6 + [1] * 9 + [2] * 2)
+    weights = Targets(plan, labels, CPU).class_weights
+    # 8 rows of two classes that are there: each class gets 4
+    torch.testing.assert_close(weights, torch.tensor([4 / 6, 0, 4 / 2, 0]))
+    balanced = Targets(plan, labels, CPU, balanced=True).class_weights
+    assert balanced.tolist() == [1, 0, 1, 1]
+
+
+def test_fewer_than_two_heatmaps_cannot_be_told_apart():
+    plan = plan_heatmaps(load_codebook("martinez"), ("Happiness", "Neutral"))
+    with pytest.raises(AuheatError, match="--contrast-weight: 1 of the .*2 or more are needed"):
+        Targets(plan, np.zeros(4, np.int64), CPU)
+
+
+def test_heatmaps_that_are_not_of_expressions_have_none_to_be_told_from(tmp_path, monkeypatch):
+    store = make_store(tmp_path)
+    config = make_config("demo", image_size=32, contrast_weight=1.0)
+    made = reader.read_attributes(store / "shards" / "martinez" / "00000.h5")
+    monkeypatch.setattr(training_data, "read_attributes", lambda file: made | {"mode": "generic"})
+    with pytest.raises(AuheatError, match="heatmaps of mode generic, geometry face"):
+        training_data.load_training_data(store, config)
+
+
+def test_the_heatmaps_of_all_classes_move_with_the_photo(tmp_path):
+    store = make_store(tmp_path, side=(60, 60), size=SIDE)
+    config = make_config(
+        backbone="thin",
+        weights="none",
+        image_size=32,
+        crop_from=48,
+        contrast_weight=1.0,
+        batch_size=8,
+    )
+    material = training_data.load_training_data(store, config)
+    engine, _ = runner._prepare(config, material, CPU, World())
+    for batch in engine.feed:
+        seen, labels = engine._vary(batch, len(batch["label"]), torch.Generator().manual_seed(1))
+        assert seen.class_maps.shape == (len(labels), len(NAMES), SIDE, SIDE)
+        rows = seen.valid.nonzero()[:, 0]
+        own = seen.class_maps[rows, labels[rows]]
+        torch.testing.assert_close(own, seen.heatmaps[rows], atol=0.02, rtol=0)
+        assert seen.heatmaps[rows].amax((1, 2)).min() > 0.5

@@ -1,0 +1,143 @@
+"""Several processes train what one would; one that fails ends all, with one message."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ddp_worker import CASES, config_of
+from torch import nn
+from training_helpers import make_store
+
+from auheat.data.loader import BatchSampler
+from auheat.errors import AuheatError
+from auheat.runs.checkpoint import load_tensors
+from auheat.runs.run_folder import read_metadata
+from auheat.training.config import check_parts, make_config
+from auheat.training.runner import train
+from auheat.utils.distributed import World, join
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+WORKER = Path(__file__).parents[1] / "support" / "ddp_worker.py"
+
+
+def launch(*arguments, processes=2):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return subprocess.run(
+        [*command, "--nproc-per-node", str(processes), *map(str, arguments)],
+        cwd=WORKER.parent,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """The same runs by one process and by two; a quarter of the photos has no valid heatmap."""
+    one, two = (make_store(tmp_path_factory.mktemp(n), (("train", 8),)) for n in ("one", "two"))
+    result = launch(WORKER, "main", two)
+    assert result.returncode == 0, result.stderr
+    assert "Warning" not in result.stderr
+    for name in CASES:
+        train(one, config_of(name), tell=lambda _: None)
+    return one, two
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_learn_the_weights_of_one(both, name):
+    states = [load_tensors(store / "runs" / name / "last.safetensors") for store in both]
+    assert sorted(states[0]) == sorted(states[1])
+    for key, value in states[0].items():
+        torch.testing.assert_close(states[1][key], value, rtol=1e-3, atol=2e-5, msg=key)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_measure_what_one_does(both, name):
+    files = [store / "runs" / name / "metrics.jsonl" for store in both]
+    one, two = ([json.loads(x) for x in file.read_text().splitlines()] for file in files)
+    assert len(one) == len(two) == 2
+    for a, b in zip(one, two, strict=True):
+        for key in set(a) - {"seconds", "images_per_second"}:
+            assert b[key] == pytest.approx(a[key], rel=1e-4, abs=1e-6), key
+    best = [read_metadata(s / "runs" / name / "best.safetensors")["epoch"] for s in both]
+    assert best[0] == best[1]
+
+
+def test_normalisation_over_processes_is_that_of_all_rows(both):
+    saved = torch.load(both[1] / "norms.pt")
+    values = saved["values"].clone().requires_grad_()
+    norm = nn.BatchNorm2d(3)
+    out = norm(values)
+    (out * saved["wanted"]).sum().backward()
+    wanted = {
+        "out": out.detach(),
+        "values": values.grad,
+        "weight": norm.weight.grad,
+        "bias": norm.bias.grad,
+        "mean": norm.running_mean,
+        "var": norm.running_var,
+    }
+    for key, value in wanted.items():
+        torch.testing.assert_close(saved["found"][key], value, rtol=1e-4, atol=1e-4, msg=key)
+
+
+def test_a_run_notes_how_many_processes_made_it(both):
+    config = json.loads((both[1] / "runs" / "frozen" / "config.json").read_text())
+    assert config["data"]["processes"] == 2
+    with pytest.raises(AuheatError, match="trained with processes 2, now asked with 1"):
+        train(both[1], config_of("frozen"), tell=lambda _: None)
+
+
+def test_one_process_that_fails_ends_all_with_one_message(tmp_path):
+    store = make_store(tmp_path)
+    result = launch(WORKER, "crash", store)
+    assert result.returncode != 0
+    lines = [x for x in result.stderr.splitlines() if x.startswith(("Error:", "Stopped"))]
+    assert lines == ["Error: photo 17: its disk is gone (mend it)"]
+    assert read_metadata(store / "runs" / "crashed" / "last.safetensors")["epochs_done"] == 1
+
+
+def test_alone_a_world_changes_nothing():
+    values = torch.rand(3, 2)
+    model = nn.BatchNorm2d(2)
+    with join() as world:
+        assert world == World()
+        assert world.sum(values) is world.gather(values, 3) is values
+        assert world.wrap_ddp(model, torch.device("cpu")) is model
+        assert world.broadcast("x") == "x"
+
+
+@pytest.mark.parametrize(("size", "n"), [(2, 29), (3, 29), (4, 8), (3, 2)])
+def test_processes_share_the_batches_of_one_order(size, n):
+    rows = 10 * np.arange(n)
+    whole = list(BatchSampler(rows, 12, World(), seed=5))
+    shares = [list(BatchSampler(rows, 12, World(r, size), seed=5)) for r in range(size)]
+    for step, batch in enumerate(whole):
+        own = [s[step] if step < len(s) else [] for s in shares]
+        assert [own[p % size][p // size] for p in range(len(batch))] == batch
+        assert sum(map(len, own)) == len(batch) == BatchSampler(rows, 12, World(), 5).size(step)
+
+
+def test_batches_that_processes_cannot_share_are_refused():
+    config = make_config("demo", batch_size=12, accumulate=2)
+    check_parts(config, 3)
+    with pytest.raises(AuheatError, match="12 \\(with 4 processes x --accumulate 2: a multiple of"):
+        check_parts(config, 4)
+    with pytest.raises(AuheatError, match="12 in 12 parts is 1 photo each"):
+        check_parts(config, 6)
+
+
+def test_processes_choose_a_device_of_their_own(monkeypatch):
+    world = World(1, 2, 1, 2)
+    assert world.device("cpu").type == "cpu"
+    with pytest.raises(AuheatError, match="--device: 'cuda:0' \\(with torchrun: auto, cpu, cuda"):
+        world.device("cuda:0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(AuheatError, match="2 processes and 1 CUDA devices"):
+        world.device("auto")

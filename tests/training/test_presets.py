@@ -1,0 +1,132 @@
+"""Recipes are the paper's, schedules their closed forms, and requests no run could meet errors."""
+
+import math
+
+import pytest
+import torch
+
+from auheat.errors import AuheatError
+from auheat.models.registry import build_classifier
+from auheat.training.config import TrainConfig, make_config
+from auheat.training.optim import SCHEDULES, ScheduleConfig, group_parameters, make_optimizer
+from auheat.training.presets import RECIPES
+
+PAPER = {
+    "rafdb": {"epochs": 100, "batch_size": 32, "au_weight": 4.0},  # section 4; figure 5
+    "affectnet": {"epochs": 20, "batch_size": 224},
+}
+CODE = {
+    "rafdb": (0.001, 1e-4, 10.0, 40, 0.1),
+    "affectnet": (0.002, 5e-4, 1.0, 4, 0.9),
+}
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_a_recipe_is_what_the_paper_says(name):
+    config = make_config(recipe=name)
+    assert {key: getattr(config, key) for key in PAPER[name]} == PAPER[name]
+    assert (config.method, config.backbone, config.layers) == ("cam", "resnet50", (5,))
+    assert (config.optimizer, config.crop_from, config.image_size) == ("sgd", 256, 224)
+
+
+@pytest.mark.parametrize("name", CODE)
+def test_what_the_paper_leaves_open_is_the_authors_codes(name):
+    c = make_config(recipe=name)
+    found = (c.lr, c.weight_decay, c.head_lr, c.step_epochs, c.step_factor)
+    assert (c.schedule, found) == ("step", CODE[name])
+    group = make_optimizer(torch.nn.Linear(2, 2), "sgd", c.lr, c.weight_decay).param_groups[0]
+    assert (group["momentum"], group["nesterov"], group["dampening"]) == (0.9, True, 0)
+
+
+def test_affectnets_au_weight_is_the_authors_commands():
+    assert make_config(recipe="affectnet").au_weight == 9.0
+
+
+def test_what_is_asked_for_replaces_a_recipes_settings():
+    config = make_config(recipe="rafdb", lr=0.5, epochs=3, crop_from=0)
+    assert (config.lr, config.epochs, config.crop_from) == (0.5, 3, 0)
+    assert make_config(recipe="rafdb", image_size=112).crop_from == 128
+    assert make_config(recipe="none") == make_config() == TrainConfig()
+
+
+def test_every_recipe_sets_fields_that_exist():
+    for settings in RECIPES.values():
+        assert set(settings) <= set(TrainConfig.__dataclass_fields__)
+
+
+def rates(name, course):
+    return [SCHEDULES[name](step, course) for step in range(course.steps * course.epochs)]
+
+
+def test_step_drops_after_whole_epochs_alone():
+    course = ScheduleConfig(7, 20, step_epochs=4, step_factor=0.9)
+    wanted = [0.9 ** (epoch // 4) for epoch in range(20) for _ in range(7)]
+    assert rates("step", course) == pytest.approx(wanted, rel=1e-12)
+    assert rates("constant", course) == [1.0] * 140
+
+
+def test_cosine_is_half_a_wave_after_its_warm_up():
+    plain, warm = (
+        rates("cosine", ScheduleConfig(5, 8)),
+        rates("cosine", ScheduleConfig(5, 8, warmup=2)),
+    )
+    assert plain == pytest.approx([(1 + math.cos(math.pi * k / 40)) / 2 for k in range(40)])
+    assert warm[:10] == pytest.approx([(k + 1) / 10 for k in range(10)])
+    assert warm[10:] == pytest.approx([(1 + math.cos(math.pi * k / 30)) / 2 for k in range(30)])
+
+
+@pytest.mark.parametrize(("warmup", "rise"), [(None, 10), (1, 5), (3, 15)])
+def test_one_cycle_peaks_where_its_warm_up_ends(warmup, rise):
+    found = rates("onecycle", ScheduleConfig(5, 8, warmup))
+    up = [0.04 + 0.96 * (1 - math.cos(math.pi * k / rise)) / 2 for k in range(rise)]
+    down = [(1 + math.cos(math.pi * k / (40 - rise))) / 2 for k in range(40 - rise)]
+    assert found == pytest.approx(up + down)
+
+
+@pytest.mark.parametrize("name", ["constant", "step"])
+def test_warm_up_ends_with_the_full_rate(name):
+    found = rates(name, ScheduleConfig(4, 6, warmup=1.5, step_epochs=10))
+    assert found == pytest.approx([1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6] + [1.0] * 19)
+
+
+def test_the_head_has_its_own_rate_and_every_weight_is_in_one_group():
+    model = build_classifier("cam", "thin", 4)
+    groups = group_parameters(model, 0.01, 10.0)
+    assert [group["lr_scale"] for group in groups] == [1.0, 10.0]
+    assert [group["lr"] for group in groups] == [0.01, 0.1]
+    inside = [{id(p) for p in group["params"]} for group in groups]
+    assert inside[1] == {id(p) for p in model.head.parameters()}
+    assert inside[0] | inside[1] == {id(p) for p in model.parameters()}
+    assert not inside[0] & inside[1]
+    (one,) = group_parameters(torch.nn.Linear(2, 2), 0.01, 10.0)
+    assert one["lr_scale"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"recipe": "imagenet"}, "--recipe: 'imagenet' is not known \\(one of none, rafdb, aff"),
+        ({"recipe": "rafdb", "preset": "demo"}, "--recipe: 'rafdb' beside --preset 'demo'"),
+        ({"schedule": "linear"}, "--schedule: 'linear' is not known \\(one of auto, constant"),
+        ({"augment": "mixup"}, "--augment: 'mixup'"),
+        ({"amp": "fp8"}, "--amp: 'fp8' is not known \\(one of none, bf16, fp16"),
+        ({"amp": "fp16", "device": "cpu"}, "--amp: 'fp16' needs CUDA \\(bf16"),
+        ({"warmup": 30.0}, "--warmup: 30.0 \\(expected 0 to under 30 epochs"),
+        ({"warmup": -1.0}, "--warmup: -1.0"),
+        ({"warmup": math.nan}, "--warmup: nan"),
+        ({"step_epochs": 0}, "--step-epochs: 0 \\(expected 1 or more"),
+        ({"step_factor": 1.5}, "--step-factor: 1.5"),
+        ({"head_lr": 0.0}, "--head-lr: 0.0"),
+        ({"clip": -1.0}, "--clip: -1.0"),
+        ({"ema": 1.0}, "--ema: 1.0 \\(expected 0 to under 1"),
+        ({"workers": -1}, "--workers: -1"),
+        ({"crop_from": 200}, "--crop-from: 200 \\(expected 0, or at least --image-size 224"),
+        ({"accumulate": 3}, "--accumulate: 3 \\(expected a divisor of --batch-size 32"),
+        ({"accumulate": 0}, "--accumulate: 0"),
+        ({"accumulate": 32}, "--batch-size: 32 in 32 parts is 1 photo each"),
+        ({"sync_bn": True, "freeze_bn": True}, "--sync-bn: nothing to sync"),
+    ],
+)
+def test_engine_settings_no_run_could_use_are_refused(settings, message):
+    with pytest.raises(AuheatError, match=message):
+        make_config(**settings)
