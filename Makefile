@@ -6,10 +6,10 @@ INSTALLED := $(VENV)/.installed
 export AUHEAT_REQUIRE_MODELS ?= 1
 TEST_JOBS ?= 2
 
-.PHONY: help demo methods test check faults bench clean
+.PHONY: help demo methods test check faults bench gpu gpu-files clean
 
 help:  ## show the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
 
 $(INSTALLED): pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -53,5 +53,14 @@ faults: $(INSTALLED)  ## kill, fill up and damage stores at every site (minutes)
 bench: $(INSTALLED)  ## measure speed against peers in the same run
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
 
+gpu-files: $(INSTALLED)  ## lay the check of every CUDA path into .gpu, to take along to a card
+	mkdir -p .gpu/wheels
+	cp benchmarks/gpu/gpu_check.sh benchmarks/gpu/gpu_check.py .gpu/
+	cp -r auheat/landmarks/mesh/models .gpu/
+	$(BIN)/python -m pip download --quiet --no-deps -c constraints.txt -d .gpu/wheels face-alignment
+
+gpu: gpu-files  ## check and time every CUDA path (GPU_CHECK_DRY=1: tiny, on the CPU)
+	PYTHON=$(CURDIR)/$(BIN)/python bash .gpu/gpu_check.sh
+
 clean:  ## remove what the targets made
-	rm -rf demo-run build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf demo-run .gpu build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
