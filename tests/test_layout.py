@@ -78,6 +78,7 @@ def test_imports_point_one_way(file):
     if here == "__init__":
         assert not imported(file)
         return
+    assert here in RANK, f"{here} has no place in the layout"
     for name in imported(file):
         other = name.split(".")[0]
         if other in RANK and other != here:
@@ -110,6 +111,13 @@ def test_files_and_functions_stay_small(file):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             own = [n for n in lines if node.lineno <= n <= node.end_lineno]
             assert len(own) <= 60, f"{node.name} has {len(own)} lines of code"
+
+
+def test_no_package_is_a_house_of_its_own():
+    lines: dict[str, int] = {}
+    for file in SOURCES:
+        lines[part(file)] = lines.get(part(file), 0) + len(code_lines(file))
+    assert max(lines.values()) < 0.15 * sum(lines.values())
 
 
 def test_public_functions_say_what_they_do():
