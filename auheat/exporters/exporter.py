@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from auheat.errors import AuheatError
@@ -27,7 +26,7 @@ from auheat.store.shard_set import ROOT, Attributes, ShardSet, open_shard_set
 from auheat.store.store import find_rendered
 from auheat.utils import files
 from auheat.utils.files import PART, file_digest, sync, write_json
-from auheat.utils.locking import LOCK_SECONDS
+from auheat.utils.locking import hold
 from auheat.utils.paths import stays_inside
 
 FORMATS: Mapping[str, tuple[str, ...]] = {
@@ -79,7 +78,8 @@ def export(
             bar.update(entry.rows)
     about = _describe(material, format, split, extent.rows)
     try:
-        with _alone(out):
+        busy = f"{out}: another process exports to it (wait for it, or choose another name)"
+        with hold(out.with_name(out.name + _LOCK), busy, remove=True):
             _check_place(store, out, format, overwrite)
             if format == "webdataset":
                 _write_folder(out, material, split, shard_size or webdataset.SHARD_SIZE, about)
@@ -165,25 +165,6 @@ def _describe(material: ShardSet, format: str, split: str | None, rows: int) -> 
         "photos": "image" in material.datasets,
         "attributes": hdf5.attributes_of(material, split),
     }
-
-
-@contextlib.contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Be the one process that writes an export; raises `AuheatError` where another one does."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    file = out.with_name(out.name + _LOCK)
-    lock = FileLock(file)
-    try:
-        lock.acquire(timeout=LOCK_SECONDS)
-    except Timeout as error:
-        raise AuheatError(
-            f"{out}: another process exports to it (wait for it, or choose another name)"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
-        file.unlink(missing_ok=True)
 
 
 def _write_folder(
