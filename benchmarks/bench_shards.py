@@ -36,7 +36,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from auheat.data.dataset import ShardDataset, fit_square, make_loader, use_one_thread
+from auheat.data.dataset import WORKER_START, Item, ShardDataset, fit_square, use_one_thread
 from auheat.data.stream import ShardStream, StreamLoader
 from auheat.facs.codebooks import load_codebook
 from auheat.heatmaps.plan import plan_heatmaps
@@ -268,6 +268,29 @@ def bench_loader(rounds: int) -> Iterator[dict[str, object]]:
             for workers in (0, 2):
                 rates = bench_epochs(store, photos, labels, root / "npy", workers, rounds)
                 yield {"stage": "loader", "photos": name, "workers": workers} | rates
+
+
+def make_loader(
+    dataset: Dataset[Item],
+    batch_size: int,
+    workers: int = 0,
+    generator: torch.Generator | None = None,
+) -> DataLoader[Item]:
+    """Return batches of items; with a generator they are shuffled and a short last one is dropped.
+
+    Seeding the generator before an epoch decides its order.
+    """
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        shuffle=generator is not None,
+        generator=generator,
+        drop_last=generator is not None and len(dataset) >= batch_size,  # type: ignore[arg-type]
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        multiprocessing_context=WORKER_START if workers else None,
+        worker_init_fn=use_one_thread,
+    )
 
 
 def bench_epochs(

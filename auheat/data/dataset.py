@@ -13,7 +13,7 @@ import joblib
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from auheat.data.row_selection import (
     ITEM_DATASETS,
@@ -236,26 +236,3 @@ def split_validation(
             taken += more
             chosen[members[i]] = True
     return chosen
-
-
-def make_loader(
-    dataset: Dataset[Item],
-    batch_size: int,
-    workers: int = 0,
-    generator: torch.Generator | None = None,
-) -> DataLoader[Item]:
-    """Return batches of items; with a generator they are shuffled and a short last one is dropped.
-
-    Seeding the generator before an epoch decides its order.
-    """
-    return DataLoader(
-        dataset,
-        batch_size=batch_size,
-        shuffle=generator is not None,
-        generator=generator,
-        drop_last=generator is not None and len(dataset) >= batch_size,  # type: ignore[arg-type]
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        multiprocessing_context=WORKER_START if workers else None,
-        worker_init_fn=use_one_thread,
-    )
