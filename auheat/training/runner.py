@@ -10,10 +10,12 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from auheat import __version__
@@ -21,13 +23,13 @@ from auheat.errors import AuheatError
 from auheat.models.network import Classifier
 from auheat.models.pretrained import WEIGHTS_HINT, Found
 from auheat.models.registry import IMAGENET_MEAN, IMAGENET_STD, build_classifier, find_method
+from auheat.models.resnet import TIMM
 from auheat.pipeline.reframing import describe_framing
 from auheat.runs import checkpoint, codebook, run_folder
 from auheat.shards.manifest import read_manifest
 from auheat.shards.reader import read_attributes
 from auheat.training.config import TrainConfig, check_parts
 from auheat.training.optim import make_optimizer
-from auheat.training.sync_batchnorm import sync_norms
 from auheat.training.tensorboard import tensorboard_writer
 from auheat.training.time_estimate import forecast
 from auheat.training.trainer import Trainer
@@ -79,6 +81,10 @@ def train(
     with join() as world:
         device = world.device(config.device)
         check_parts(config, world.size)
+        if config.sync_bn and world.size > 1 and device.type == "cpu":
+            raise AuheatError(
+                "--sync-bn: torch syncs batch normalisation on CUDA alone (--freeze-bn on a CPU)"
+            )
         material = load_training_data(store, config)
         run = store / run_folder.RUNS / config.run_name
         done = world.broadcast(
@@ -118,7 +124,7 @@ def _prepare(
     """Return the engine of a run that begins, and what is to be said of it."""
     model, notes = _build(config, len(material.dataset.class_names))
     if config.sync_bn and world.size > 1:
-        model = sync_norms(model)
+        model = sync_batchnorm(model, config.backbone)
     model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = make_optimizer(
         model, config.optimizer, config.lr, config.weight_decay, config.head_lr
@@ -129,6 +135,15 @@ def _prepare(
         each = config.batch_size // world.size
         notes = (*notes, f"{world.size} processes, {each} photos of each batch for every one")
     return Trainer(config, material, model, optimizer, device, world), notes
+
+
+def sync_batchnorm(model: Classifier, backbone: str) -> Classifier:
+    """Make batch normalisation span all processes; parameters and their names are kept."""
+    convert = nn.SyncBatchNorm.convert_sync_batchnorm
+    if backbone.startswith(TIMM):  # some of its norms hold an activation, which torch would drop
+        convert = import_module("timm.layers").convert_sync_batchnorm
+    synced: Classifier = convert(model)  # type: ignore[no-untyped-call]
+    return synced
 
 
 def _run_epochs(engine: Trainer, run: Path, done: int, best: dict[str, Any]) -> None:
