@@ -18,7 +18,7 @@ from auheat.data.dataset import ShardDataset
 from auheat.data.loader import BatchLoader, BatchSampler, balance_weights
 from auheat.errors import AuheatError
 from auheat.runs import checkpoint, run_folder
-from auheat.training import trainer
+from auheat.training import runner, trainer
 from auheat.training.config import make_config
 from auheat.training.optim import Ema
 from auheat.training.runner import train
