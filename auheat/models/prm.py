@@ -126,7 +126,7 @@ class Walk:
 
 def _source(units: Tensor, conv: nn.Module, norm: nn.Module) -> Source:
     assert isinstance(conv, nn.Conv2d)
-    assert isinstance(norm, nn.BatchNorm2d)
+    assert isinstance(norm, nn.modules.batchnorm._BatchNorm)  # SyncBatchNorm is no BatchNorm2d
     assert norm.running_var is not None
     scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
     weight = (conv.weight * scale.view(-1, 1, 1, 1)).relu()

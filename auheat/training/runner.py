@@ -10,10 +10,12 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from auheat import __version__
@@ -21,15 +23,14 @@ from auheat.errors import AuheatError
 from auheat.models.network import Classifier
 from auheat.models.pretrained import WEIGHTS_HINT, Found
 from auheat.models.registry import IMAGENET_MEAN, IMAGENET_STD, build_classifier, find_method
+from auheat.models.resnet import TIMM
 from auheat.pipeline.reframing import describe_framing
 from auheat.runs import checkpoint, codebook, run_folder
 from auheat.shards.manifest import read_manifest
 from auheat.shards.reader import read_attributes
 from auheat.training.config import TrainConfig, check_parts
 from auheat.training.optim import make_optimizer
-from auheat.training.sync_batchnorm import sync_norms
 from auheat.training.tensorboard import tensorboard_writer
-from auheat.training.time_estimate import forecast
 from auheat.training.trainer import Trainer
 from auheat.training.training_data import (
     TrainingData,
@@ -39,6 +40,9 @@ from auheat.training.training_data import (
 )
 from auheat.utils.distributed import World, join
 from auheat.utils.files import file_digest
+
+SLOW_SECONDS = 3600
+"""Where a run is estimated to take longer than this, a faster command is named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +75,18 @@ def train(
 ) -> RunSummary:
     """Train a classifier on a store's shards and write `store`/runs/NAME.
 
-    The same call goes on where a stopped run was, and does nothing for a finished one. What
-    should be known beforehand (weights, speed, estimated time) goes to `tell`. Started by
-    `torchrun`, all processes train one network, and the first alone writes and tells. Raises
-    `AuheatError`; Ctrl-C raises `KeyboardInterrupt` with a text that says how to go on.
+    The same call goes on where a stopped run was, and does nothing for a finished one. Notes on
+    weights and photos go to `tell` beforehand, speed and estimated time after the first steps.
+    Started by `torchrun`, all processes train one network, and the first alone writes and tells.
+    Raises `AuheatError`; Ctrl-C raises `KeyboardInterrupt` with a text that says how to go on.
     """
     with join() as world:
         device = world.device(config.device)
         check_parts(config, world.size)
+        if config.sync_bn and world.size > 1 and device.type == "cpu":
+            raise AuheatError(
+                "--sync-bn: torch syncs batch normalisation on CUDA alone (--freeze-bn on a CPU)"
+            )
         material = load_training_data(store, config)
         run = store / run_folder.RUNS / config.run_name
         done = world.broadcast(
@@ -88,16 +96,23 @@ def train(
             return _summarize(run, config, done, 0.0, 0.0, ("was finished already",))
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
-            engine, notes = _prepare(config, material, device, world)
+            engine, beforehand = _prepare(config, material, device, world)
             best = engine.load(run)["best"] if done else {}
-            notes = (*notes, *forecast(engine, done))
-            for note in notes if world.is_main else ():
-                tell(note)
+            notes: list[str] = []
+
+            def note(*lines: str) -> None:
+                with tqdm.external_write_mode():
+                    for line in lines if world.is_main else ():
+                        notes.append(line)
+                        tell(line)
+
+            note(*beforehand)
+            engine.on_rate = lambda rate: note(*_estimate_time(engine, done, rate))
             started = time.perf_counter()
             _run_epochs(engine, run, done, best)
             seconds = time.perf_counter() - started
         rate = (config.epochs - done) * len(material.train) / seconds
-        return _summarize(run, config, done, seconds, rate, notes)
+        return _summarize(run, config, done, seconds, rate, tuple(notes))
 
 
 def _start(
@@ -118,7 +133,7 @@ def _prepare(
     """Return the engine of a run that begins, and what is to be said of it."""
     model, notes = _build(config, len(material.dataset.class_names))
     if config.sync_bn and world.size > 1:
-        model = sync_norms(model)
+        model = sync_batchnorm(model, config.backbone)
     model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = make_optimizer(
         model, config.optimizer, config.lr, config.weight_decay, config.head_lr
@@ -128,7 +143,44 @@ def _prepare(
     if world.size > 1:
         each = config.batch_size // world.size
         notes = (*notes, f"{world.size} processes, {each} photos of each batch for every one")
+    notes = (
+        *notes,
+        f"{config.method} on {config.backbone} at {config.image_size} px, {device}: "
+        f"{len(material.train)} photos to learn from, {len(material.val)} held out",
+    )
     return Trainer(config, material, model, optimizer, device, world), notes
+
+
+def _estimate_time(engine: Trainer, done: int, rate: float) -> list[str]:
+    """Return a run's speed and the time it will take, of whose epochs `done` are over.
+
+    A photo held out counts as a third of one that is learnt from: it has no backward pass.
+    """
+    config, material = engine.config, engine.material
+    epochs = config.epochs - done
+    wait = epochs * (len(material.train) + len(material.val) / 3) / rate
+    lines = [f"{rate:.0f} images/s, {epochs} epochs: about {format_duration(wait)}"]
+    if wait > SLOW_SECONDS:
+        lines.append(
+            "faster: `auheat train --preset demo` (a thin network at 96 px), or a CUDA GPU"
+        )
+    return lines
+
+
+def format_duration(seconds: float) -> str:
+    """Return a time to wait with its unit: seconds, from 90 on minutes, from 90 of those hours."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def sync_batchnorm(model: Classifier, backbone: str) -> Classifier:
+    """Make batch normalisation span all processes; parameters and their names are kept."""
+    convert = nn.SyncBatchNorm.convert_sync_batchnorm
+    if backbone.startswith(TIMM):  # some of its norms hold an activation, which torch would drop
+        convert = import_module("timm.layers").convert_sync_batchnorm
+    synced: Classifier = convert(model)  # type: ignore[no-untyped-call]
+    return synced
 
 
 def _run_epochs(engine: Trainer, run: Path, done: int, best: dict[str, Any]) -> None:
@@ -143,6 +195,9 @@ def _run_epochs(engine: Trainer, run: Path, done: int, best: dict[str, Any]) -> 
                     f"{run}: stopped in epoch {epoch + 1} of {epochs}, {epoch} are saved "
                     "(the same command goes on from there)"
                 ) from error
+            except RuntimeError as error:
+                _raise_uncompiled(error)
+                raise
             better = not best or _is_better(line, best)
             best = line if better else best
             if not engine.world.is_main:
@@ -154,6 +209,16 @@ def _run_epochs(engine: Trainer, run: Path, done: int, best: dict[str, Any]) -> 
             note(line)
             engine.save(run, epochs_done=epoch + 1, best=best)
     engine.world.barrier()  # nobody reads what is not written yet
+
+
+def _raise_uncompiled(error: RuntimeError) -> None:
+    """Raise `AuheatError` for an error that comes from compiling a network."""
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        what = " ".join(str(error).split("\n")[:2])
+        raise AuheatError(
+            f"--compile: {what} (torch.compile needs a C++ compiler on a CPU; the run is the "
+            "same without, if slower)"
+        ) from error
 
 
 def _describe(config: TrainConfig, material: TrainingData, world: World) -> dict[str, Any]:

@@ -9,7 +9,7 @@ pass. (Batch normalisation, unless frozen or synced, sees its own part; so does 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from operator import itemgetter
 from pathlib import Path
@@ -39,9 +39,14 @@ from auheat.utils.distributed import World
 
 _CHECK_EVERY = 50
 
+_TIMED_STEPS, _TIMED_SECONDS = 5, 10
+
 
 class Trainer:
-    """One run's model, data and optimizer, an epoch at a time."""
+    """One run's model, data and optimizer, an epoch at a time.
+
+    `on_rate`, if set, is given the images per second of the first steps to come.
+    """
 
     def __init__(
         self,
@@ -66,6 +71,7 @@ class Trainer:
         self._run: nn.Module = torch.compile(self._shared) if config.compile else self._shared  # type: ignore[assignment]
         self.feed, self._val = self._open()
         self.steps = len(self.feed)
+        self.on_rate: Callable[[float], None] | None = None
         self._course = ScheduleConfig(
             self.steps, config.epochs, config.warmup, config.step_epochs, config.step_factor
         )
@@ -143,18 +149,35 @@ class Trainer:
             leave=False,
             disable=not self.world.is_main,
         )
+        times = [time.perf_counter()]
         for step, batch in enumerate(batches):
             rate = self._rate(epoch * self.steps + step)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate * group["lr_scale"]
             rows.append(self.backward(batch, self.feed.order.size(step), chance))
             self._step()
+            if self.on_rate is not None:
+                rows[-1].tolist()  # waits for the device
+                times.append(time.perf_counter())
+                self._report_rate(times)
             if (step + 1) % _CHECK_EVERY == 0 or step + 1 == self.steps:
                 checked.append(self.world.sum(torch.stack(rows)))
                 rows.clear()
                 _check_finite(checked[-1], epoch, step + 1 - len(checked[-1]))
         names = ("train_loss", "train_ce", "train_au", "train_contrast", "train_accuracy")
         return dict(zip(names, torch.cat(checked).mean(0).tolist(), strict=True))
+
+    def _report_rate(self, times: list[float]) -> None:
+        """Hand images per second to `on_rate`, once: after a few steps, or seconds.
+
+        `times` are the epoch's start and the end of each step; the first step also warms up.
+        """
+        done, first = len(times) - 1, min(1, self.steps - 1)
+        seconds = times[-1] - times[min(first, done)]
+        if self.on_rate and (done == min(_TIMED_STEPS, self.steps) or seconds > _TIMED_SECONDS):
+            images = sum(self.feed.order.size(step) for step in range(first, done))
+            self.on_rate(images / seconds)
+            self.on_rate = None
 
     def start_learning(self) -> None:
         """Put the network into training mode, but for normalisation that is frozen."""

@@ -4,13 +4,11 @@ import sys
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from auheat.errors import AuheatError
 from auheat.training import trainer
 from auheat.training.config import make_config
 from auheat.training.runner import train
-from auheat.training.sync_batchnorm import sync_norms
 from auheat.utils.distributed import join
 
 CASES = {
@@ -23,7 +21,7 @@ CASES = {
         "balance": True,
         "contrast_weight": 0.5,
     },
-    "synced": {"method": "cutmix", "sync_bn": True},
+    "mixed": {"method": "cutmix", "freeze_bn": True},
     "short": {
         "method": "acol",
         "classes": ("Neutral", "Happiness", "Surprise"),
@@ -44,34 +42,9 @@ def config_of(name):
     return make_config("demo", **(own | CASES[name] | {"device": "cpu", "name": name}))
 
 
-def compare_norms(world):
-    """Train a normalisation on this process's rows; rank 0 keeps what came out."""
-    torch.manual_seed(0)
-    values = 100 + torch.randn(5, 3, 4, 4)
-    wanted = torch.randn(5, 3, 4, 4)
-    rows = slice(world.rank, None, world.size)
-    own = values[rows].clone().requires_grad_()
-    model = sync_norms(nn.Sequential(nn.BatchNorm2d(3)))
-    assert type(model[0]) is not nn.BatchNorm2d
-    out = model(own)
-    (out * wanted[rows]).sum().backward()
-    found = {
-        "out": world.gather(out.detach(), 5),
-        "values": world.gather(own.grad, 5),
-        "weight": world.sum(model[0].weight.grad),
-        "bias": world.sum(model[0].bias.grad),
-        "mean": model[0].running_mean,
-        "var": model[0].running_var,
-    }
-    return {"values": values, "wanted": wanted, "found": found}
-
-
 def main(store):
     torch.set_num_threads(1)
     with join() as world:
-        norms = compare_norms(world)
-        if world.is_main:
-            torch.save(norms, store / "norms.pt")
         told = []
         for name in CASES:
             summary = train(store, config_of(name), tell=told.append)

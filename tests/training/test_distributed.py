@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +16,10 @@ from training_helpers import make_store
 
 from auheat.data.loader import BatchSampler
 from auheat.errors import AuheatError
+from auheat.models.registry import build_classifier
 from auheat.runs.checkpoint import load_tensors
 from auheat.runs.run_folder import read_metadata
+from auheat.training import runner
 from auheat.training.config import check_parts, make_config
 from auheat.training.runner import train
 from auheat.utils.distributed import World, join
@@ -68,22 +72,29 @@ def test_two_processes_measure_what_one_does(both, name):
     assert best[0] == best[1]
 
 
-def test_normalisation_over_processes_is_that_of_all_rows(both):
-    saved = torch.load(both[1] / "norms.pt")
-    values = saved["values"].clone().requires_grad_()
-    norm = nn.BatchNorm2d(3)
-    out = norm(values)
-    (out * saved["wanted"]).sum().backward()
-    wanted = {
-        "out": out.detach(),
-        "values": values.grad,
-        "weight": norm.weight.grad,
-        "bias": norm.bias.grad,
-        "mean": norm.running_mean,
-        "var": norm.running_var,
-    }
-    for key, value in wanted.items():
-        torch.testing.assert_close(saved["found"][key], value, rtol=1e-4, atol=1e-4, msg=key)
+def test_synced_normalisation_is_refused_where_torch_has_none(monkeypatch, tmp_path):
+    monkeypatch.setattr(runner, "join", lambda: nullcontext(World(0, 2, 0, 2)))
+    config = make_config("demo", sync_bn=True, device="cpu")
+    with pytest.raises(AuheatError, match="--sync-bn: .* on CUDA alone .--freeze-bn on a CPU"):
+        train(tmp_path, config, tell=lambda _: None)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("method", ["cam", "prm", "apvit"])
+def test_synced_normalisation_holds_the_same_tensors_under_the_same_names(method):
+    settings = make_config("demo", method=method)
+    model = build_classifier(method, settings.backbone, 4)
+    before, norms = dict(model.state_dict(keep_vars=True)), count_norms(model)
+    synced = runner.sync_batchnorm(model, settings.backbone)
+    after = synced.state_dict(keep_vars=True)
+    assert list(after) == list(before)
+    assert all(after[key] is value for key, value in before.items())
+    assert norms == {nn.BatchNorm2d: sum(norms.values())}
+    assert count_norms(synced) == {nn.SyncBatchNorm: sum(norms.values())}
+
+
+def count_norms(model):
+    return Counter(type(m) for m in model.modules() if "BatchNorm" in type(m).__name__)
 
 
 def test_a_run_notes_how_many_processes_made_it(both):

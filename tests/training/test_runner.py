@@ -25,7 +25,6 @@ from auheat.models import apvit
 from auheat.models.apvit import ApvitShape
 from auheat.runs import checkpoint, codebook, run_folder
 from auheat.training import optim, runner, trainer
-from auheat.training import time_estimate as forecasting
 from auheat.training.config import TrainConfig, make_config
 from auheat.training.optim import cosine_rate, one_cycle_rate
 from auheat.training.presets import PRESETS
@@ -271,11 +270,12 @@ def test_training_leaves_the_callers_randomness_alone(store):
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_what_should_be_known_is_told_before_the_first_epoch(store, monkeypatch):
-    told = []
-    monkeypatch.setattr(forecasting, "SLOW_SECONDS", 0)
-    train(store, quick(epochs=1), tell=told.append)
-    text = "\n".join(told)
+def test_notes_say_what_is_trained_and_how_long_it_takes(store, monkeypatch):
+    notes = []
+    monkeypatch.setattr(runner, "SLOW_SECONDS", 0)
+    summary = train(store, quick(epochs=1), tell=notes.append)
+    assert summary.notes == tuple(notes)
+    text = "\n".join(notes)
     assert "weights: none" in text
     assert "cam on thin at 32 px, cpu: 28 photos to learn from, 4 held out" in text
     assert "images/s, 1 epochs: about" in text
@@ -348,9 +348,9 @@ def test_nan_loss_names_epoch_and_step(store, monkeypatch):
     def spoilt(*args):
         calls.append(1)
         loss = original(*args)
-        return loss._replace(total=loss.total * math.nan) if len(calls) == 6 else loss
+        return loss._replace(total=loss.total * math.nan) if len(calls) == 2 else loss
 
-    monkeypatch.setattr(trainer, "total_loss", spoilt)  # 4 calls measure the speed
+    monkeypatch.setattr(trainer, "total_loss", spoilt)
     with pytest.raises(AuheatError, match="epoch 1, step 2: the loss is not finite"):
         train(store, quick(), tell=silent)
 

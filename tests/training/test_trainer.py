@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from auheat.data.dataset import ShardDataset
 from auheat.data.loader import BatchLoader, BatchSampler, balance_weights
 from auheat.errors import AuheatError
 from auheat.runs import checkpoint, run_folder
-from auheat.training import runner, time_estimate, trainer
+from auheat.training import runner, trainer
 from auheat.training.config import make_config
 from auheat.training.optim import Ema
 from auheat.training.runner import train
@@ -500,17 +501,28 @@ def test_a_checkpoint_without_mean_weights_cannot_go_on_with_them(store):
         checkpoint.load_state(run, model, optimizer, Ema(model, 0.9).model)
 
 
-def test_a_speed_test_leaves_the_network_as_it_was(store, monkeypatch):
-    seen = []
-    original = time_estimate.forecast
+@pytest.mark.parametrize(
+    ("ends", "rate"),
+    [
+        ((9, 10, 11, 12, 13, 14, 15), 1 / 1),  # four steps of one second after the first
+        ((9, 15, 21, 27), 1 / 6),  # two slow ones
+        ((20, 40), 1 / 20),
+    ],
+)
+def test_the_rate_is_that_of_the_first_steps_without_the_one_that_warms_up(ends, rate):
+    rates = []
+    order = SimpleNamespace(size=lambda _: 8)
+    engine = SimpleNamespace(
+        steps=len(ends) + 1, feed=SimpleNamespace(order=order), on_rate=rates.append
+    )
+    for n in range(1, len(ends) + 1):
+        trainer.Trainer._report_rate(engine, [0.0, *ends[:n]])
+    assert rates == [8 * rate]
 
-    def note(engine, done):
-        before = {k: v.clone() for k, v in engine.model.state_dict().items()}
-        told = original(engine, done)
-        seen.append(all(torch.equal(before[k], v) for k, v in engine.model.state_dict().items()))
-        seen.append(all(p.grad is None for p in engine.model.parameters()))
-        return told
 
-    monkeypatch.setattr(runner, "forecast", note)
-    train(store, quick(name="timed", epochs=1), tell=silent)
-    assert seen == [True, True]
+@pytest.mark.parametrize("batch_size", [28, 14, 4])  # 1, 2 and 7 steps
+def test_a_rate_is_noted_once_whatever_the_number_of_steps(store, batch_size):
+    notes = []
+    config = quick(name=f"timed{batch_size}", epochs=2, batch_size=batch_size)
+    train(store, config, tell=notes.append)
+    assert sum("images/s, 2 epochs: about" in note for note in notes) == 1
