@@ -18,6 +18,7 @@ from auheat.store.store import find_rendered
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").glob("*.md"))]
 FORMAT = (ROOT / "FORMAT.md").read_text()
 
 
@@ -27,14 +28,19 @@ def test_the_readme_lists_every_command_and_no_other():
 
 
 def test_the_readme_names_only_make_targets_that_exist():
-    targets = re.findall(r"^(\w+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    named = set(re.findall(r"^make (\w+)", README, re.MULTILINE))
+    targets = re.findall(r"^([\w-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    named = set(re.findall(r"^make ([\w-]+)", README, re.MULTILINE))
     assert {"demo", "test"} <= named <= set(targets)
 
 
-def test_the_readme_links_to_files_that_exist():
-    for target in re.findall(r"\]\(([^)]+)\)", README):
-        assert (ROOT / target).is_file(), target
+def test_the_readme_is_short():
+    assert len(README.splitlines()) < 200
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_page_links_to_files_that_exist(page):
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+        assert (page.parent / target).is_file(), target
 
 
 @pytest.fixture
@@ -69,7 +75,9 @@ def test_the_format_lists_every_root_attribute(section, store):
 
 
 def test_the_examples_of_the_readme_run(store):
-    plain, drawn, aligned = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    plain, aligned = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    page = (ROOT / "docs" / "heatmaps.md").read_text()
+    (drawn,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert len(plain.split("with ")[1].strip().splitlines()) <= 10
     check = "assert images.shape == (10, 3, 112, 112) and images.dtype == torch.float32\n"
     check += "assert heatmaps.shape == (10, 56, 56) and heatmaps.max() <= 1\n"
