@@ -39,6 +39,7 @@ from auheat.sweeps.single_run import (
 )
 from auheat.sweeps.tables import write_markdown
 from auheat.training.runner import identify_weights
+from auheat.utils.checks import format_duration
 from auheat.utils.devices import count_cores, limit_cores
 from auheat.utils.files import write_json, write_whole
 from auheat.utils.locking import LOCK, hold
@@ -291,7 +292,7 @@ class SweepRunner:
             alike = alike or [t for s, t in known if s.data == cell.setting.data]
             alike = alike or [t for _, t in known]
             total += sum(alike) / len(alike)
-        return f"; {len(rest)} to go, about {_format_time(total / jobs)}"
+        return f"; {len(rest)} to go, about {format_duration(total / jobs)}"
 
     def _stop(self) -> None:
         for record in self.records.values():
@@ -348,9 +349,3 @@ def _end_with(parent: int) -> None:
 
 def _describe_key(setting: RunKey) -> dict[str, Any]:
     return setting._asdict() | {"layers": list(setting.layers)}
-
-
-def _format_time(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

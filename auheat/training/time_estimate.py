@@ -9,6 +9,7 @@ import torch
 from auheat.data.dataset import Item
 from auheat.errors import AuheatError
 from auheat.training.trainer import Trainer
+from auheat.utils.checks import format_duration
 
 SLOW_SECONDS = 3600
 """Runs estimated to take longer than this are told of a faster command."""
@@ -30,7 +31,7 @@ def forecast(engine: Trainer, done: int) -> tuple[str, ...]:
     lines = [
         f"{config.method} on {config.backbone} at {config.image_size} px, {engine.device}: "
         f"{about['train_rows']} photos to learn from, {about['val_rows']} held out",
-        f"{rate:.0f} images/s, {config.epochs - done} epochs: about {_duration(wait)}",
+        f"{rate:.0f} images/s, {config.epochs - done} epochs: about {format_duration(wait)}",
     ]
     if wait > SLOW_SECONDS:
         lines.append(
@@ -71,9 +72,3 @@ def _time_pass(engine: Trainer, batch: Item) -> float:
             "same without, if slower)"
         ) from error
     return time.perf_counter() - started
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} seconds"
-    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
