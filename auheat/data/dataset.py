@@ -220,3 +220,16 @@ def split_validation(
             taken += more
             chosen[members[i]] = True
     return chosen
+
+
+def mean_heatmaps(dataset: ShardDataset, rows: Array) -> dict[int, Array]:
+    """Return the mean heatmap (h, w) f64 in [0, 1] of each class that has one among the rows."""
+    total: dict[int, Array] = {}
+    count: Counter[int] = Counter()
+    for index in rows.tolist():
+        label = int(dataset.labels[index])
+        heatmap, valid = dataset.read_heatmap(index)
+        if valid:
+            total[label] = total.get(label, 0) + heatmap.astype(np.float64) / 255
+            count[label] += 1
+    return {label: maps / count[label] for label, maps in total.items()}

@@ -160,7 +160,7 @@ def _describe(config: TrainConfig, material: TrainingData, world: World) -> dict
     """Return config.json: all that evaluation needs besides photos, on whatever machine."""
     asked = read_manifest(material.folder).fingerprint
     made_with = read_attributes(material.dataset.files[0])
-    book = codebook.read_codebook(material.dataset.files)
+    book = material.book
     return {
         "format": run_folder.RUN_VERSION,
         "auheat": __version__,
