@@ -21,6 +21,7 @@ from auheat.shards.reader import content_digest
 from auheat.store.shard_set import ROOT, ShardSet, open_shard_set
 from auheat.store.store import find_rendered
 from auheat.utils import files
+from auheat.utils.checks import check_one_of
 from auheat.utils.files import PART, file_digest, sync, write_json
 from auheat.utils.locking import hold
 
@@ -88,13 +89,11 @@ def export(
 def _check_request(
     store: Path, out: Path, format: str, split: str | None, shard_size: int | None  # noqa: A002
 ) -> None:  # fmt: skip
-    if format not in FORMATS:
-        raise AuheatError(f"--format: {format!r} is not known (one of {', '.join(FORMATS)})")
+    check_one_of("--format", format, FORMATS)
     if format == "npz" and out.suffix != ".npz":
         raise AuheatError(f"{out}: --format npz is one file (its name must end with .npz)")
-    if split is not None and split not in SPLITS.values():
-        known = ", ".join(dict.fromkeys(SPLITS.values()))
-        raise AuheatError(f"--split: {split!r} is not known (one of {known})")
+    if split is not None:
+        check_one_of("--split", split, dict.fromkeys(SPLITS.values()))
     if shard_size is not None and (format != "webdataset" or shard_size < 1):
         raise AuheatError(f"--shard-size: {shard_size} (1 or more, with --format webdataset alone)")
     if store.resolve() in (out.resolve(), *out.resolve().parents):

@@ -20,7 +20,7 @@ from auheat.heatmaps.render_bytes import render_bytes
 from auheat.images.decoding import make_portable, read_bytes
 from auheat.images.headers import UnreadableImageError, read_header
 from auheat.pipeline.framing import Frames, Framing, move, reframe
-from auheat.pipeline.photo_loading import count_threads, work_ahead
+from auheat.pipeline.photo_loading import check_present, count_threads, work_ahead
 from auheat.records import Array, Status
 from auheat.shards.reader import read_columns
 from auheat.shards.writer import Column
@@ -147,13 +147,8 @@ class ShardBuilder:
         threads = threads if threads > 1 else 0
         with closing(work_ahead(_read_photos, some, threads, 4 * threads)) as read:
             photos = [photo for part in read for photo in part]
-        lost = [i for i in np.flatnonzero(readable) if not photos[i]]
-        gone = [i for i in lost if not (self.source / rows["path"][i]).exists()]
-        if gone and (len(gone) == readable.sum() > 1 or not self.source.is_dir()):
-            raise AuheatError(
-                f"{self.source}: its photos have vanished (finished shards are kept: bring them "
-                "back, and the same command goes on)"
-            )
+        unread = [rows["path"][i] for i in np.flatnonzero(readable) if not photos[i]]
+        check_present(self.source, int(readable.sum()), unread)
         return photos
 
 

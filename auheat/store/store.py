@@ -115,6 +115,15 @@ def find_rendered(store: Path, name: str | None = None, option: str = "--name") 
     return store / SHARDS / chosen
 
 
+def list_rendered(store: Path, name: str | None) -> tuple[list[Path], dict[str, Any]]:
+    """Return the files and the fingerprint of finished training shards; raises `AuheatError`."""
+    folder = find_rendered(store, name, "--shards")
+    files, fingerprint = list_finished(folder, "auheat render")
+    if not files:
+        raise AuheatError(f"{folder}: no rows (run `auheat render` again)")
+    return files, fingerprint
+
+
 def check_name(name: str) -> str:
     """Return a name that is safe as a folder's; raises `AuheatError` for any other."""
     plain = name.replace("-", "").replace("_", "").replace(".", "")

@@ -25,6 +25,7 @@ from auheat.sweeps.grid import (
 )
 from auheat.training.config import TrainConfig, make_config
 from auheat.training.presets import PRESETS
+from auheat.utils.checks import check_distinct
 
 SWEPT = ("name", "method", "au_weight", "layers", "seed")
 """The settings of a run that a sweep decides; all others are the same for every run."""
@@ -93,7 +94,7 @@ def _check_given(
             raise AuheatError(f"{key}: not the same for every run of a sweep (expected {instead})")
     if not seeds:
         raise AuheatError("--seeds: an empty list (expected one or more, such as 0)")
-    _check_distinct("--seeds", seeds)
+    check_distinct("--seeds", seeds, str)
     if data is None:
         return
     if preset != "paper":
@@ -103,7 +104,7 @@ def _check_given(
             raise AuheatError(f"data: {value!r} is not known (one of {', '.join(DATA)})")
     if not data:
         raise AuheatError(f"data: an empty list (expected some of {', '.join(DATA)})")
-    _check_distinct("data", data)
+    check_distinct("data", data, str)
 
 
 def _check_preset(
@@ -157,9 +158,9 @@ def _make_part(
         for value in values:
             if not known(value):
                 raise AuheatError(f"{option}: {value!r} is not known (expected {expected})")
-    _check_distinct("--methods", part.methods)
-    _check_distinct("--lambdas", part.lambdas)
-    _check_distinct("--layers", part.layers)
+    check_distinct("--methods", part.methods, str)
+    check_distinct("--lambdas", part.lambdas, str)
+    check_distinct("--layers", part.layers, format_layers)
     if not (part.methods and part.lambdas and all(part.layers) and part.layers):
         raise AuheatError("sweep: an empty list of methods, lambdas or layers (leave it out)")
     if layers is not None and not part.positive():
@@ -173,13 +174,6 @@ def _order(layers: Sequence[int]) -> tuple[int, ...]:
 
 def _plain(value: Any) -> Any:
     return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
-
-
-def _check_distinct(option: str, values: Sequence[Any]) -> None:
-    for value in values:
-        if list(values).count(value) > 1:
-            told = format_layers(value) if isinstance(value, tuple) else value
-            raise AuheatError(f"{option}: {told} is given twice (each run once is enough)")
 
 
 def _configure(training: Mapping[str, Any], **swept: Any) -> TrainConfig:

@@ -38,7 +38,8 @@ from auheat.sweeps.single_run import (
     sum_seconds,
 )
 from auheat.sweeps.tables import write_markdown
-from auheat.training.runner import format_duration, identify_weights
+from auheat.training.runner import identify_weights
+from auheat.utils.checks import format_duration
 from auheat.utils.devices import count_cores, limit_cores
 from auheat.utils.files import write_json, write_whole
 from auheat.utils.locking import LOCK, hold

@@ -13,7 +13,6 @@ from auheat.errors import AuheatError
 from auheat.evaluation.evaluator import evaluate
 from auheat.runs import run_folder
 from auheat.runs.run_folder import ARRAYS, RESULT, VAL_ARRAYS, VAL_RESULT
-from auheat.store.store import find_rendered, list_finished
 from auheat.sweeps.grid import SweepRun
 from auheat.sweeps.results import RunState, read_scores
 from auheat.training.config import TrainConfig
@@ -53,7 +52,7 @@ def check_material(store: Path, config: TrainConfig) -> dict[str, Any]:
     if config.weights not in ("auto", "none") and not Path(config.weights).is_file():
         raise AuheatError(f"--weights: {config.weights}: no such file (auto, none, or a file)")
     material = load_training_data(store, config)
-    files, _ = list_finished(find_rendered(store, config.shards, "--shards"), "auheat render")
+    files = material.dataset.files
     if not len(ShardDataset(files, "test", config.image_size, config.classes)):
         raise AuheatError(f"{material.folder}: no test photos (each run is scored on them)")
     return describe_training_data(material, processes=1)

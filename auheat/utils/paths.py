@@ -8,7 +8,7 @@ import stat
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
 from auheat.errors import AuheatError
 from auheat.records import SUFFIXES
@@ -23,7 +23,7 @@ def is_plain_name(name: str) -> bool:
 
 
 def is_inside_name(name: str) -> bool:
-    """Whether a relative path from a label file stays below the folder it is meant for.
+    """Whether a relative path stays below the folder it is meant for, on any system (rule S9).
 
     Refused are absolute paths, `..`, backslashes, NUL, drive letters, and the folder itself.
     """
@@ -216,10 +216,3 @@ def some(names: Collection[str], most: int = 3) -> str:
     """Return the first few names for a message."""
     shown = [repr(name) for _, name in zip(range(most), names, strict=False)]
     return ", ".join(shown) + (", ..." if len(names) > most else "")
-
-
-def stays_inside(path: str) -> bool:
-    """Whether a shard's path names something below the source folder, on any system (rule S9)."""
-    plain = PurePosixPath(path)
-    parts = {*plain.parts, *PureWindowsPath(path).parts}
-    return bool(path) and not plain.is_absolute() and ".." not in parts and "\0" not in path
