@@ -13,17 +13,9 @@ import joblib
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from auheat.data.row_selection import (
-    ITEM_DATASETS,
-    Selection,
-    check_alike,
-    list_files,
-    order_classes,
-    read_table,
-    select_rows,
-)
+from auheat.data.row_selection import ITEM_DATASETS, Selection, list_files, scan_shards
 from auheat.errors import AuheatError
 from auheat.images.headers import UnreadableImageError, read_header
 from auheat.records import Array
@@ -65,22 +57,17 @@ class ShardDataset(Dataset[Item]):
         """
         self.files = list_files(files)
         self.image_size = image_size
-        first = read_table(self.files[0])
-        self.shard_classes = first.names
-        self.class_names = order_classes(self.shard_classes, classes)
+        self.shard_classes, self.class_names, parts = scan_shards(self.files, split, classes)
         self.left_out: Counter[str] = Counter()
         self.ids: list[str] = []
         self.persons: list[str] = []
         chosen: list[Selection] = []
         person: dict[bytes, str] = {}  # each name once in memory, however many photos it has
-        for file in self.files:
-            table = read_table(file)
-            check_alike(table, first)
-            chosen.append(select_rows(table, split, self.class_names))
-            rows = chosen[-1].rows
-            self.left_out += chosen[-1].left_out
-            self.ids += [key.decode() for key in table.ids[rows].tolist()]
-            raw = table.persons[rows].tolist()
+        for table, selection in parts:
+            chosen.append(selection)
+            self.left_out += selection.left_out
+            self.ids += [key.decode() for key in table.ids[selection.rows].tolist()]
+            raw = table.persons[selection.rows].tolist()
             self.persons += [person.setdefault(key, key.decode()) for key in raw]
         self.labels: Array = np.concatenate([part.labels for part in chosen])
         self._row: Array = np.concatenate([part.rows for part in chosen])
@@ -236,26 +223,3 @@ def split_validation(
             taken += more
             chosen[members[i]] = True
     return chosen
-
-
-def make_loader(
-    dataset: Dataset[Item],
-    batch_size: int,
-    workers: int = 0,
-    generator: torch.Generator | None = None,
-) -> DataLoader[Item]:
-    """Return batches of items; with a generator they are shuffled and a short last one is dropped.
-
-    Seeding the generator before an epoch decides its order.
-    """
-    return DataLoader(
-        dataset,
-        batch_size=batch_size,
-        shuffle=generator is not None,
-        generator=generator,
-        drop_last=generator is not None and len(dataset) >= batch_size,  # type: ignore[arg-type]
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        multiprocessing_context=WORKER_START if workers else None,
-        worker_init_fn=use_one_thread,
-    )

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from auheat.errors import AuheatError
@@ -139,24 +138,16 @@ def _make_part(
         )
     base = _configure(training)
     part = SubGrid(
-        tuple(methods if methods is not None else (base.method,)),
-        tuple(float(v) for v in (lambdas if lambdas is not None else {0.0, base.au_weight})),
-        tuple(_order(some) for some in (layers if layers is not None else (base.layers,))),
+        (base.method,) if methods is None else tuple(methods),
+        tuple(sorted(map(float, {0.0, base.au_weight} if lambdas is None else lambdas))),
+        tuple(map(_order, (base.layers,) if layers is None else layers)),
     )
-    part = replace(part, lambdas=tuple(sorted(part.lambdas)))
-    for option, values, known, expected in (
-        ("--methods", part.methods, METHODS.__contains__, f"one of {', '.join(METHODS)}"),
-        ("--lambdas", part.lambdas, lambda v: 0 <= v < math.inf, "0 or more"),
-        (
-            "--layers",
-            [number for some in part.layers for number in some],
-            range(1, N_LAYERS + 1).__contains__,
-            f"some of 1 to {N_LAYERS}",
-        ),
-    ):
-        for value in values:
-            if not known(value):
-                raise AuheatError(f"{option}: {value!r} is not known (expected {expected})")
+    numbers = [number for chosen in part.layers for number in chosen]
+    _check_known("--methods", part.methods, METHODS.__contains__, f"one of {', '.join(METHODS)}")
+    _check_known("--lambdas", part.lambdas, lambda v: 0 <= v < math.inf, "0 or more")
+    _check_known(
+        "--layers", numbers, range(1, N_LAYERS + 1).__contains__, f"some of 1 to {N_LAYERS}"
+    )
     _check_distinct("--methods", part.methods)
     _check_distinct("--lambdas", part.lambdas)
     _check_distinct("--layers", part.layers)
@@ -175,11 +166,19 @@ def _plain(value: Any) -> Any:
     return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 
+def _check_known(
+    option: str, values: Sequence[Any], fits: Callable[[Any], bool], expected: str
+) -> None:
+    for value in values:
+        if not fits(value):
+            raise AuheatError(f"{option}: {value!r} is not known (expected {expected})")
+
+
 def _check_distinct(option: str, values: Sequence[Any]) -> None:
     for value in values:
         if list(values).count(value) > 1:
-            told = format_layers(value) if isinstance(value, tuple) else value
-            raise AuheatError(f"{option}: {told} is given twice (each run once is enough)")
+            text = format_layers(value) if isinstance(value, tuple) else value
+            raise AuheatError(f"{option}: {text} is given twice (each run once is enough)")
 
 
 def _configure(training: Mapping[str, Any], **swept: Any) -> TrainConfig:
