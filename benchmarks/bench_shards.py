@@ -1,6 +1,6 @@
 """Shards against single files: bytes, reads and writes of heatmaps, and images/s of loaders.
 
-    python benchmarks/bench_shards.py [--rounds 5] [--only heatmaps|loader|chunks]
+    python benchmarks/bench_shards.py [--rounds 5] [--only heatmaps|epoch|loader|chunks]
 
 Prints JSON lines. Everything runs in turns, on files that lie in the system's cache; medians count.
 
@@ -8,10 +8,14 @@ Prints JSON lines. Everything runs in turns, on files that lie in the system's c
   of float32 at 224 px per photo (np.save, np.load). Bytes are those by which the file grows with
   the dataset: chunks, their index, headers. Writes are of heatmap and id by `ShardFolder.write`,
   checksums and manifest included, in one process; once synced to disk on both sides, and once not.
-- loader: images/s at 224 px of DataLoader over `ShardDataset` (photo, heatmap, landmarks, label)
-  and of `StreamLoader`, against a folder of the same JPEGs with the same decoding and resizing
-  (photo and label), and against that folder with an .npy per photo. AUHEAT_TEST_DATA names the
-  folder that holds `fer_dev`; without it a set is made.
+- epoch: an epoch's photos (encoded), heatmaps, landmarks and flags, in microseconds a row: rows in
+  random order by `RowReader` and by plain h5py (as docs/reading.md does it, and with datasets
+  opened once and small ones in memory), and a `ShardStream`'s order in its long reads; from
+  the system's cache, and with the file thrown out of it before every epoch.
+- loader: images/s at 224 px of DataLoader over `ShardDataset` (photo, heatmap, landmarks, label),
+  of the same through plain h5py with held datasets, and of `StreamLoader`, against a folder of the
+  same JPEGs with the same decoding and resizing (photo and label), and against that folder with an
+  .npy per photo. AUHEAT_TEST_DATA names the folder that holds `fer_dev`; without it a set is made.
 - chunks: what rows per chunk and filters cost, by plain h5py on one thread without its chunk cache;
   processor time.
 
@@ -20,6 +24,7 @@ time is decoding and resizing.
 """
 
 import argparse
+import functools
 import json
 import os
 import statistics
@@ -36,7 +41,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from auheat.data.dataset import WORKER_START, Item, ShardDataset, fit_square, use_one_thread
+from auheat.data.dataset import WORKER_START, ShardDataset, fit_square, use_one_thread
+from auheat.data.row_selection import ITEM_DATASETS
+from auheat.data.shuffle import EpochOrder, ShuffleConfig
 from auheat.data.stream import ShardStream, StreamLoader
 from auheat.facs.codebooks import load_codebook
 from auheat.heatmaps.plan import plan_heatmaps
@@ -186,6 +193,102 @@ def bench_writes(
     return told | {"times_npy": round(micros["npy"] / micros["shard"], 2)}
 
 
+def bench_epoch(rounds: int) -> Iterator[dict[str, object]]:
+    """Measure the reading of an epoch, without decoding, from memory and from the disk."""
+    with tempfile.TemporaryDirectory(dir=os.environ.get("AUHEAT_BENCH_DISK")) as tmp:
+        for number, (name, photos) in enumerate(list_photos(Path(tmp))):
+            labels = np.arange(len(photos)) % len(NAMES)
+            store = write_store(Path(tmp) / f"store{number}", photos, labels)
+            file = store / "00000.h5"
+            for cached in (True, False):
+                about = {"stage": "epoch", "photos": name, "rows": len(photos), "cached": cached}
+                yield about | bench_reading(file, len(photos), cached, rounds)
+
+
+def bench_reading(file: Path, n: int, cached: bool, rounds: int) -> dict[str, object]:
+    """Measure an epoch's reads in microseconds a row, taken in turns."""
+    order = np.random.default_rng(3).permutation(n).tolist()
+    reader, stream = RowReader([file]), ShardStream([file])
+    epoch = EpochOrder(n, ShuffleConfig(256, 16), 0, 0, True)
+
+    def in_windows() -> None:
+        for window in range(epoch.windows):
+            assert sum(1 for _ in stream._read(epoch.window(window))) > 0
+
+    with h5py.File(file) as shard:
+        held = hold_columns(shard)
+        ways: dict[str, Callable[[], object]] = {
+            "row_reader": lambda: [reader.read(0, i, ITEM_DATASETS) for i in order],
+            "h5py": lambda: [read_h5py(shard, i) for i in order],
+            "h5py_held": lambda: [read_h5py(held, i) for i in order],
+            "stream": in_windows,
+        }
+
+        def run(way: Callable[[], object]) -> None:
+            way()
+            if not cached:
+                drop_from_cache(file)
+
+        micros = in_turns({k: (lambda w=w: run(w), n) for k, w in ways.items()}, rounds)
+    told: dict[str, object] = {f"{name}_us": round(us, 1) for name, us in micros.items()}
+    return told
+
+
+Columns = dict[str, Any]
+
+
+def hold_columns(shard: h5py.File) -> Columns:
+    """Return a shard's datasets, opened once, the places of the photos and the flags read."""
+    read = {name: shard[name][:] for name in ("image_start", "image_length", "valid")}
+    return {name: shard[name] for name in ITEM_DATASETS} | read
+
+
+def read_h5py(columns: h5py.File | Columns, row: int) -> tuple[Any, ...]:
+    """Read a row by h5py alone: from a file as docs/reading.md does, or from held columns."""
+    start, length = columns["image_start"][row], columns["image_length"][row]
+    fields = (columns[name][row] for name in ITEM_DATASETS if name != "image")
+    return columns["image"][start : start + length], *fields
+
+
+def drop_from_cache(file: Path) -> None:
+    """Let the next read of a file come from its disk."""
+    handle = os.open(file, os.O_RDONLY)
+    os.fsync(handle)
+    os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(handle)
+
+
+class PlainDataset(ShardDataset):
+    """The same rows by plain h5py, one handle a process."""
+
+    def _read_raw(self, index: int) -> list[Any]:
+        shard, row = self._place(index)
+        image, *fields = read_h5py(open_once(self.files[shard], os.getpid()), row)
+        return [image.tobytes(), *fields]
+
+
+@functools.lru_cache(64)
+def open_once(file: Path, process: int) -> Columns:  # noqa: ARG001 (a worker opens its own)
+    return hold_columns(h5py.File(file))
+
+
+def make_loader(
+    dataset: Dataset[Any], workers: int, generator: torch.Generator
+) -> DataLoader[dict[str, Any]]:
+    """Return full batches in random order."""
+    return DataLoader(
+        dataset,
+        BATCH,
+        shuffle=True,
+        generator=generator,
+        drop_last=True,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        multiprocessing_context=WORKER_START if workers else None,
+        worker_init_fn=use_one_thread,
+    )
+
+
 class FolderDataset(Dataset[dict[str, Any]]):
     """What people write for a folder of photos, decoded and resized as `ShardDataset` does it."""
 
@@ -270,39 +373,17 @@ def bench_loader(rounds: int) -> Iterator[dict[str, object]]:
                 yield {"stage": "loader", "photos": name, "workers": workers} | rates
 
 
-def make_loader(
-    dataset: Dataset[Item],
-    batch_size: int,
-    workers: int = 0,
-    generator: torch.Generator | None = None,
-) -> DataLoader[Item]:
-    """Return batches of items; with a generator they are shuffled and a short last one is dropped.
-
-    Seeding the generator before an epoch decides its order.
-    """
-    return DataLoader(
-        dataset,
-        batch_size=batch_size,
-        shuffle=generator is not None,
-        generator=generator,
-        drop_last=generator is not None and len(dataset) >= batch_size,  # type: ignore[arg-type]
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        multiprocessing_context=WORKER_START if workers else None,
-        worker_init_fn=use_one_thread,
-    )
-
-
 def bench_epochs(
     store: Path, photos: list[Path], labels: Array, npy: Path, workers: int, rounds: int
 ) -> dict[str, object]:
     """Measure epochs in random order, taken in turns by all ways."""
     order = torch.Generator()
     loaders: dict[str, DataLoader[Any] | StreamLoader] = {
-        "shards": make_loader(ShardDataset(store), BATCH, workers, order),
+        "shards": make_loader(ShardDataset(store), workers, order),
+        "h5py": make_loader(PlainDataset(store), workers, order),
         "stream": StreamLoader(ShardStream(store, batch_size=BATCH), workers),
-        "folder": make_loader(FolderDataset(photos, labels), BATCH, workers, order),
-        "folder_npy": make_loader(FolderDataset(photos, labels, npy), BATCH, workers, order),
+        "folder": make_loader(FolderDataset(photos, labels), workers, order),
+        "folder_npy": make_loader(FolderDataset(photos, labels, npy), workers, order),
     }
     n = len(photos) // BATCH * BATCH
 
@@ -313,7 +394,7 @@ def bench_epochs(
     ways = {name: (lambda loader=loader: drain(loader), n) for name, loader in loaders.items()}
     micros = in_turns(ways, rounds)
     told: dict[str, object] = {f"{name}_per_s": round(1e6 / us) for name, us in micros.items()}
-    for name in ("shards", "stream"):
+    for name in ("shards", "h5py", "stream"):
         told[f"{name}_times_folder"] = round(micros["folder"] / micros[name], 3)
         told[f"{name}_times_folder_npy"] = round(micros["folder_npy"] / micros[name], 2)
     return told
@@ -364,7 +445,12 @@ def measure_chunks(
     }
 
 
-STAGES = {"heatmaps": bench_heatmaps, "loader": bench_loader, "chunks": bench_chunks}
+STAGES = {
+    "heatmaps": bench_heatmaps,
+    "epoch": bench_epoch,
+    "loader": bench_loader,
+    "chunks": bench_chunks,
+}
 
 
 def main() -> None:

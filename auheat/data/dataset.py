@@ -15,15 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from auheat.data.row_selection import (
-    ITEM_DATASETS,
-    Selection,
-    check_alike,
-    list_files,
-    order_classes,
-    read_table,
-    select_rows,
-)
+from auheat.data.row_selection import ITEM_DATASETS, Selection, list_files, scan_shards
 from auheat.errors import AuheatError
 from auheat.images.decoding import decode_stored
 from auheat.images.headers import UnreadableImageError
@@ -66,22 +58,17 @@ class ShardDataset(Dataset[Item]):
         """
         self.files = list_files(files)
         self.image_size = image_size
-        first = read_table(self.files[0])
-        self.shard_classes = first.names
-        self.class_names = order_classes(self.shard_classes, classes)
+        self.shard_classes, self.class_names, parts = scan_shards(self.files, split, classes)
         self.left_out: Counter[str] = Counter()
         self.ids: list[str] = []
         self.persons: list[str] = []
         chosen: list[Selection] = []
         person: dict[bytes, str] = {}  # each name once in memory, however many photos it has
-        for file in self.files:
-            table = read_table(file)
-            check_alike(table, first)
-            chosen.append(select_rows(table, split, self.class_names))
-            rows = chosen[-1].rows
-            self.left_out += chosen[-1].left_out
-            self.ids += [key.decode() for key in table.ids[rows].tolist()]
-            raw = table.persons[rows].tolist()
+        for table, selection in parts:
+            chosen.append(selection)
+            self.left_out += selection.left_out
+            self.ids += [key.decode() for key in table.ids[selection.rows].tolist()]
+            raw = table.persons[selection.rows].tolist()
             self.persons += [person.setdefault(key, key.decode()) for key in raw]
         self.labels: Array = np.concatenate([part.labels for part in chosen])
         self._row: Array = np.concatenate([part.rows for part in chosen])

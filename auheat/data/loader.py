@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from auheat.data.dataset import Item, ShardDataset
+from auheat.data.dataset import WORKER_START, Item, ShardDataset
 from auheat.records import Array
 from auheat.utils.distributed import World
 
@@ -93,7 +93,7 @@ class BatchLoader:
                 batch_sampler=order,
                 num_workers=workers,
                 persistent_workers=workers > 0,
-                multiprocessing_context="forkserver" if workers else None,
+                multiprocessing_context=WORKER_START if workers else None,
                 pin_memory=device.type == "cuda",
                 generator=torch.Generator(),  # so that it draws nothing from the shared one
             )
@@ -119,18 +119,18 @@ def _copy_ahead(source: Iterable[Item], device: torch.device) -> Iterator[Item]:
                 k: batch[k] if batch[k].is_pinned() else batch[k].pin_memory() for k in _FIELDS
             }
             moved = {k: v.to(device, non_blocking=True) for k, v in pinned.items()}
-            there = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            there.record(aside)
+            copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            copied.record(aside)
         if waiting is not None:
             yield _receive(*waiting)
-        waiting = moved, there
+        waiting = moved, copied
     if waiting is not None:
         yield _receive(*waiting)
 
 
-def _receive(batch: Item, there: torch.cuda.Event) -> Item:
+def _receive(batch: Item, copied: torch.cuda.Event) -> Item:
     now = torch.cuda.current_stream()
-    now.wait_event(there)
+    now.wait_event(copied)
     for value in batch.values():
         value.record_stream(now)  # its memory is not given away before it was used
     return batch

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,6 +97,27 @@ def read_table(file: Path) -> Table:
         digest.update(f"|{value.dtype}|{value.shape}|".encode())
         digest.update(value.tobytes())
     return Table(file, names, map_size, ids, persons, splits, status, label, digest.digest())
+
+
+def scan_shards(
+    files: Sequence[Path], split: str | None, classes: Sequence[str] | None
+) -> tuple[tuple[str, ...], tuple[str, ...], Iterator[tuple[Table, Selection]]]:
+    """Return the shards' classes, those asked for, and each shard's table and chosen rows.
+
+    Tables are read as they are asked for. Raises `AuheatError`, also where shards are not alike.
+    """
+    first = read_table(files[0])
+    names = order_classes(first.names, classes)
+    return first.names, names, _select_each(files, first, split, names)
+
+
+def _select_each(
+    files: Sequence[Path], first: Table, split: str | None, names: Sequence[str]
+) -> Iterator[tuple[Table, Selection]]:
+    for file in files:
+        table = first if file == first.file else read_table(file)
+        check_alike(table, first)
+        yield table, select_rows(table, split, names)
 
 
 def order_classes(names: Sequence[str], asked: Sequence[str] | None) -> tuple[str, ...]:

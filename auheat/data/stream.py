@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,10 +19,9 @@ from auheat.data.dataset import WORKER_START, Item, make_items, use_one_thread
 from auheat.data.row_selection import (
     ITEM_DATASETS,
     Selection,
-    check_alike,
     list_files,
-    order_classes,
     read_table,
+    scan_shards,
     select_rows,
 )
 from auheat.data.shuffle import EpochOrder, ShuffleConfig
@@ -98,16 +98,11 @@ class ShardStream(IterableDataset[Item]):
         self._shared = torch.zeros(2, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
 
     def _scan(self, classes: Sequence[str] | None) -> None:
-        first = read_table(self.files[0])
-        self.shard_classes = first.names
-        self.class_names = order_classes(self.shard_classes, classes)
+        self.shard_classes, self.class_names, parts = scan_shards(self.files, self._split, classes)
         self.left_out: Counter[str] = Counter()
         digest = hashlib.sha256(repr((self._split, self.class_names)).encode())
         counts = []
-        for shard, file in enumerate(self.files):
-            table = read_table(file)
-            check_alike(table, first)
-            chosen = select_rows(table, self._split, self.class_names)
+        for shard, (table, chosen) in enumerate(parts):
             self._known.put(shard, chosen, len(chosen.rows))
             self.left_out += chosen.left_out
             counts.append(len(chosen.rows))
@@ -173,25 +168,36 @@ class ShardStream(IterableDataset[Item]):
         return self._batches(self.epoch, self.position, worker, workers)
 
     def _batches(self, epoch: int, position: int, worker: int, workers: int) -> Iterator[Item]:
-        """Yield batch `worker`, and every `workers`-th after it."""
-        rank, world = self.find_place()
-        count, step = self.count_batches(position), world * self.batch_size
-        order = EpochOrder(self.rows, self._shuffle, self.seed, epoch, self.shuffled)
+        """Yield batch `worker`, and every `workers`-th after it.
 
-        def mine() -> Iterator[tuple[int, _Row]]:
-            first = order.find(position) if count else order.windows
-            for window in range(first, order.windows):
-                start = max(order.start(window), position)
-                places = np.arange(start, order.start(window + 1))
-                batch = (places - position) // step
-                if not self.drop_last:
-                    batch = np.minimum(batch, count - 1)
-                here = (places % world == rank) & (batch < count) & (batch % workers == worker)
-                rows = order.window(window)[places[here] - order.start(window)]
-                yield from zip(batch[here].tolist(), self._read(rows), strict=True)
+        For 2 ranks (`world`), a `batch_size` of 3 and 2 workers, from position 0:
 
-        for _, rows in groupby(mine(), key=lambda pair: pair[0]):
+            position  0  1  2  3  4  5 | 6  7  8  9 10 11 | 12 13 14 15 16 17
+            rank      0  1  0  1  0  1 | 0  1  0  1  0  1 |  0  1  0  1  0  1   position % world
+            batch            0         |        1         |         2         each rank has 3 rows
+            worker           0         |        1         |         0         batch % workers
+        """
+        mine = self._read_own(epoch, position, worker, workers)
+        for _, rows in groupby(mine, key=itemgetter(0)):
             yield self._collate([row for _, row in rows])
+
+    def _read_own(
+        self, epoch: int, position: int, worker: int, workers: int
+    ) -> Iterator[tuple[int, _Row]]:
+        """Yield the rows of one worker of this rank, each with the number of its batch."""
+        rank, world = self.find_place()
+        count = self.count_batches(position)
+        order = EpochOrder(self.rows, self._shuffle, self.seed, epoch, self.shuffled)
+        first = order.find(position) if count else order.windows
+        for window in range(first, order.windows):
+            start = max(order.start(window), position)
+            places = np.arange(start, order.start(window + 1))
+            batch = (places - position) // (world * self.batch_size)
+            if not self.drop_last:  # fewer rows than ranks join the last batches
+                batch = np.minimum(batch, count - 1)
+            own = (places % world == rank) & (batch < count) & (batch % workers == worker)
+            rows = order.window(window)[places[own] - order.start(window)]
+            yield from zip(batch[own].tolist(), self._read(rows), strict=True)
 
     def _read(self, rows: Array) -> Iterator[_Row]:
         """Yield `rows` (n,) in that order, read from disk in the order they lie there."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from auheat.errors import AuheatError
@@ -140,24 +139,16 @@ def _make_part(
         )
     base = _configure(training)
     part = SubGrid(
-        tuple(methods if methods is not None else (base.method,)),
-        tuple(float(v) for v in (lambdas if lambdas is not None else {0.0, base.au_weight})),
-        tuple(_order(some) for some in (layers if layers is not None else (base.layers,))),
+        (base.method,) if methods is None else tuple(methods),
+        tuple(sorted(map(float, {0.0, base.au_weight} if lambdas is None else lambdas))),
+        tuple(map(_order, (base.layers,) if layers is None else layers)),
     )
-    part = replace(part, lambdas=tuple(sorted(part.lambdas)))
-    for option, values, known, expected in (
-        ("--methods", part.methods, METHODS.__contains__, f"one of {', '.join(METHODS)}"),
-        ("--lambdas", part.lambdas, lambda v: 0 <= v < math.inf, "0 or more"),
-        (
-            "--layers",
-            [number for some in part.layers for number in some],
-            range(1, N_LAYERS + 1).__contains__,
-            f"some of 1 to {N_LAYERS}",
-        ),
-    ):
-        for value in values:
-            if not known(value):
-                raise AuheatError(f"{option}: {value!r} is not known (expected {expected})")
+    numbers = [number for chosen in part.layers for number in chosen]
+    _check_known("--methods", part.methods, METHODS.__contains__, f"one of {', '.join(METHODS)}")
+    _check_known("--lambdas", part.lambdas, lambda v: 0 <= v < math.inf, "0 or more")
+    _check_known(
+        "--layers", numbers, range(1, N_LAYERS + 1).__contains__, f"some of 1 to {N_LAYERS}"
+    )
     check_distinct("--methods", part.methods, str)
     check_distinct("--lambdas", part.lambdas, str)
     check_distinct("--layers", part.layers, format_layers)
@@ -174,6 +165,14 @@ def _order(layers: Sequence[int]) -> tuple[int, ...]:
 
 def _plain(value: Any) -> Any:
     return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def _check_known(
+    option: str, values: Sequence[Any], fits: Callable[[Any], bool], expected: str
+) -> None:
+    for value in values:
+        if not fits(value):
+            raise AuheatError(f"{option}: {value!r} is not known (expected {expected})")
 
 
 def _configure(training: Mapping[str, Any], **swept: Any) -> TrainConfig:

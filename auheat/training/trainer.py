@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,21 @@ from auheat.utils.distributed import World
 _CHECK_EVERY = 50
 
 _TIMED_STEPS, _TIMED_SECONDS = 5, 10
+
+
+class MicroBatch(NamedTuple):
+    """A part of a batch that passes through the network at once.
+
+    `labels` are those before mixing. `share` is its part of the batch's rows and `known` (a scalar)
+    of the weights of its heatmaps, None for a whole batch; after the `last` one gradients are
+    synced.
+    """
+
+    seen: Batch
+    labels: Tensor
+    share: float = 1.0
+    known: Tensor | None = None
+    last: bool = True
 
 
 class Trainer:
@@ -204,42 +219,33 @@ class Trainer:
         answers, (5,): summed over the processes they are the batch's.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        told: list[Tensor] = []
-        for seen, labels, share, last in self._parts(batch, n, chance):
-            with self._no_sync(last):
+        sums: list[Tensor] = []
+        for part in self._split(batch, n, chance):
+            with self._no_sync(part.last):
                 with self._autocast():
-                    output: Output = self._run(seen.images, labels)
+                    output: Output = self._run(part.seen.images, part.labels)
                 output = _in_float32(output)
-                loss = self._loss(output, seen)
-                if share is not None:
-                    loss = self._rescale(loss, *share)
-                # processes are averaged: each counts as often as there are
+                loss = self._rescale(self._loss(output, part.seen), part)
+                # DDP averages gradients over ranks; multiply by world size to get the sum
                 self._scaler.scale(loss.total * self.world.size).backward()  # type: ignore[no-untyped-call]
-            hits = _share_right(output.logits, seen.labels)
-            part = 1.0 if share is None else share[0]
-            told.append(torch.stack([*(value.detach() for value in loss), hits * part]))
-        return told[0] if len(told) == 1 else torch.stack(told).sum(0)
+            hits = part.share * _accuracy(output.logits, part.seen.labels)
+            sums.append(torch.stack([*(value.detach() for value in loss), hits]))
+        return sums[0] if len(sums) == 1 else torch.stack(sums).sum(0)
 
-    def _parts(
-        self, batch: Item, n: int, chance: torch.Generator
-    ) -> Iterator[tuple[Batch, Tensor, tuple[float, Tensor] | None, bool]]:
-        """Vary a batch and yield it in parts.
-
-        Each comes with its labels before mixing; its shares of the cross-entropy's mean and of
-        the alignment's over the whole batch, None for the whole; and whether it is the last.
-        """
+    def _split(self, batch: Item, n: int, chance: torch.Generator) -> Iterator[MicroBatch]:
+        """Vary a batch and yield it in parts."""
         seen, labels = self._vary(batch, n, chance)
-        # as many on every process, and none without a row
+        # same number of micro-batches on each rank, none empty
         count = min(self.config.accumulate, n // self.world.size)
         if count == self.world.size == 1:
-            yield seen, labels, None, True
+            yield MicroBatch(seen, labels)
             return
         total = self.world.sum(known_share(seen.valid).sum()).clamp(min=1e-8)
         for number, rows in enumerate(torch.arange(len(labels)).tensor_split(count)):
             own = slice(int(rows[0]), int(rows[-1]) + 1)
             part = seen.map(itemgetter(own))
-            share = len(rows) / n, known_share(part.valid).sum() / total
-            yield part, labels[own], share, number + 1 == count
+            known = known_share(part.valid).sum() / total
+            yield MicroBatch(part, labels[own], len(rows) / n, known, number + 1 == count)
 
     def _vary(self, batch: Item, n: int, chance: torch.Generator) -> tuple[Batch, Tensor]:
         """Return a batch's photos and heatmaps, varied and mixed, and its labels before."""
@@ -261,8 +267,12 @@ class Trainer:
         images = seen.images.contiguous(memory_format=torch.channels_last)
         return seen._replace(images=images), batch["label"]
 
-    def _rescale(self, loss: Loss, classes_share: float, known: Tensor) -> Loss:
-        parts = classes_share * loss.classes, known * loss.alignment, known * loss.contrast
+    def _rescale(self, loss: Loss, part: MicroBatch) -> Loss:
+        """Return what a part's loss adds to that of the whole batch."""
+        if part.known is None:
+            return loss
+        aligned = part.known * loss.alignment, part.known * loss.contrast
+        parts = part.share * loss.classes, *aligned
         return Loss(add_up(*parts, self.config.au_weight, self.config.contrast_weight), *parts)
 
     def _no_sync(self, last: bool) -> AbstractContextManager[Any]:
@@ -317,7 +327,7 @@ class Trainer:
             output = model(images)
             loss = self._loss(output, seen)
             n, known = len(seen.labels), known_share(seen.valid).double().sum()
-            hits = n * _share_right(output.logits, seen.labels).double()
+            hits = n * _accuracy(output.logits, seen.labels).double()
             aligned = loss.alignment.double() * known, loss.contrast.double() * known
             means = known.new_tensor(n), known, loss.classes.double() * n, *aligned, hits
             sums[step] = torch.stack(means)
@@ -334,8 +344,8 @@ def _in_float32(output: Output) -> Output:
     return output._replace(logits=output.logits.float(), aux_logits=extra)
 
 
-def _share_right(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return how much of the labels, (B,) or shares (B, K), the predicted classes make up."""
+def _accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the accuracy; for soft labels (B, K), the mean probability of the predicted class."""
     predicted = logits.argmax(1)
     if labels.ndim == 2:
         return labels.gather(1, predicted[:, None]).mean()

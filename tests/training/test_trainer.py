@@ -95,19 +95,19 @@ def test_a_batch_in_parts_gives_the_weights_of_one_pass(store, method):
 
 def test_parts_without_a_valid_heatmap_weigh_nothing(store, monkeypatch):
     seen = []
-    original = trainer.Trainer._parts
+    original = trainer.Trainer._split
 
     def note(self, *arguments):
         parts = list(original(self, *arguments))
-        seen.append([(share, part.valid.sum().item()) for part, _, share, _ in parts])
+        seen.append([(part, part.seen.valid.sum().item()) for part in parts])
         return iter(parts)
 
-    monkeypatch.setattr(trainer.Trainer, "_parts", note)
+    monkeypatch.setattr(trainer.Trainer, "_split", note)
     train(store, quick(name="shares", epochs=1, accumulate=4), tell=silent)
     for parts in seen:
         valid = sum(n for _, n in parts)
-        assert sum(share[0] for share, _ in parts) == pytest.approx(1)
-        assert [share[1].item() for share, _ in parts] == pytest.approx(
+        assert sum(part.share for part, _ in parts) == pytest.approx(1)
+        assert [part.known.item() for part, _ in parts] == pytest.approx(
             [n / valid for _, n in parts]
         )
     assert {n for parts in seen for _, n in parts} == {0, 1, 2}
