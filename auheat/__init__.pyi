@@ -3,6 +3,9 @@ from .data.stream import ShardStream as ShardStream
 from .data.stream import StreamLoader as StreamLoader
 from .datasets.registry import read_samples as read_samples
 from .errors import AuheatError as AuheatError
+from .errors import MissingExtraError as MissingExtraError
+from .errors import RequestError as RequestError
+from .errors import StoreError as StoreError
 from .evaluation.bootstrap import interval as interval
 from .evaluation.bootstrap import paired_interval as paired_interval
 from .evaluation.evaluator import evaluate as evaluate
@@ -34,10 +37,13 @@ __all__ = [
     "AuheatError",
     "Codebook",
     "Landmarks",
+    "MissingExtraError",
+    "RequestError",
     "Sample",
     "ShardDataset",
     "ShardStream",
     "Status",
+    "StoreError",
     "StreamLoader",
     "au_alignment_loss",
     "content_digest",

@@ -24,7 +24,7 @@ from auheat.data.row_selection import (
     read_table,
     select_rows,
 )
-from auheat.errors import AuheatError
+from auheat.errors import StoreError
 from auheat.images.headers import UnreadableImageError, read_header
 from auheat.records import Array
 from auheat.shards.row_reader import RowReader
@@ -161,7 +161,7 @@ def make_items(
             image = _decode(data)
         except UnreadableImageError as error:
             (key,) = reader.read(shard, row, ("id",))
-            raise AuheatError(
+            raise StoreError(
                 f"{reader.files[shard]}: photo {key} (row {row}): {error} (`auheat verify`)"
             ) from error
         factor[0] = side / image.shape[1], side / image.shape[0]

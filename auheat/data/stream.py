@@ -25,7 +25,7 @@ from auheat.data.row_selection import (
     select_rows,
 )
 from auheat.data.shuffle import EpochOrder, ShuffleConfig
-from auheat.errors import AuheatError
+from auheat.errors import RequestError, StoreError
 from auheat.records import Array
 from auheat.shards.row_reader import PLANNED_ROWS, LruByRows, RowReader
 
@@ -82,11 +82,11 @@ class ShardStream(IterableDataset[Item]):
         """
         for name, value in {"batch_size": batch_size, "block": block, "window": window}.items():
             if value < 1:
-                raise AuheatError(f"{name}: {value} (at least 1)")
+                raise RequestError(f"{name}: {value} (at least 1)")
         if (rank is None) != (world is None) or not 0 <= (rank or 0) < (
             1 if world is None else world
         ):
-            raise AuheatError(f"rank: {rank} of {world} (both or neither, 0 <= rank < world)")
+            raise RequestError(f"rank: {rank} of {world} (both or neither, 0 <= rank < world)")
         self.files = list_files(files)
         self.image_size, self.batch_size, self.drop_last = image_size, batch_size, drop_last
         self.seed, self.shuffled, self._shuffle = seed, shuffle, ShuffleConfig(block, window)
@@ -117,7 +117,7 @@ class ShardStream(IterableDataset[Item]):
         self.digest = digest.hexdigest()
         if not self.rows:
             where = "" if self._split is None else f" in split {self._split!r}"
-            raise AuheatError(f"{self.files[0].parent}: no photo to learn from{where}")
+            raise StoreError(f"{self.files[0].parent}: no photo to learn from{where}")
 
     @property
     def epoch(self) -> int:
@@ -132,7 +132,7 @@ class ShardStream(IterableDataset[Item]):
     def set_epoch(self, epoch: int, position: int = 0) -> None:
         """Let the next iteration be that of an epoch, from a position of its global order on."""
         if epoch < 0 or not 0 <= position <= self.rows:
-            raise AuheatError(
+            raise RequestError(
                 f"set_epoch: epoch {epoch}, position {position} (from 0, at most {self.rows})"
             )
         self._shared[0], self._shared[1] = epoch, position
@@ -154,13 +154,15 @@ class ShardStream(IterableDataset[Item]):
         full, tail = divmod(left, world * self.batch_size)
         if self.drop_last:
             if not full and not position:
-                raise AuheatError(
+                raise RequestError(
                     f"batch_size: {self.batch_size} on {world} ranks is more than the {left} rows "
                     "(make it smaller, or drop_last=False)"
                 )
             return full
         if 0 < left < world:
-            raise AuheatError(f"world: {left} rows for {world} ranks (at most a rank for each row)")
+            raise RequestError(
+                f"world: {left} rows for {world} ranks (at most a rank for each row)"
+            )
         return full + (tail >= world)
 
     def __len__(self) -> int:
@@ -239,13 +241,13 @@ class ShardStream(IterableDataset[Item]):
         """
         for key, here in self._describe().items():
             if state.get(key) != here:
-                raise AuheatError(
+                raise RequestError(
                     f"state: {key} {state.get(key)!r}, this stream has {here!r} (a state goes on "
                     "with the same shards, rows and seed alone)"
                 )
         epoch, position = state.get("epoch"), state.get("position")
         if type(epoch) is not int or type(position) is not int:
-            raise AuheatError(f"state: epoch {epoch!r}, position {position!r} (two integers)")
+            raise RequestError(f"state: epoch {epoch!r}, position {position!r} (two integers)")
         self.set_epoch(epoch, position)
 
     def _describe(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 
 from auheat.datasets.label_files import read_header, read_table
 from auheat.datasets.layout import Folder, to_name, to_split
-from auheat.errors import AuheatError
+from auheat.errors import StoreError
 from auheat.expressions import EXPRESSIONS, SPLITS, SYNONYMS
 from auheat.utils.paths import find_names, is_inside_name, list_folders
 
@@ -45,7 +45,7 @@ def _read_meaning(folder: Folder) -> dict[str, str]:
         label, name = to_name(row["label"], where), row["folder"].casefold()
         if found.setdefault(name, label) != label or SYNONYMS.get(name, label) != label:
             other = SYNONYMS.get(name, found[name])
-            raise AuheatError(
+            raise StoreError(
                 f"{where}: folder {row['folder']!r} is {label} here, but {other} before or by its "
                 "name (expected one meaning)"
             )
@@ -65,17 +65,17 @@ def read_classes(folder: Folder) -> None:
                 advice = f"known: {', '.join(EXPRESSIONS)}; or --dataset photos"
                 if home.name.isdecimal():
                     advice = f"its meaning differs between copies: say it in {CLASSES}"
-                raise AuheatError(f"{home}: {home.name!r} is no known expression ({advice})")
+                raise StoreError(f"{home}: {home.name!r} is no known expression ({advice})")
     depth = 0 if "" in splits else 1
     for path in folder.walk().photos:
         parts = path.split("/")
         if depth and (len(parts) == 1 or parts[0] not in splits):
-            raise AuheatError(
+            raise StoreError(
                 f"{folder.source / path}: a photo beside {', '.join(sorted(splits))} (move it into "
                 "one of them, or use --dataset photos to read all without labels)"
             )
         if len(parts) == depth + 1:
-            raise AuheatError(
+            raise StoreError(
                 f"{folder.source / path}: a photo beside the class folders (move it into one of "
                 "them, or use --dataset photos to read all without labels)"
             )
@@ -93,7 +93,7 @@ def detect_photos(source: Path) -> str:
     numbered = [d for root in inner if root.is_dir() for d in list_folders(root)]
     numbered = [d for d in numbered if d.name.isdecimal()]
     if numbered:
-        raise AuheatError(
+        raise StoreError(
             f"{source}: its folders are numbers ({numbered[0].relative_to(source).as_posix()}), "
             "and their order differs between copies of a set (rename them to expressions; or say "
             f"what they mean in {source / CLASSES}, with the header folder,label; or use --dataset "
@@ -136,7 +136,7 @@ def read_csv(folder: Folder) -> None:
     if len(files) != 1:
         found = ", ".join(file.name for file in files) or "none"
         there = ", ".join(f"{f.name} ({', '.join(read_header(f))[:80]})" for f in _csvs(folder))
-        raise AuheatError(
+        raise StoreError(
             f"{folder.source}: CSV files with path and label: {found} (one is needed at the root, "
             f"or give the file itself; there: {there or 'no CSV'})"
         )
@@ -146,7 +146,7 @@ def read_csv(folder: Folder) -> None:
     for line, row in read_table(folder.within(file), _NEEDED, _KNOWN):
         where, name = f"{file}: line {line}", row["path"]
         if not is_inside_name(name):
-            raise AuheatError(
+            raise StoreError(
                 f"{where}: {name!r} is not a path inside {folder.base} (expected a relative one "
                 "with /)"
             )

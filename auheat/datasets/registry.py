@@ -17,7 +17,7 @@ from auheat.datasets import affectnet, ckplus, expw, fer2013, generic, jaffe_kde
 from auheat.datasets.audit import compare_counts
 from auheat.datasets.layout import Folder, Layout, Listing
 from auheat.datasets.rafdb import IMAGES
-from auheat.errors import AuheatError
+from auheat.errors import RequestError, StoreError
 from auheat.records import SUFFIXES, Array, Sample
 from auheat.utils.paths import Fence, list_folders
 
@@ -148,21 +148,21 @@ def read_dataset(
     """
     choices = dict.fromkeys(choice for layout in DATASETS.values() for choice in layout.images)
     if images != "auto" and images not in choices:
-        raise AuheatError(f"--images: {images!r} is unknown (known: {', '.join(choices)})")
+        raise RequestError(f"--images: {images!r} is unknown (known: {', '.join(choices)})")
     name, saw = _detect(source) if dataset == "auto" else (dataset, "as asked")
     if name not in DATASETS:
-        raise AuheatError(f"--dataset: {name!r} is unknown (known: auto, {', '.join(DATASETS)})")
+        raise RequestError(f"--dataset: {name!r} is unknown (known: auto, {', '.join(DATASETS)})")
     layout = DATASETS[name]
     _check_source(source, layout.files)
     if images != "auto" and images not in layout.images:
         has = ", ".join(layout.images) or "nothing to choose"
-        raise AuheatError(f"--images: {images!r} is not of {name} (it has: {has})")
+        raise RequestError(f"--images: {images!r} is not of {name} (it has: {has})")
     chosen = layout.images[0] if images == "auto" and layout.images else images
     folder = Folder(source, chosen, follow_links, unpack)
     layout.read(folder)
     folder.samples.sort(key=lambda sample: sample.id)
     if not folder.samples:
-        raise AuheatError(f"{source}: no photos found ({', '.join(sorted(SUFFIXES))} are read)")
+        raise StoreError(f"{source}: no photos found ({', '.join(sorted(SUFFIXES))} are read)")
     fence = Fence(folder.base, follow_links)
     sizes = np.array([fence.measure(s.path.as_posix()) for s in folder.samples], np.int64)
     return Listing(
@@ -190,9 +190,9 @@ def _audit(name: str, layout: Layout, folder: Folder) -> list[str]:
 def _check_source(source: Path, files: bool) -> None:
     if source.is_file():
         if not files:
-            raise AuheatError(f"{source}: a file (expected a folder of photos)")
+            raise StoreError(f"{source}: a file (expected a folder of photos)")
     elif not source.is_dir():
-        raise AuheatError(f"{source}: no such folder (expected a folder of photos)")
+        raise StoreError(f"{source}: no such folder (expected a folder of photos)")
 
 
 def detect_dataset(source: Path) -> str:
@@ -210,9 +210,7 @@ def _detect(source: Path) -> tuple[str, str]:
         if (layout.files or not source.is_file()) and (saw := layout.detect(source)):
             return name, saw
     known = "; ".join(f"{name}: {layout.about}" for name, layout in DATASETS.items())
-    raise AuheatError(
-        f"{source}: no known layout: it has {_list_contents(source)} (known: {known})"
-    )
+    raise StoreError(f"{source}: no known layout: it has {_list_contents(source)} (known: {known})")
 
 
 def _list_contents(source: Path) -> str:
@@ -233,7 +231,7 @@ def load_own_points(listing: Listing) -> Array:
     load = DATASETS[listing.layout].points
     if load is None:
         have = ", ".join(name for name, layout in DATASETS.items() if layout.points)
-        raise AuheatError(
+        raise RequestError(
             f"--detector: dataset: {listing.layout} carries no points of its own (these do: {have})"
         )
     return load(listing)

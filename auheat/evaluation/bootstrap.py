@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from auheat.errors import AuheatError
+from auheat.errors import RequestError
 from auheat.records import Array
 
 LEVEL = 0.95
@@ -56,7 +56,7 @@ def interval(
     persons = None if persons is None or not len(persons) else list(persons)  # of an array, too
     told = len(labels if persons is None else persons)
     if not len(columns) or len(labels) != len(columns) or told != len(columns):
-        raise AuheatError(
+        raise RequestError(
             f"bootstrap: {len(columns)} values, {len(labels)} labels, {told} "
             "persons (expected as many of each, at least one)"
         )
@@ -92,7 +92,7 @@ def paired_interval(
     """
     a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
     if a.shape != b.shape:
-        raise AuheatError(f"bootstrap: {a.shape} and {b.shape} values (expected the same rows)")
+        raise RequestError(f"bootstrap: {a.shape} and {b.shape} values (expected the same rows)")
     return interval(a - b, labels, persons, balanced, **settings)
 
 

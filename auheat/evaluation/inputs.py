@@ -15,7 +15,7 @@ from torch.utils.data import default_collate
 
 from auheat.data.dataset import Item, ShardDataset
 from auheat.data.row_selection import read_table
-from auheat.errors import AuheatError
+from auheat.errors import StoreError
 from auheat.evaluation.external_maps import check_classes, choose_rows, open_maps, view_given
 from auheat.evaluation.model_maps import MapSet, predict_maps, view_maps
 from auheat.heatmaps.plan import Plan, plan_heatmaps
@@ -129,7 +129,7 @@ def plan_given(
     truth = dict(zip(ids, dataset.labels[rows].tolist(), strict=True))
     needed = [key for key in missing if plan.names[truth[key]] in drawn]
     if strict and needed:
-        raise AuheatError(f"{maps}: no map of {len(needed)} photos, such as {needed[0]}")
+        raise StoreError(f"{maps}: no map of {len(needed)} photos, such as {needed[0]}")
     names = dataset.class_names
     predicted = check_classes(given, names, {ids[i]: truth[ids[i]] for i in there})
 
@@ -168,7 +168,7 @@ def _choose_run_rows(
     size, names = int(config["settings"]["image_size"]), config["class_names"]
     known = ShardDataset(files, "no rows", size).shard_classes
     if sorted(known) != sorted(config["shard_classes"]):
-        raise AuheatError(
+        raise StoreError(
             f"{folder}: classes {', '.join(known)} (run {run.name} was trained on "
             f"{', '.join(config['shard_classes'])})"
         )
@@ -183,7 +183,7 @@ def _choose_run_rows(
             "test": "--split val scores the photos held out from training",
             "val": "none that this run held out from training is among these shards",
         }
-        raise AuheatError(f"{folder}: no {split} photos ({hint[split]})")
+        raise StoreError(f"{folder}: no {split} photos ({hint[split]})")
     return dataset, rows
 
 
@@ -195,7 +195,7 @@ def _choose_rows(
     files, _ = list_finished(folder, "auheat render")
     dataset = ShardDataset(files, split, side)
     if not len(dataset):
-        raise AuheatError(
+        raise StoreError(
             f"{folder}: no {split} photos (a run knows which it held out: name it, too)"
         )
     return dataset, np.arange(len(dataset))
@@ -206,7 +206,7 @@ def _mean_heatmap(run: Path) -> Tensor:
     file = run / run_folder.MAPS
     means = checkpoint.load_tensors(file).get("mean_heatmap")
     if means is None or means.ndim != 3 or not means.numel() or not means.any():
-        raise AuheatError(f"{file}: no mean_heatmap in it (`auheat train --overwrite` makes it)")
+        raise StoreError(f"{file}: no mean_heatmap in it (`auheat train --overwrite` makes it)")
     there = means.amax((1, 2)) > 0
     return means[there].mean(0)
 
@@ -222,7 +222,7 @@ def _mean_of_training(scored: ShardDataset) -> Tensor:
             total[label] = total.get(label, 0) + heatmap.astype(np.float64) / 255
             count[label] = count.get(label, 0) + 1
     if not total:
-        raise AuheatError(
+        raise StoreError(
             f"{scored.files[0].parent}: no training photo has a heatmap, of which the mean is a "
             "baseline (name a run that has it, too)"
         )

@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from auheat.data.dataset import fit_square
-from auheat.errors import AuheatError
+from auheat.errors import AuheatError, RequestError, StoreError
 from auheat.evaluation.model_maps import predict_maps
 from auheat.explanation.inputs import gather_photos, match_detector, name_outputs, remove_earlier
 from auheat.explanation.panel import draw_panel, encode_png
@@ -95,7 +95,7 @@ class Explanation(ExplanationData):
 
 def _cannot_write(path: Path, error: OSError) -> AuheatError:
     reason = error.strerror or str(error)
-    return AuheatError(
+    return StoreError(
         f"{path}: cannot be written: {reason} (make room or choose another place; what was written "
         "of other photos is kept)"
     )
@@ -154,7 +154,7 @@ class Explainer:
         name = SYNONYMS.get(label.casefold(), label)
         if label and name not in self.class_names:
             known = ", ".join(self.class_names)
-            raise AuheatError(f"--label: {label!r} is no class of {self.run} (one of {known})")
+            raise RequestError(f"--label: {label!r} is no class of {self.run} (one of {known})")
         return name
 
     def _explain(
@@ -325,7 +325,7 @@ def explain(
     """
     one = isinstance(images, str | Path)
     if one and Path(images).is_dir():  # type: ignore[arg-type]
-        raise AuheatError(f"{images}: a folder (expected a photo, or a list: [{str(images)!r}])")
+        raise RequestError(f"{images}: a folder (expected a photo, or a list: [{str(images)!r}])")
     photos = gather_photos([images] if one else images, tell)  # type: ignore[list-item,arg-type]
     explainer = Explainer(run_folder.find_run(Path(store), run), device, detector, model)
     for note in explainer.notes:
@@ -370,6 +370,8 @@ def explain_to(
                 told = found.as_dict() | {"photo": str(found.photo.resolve()), "panel": panel.name}
                 write_json(out / f"{name}.json", told)  # first: no panel without its JSON
                 found.save(panel)
+        except AuheatError:
+            raise
         except OSError as error:
             raise _cannot_write(out, error) from error
         yield found, panel

@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from auheat.errors import AuheatError
+from auheat.errors import AuheatError, StoreError
 from auheat.landmarks.base import Detector
 from auheat.landmarks.registry import DETECTORS, load_detector
 from auheat.utils.paths import Fence, walk_photos
@@ -42,12 +42,12 @@ def gather_photos(
         elif path.exists():
             photos = [path]
         else:
-            raise AuheatError(f"{path}: no such photo or folder")
+            raise StoreError(f"{path}: no such photo or folder")
         for photo in photos:
             found.setdefault(photo.resolve(), photo)
     if not found:
         told = ", ".join(str(path) for path in named) or "IMAGE"
-        raise AuheatError(f"{told}: no photos there (expected .jpg, .png and the like)")
+        raise StoreError(f"{told}: no photos there (expected .jpg, .png and the like)")
     return list(found.values())
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from auheat.errors import AuheatError
+from auheat.errors import RequestError
 from auheat.explanation.panel_cells import (
     CELL,
     draw_expected_cell,
@@ -65,7 +65,7 @@ def encode_png(image: Array) -> bytes:
     """Return RGB pixels (H, W, 3) u8 as PNG bytes; raises `AuheatError` where that fails."""
     done, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     if not done:
-        raise AuheatError(f"panel: {image.shape[1]} x {image.shape[0]} px cannot be encoded")
+        raise RequestError(f"panel: {image.shape[1]} x {image.shape[0]} px cannot be encoded")
     return data.tobytes()
 
 

@@ -18,7 +18,7 @@ import h5py
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from auheat.errors import AuheatError
+from auheat.errors import AuheatError, RequestError, StoreError
 from auheat.exporters import hdf5, npz, webdataset
 from auheat.expressions import SPLITS
 from auheat.records import Status
@@ -72,7 +72,7 @@ def export(
     material = open_shard_set(find_rendered(store, shards, "--shards"), "auheat render")
     extent = hdf5.measure_extent(material, split)
     if extent.rows == 0:
-        raise AuheatError(f"{material.folder}: no rows of split {split!r} (leave out --split)")
+        raise RequestError(f"{material.folder}: no rows of split {split!r} (leave out --split)")
     with tqdm(total=material.rows, desc="check", unit="row", leave=False) as bar:
         for number, entry in enumerate(material.entries):
             material.check(number)
@@ -85,9 +85,11 @@ def export(
                 _write_folder(out, material, split, shard_size or webdataset.SHARD_SIZE, about)
             else:
                 _write_file(out, material, split, extent, about)
+    except AuheatError:
+        raise
     except OSError as error:
         reason = error.strerror or str(error)
-        raise AuheatError(
+        raise StoreError(
             f"{out}: cannot be written: {reason} (nothing is left of it: make room or mend it, and "
             "give the same command again)"
         ) from error
@@ -101,35 +103,37 @@ def _check_request(
     store: Path, out: Path, format: str, split: str | None, shard_size: int | None  # noqa: A002
 ) -> None:  # fmt: skip
     if format not in FORMATS:
-        raise AuheatError(f"--format: {format!r} is not known (one of {', '.join(FORMATS)})")
+        raise RequestError(f"--format: {format!r} is not known (one of {', '.join(FORMATS)})")
     if format != "webdataset" and out.suffix not in FORMATS[format]:
         endings = " or ".join(FORMATS[format])
-        raise AuheatError(
+        raise RequestError(
             f"{out}: --format {format} is one file (its name must end with {endings})"
         )
     if split is not None and split not in SPLITS.values():
         known = ", ".join(dict.fromkeys(SPLITS.values()))
-        raise AuheatError(f"--split: {split!r} is not known (one of {known})")
+        raise RequestError(f"--split: {split!r} is not known (one of {known})")
     if shard_size is not None and (format != "webdataset" or shard_size < 1):
-        raise AuheatError(f"--shard-size: {shard_size} (1 or more, with --format webdataset alone)")
+        raise RequestError(
+            f"--shard-size: {shard_size} (1 or more, with --format webdataset alone)"
+        )
     if store.resolve() in (out.resolve(), *out.resolve().parents):
-        raise AuheatError(f"{out}: inside the store {store} (an export belongs outside of it)")
+        raise RequestError(f"{out}: inside the store {store} (an export belongs outside of it)")
 
 
 def _check_place(store: Path, out: Path, format: str, overwrite: bool) -> None:  # noqa: A002
     """Raise `AuheatError` where something would be lost: nothing but an export is ever replaced."""
     if out.resolve() in store.resolve().parents:
-        raise AuheatError(f"{out}: the store lies in it (choose a name for the export itself)")
+        raise RequestError(f"{out}: the store lies in it (choose a name for the export itself)")
     empty = out.is_dir() and not out.is_symlink() and not any(out.iterdir())
     if (out.exists() or out.is_symlink()) and not (empty and format == "webdataset"):
         if out.is_symlink() or out.is_dir() != (format == "webdataset") or not _is_export(out):
-            raise AuheatError(f"{out}: there already, and no export (choose another name)")
+            raise RequestError(f"{out}: there already, and no export (choose another name)")
         if not overwrite:
-            raise AuheatError(f"{out}: there already (--overwrite replaces it)")
+            raise RequestError(f"{out}: there already (--overwrite replaces it)")
     for left in (PART, _OLD):
         other = out.with_name(out.name + left)
         if other.is_dir() and not _is_export(other, finished=False):
-            raise AuheatError(f"{other}: in the way, and no export (move it away)")
+            raise StoreError(f"{other}: in the way, and no export (move it away)")
 
 
 def _is_export(out: Path, finished: bool = True) -> bool:
@@ -176,7 +180,7 @@ def _alone(out: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=LOCK_SECONDS)
     except Timeout as error:
-        raise AuheatError(
+        raise StoreError(
             f"{out}: another process exports to it (wait for it, or choose another name)"
         ) from error
     try:
@@ -271,7 +275,7 @@ class Export:
         for row in self._read():
             known = -1 <= row["label"] < classes and 0 <= row["status"] <= max(Status)
             if not row["id"] or not known or not stays_inside(row["path"]):
-                raise AuheatError(
+                raise StoreError(
                     f"{self.path}: {row['id']!r}: an empty id, an unknown label or status, or a "
                     "path that leaves its folder (not an export as it was written)"
                 )
@@ -287,7 +291,7 @@ def read_export(path: Path) -> Export:
     if path.is_dir():
         return _open_folder(path)
     if not path.is_file():
-        raise AuheatError(f"{path}: no such export (a folder of tars, an .npz or an .h5)")
+        raise StoreError(f"{path}: no such export (a folder of tars, an .npz or an .h5)")
     if h5py.is_hdf5(path):
         attributes, rows = hdf5.describe_hdf5(path)
         found = Export(path, "hdf5", rows, attributes, lambda: hdf5.read_hdf5(path))
@@ -301,7 +305,7 @@ def read_export(path: Path) -> Export:
 def _check_names(path: Path, attributes: Attributes) -> None:
     names = attributes.get("label", {}).get("names")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise AuheatError(f"{path}: no class names (not an export of training shards)")
+        raise StoreError(f"{path}: no class names (not an export of training shards)")
 
 
 def _open_folder(folder: Path) -> Export:
@@ -317,10 +321,12 @@ def _open_folder(folder: Path) -> Export:
         if about["auheat_export"] != 1 or wrong or not {*maps} <= {*webdataset.MAPS}:
             raise ValueError(f"{wrong[0]!r} is no tar of an export" if wrong else "another version")
         _check_names(folder, attributes)
+    except AuheatError:
+        raise
     except OSError as error:
-        raise AuheatError(f"{file}: {error.strerror} (no finished webdataset export)") from error
+        raise StoreError(f"{file}: {error.strerror} (no finished webdataset export)") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise AuheatError(f"{file}: not what an export writes: {error}") from error
+        raise StoreError(f"{file}: not what an export writes: {error}") from error
     names = list(attributes["label"]["names"])
     return Export(
         folder, "webdataset", sum(counts.values()), attributes,
@@ -337,7 +343,9 @@ def _read_tars(
             for row in webdataset.read_tar(file, names, maps, photos):
                 n += 1
                 yield row
+        except AuheatError:
+            raise
         except OSError as error:
-            raise AuheatError(f"{file}: {error.strerror} (export it again)") from error
+            raise StoreError(f"{file}: {error.strerror} (export it again)") from error
         if n != wanted:
-            raise AuheatError(f"{file}: {n} samples (export.json says {wanted})")
+            raise StoreError(f"{file}: {n} samples (export.json says {wanted})")

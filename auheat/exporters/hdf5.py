@@ -17,7 +17,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from auheat.errors import AuheatError
+from auheat.errors import RequestError, StoreError
 from auheat.shards.reader import check_format, open_shard
 from auheat.shards.schema import FORMATS, MAX_ROWS
 from auheat.store.shard_set import ROOT, Attributes, ShardSet, read_shard_attributes
@@ -69,7 +69,7 @@ def write_hdf5(
 ) -> None:
     """Write one shard of format version 1; raises OSError, or `AuheatError` for too many rows."""
     if extent.rows > MAX_ROWS:
-        raise AuheatError(
+        raise RequestError(
             f"--format hdf5: {extent.rows} rows (at most {MAX_ROWS} in one file: choose a --split, "
             "or --format webdataset)"
         )
@@ -217,7 +217,7 @@ def check_form(file: Path, found: Mapping[str, tuple[str, tuple[int, ...]]]) -> 
     for name, spec in FORMATS[FORMAT].items():
         if name not in found:
             if spec.needed:
-                raise AuheatError(f"{file}: no {name!r} (not an export of training shards)")
+                raise StoreError(f"{file}: no {name!r} (not an export of training shards)")
             continue
         dtype, shape = found[name]
         wanted = "text" if spec.dtype == "text" else np.dtype(spec.dtype).str
@@ -227,10 +227,10 @@ def check_form(file: Path, found: Mapping[str, tuple[str, tuple[int, ...]]]) -> 
         ]
         fits = dtype == wanted and list(shape[1:]) == letters and len(letters) == len(spec.row)
         if not fits or (name != "image" and shape[0] != rows):
-            raise AuheatError(f"{file}: {name}: {dtype} {shape} (not as FORMAT.md has it)")
+            raise StoreError(f"{file}: {name}: {dtype} {shape} (not as FORMAT.md has it)")
     flat = [name for name in ("image", "image_start", "image_length") if name in found]
     if len(flat) in (1, 2):
-        raise AuheatError(f"{file}: {flat[0]} alone (image, image_start, image_length go together)")
+        raise StoreError(f"{file}: {flat[0]} alone (image, image_start, image_length go together)")
     return rows
 
 
@@ -253,7 +253,7 @@ def read_hdf5(file: Path) -> Iterator[dict[str, Any]]:
                         row["image"] = shard["image"][at - lengths[i] : at].tobytes()
                     yield row
         except (OSError, ValueError, RuntimeError) as error:
-            raise AuheatError(f"{file}: cannot be read: {error}") from error
+            raise StoreError(f"{file}: cannot be read: {error}") from error
 
 
 def check_place(start: int, length: int, at: int, total: int) -> int:

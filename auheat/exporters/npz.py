@@ -18,7 +18,7 @@ from typing import IO, Any, cast
 
 import numpy as np
 
-from auheat.errors import AuheatError
+from auheat.errors import AuheatError, StoreError
 from auheat.exporters.hdf5 import (
     FORMAT,
     TEXTS,
@@ -166,8 +166,10 @@ def describe_npz(file: Path) -> tuple[Attributes, int]:
             if not isinstance(about, dict) or not all(isinstance(v, dict) for v in about.values()):
                 raise ValueError("attributes that are none")
             return about, check_form(file, {n: _describe(n, c) for n, c in columns.items()})
+    except AuheatError:
+        raise
     except _ERRORS as error:
-        raise AuheatError(f"{file}: not an export that can be read: {error}") from error
+        raise StoreError(f"{file}: not an export that can be read: {error}") from error
 
 
 def _describe(name: str, column: _Column) -> tuple[str, tuple[int, ...]]:
@@ -191,4 +193,4 @@ def read_npz(file: Path) -> Iterator[dict[str, Any]]:
                     row["image"] = photos.read_bytes(length)
                 yield row
     except _ERRORS as error:
-        raise AuheatError(f"{file}: cannot be read: {error}") from error
+        raise StoreError(f"{file}: cannot be read: {error}") from error

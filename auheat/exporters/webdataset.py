@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from auheat.errors import AuheatError
+from auheat.errors import StoreError
 from auheat.expressions import SPLITS
 from auheat.images.headers import MAX_BYTES
 from auheat.records import Array, Status
@@ -140,7 +140,7 @@ def read_tar(
                 sample = {}
             key = own
             if ending in sample:
-                raise AuheatError(f"{file}: {name}: twice (not an export as it was written)")
+                raise StoreError(f"{file}: {name}: twice (not an export as it was written)")
             sample[ending] = data
         if sample:
             yield _read_row(f"{file}: {key}", sample, names, maps, photos)
@@ -155,17 +155,17 @@ def _read_members(file: Path, handle: IO[bytes]) -> Iterator[tuple[str, bytes]]:
         try:
             info = tarfile.TarInfo.frombuf(header, "utf-8", "strict")
         except (tarfile.HeaderError, ValueError) as error:
-            raise AuheatError(f"{file}: cut short or damaged (export it again)") from error
+            raise StoreError(f"{file}: cut short or damaged (export it again)") from error
         known = _MEMBER.fullmatch(info.name)
         if info.type != tarfile.REGTYPE or known is None:
-            raise AuheatError(f"{file}: {info.name!r}: not a member that an export has")
+            raise StoreError(f"{file}: {info.name!r}: not a member that an export has")
         limit = _LIMITS.get(known[2], MAX_BYTES)
         if not 0 <= info.size <= limit:
-            raise AuheatError(f"{file}: {info.name}: {info.size} bytes (at most {limit})")
+            raise StoreError(f"{file}: {info.name}: {info.size} bytes (at most {limit})")
         data = handle.read(info.size)
         padding = -info.size % _BLOCK
         if len(data) + len(handle.read(padding)) != info.size + padding:
-            raise AuheatError(f"{file}: {info.name}: cut short (export it again)")
+            raise StoreError(f"{file}: {info.name}: cut short (export it again)")
         yield info.name, data
 
 
@@ -175,16 +175,16 @@ def _read_row(
     photo = [sample[ending] for ending in ("jpg", "png") if ending in sample]
     absent = [n for n in ("json", *(f"{m}.npy" for m in maps)) if n not in sample]
     if absent or len(photo) != photos:
-        raise AuheatError(f"{where}: no {absent[0] if absent else 'single photo'} in the sample")
+        raise StoreError(f"{where}: no {absent[0] if absent else 'single photo'} in the sample")
     try:
         row = _read_about(json.loads(sample["json"], parse_constant=_refuse), names)
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise AuheatError(f"{where}: its JSON is not an export's: {error}") from error
+        raise StoreError(f"{where}: its JSON is not an export's: {error}") from error
     for name in maps:
         try:
             row[name] = _unpack(sample[f"{name}.npy"])
         except (ValueError, SyntaxError, TypeError, OverflowError) as error:
-            raise AuheatError(f"{where}: {name}.npy: not a map: {error}") from error
+            raise StoreError(f"{where}: {name}.npy: not a map: {error}") from error
     return row | ({"image": photo[0]} if photos else {})
 
 

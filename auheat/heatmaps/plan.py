@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from auheat.errors import AuheatError
+from auheat.errors import RequestError
 from auheat.facs.records import Blob, Codebook, Cue, Frame
 from auheat.heatmaps.backend import move, namespace
 from auheat.heatmaps.face_frame import Faces
@@ -69,7 +69,7 @@ def plan_heatmaps(codebook: Codebook, names: Sequence[str], mode: str = "express
     unknown mode.
     """
     if mode not in MODES:
-        raise AuheatError(f"mode: {mode!r} is not known (one of {', '.join(MODES)})")
+        raise RequestError(f"mode: {mode!r} is not known (one of {', '.join(MODES)})")
     return _plan(codebook, tuple(names), mode)
 
 
@@ -129,7 +129,7 @@ def _stack(chosen: Iterable[tuple[int, Blob, float]]) -> Blobs:
         anchor[i, : len(blob.anchor)] = blob.anchor
         share[i, : len(blob.anchor)] = 1 / len(blob.anchor)
     if anchor.min() < 0 or anchor.max() >= N_POINTS:
-        raise AuheatError(f"anchor: landmarks {anchor.min()} to {anchor.max()} (expected 0 to 67)")
+        raise RequestError(f"anchor: landmarks {anchor.min()} to {anchor.max()} (expected 0 to 67)")
     return Blobs(
         np.array(units, np.int64),
         anchor,

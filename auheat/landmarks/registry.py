@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from auheat.errors import AuheatError
+from auheat.errors import RequestError
 from auheat.landmarks.base import Detector, DetectorGroup
 
 
@@ -13,7 +13,7 @@ def _mesh(device: str, landmark_map: str, model: Path | None, engine: str) -> De
     from auheat.landmarks.mesh.detector import MeshDetector
 
     if model is not None:
-        raise AuheatError(f"--model: {model}: mesh takes no file (fan and mediapipe do)")
+        raise RequestError(f"--model: {model}: mesh takes no file (fan and mediapipe do)")
     return MeshDetector(device, landmark_map, engine)
 
 
@@ -21,10 +21,10 @@ def _fan(device: str, landmark_map: str, model: Path | None, engine: str) -> Det
     from auheat.landmarks.fan import FanDetector
 
     if landmark_map != "fitted":
-        raise AuheatError(f"--landmark-map: {landmark_map!r}: fan gives 68 points by itself")
+        raise RequestError(f"--landmark-map: {landmark_map!r}: fan gives 68 points by itself")
     halves = {"auto": None, "float32": False, "float16": True}
     if engine not in halves:
-        raise AuheatError(f"--engine: {engine!r}: fan runs on torch (one of {', '.join(halves)})")
+        raise RequestError(f"--engine: {engine!r}: fan runs on torch (one of {', '.join(halves)})")
     return FanDetector(device, model, half=halves[engine])
 
 
@@ -32,9 +32,9 @@ def _mediapipe(device: str, landmark_map: str, model: Path | None, engine: str) 
     from auheat.landmarks.mediapipe import MediapipeDetector
 
     if device not in ("auto", "cpu"):
-        raise AuheatError(f"--device: {device!r}: mediapipe runs on the CPU alone")
+        raise RequestError(f"--device: {device!r}: mediapipe runs on the CPU alone")
     if engine != "auto":
-        raise AuheatError(f"--engine: {engine!r}: mediapipe is its own engine (leave it out)")
+        raise RequestError(f"--engine: {engine!r}: mediapipe is its own engine (leave it out)")
     return MediapipeDetector(model, landmark_map)
 
 
@@ -62,7 +62,7 @@ def load_detector(
     """
     if name not in DETECTORS:
         known = ", ".join(DETECTORS)
-        raise AuheatError(f"--detector: {name!r} is no detector ({known}) and no file or folder")
+        raise RequestError(f"--detector: {name!r} is no detector ({known}) and no file or folder")
     make = DETECTORS[name]
     parts = [make(part.strip(), landmark_map, model, engine) for part in device.split(",")]
     if len(parts) == 1:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from auheat.data.cutmix import Batch, cutmix
-from auheat.errors import AuheatError
+from auheat.errors import RequestError
 from auheat.models.adl import AdlNetwork
 from auheat.models.apvit import APVITS, build_apvit, find_apvit_weights, load_apvit_weights
 from auheat.models.cams import grad_cam, grad_cam_pp, layer_cam
@@ -190,7 +190,7 @@ Whatever can be trained and evaluated stands here.
 def find_method(name: str) -> Method:
     """Return a row of `METHODS`; raises `AuheatError` for an unknown name."""
     if name not in METHODS:
-        raise AuheatError(f"--method: {name!r} is not known (one of {', '.join(METHODS)})")
+        raise RequestError(f"--method: {name!r} is not known (one of {', '.join(METHODS)})")
     return METHODS[name]
 
 
@@ -198,7 +198,7 @@ def check_backbone(method: str, backbone: str) -> None:
     """Raise `AuheatError` for a backbone that a method does not take."""
     row = find_method(method)
     if not row.takes(backbone):
-        raise AuheatError(
+        raise RequestError(
             f"--backbone: {backbone!r} is none of {method}'s (one of {', '.join(row.backbones)})"
         )
 

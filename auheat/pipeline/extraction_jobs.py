@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from auheat.errors import AuheatError
+from auheat.errors import StoreError
 from auheat.records import Array, Landmarks, Sample, Status
 from auheat.shards.reader import read_columns
 from auheat.shards.schema import shard_name
@@ -49,7 +49,7 @@ class ExtractionJob:
             if was and s == Status.UNREADABLE and not (self.source / row.path).exists()
         ]
         if lost and (len(lost) == there.sum() > 1 or not self.source.is_dir()):
-            raise AuheatError(
+            raise StoreError(
                 f"{self.source}: its photos have vanished (finished shards are kept: bring them "
                 "back, and the same command goes on)"
             )
@@ -131,7 +131,7 @@ class PhotoList:
             now = [*(getattr(row, key) for key in _TEXTS), row.path.as_posix()]
             failed = kept["status"][i] >= Status.LOW_CONFIDENCE
             if old != now or (not failed and kept["bytes"][i] != self.sizes[start + i]):
-                raise AuheatError(
+                raise StoreError(
                     f"{folder.folder}: {row.id}: not what it was when its landmarks were found "
                     "(--retry-failed looks at failed rows alone; --overwrite makes all anew)"
                 )

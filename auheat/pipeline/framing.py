@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from auheat.errors import AuheatError
+from auheat.errors import RequestError
 from auheat.facs.records import Frame
 from auheat.heatmaps.face_frame import fit_frame
 from auheat.images.decoding import decode, encode_like
@@ -78,11 +78,11 @@ class Framing:
 def check_framing(crop: str, align: bool, side: int) -> None:
     """Raise `AuheatError` for a framing that cannot be."""
     if crop not in CROPS:
-        raise AuheatError(f"--crop: {crop!r} is not known (one of {', '.join(CROPS)})")
+        raise RequestError(f"--crop: {crop!r} is not known (one of {', '.join(CROPS)})")
     if align and crop != "none":
-        raise AuheatError("--align, --crop: an aligned face is cropped already (leave one out)")
+        raise RequestError("--align, --crop: an aligned face is cropped already (leave one out)")
     if not 16 <= side <= 4096:
-        raise AuheatError(f"--side: {side} (expected 16 to 4096 pixels)")
+        raise RequestError(f"--side: {side} (expected 16 to 4096 pixels)")
 
 
 def crop_faces(points: Array, sizes: Array) -> tuple[Array, Array, Array]:

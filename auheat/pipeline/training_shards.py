@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from auheat.errors import AuheatError
+from auheat.errors import StoreError
 from auheat.facs.codebooks import describe_codebook
 from auheat.facs.records import Codebook
 from auheat.heatmaps.plan import LANDMARK_SIGMA, Plan, plan_heatmaps, plan_units
@@ -150,7 +150,7 @@ class ShardBuilder:
         lost = [i for i in np.flatnonzero(readable) if not photos[i]]
         gone = [i for i in lost if not (self.source / rows["path"][i]).exists()]
         if gone and (len(gone) == readable.sum() > 1 or not self.source.is_dir()):
-            raise AuheatError(
+            raise StoreError(
                 f"{self.source}: its photos have vanished (finished shards are kept: bring them "
                 "back, and the same command goes on)"
             )
@@ -181,7 +181,7 @@ def _photo(
     try:
         raw = read_bytes(file)
         if len(raw) != about[1]:
-            raise AuheatError(
+            raise StoreError(
                 f"{file}: {len(raw)} bytes, but {about[1]} when its landmarks were found (run "
                 "`auheat extract --overwrite` again)"
             )

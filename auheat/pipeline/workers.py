@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import joblib
 from tqdm import tqdm
 
-from auheat.errors import AuheatError
+from auheat.errors import AuheatError, MissingExtraError, RequestError
 from auheat.shards.manifest import ShardEntry
 from auheat.shards.writer import ShardFolder
 from auheat.utils.devices import count_cores, limit_cores
@@ -90,13 +90,13 @@ _ENGINES: MappingProxyType[str, _Engine] = MappingProxyType(
 def check_backend(backend: str) -> str:
     """Return a backend that is known and installed; raises `AuheatError` for another."""
     if backend not in BACKENDS:
-        raise AuheatError(f"--backend: {backend!r} is not known (one of {', '.join(BACKENDS)})")
+        raise RequestError(f"--backend: {backend!r} is not known (one of {', '.join(BACKENDS)})")
     if backend != "threads":
         try:
             importlib.import_module(_ENGINES[backend].package)
         except ImportError as error:
             hint = f'pip install "auheat[{backend}]"'
-            raise AuheatError(f"--backend: {backend} is not installed ({hint})") from error
+            raise MissingExtraError(f"--backend: {backend} is not installed ({hint})") from error
     return backend
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from auheat.errors import AuheatError
+from auheat.errors import StoreError
 from auheat.records import Array
 from auheat.shards.manifest import ShardEntry, read_manifest
 from auheat.shards.reader import open_shard, plain_attributes, read_columns
@@ -68,7 +68,7 @@ class ShardSet:
         """Raise `AuheatError` where a shard's bytes are not those that its manifest knows."""
         file, entry = self.files[number], self.entries[number]
         if file_digest(file) != entry.sha256:
-            raise AuheatError(f"{file}: its bytes have changed (run `auheat verify`)")
+            raise StoreError(f"{file}: its bytes have changed (run `auheat verify`)")
 
     def blocks(
         self, split: str | None = None, names: Sequence[str] | None = None
@@ -93,7 +93,7 @@ def open_shard_set(folder: Path, command: str) -> ShardSet:
     """
     files, fingerprint = list_finished(folder, command)
     if not files:
-        raise AuheatError(f"{folder}: no rows (run `{command}` again)")
+        raise StoreError(f"{folder}: no rows (run `{command}` again)")
     shared = read_shard_attributes(files[0])
     thin = _take_thin(shared)
     for file in files[1:]:
@@ -102,9 +102,7 @@ def open_shard_set(folder: Path, command: str) -> ShardSet:
         for name in sorted({*shared, *own}):
             if shared.get(name) != own.get(name):
                 what = name or "its attributes"
-                raise AuheatError(
-                    f"{file}: {what}: not as in {files[0].name} (run `auheat verify`)"
-                )
+                raise StoreError(f"{file}: {what}: not as in {files[0].name} (run `auheat verify`)")
     if "heatmap" in shared:
         shared["heatmap"] = {**shared["heatmap"], "thin_rows": thin}
     return ShardSet(folder, fingerprint, read_manifest(folder).entries, shared)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from auheat.errors import AuheatError
+from auheat.errors import AuheatError, RequestError
 from auheat.heatmaps.render import MIN_SIGMA
 from auheat.records import Status
 from auheat.shards.reader import list_shards, read_attributes, read_columns
@@ -91,7 +91,7 @@ def check_positive(**values: int | None) -> None:
     """Raise `AuheatError` for an option (named as its parameter) that is below 1."""
     for key, value in values.items():
         if value is not None and value < 1:
-            raise AuheatError(f"--{key.replace('_', '-')}: {value} (expected 1 or more)")
+            raise RequestError(f"--{key.replace('_', '-')}: {value} (expected 1 or more)")
 
 
 def write_failed(folder: Path, rows: Iterable[tuple[str, str, int]]) -> int:

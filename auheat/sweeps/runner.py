@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from auheat import __version__
-from auheat.errors import AuheatError
+from auheat.errors import AuheatError, RequestError, StoreError
 from auheat.sweeps.grid import RunKey, SweepPlan
 from auheat.sweeps.results import RunState, choose_all, read_results, write_csv
 from auheat.sweeps.single_run import (
@@ -107,9 +107,9 @@ def sweep(
     run for what no run could use; Ctrl-C raises `KeyboardInterrupt` that says how to go on.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise AuheatError("sweep: started by torchrun (expected one process; see --jobs)")
+        raise RequestError("sweep: started by torchrun (expected one process; see --jobs)")
     if jobs < 1:
-        raise AuheatError(f"--jobs: {jobs} (expected 1 or more)")
+        raise RequestError(f"--jobs: {jobs} (expected 1 or more)")
     places = {data: (stores or {}).get(data, store) for data in plan.data}
     folder = store / SWEEPS / plan.name
     tasks = _make_tasks(plan, places)
@@ -134,7 +134,7 @@ def _lock(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=LOCK_SECONDS)
     except Timeout as error:
-        raise AuheatError(
+        raise StoreError(
             f"{folder}: another process is at this sweep (wait for it, or use another --name)"
         ) from error
     except (OSError, NotImplementedError) as error:
@@ -168,11 +168,11 @@ def _check_grid(folder: Path, plan: SweepPlan, overwrite: bool) -> None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         if overwrite:
             return
-        raise AuheatError(f"{file}: unreadable (--overwrite writes it anew)") from error
+        raise StoreError(f"{file}: unreadable (--overwrite writes it anew)") from error
     for key in keys:
         old, new = before.get(key), plan.grid.get(key)
         if old != new and not overwrite:
-            raise AuheatError(
+            raise RequestError(
                 f"{file}: made with {key} {_format_value(old)}, now {_format_value(new)} "
                 "(--overwrite takes this grid and keeps the runs that are in both, --name keeps "
                 "both)"
@@ -202,7 +202,7 @@ def _check_tasks(tasks: Sequence[Task], overwrite: bool) -> list[Task]:
             weights[network] = identify_weights(config)
         difference = find_difference(task, materials[rows] | weights[network])
         if difference and not overwrite:
-            raise AuheatError(
+            raise RequestError(
                 f"{task.run}: trained with {difference} (--overwrite trains it anew, --name keeps "
                 "both)"
             )

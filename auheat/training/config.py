@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from auheat.data.augmentation import AUGMENTATIONS
-from auheat.errors import AuheatError
+from auheat.errors import RequestError
 from auheat.models.registry import Method, check_backbone, find_method
 from auheat.models.resnet import N_LAYERS
 from auheat.store.store import check_name
@@ -96,7 +96,7 @@ def make_config(preset: str = "none", **settings: Any) -> TrainConfig:
     _check_one_of("--preset", preset, PRESETS)
     _check_one_of("--recipe", recipe, RECIPES)
     if "none" not in (preset, recipe):
-        raise AuheatError(f"--recipe: {recipe!r} beside --preset {preset!r} (one of the two)")
+        raise RequestError(f"--recipe: {recipe!r} beside --preset {preset!r} (one of the two)")
     chosen = {**RECIPES[recipe], **PRESETS[preset]}
     row = find_method(given.get("method", chosen.get("method", TrainConfig().method)))
     if "backbone" in PRESETS[preset]:  # the presets that have one are for narrow ones
@@ -109,26 +109,26 @@ def make_config(preset: str = "none", **settings: Any) -> TrainConfig:
     _check_one_of("--optimizer", config.optimizer, OPTIMIZERS)
     for key in ("epochs", "batch_size", "lr"):
         if not 0 < getattr(config, key) < math.inf:
-            raise AuheatError(f"--{key.replace('_', '-')}: {getattr(config, key)} (expected > 0)")
+            raise RequestError(f"--{key.replace('_', '-')}: {getattr(config, key)} (expected > 0)")
     if not MIN_SIDE <= config.image_size < math.inf:
-        raise AuheatError(f"--image-size: {config.image_size} (expected {MIN_SIDE} or more)")
+        raise RequestError(f"--image-size: {config.image_size} (expected {MIN_SIDE} or more)")
     step = row.side_step(config.backbone)
     if config.image_size % step:
-        raise AuheatError(
+        raise RequestError(
             f"--image-size: {config.image_size} ({config.backbone} takes multiples of {step})"
         )
     if config.batch_size < 2:
-        raise AuheatError("--batch-size: 1 (batch normalisation needs 2 or more)")
+        raise RequestError("--batch-size: 1 (batch normalisation needs 2 or more)")
     for key in ("au_weight", "contrast_weight", "weight_decay"):
         if not 0 <= getattr(config, key) < math.inf:
             option = f"--{key.replace('_', '-')}"
-            raise AuheatError(f"{option}: {getattr(config, key)} (expected 0 or more)")
+            raise RequestError(f"{option}: {getattr(config, key)} (expected 0 or more)")
     if not 0 <= config.seed < 2**32:
-        raise AuheatError(f"--seed: {config.seed} (expected 0 to {2**32 - 1})")
+        raise RequestError(f"--seed: {config.seed} (expected 0 to {2**32 - 1})")
     if not 0 < config.val_fraction < 1:
-        raise AuheatError(f"--val-fraction: {config.val_fraction} (expected between 0 and 1)")
+        raise RequestError(f"--val-fraction: {config.val_fraction} (expected between 0 and 1)")
     if not config.layers or not set(config.layers) <= set(range(1, N_LAYERS + 1)):
-        raise AuheatError(f"--layers: {config.layers} (expected some of 1 to {N_LAYERS})")
+        raise RequestError(f"--layers: {config.layers} (expected some of 1 to {N_LAYERS})")
     _check_distinct("--layers", config.layers)
     _check_distinct("--classes", config.classes or ())
     _check_engine(config)
@@ -148,7 +148,7 @@ def _check_engine(config: TrainConfig) -> None:
     _check_one_of("--amp", config.amp, AMP)
     on_cpu = config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available())
     if config.amp == "fp16" and on_cpu:
-        raise AuheatError("--amp: 'fp16' needs CUDA (bf16 works on a CPU too)")
+        raise RequestError("--amp: 'fp16' needs CUDA (bf16 works on a CPU too)")
     fits: Mapping[str, tuple[bool, str]] = {
         "warmup": (0 <= (config.warmup or 0) < config.epochs, f"0 to under {config.epochs} epochs"),
         "step_epochs": (config.step_epochs > 0, "1 or more"),
@@ -169,7 +169,7 @@ def _check_engine(config: TrainConfig) -> None:
     for key, (fit, expected) in fits.items():
         if not fit:
             option = f"--{key.replace('_', '-')}"
-            raise AuheatError(f"{option}: {getattr(config, key)} (expected {expected})")
+            raise RequestError(f"{option}: {getattr(config, key)} (expected {expected})")
     check_parts(config, 1)
 
 
@@ -177,28 +177,28 @@ def check_parts(config: TrainConfig, processes: int) -> None:
     """Raise `AuheatError` where a batch cannot be shared by passes and processes."""
     parts = config.accumulate * processes
     if config.batch_size % parts:
-        raise AuheatError(
+        raise RequestError(
             f"--batch-size: {config.batch_size} (with {processes} processes x --accumulate "
             f"{config.accumulate}: a multiple of {parts})"
         )
     if config.batch_size // parts < 2 and not config.freeze_bn and parts > 1:
-        raise AuheatError(
+        raise RequestError(
             f"--batch-size: {config.batch_size} in {parts} parts is 1 photo each "
             "(batch normalisation needs 2 or more, or --freeze-bn)"
         )
     if config.sync_bn and config.freeze_bn:
-        raise AuheatError("--sync-bn: nothing to sync with --freeze-bn (one of the two)")
+        raise RequestError("--sync-bn: nothing to sync with --freeze-bn (one of the two)")
 
 
 def _check_one_of(option: str, value: str, known: Mapping[str, Any]) -> None:
     if value not in known:
-        raise AuheatError(f"{option}: {value!r} is not known (one of {', '.join(known)})")
+        raise RequestError(f"{option}: {value!r} is not known (one of {', '.join(known)})")
 
 
 def _check_distinct(option: str, values: Sequence[Any]) -> None:
     for value in values:
         if values.count(value) > 1:
-            raise AuheatError(f"{option}: {value!r} is given twice (once is enough)")
+            raise RequestError(f"{option}: {value!r} is given twice (once is enough)")
 
 
 AMP: Mapping[str, torch.dtype] = MappingProxyType(

@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from auheat import __version__
-from auheat.errors import AuheatError
+from auheat.errors import StoreError
 from auheat.models.network import Classifier
 from auheat.models.pretrained import WEIGHTS_HINT, Found
 from auheat.models.registry import IMAGENET_MEAN, IMAGENET_STD, build_classifier, find_method
@@ -201,7 +201,7 @@ def identify_weights(config: TrainConfig) -> dict[str, str]:
         try:
             digests.append(file_digest(file))
         except OSError as error:
-            raise AuheatError(f"{file}: cannot be read ({WEIGHTS_HINT})") from error
+            raise StoreError(f"{file}: cannot be read ({WEIGHTS_HINT})") from error
         names.append(file.name)
     return {
         "weights_file": ", ".join(names) or "none",

@@ -7,7 +7,7 @@ import time
 import torch
 
 from auheat.data.dataset import Item
-from auheat.errors import AuheatError
+from auheat.errors import RequestError
 from auheat.training.trainer import Trainer
 
 SLOW_SECONDS = 3600
@@ -66,7 +66,7 @@ def _time_pass(engine: Trainer, batch: Item) -> float:
         if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise
         what = " ".join(str(error).split("\n")[:2])
-        raise AuheatError(
+        raise RequestError(
             f"--compile: {what} (torch.compile needs a C++ compiler on a CPU; the run is the "
             "same without, if slower)"
         ) from error

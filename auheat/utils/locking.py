@@ -14,7 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from auheat.errors import AuheatError
+from auheat.errors import StoreError
 from auheat.utils.files import cannot_write, write_json
 
 LOCK, OWNER = ".lock", ".owner.json"
@@ -35,7 +35,7 @@ def lock_store(store: Path) -> Iterator[None]:
         lock = FileLock(store / LOCK)
         lock.acquire(timeout=LOCK_SECONDS)
     except Timeout as error:
-        raise AuheatError(
+        raise StoreError(
             f"{store}: in use by {_describe_owner(store)} (wait for it, or use another --store)"
         ) from error
     except (OSError, NotImplementedError) as error:

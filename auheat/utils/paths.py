@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from auheat.errors import AuheatError
+from auheat.errors import AuheatError, StoreError
 from auheat.records import SUFFIXES
 
 # Absolute; a backslash or NUL; a part `..`, or begun like a drive; a last part that is none.
@@ -72,7 +72,7 @@ class Fence:
         """Return what a path resolves to; raises `AuheatError` where that lies outside."""
         real = os.path.realpath(path)
         if not self.follow and not self.is_inside(real):
-            raise AuheatError(f"{path}: a link that leaves {self.root} (to {real}{self._hint})")
+            raise StoreError(f"{path}: a link that leaves {self.root} (to {real}{self._hint})")
         return real
 
     def measure(self, relative: str) -> int:
@@ -82,7 +82,7 @@ class Fence:
         nothing is a file that is missing.
         """
         if not is_inside_name(relative):
-            raise AuheatError(f"{relative!r}: a path that leaves {self.root} (expected one inside)")
+            raise StoreError(f"{relative!r}: a path that leaves {self.root} (expected one inside)")
         parent = relative.rpartition("/")[0]
         if parent not in self._seen:
             self.check_link(self.join(parent))
@@ -93,6 +93,8 @@ class Fence:
             if stat.S_ISLNK(about.st_mode):
                 about = Path(path).stat()
                 self.check_link(path)
+        except AuheatError:
+            raise
         except OSError:
             return -1
         return about.st_size
@@ -201,14 +203,14 @@ def _scan(
                         walk.photos.append(name)
         except OSError as error:
             where = error.filename or path
-            odd(AuheatError(f"{where}: {error.strerror} (every folder must be readable)"))
+            odd(StoreError(f"{where}: {error.strerror} (every folder must be readable)"))
 
 
 def _is_text(fence: Fence, name: str, odd: Callable[[AuheatError], None]) -> bool:
     """Whether a name is UTF-8; `odd` is told where it is not."""
     if name.isprintable() or not any("\ud800" <= c <= "\udfff" for c in name):
         return True
-    odd(AuheatError(f"{fence.root}: file name {name!a} is not UTF-8 (rename it)"))
+    odd(StoreError(f"{fence.root}: file name {name!a} is not UTF-8 (rename it)"))
     return False
 
 

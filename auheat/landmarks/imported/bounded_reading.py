@@ -16,7 +16,7 @@ from typing import IO, NamedTuple, NoReturn
 
 import numpy as np
 
-from auheat.errors import AuheatError
+from auheat.errors import AuheatError, StoreError
 from auheat.records import N_POINTS, Array
 
 MAX_UNPACKED = 2**31
@@ -61,7 +61,7 @@ class Lines:
         self.number += 1
         self.row += len(line)
         if self.row >= LONGEST:
-            raise AuheatError(f"{self._file}: line {self.number}: over {LONGEST} characters")
+            raise StoreError(f"{self._file}: line {self.number}: over {LONGEST} characters")
         if not line:
             raise StopIteration
         return line
@@ -95,9 +95,11 @@ def read_archive(file: Path) -> dict[str, Array]:
                 with archive.open(info) as stream:
                     array = np.lib.format.read_array(stream, allow_pickle=False)
                 found[members[info.filename]] = array
+    except AuheatError:
+        raise
     except _BROKEN as error:
         said = " ".join(str(error).split())[:200] or type(error).__name__
-        raise AuheatError(f"{file}: cannot be read ({said})") from error
+        raise StoreError(f"{file}: cannot be read ({said})") from error
     return found
 
 
@@ -119,7 +121,7 @@ def _read_claim(stream: IO[bytes], member: int) -> _Claim:
 
 def _check_claims(file: Path, claims: dict[str, _Claim]) -> None:
     def refuse(what: str) -> NoReturn:
-        raise AuheatError(f"{file}: {what}")
+        raise StoreError(f"{file}: {what}")
 
     if not {"id", "landmarks"} <= set(claims):
         refuse(
