@@ -1,7 +1,9 @@
 from .data.dataset import ShardDataset as ShardDataset
 from .data.stream import ShardStream as ShardStream
 from .data.stream import StreamLoader as StreamLoader
+from .datasets.registry import list_datasets as list_datasets
 from .datasets.registry import read_samples as read_samples
+from .datasets.registry import register_dataset as register_dataset
 from .errors import AuheatError as AuheatError
 from .errors import MissingExtraError as MissingExtraError
 from .errors import RequestError as RequestError
@@ -16,10 +18,15 @@ from .facs.codebooks import load_codebook as load_codebook
 from .facs.records import Codebook as Codebook
 from .heatmaps.plan import plan_heatmaps as plan_heatmaps
 from .heatmaps.render import render_heatmaps as render_heatmaps
+from .landmarks.registry import list_detectors as list_detectors
 from .landmarks.registry import load_detector as load_detector
+from .landmarks.registry import register_detector as register_detector
 from .losses import au_alignment_loss as au_alignment_loss
 from .losses import contrastive_alignment_loss as contrastive_alignment_loss
+from .models.names import list_methods as list_methods
 from .models.registry import METHODS as METHODS
+from .models.registry import build_classifier as build_classifier
+from .models.registry import register_method as register_method
 from .pipeline.extraction import extract as extract
 from .pipeline.rendering import render as render
 from .records import Landmarks as Landmarks
@@ -27,6 +34,7 @@ from .records import Sample as Sample
 from .records import Status as Status
 from .shards.reader import content_digest as content_digest
 from .shards.reader import read_columns as read_columns
+from .training.config import TrainConfig as TrainConfig
 from .training.config import make_config as make_config
 from .training.runner import train as train
 
@@ -45,7 +53,9 @@ __all__ = [
     "Status",
     "StoreError",
     "StreamLoader",
+    "TrainConfig",
     "au_alignment_loss",
+    "build_classifier",
     "content_digest",
     "contrastive_alignment_loss",
     "evaluate",
@@ -53,6 +63,9 @@ __all__ = [
     "extract",
     "interval",
     "list_codebooks",
+    "list_datasets",
+    "list_detectors",
+    "list_methods",
     "load_codebook",
     "load_detector",
     "make_config",
@@ -60,6 +73,9 @@ __all__ = [
     "plan_heatmaps",
     "read_columns",
     "read_samples",
+    "register_dataset",
+    "register_detector",
+    "register_method",
     "render",
     "render_heatmaps",
     "train",

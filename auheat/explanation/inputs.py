@@ -73,7 +73,7 @@ def match_detector(
     its digest tells. Raises `AuheatError` where it cannot be loaded.
     """
     own, digest = config.get("detector"), config.get("detector_digest")
-    chosen = name or (own if own in DETECTORS else USUAL)
+    chosen = name or (str(own) if own in DETECTORS else USUAL)
     mapping = _find_mapping(chosen, digest)
     found = load_detector(chosen, device, mapping, model)
     if found.digest == digest:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from auheat.errors import RequestError
 from auheat.landmarks.base import Detector, DetectorGroup
+from auheat.utils.registry import Registry
 
 
 def _mesh(device: str, landmark_map: str, model: Path | None, engine: str) -> Detector:
@@ -38,12 +39,54 @@ def _mediapipe(device: str, landmark_map: str, model: Path | None, engine: str) 
     return MediapipeDetector(model, landmark_map)
 
 
-DETECTORS: dict[str, Callable[[str, str, Path | None, str], Detector]] = {
-    "mesh": _mesh,
-    "fan": _fan,
-    "mediapipe": _mediapipe,
-}
+Factory = Callable[[str, str, Path | None, str], Detector]
+
+DETECTORS: Registry[Factory] = Registry(
+    "detector", ("mesh", "fan", "mediapipe"), reserved=("dataset",)
+)
 """Name -> factory of (device, landmark map, model file, engine), which imports what it needs."""
+
+DETECTORS.fill({"mesh": _mesh, "fan": _fan, "mediapipe": _mediapipe}, Callable)
+
+
+def list_detectors() -> list[str]:
+    """List the names of all landmark detectors, registered ones last.
+
+    Returns:
+        Names that `extract(detector=...)`, `load_detector` and `--detector` take.
+
+    Example:
+        >>> import auheat
+        >>> auheat.list_detectors()[:3]
+        ['mesh', 'fan', 'mediapipe']
+    """
+    return list(DETECTORS)
+
+
+def register_detector(name: str, factory: Factory) -> None:
+    """Add a landmark detector to those that can be asked for, in this process.
+
+    A package can add one for all processes by an entry point of the group `auheat.detectors`,
+    which worker processes (`backend="loky"` and others) find, too.
+
+    Args:
+        name: What `extract(detector=...)` and `--detector` will call it: letters, digits,
+            . _ + -.
+        factory: A function of (device, landmark map, model file or None, engine) that returns a
+            `Detector`. It raises `RequestError` for what it cannot do.
+
+    Raises:
+        RequestError: The name is taken or unfit, or the factory cannot be called.
+
+    Example:
+        >>> import auheat
+        >>> def load(device, landmark_map, model, engine):
+        ...     return auheat.load_detector("mesh", device, "index", model, engine)
+        >>> auheat.register_detector("mesh-by-index", load)
+        >>> auheat.list_detectors()[-1]
+        'mesh-by-index'
+    """
+    DETECTORS.register(name, factory)
 
 
 def load_detector(
@@ -60,10 +103,10 @@ def load_detector(
     the file that `fan` and `mediapipe` need; `engine` is "auto" (OpenVINO on a CPU, else torch in
     float32), "openvino", "float32" or "float16". Raises `AuheatError`.
     """
-    if name not in DETECTORS:
+    make = DETECTORS.get(name)
+    if make is None:
         known = ", ".join(DETECTORS)
         raise RequestError(f"--detector: {name!r} is no detector ({known}) and no file or folder")
-    make = DETECTORS[name]
     parts = [make(part.strip(), landmark_map, model, engine) for part in device.split(",")]
     if len(parts) == 1:
         return parts[0]

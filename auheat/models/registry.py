@@ -22,12 +22,14 @@ from auheat.models.adl import AdlNetwork
 from auheat.models.apvit import APVITS, build_apvit, find_apvit_weights, load_apvit_weights
 from auheat.models.cams import grad_cam, grad_cam_pp, layer_cam
 from auheat.models.heads import AcolHead, GapHead, GradientHead, WildcatHead
+from auheat.models.names import TABLE
 from auheat.models.network import Classifier, Network, cnn
 from auheat.models.pretrained import Found, find_weights, load_weights
 from auheat.models.prm import PeakHead, PeakNetwork
 from auheat.models.resnet import BACKBONES, TIMM
 from auheat.models.ts_cam import build_ts_cam, find_ts_cam_weights, load_ts_cam_weights
 from auheat.models.vit import VITS
+from auheat.utils.registry import Registry
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 
@@ -93,7 +95,13 @@ class Method:
         return wild or backbone in self.backbones
 
 
-METHODS: Mapping[str, Method] = MappingProxyType(
+METHODS: Registry[Method] = TABLE
+"""Name -> method, in the order of the AU paper's table 1, then those that were registered.
+
+Whatever can be trained and evaluated stands here.
+"""
+
+METHODS.fill(
     {
         "cam": Method(
             "CAM",
@@ -179,19 +187,40 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             find=find_apvit_weights,
             load=load_apvit_weights,
         ),
-    }
+    },
+    Method,
 )
-"""Name -> method, in the order of the AU paper's table 1.
 
-Whatever can be trained and evaluated stands here.
-"""
+
+def register_method(name: str, method: Method) -> None:
+    """Add a method to those that can be trained, in this process.
+
+    A package can add one for all processes by an entry point of the group `auheat.methods`.
+
+    Args:
+        name: What `train(method=...)` and `--method` will call it: letters, digits, . _ + -.
+        method: Its row: how its network is built, and what else sets it apart.
+
+    Raises:
+        RequestError: The name is taken or unfit, or the row is no `Method`.
+
+    Example:
+        >>> import auheat
+        >>> from auheat.models import Method, cnn
+        >>> from auheat.models.heads import GapHead
+        >>> auheat.register_method("my-cam", Method("My CAM", "this page", cnn(GapHead)))
+        >>> auheat.list_methods()[-1]
+        'my-cam'
+    """
+    METHODS.register(name, method)
 
 
 def find_method(name: str) -> Method:
     """Return a row of `METHODS`; raises `AuheatError` for an unknown name."""
-    if name not in METHODS:
+    method = METHODS.get(name)
+    if method is None:
         raise RequestError(f"--method: {name!r} is not known (one of {', '.join(METHODS)})")
-    return METHODS[name]
+    return method
 
 
 def check_backbone(method: str, backbone: str) -> None:

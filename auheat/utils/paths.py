@@ -201,6 +201,8 @@ def _scan(
                         folders.append(name)
                     elif is_photo_name(entry.name) and _is_text(fence, name, odd):
                         walk.photos.append(name)
+        except AuheatError:
+            raise
         except OSError as error:
             where = error.filename or path
             odd(StoreError(f"{where}: {error.strerror} (every folder must be readable)"))
