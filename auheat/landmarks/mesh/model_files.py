@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import importlib.resources
 import os
 import sys
@@ -78,6 +79,9 @@ def _candidates(name: str) -> Iterator[Path]:
         yield Path(os.environ["AUHEAT_MODELS"]) / name
     yield package_dir() / name
     yield cache_dir() / name
+    for package in importlib.metadata.distributions(name="auheat"):
+        # a checkout that Python is started in hides the package that was built with the models
+        yield Path(str(package.locate_file("auheat/landmarks/mesh/models"))) / name
     installed = _from_mediapipe(name)
     if installed is not None:
         yield installed
@@ -105,7 +109,7 @@ def find_model(name: str) -> Path:
         if path.is_file():
             _check(str(path), path.read_bytes(), wanted)
             return path
-    looked = ", ".join(str(path.parent) for path in places)
+    looked = ", ".join(dict.fromkeys(str(path.parent) for path in places))
     raise StoreError(
         f"{name}: landmark model not found in {looked} (get {WHEEL} with `pip download --no-deps "
         f"mediapipe=={_VERSION}`, then run `auheat models --from WHEEL|DIR`)"
