@@ -12,6 +12,7 @@ from .evaluation.bootstrap import interval as interval
 from .evaluation.bootstrap import paired_interval as paired_interval
 from .evaluation.evaluator import evaluate as evaluate
 from .explanation.explainer import explain as explain
+from .exporters.exporter import export as export
 from .expressions import EXPRESSIONS as EXPRESSIONS
 from .facs.codebooks import list_codebooks as list_codebooks
 from .facs.codebooks import load_codebook as load_codebook
@@ -32,8 +33,11 @@ from .pipeline.rendering import render as render
 from .records import Landmarks as Landmarks
 from .records import Sample as Sample
 from .records import Status as Status
+from .reporting.store_stats import stats as stats
 from .shards.reader import content_digest as content_digest
 from .shards.reader import read_columns as read_columns
+from .store.merging import merge as merge
+from .sweeps.runner import sweep as sweep
 from .training.config import TrainConfig as TrainConfig
 from .training.config import make_config as make_config
 from .training.runner import train as train
@@ -60,6 +64,7 @@ __all__ = [
     "contrastive_alignment_loss",
     "evaluate",
     "explain",
+    "export",
     "extract",
     "interval",
     "list_codebooks",
@@ -69,6 +74,7 @@ __all__ = [
     "load_codebook",
     "load_detector",
     "make_config",
+    "merge",
     "paired_interval",
     "plan_heatmaps",
     "read_columns",
@@ -78,5 +84,7 @@ __all__ = [
     "register_method",
     "render",
     "render_heatmaps",
+    "stats",
+    "sweep",
     "train",
 ]

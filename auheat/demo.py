@@ -163,7 +163,7 @@ def make_photo(photo: Array, points: Array, expression: str, rng: np.random.Gene
     """Return one varied (SIDE, SIDE, 3) u8 photo of an expression."""
     moved = {au: rng.uniform(0.7, 1.15) for au in PROTOTYPES[expression]}
     face, base = magnify(photo, points)
-    return vary(move_face(face, base, moved), base, rng)
+    return vary_face(move_face(face, base, moved), base, rng)
 
 
 def magnify(photo: Array, points: Array, factor: float = 2.0) -> tuple[Array, Array]:
@@ -234,7 +234,7 @@ def move_face(photo: Array, points: Array, aus: Mapping[int, float]) -> Array:
     return cv2.remap(photo, back_x, back_y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
 
 
-def vary(face: Array, points: Array, rng: np.random.Generator) -> Array:
+def vary_face(face: Array, points: Array, rng: np.random.Generator) -> Array:
     """Return the face as a (SIDE, SIDE, 3) u8 photo with random nuisance."""
     middle = (points[36] + points[45] + points[48] + points[54]) / 4
     eye = points[45] - points[36]

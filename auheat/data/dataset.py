@@ -21,7 +21,7 @@ from auheat.data.row_selection import (
     check_alike,
     list_files,
     order_classes,
-    read_table,
+    read_row_table,
     select_rows,
 )
 from auheat.errors import StoreError
@@ -42,13 +42,41 @@ Item = dict[str, Any]
 
 
 class ShardDataset(Dataset[Item]):
-    """Rows of training shards that can be learnt from, decoded when asked for.
+    """A torch dataset of the rows of training shards, decoded when asked for.
 
-    An item has `image` (3, S, S) u8 RGB, `heatmap` (h, w) u8 (255 is 1), `label` and `index`
-    int, `valid` bool, and `landmarks` (68, 2) f32 px of the S x S image, NaN where unknown.
-    `labels` (N,), `ids` and `persons` describe all rows; `left_out` counts the rows that are
-    unreadable, unlabelled, or of a class not among `classes`. It may be pickled, forked and used
-    by threads: no process or thread shares an open file with another.
+    Rows that can be learnt from are in it: with a photo and one of the classes.
+
+    Item i is a dict: `image` (3, S, S) u8 RGB, `heatmap` (h, w) u8 (255 is 1), `label` and `index`
+    int, `valid` bool (whether the heatmap says anything), and `landmarks` (68, 2) f32 px of the
+    S x S image, NaN where unknown. It may be pickled, forked and used by threads: no process or
+    thread shares an open file with another.
+
+    Attributes:
+        labels: (N,) class of every row, an index into `class_names`.
+        ids: Id of every row.
+        persons: Person of every row, "" where unknown.
+        class_names: Names of the classes.
+        left_out: Count of rows that are unreadable, unlabelled, or of a class not in `classes`.
+
+    Args:
+        files: A folder of rendered shards, or some of its files.
+        split: "train", "val" or "test" for those rows alone; rows without a split count as "train".
+            None takes all.
+        image_size: Side S in px that photos are resized to.
+        classes: Take and order some of the shards' classes; None takes all.
+
+    Raises:
+        StoreError: No such shards, or damaged ones.
+        RequestError: A class that the shards do not have.
+
+    Example:
+        >>> from auheat import ShardDataset
+        >>> data = ShardDataset(store / "shards" / "martinez", split="train", image_size=64)
+        >>> len(data), data.class_names
+        (32, ('Neutral', 'Happiness', 'Surprise', 'Sadness'))
+        >>> item = data[0]
+        >>> item["image"].shape, item["heatmap"].shape
+        (torch.Size([3, 64, 64]), torch.Size([28, 28]))
     """
 
     def __init__(
@@ -58,14 +86,9 @@ class ShardDataset(Dataset[Item]):
         image_size: int = 224,
         classes: Sequence[str] | None = None,
     ) -> None:
-        """Read the labels of a shard folder or of some shards; pixels wait.
-
-        `split` takes those rows alone; rows without a split count as "train". `classes` takes
-        and orders some of the shards' classes. Raises `AuheatError`.
-        """
         self.files = list_files(files)
         self.image_size = image_size
-        first = read_table(self.files[0])
+        first = read_row_table(self.files[0])
         self.shard_classes = first.names
         self.class_names = order_classes(self.shard_classes, classes)
         self.left_out: Counter[str] = Counter()
@@ -74,7 +97,7 @@ class ShardDataset(Dataset[Item]):
         chosen: list[Selection] = []
         person: dict[bytes, str] = {}  # each name once in memory, however many photos it has
         for file in self.files:
-            table = read_table(file)
+            table = read_row_table(file)
             check_alike(table, first)
             chosen.append(select_rows(table, split, self.class_names))
             rows = chosen[-1].rows

@@ -26,7 +26,7 @@ _TOLD = ("id", "split", "status", "label")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Table:
+class RowTable:
     """What a shard says of its rows: ids, splits (N,) and persons as UTF-8, status, label (N,).
 
     `names` are its classes, in the order of `label`, `map_size` is (h, w). `digest` changes with
@@ -61,7 +61,7 @@ def list_files(shards: Path | str | Sequence[Path]) -> list[Path]:
     return files
 
 
-def read_table(file: Path) -> Table:
+def read_row_table(file: Path) -> RowTable:
     """Read what decides on a shard's rows.
 
     Raises `AuheatError` for what is no training shard of this version, has no photos, or whose
@@ -96,7 +96,7 @@ def read_table(file: Path) -> Table:
     for value in (ids, splits, status, label):
         digest.update(f"|{value.dtype}|{value.shape}|".encode())
         digest.update(value.tobytes())
-    return Table(file, names, map_size, ids, persons, splits, status, label, digest.digest())
+    return RowTable(file, names, map_size, ids, persons, splits, status, label, digest.digest())
 
 
 def order_classes(names: Sequence[str], asked: Sequence[str] | None) -> tuple[str, ...]:
@@ -109,7 +109,7 @@ def order_classes(names: Sequence[str], asked: Sequence[str] | None) -> tuple[st
     return tuple(names) if asked is None else tuple(asked)
 
 
-def check_alike(table: Table, first: Table) -> None:
+def check_alike(table: RowTable, first: RowTable) -> None:
     """Raise `AuheatError` unless two shards have the same classes and size of heatmaps."""
     if table.names != first.names:
         raise StoreError(
@@ -122,7 +122,7 @@ def check_alike(table: Table, first: Table) -> None:
         )
 
 
-def select_rows(table: Table, split: str | None, classes: Sequence[str]) -> Selection:
+def select_rows(table: RowTable, split: str | None, classes: Sequence[str]) -> Selection:
     """Choose the rows of a split (None: of all) that have a photo and one of the classes.
 
     Rows without a split count as "train".

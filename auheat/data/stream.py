@@ -21,7 +21,7 @@ from auheat.data.row_selection import (
     check_alike,
     list_files,
     order_classes,
-    read_table,
+    read_row_table,
     select_rows,
 )
 from auheat.data.shuffle import EpochOrder, ShuffleConfig
@@ -43,19 +43,44 @@ class _Row(NamedTuple):
 
 
 class ShardStream(IterableDataset[Item]):
-    """Batches of rows of training shards, in one global order for any number of processes.
+    """An iterable torch dataset of batches, in one global order for any number of processes.
 
-    A batch has `image` (B, 3, S, S) u8 RGB, `heatmap` (B, h, w) u8 (255 is 1), `label` and `index`
-    (B,) i64, `valid` (B,) bool and `landmarks` (B, 68, 2) f32 px; `index` counts the chosen rows as
-    they are stored, as `ShardDataset` does. Give it to `StreamLoader`, or to torch's DataLoader
-    with `batch_size=None`.
+    A batch is a dict: `image` (B, 3, S, S) u8 RGB, `heatmap` (B, h, w) u8 (255 is 1), `label` and
+    `index` (B,) i64, `valid` (B,) bool and `landmarks` (B, 68, 2) f32 px; `index` counts the chosen
+    rows as they are stored, as `ShardDataset` does. Give it to `StreamLoader`, or to torch's
+    DataLoader with `batch_size=None`.
 
     The order is decided by the rows, `seed`, `epoch`, `block` and `window` alone. Rank r of R
     takes the positions p of it with p mod R = r, and all ranks have the same number of batches.
-    With `drop_last` the rows that do not fill a batch on every rank are left out; else each row
-    comes once, and fewer rows than ranks join the last batches, which then have one more. Memory
-    grows with one window, not with the rows: `window` x `block` encoded photos, divided among
-    ranks and workers.
+    Memory grows with one window, not with the rows: `window` x `block` encoded photos, divided
+    among ranks and workers.
+
+    Args:
+        files: A folder of rendered shards, or some of its files.
+        split: "train", "val" or "test" for those rows alone; None takes all.
+        image_size: Side S in px that photos are resized to.
+        classes: Take and order some of the shards' classes; None takes all.
+        batch_size: Rows of a batch, 1 or more, on each rank.
+        shuffle: Mix the rows; else they come as they are stored.
+        seed: Another seed is another order.
+        block: Neighbouring rows that are read together, 1 or more.
+        window: Blocks that are mixed at a time, 1 or more.
+        drop_last: Leave out the rows that do not fill a batch on every rank; else each row comes
+            once, and fewer rows than ranks join the last batches, which then have one more.
+        rank: This process's number; None is torch.distributed's where it is initialised, else 0.
+        world: How many processes share the rows; None as for `rank`, else 1.
+
+    Raises:
+        StoreError: No such shards, damaged ones, or no row to learn from.
+        RequestError: A number out of its range, or a class that the shards do not have.
+
+    Example:
+        >>> from auheat import ShardStream
+        >>> stream = ShardStream(store / "shards" / "martinez", "train", 64, batch_size=8)
+        >>> len(stream)
+        4
+        >>> next(iter(stream))["image"].shape
+        torch.Size([8, 3, 64, 64])
     """
 
     def __init__(
@@ -74,12 +99,6 @@ class ShardStream(IterableDataset[Item]):
         rank: int | None = None,
         world: int | None = None,
     ) -> None:
-        """Count the rows of a shard folder or of some shards; pixels wait.
-
-        `split` and `classes` choose rows as in `ShardDataset`. `window` blocks of `block`
-        neighbouring rows are mixed at a time. `rank` and `world` are torch.distributed's where it
-        is initialised, else 0 and 1. Raises `AuheatError`.
-        """
         for name, value in {"batch_size": batch_size, "block": block, "window": window}.items():
             if value < 1:
                 raise RequestError(f"{name}: {value} (at least 1)")
@@ -98,14 +117,14 @@ class ShardStream(IterableDataset[Item]):
         self._shared = torch.zeros(2, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
 
     def _scan(self, classes: Sequence[str] | None) -> None:
-        first = read_table(self.files[0])
+        first = read_row_table(self.files[0])
         self.shard_classes = first.names
         self.class_names = order_classes(self.shard_classes, classes)
         self.left_out: Counter[str] = Counter()
         digest = hashlib.sha256(repr((self._split, self.class_names)).encode())
         counts = []
         for shard, file in enumerate(self.files):
-            table = read_table(file)
+            table = read_row_table(file)
             check_alike(table, first)
             chosen = select_rows(table, self._split, self.class_names)
             self._known.put(shard, chosen, len(chosen.rows))
@@ -223,7 +242,7 @@ class ShardStream(IterableDataset[Item]):
     def _select(self, shard: int) -> Selection:
         chosen = self._known.get(shard)
         if chosen is None:
-            chosen = select_rows(read_table(self.files[shard]), self._split, self.class_names)
+            chosen = select_rows(read_row_table(self.files[shard]), self._split, self.class_names)
             self._known.put(shard, chosen, len(chosen.rows))
         return chosen
 
@@ -269,14 +288,30 @@ class ShardStream(IterableDataset[Item]):
 
 
 class StreamLoader:
-    """A stream's batches, made by worker processes, and a place in them that can be kept.
+    """A loader of a stream's batches by worker processes, whose place in an epoch can be kept.
 
     The order does not depend on `workers`. An iteration begins at the start of the epoch, but for
     the first one after `load_state_dict`, which goes on from there.
+
+    Args:
+        stream: What to read.
+        workers: Processes that read and decode, 0 for this one; they live on over epochs.
+        pin_memory: Put batches into page-locked memory, for faster copies to a GPU.
+
+    Example:
+        >>> from auheat import ShardStream, StreamLoader
+        >>> stream = ShardStream(store / "shards" / "martinez", "train", 64, batch_size=8)
+        >>> loader = StreamLoader(stream)
+        >>> for epoch in range(2):
+        ...     loader.set_epoch(epoch)
+        ...     for batch in loader:
+        ...         pass
+        >>> state = loader.state_dict()  # plain values, to be saved beside the model
+        >>> state["epoch"], state["position"]
+        (1, 32)
     """
 
     def __init__(self, stream: ShardStream, workers: int = 0, pin_memory: bool = False) -> None:
-        """Prepare to read with `workers` processes (0: in this one); they live on over epochs."""
         self.stream = stream
         self._taken, self._resumed = 0, False
         self._loader: DataLoader[Item] = DataLoader(

@@ -13,7 +13,7 @@ from types import MappingProxyType
 import numpy as np
 from tqdm import tqdm
 
-from auheat.datasets.label_files import find_columns, read_rows
+from auheat.datasets.label_files import locate_columns, read_rows
 from auheat.datasets.layout import Folder, Listing
 from auheat.errors import StoreError
 from auheat.records import N_POINTS, Array, Box
@@ -135,7 +135,7 @@ def _read_list(file: Path) -> Iterator[tuple[int, list[str], dict[str, int]]]:
         columns = {name: i for i, name in enumerate(_COLUMNS)}
         yield line, first, columns
     else:
-        columns = find_columns(file, line, first, _NEEDED, _COLUMNS)
+        columns = locate_columns(file, line, first, _NEEDED, _COLUMNS)
     for number, row in rows:
         if len(row) != len(first):
             raise StoreError(f"{file}: line {number}: {len(row)} fields (others: {len(first)})")

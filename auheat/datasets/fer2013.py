@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from auheat.datasets.label_files import read_header, read_rows, read_table
+from auheat.datasets.label_files import read_column_names, read_label_table, read_rows
 from auheat.datasets.layout import Folder
 from auheat.errors import StoreError
 from auheat.utils.paths import is_plain_name
@@ -77,7 +77,7 @@ def _find_table(source: Path) -> Path | None:
     files = [source] if source.is_file() else [source / name for name in _TABLES]
     for file in files:
         wanted = {"emotion", "pixels", "usage"}
-        if file.is_file() and wanted <= {cell.casefold() for cell in read_header(file)}:
+        if file.is_file() and wanted <= {cell.casefold() for cell in read_column_names(file)}:
             return file
     return None
 
@@ -107,7 +107,7 @@ def read_fer2013(folder: Folder) -> None:
 
 def _read_photos(table: Path) -> Iterator[tuple[int, dict[str, str], str, str]]:
     """Yield line, cells, split and the photo's path for each row of fer2013.csv."""
-    for i, (line, row) in enumerate(read_table(table, ("emotion", "pixels", "Usage"))):
+    for i, (line, row) in enumerate(read_label_table(table, ("emotion", "pixels", "Usage"))):
         if row["Usage"] not in USAGES:
             known = ", ".join(USAGES)
             raise StoreError(f"{table}: line {line}: Usage {row['Usage']!r} (known: {known})")
@@ -232,7 +232,7 @@ def read_ferplus(folder: Folder) -> None:
 
 
 def _read_usages(table: Path) -> list[str]:
-    return [row["Usage"] for _, row in read_table(table, ("pixels", "Usage"))]
+    return [row["Usage"] for _, row in read_label_table(table, ("pixels", "Usage"))]
 
 
 def _check_order(where: str, i: int, usage: str, name: str, usages: list[str]) -> None:
@@ -250,7 +250,7 @@ def _read_votes(folder: Folder, place: str) -> Iterator[tuple[Path, int, str, st
     """Yield file, line, usage, photo's name and the ten votes of each row."""
     file = folder.source / _VOTES_FILE
     if file.is_file():
-        for line, row in read_table(folder.within(file), ("Usage", "Image name", *VOTES)):
+        for line, row in read_label_table(folder.within(file), ("Usage", "Image name", *VOTES)):
             if row["Usage"] not in USAGES:
                 known = ", ".join(USAGES)
                 raise StoreError(f"{file}: line {line}: Usage {row['Usage']!r} (known: {known})")

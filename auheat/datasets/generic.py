@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
-from auheat.datasets.label_files import read_header, read_table
+from auheat.datasets.label_files import read_column_names, read_label_table
 from auheat.datasets.layout import Folder, to_name, to_split
 from auheat.errors import StoreError
 from auheat.expressions import EXPRESSIONS, SPLITS, SYNONYMS
@@ -40,7 +40,7 @@ def _read_meaning(folder: Folder) -> dict[str, str]:
     if not file.is_file():
         return {}
     found: dict[str, str] = {}
-    for line, row in read_table(folder.within(file), ("folder", "label")):
+    for line, row in read_label_table(folder.within(file), ("folder", "label")):
         where = f"{file}: line {line}"
         label, name = to_name(row["label"], where), row["folder"].casefold()
         if found.setdefault(name, label) != label or SYNONYMS.get(name, label) != label:
@@ -110,7 +110,7 @@ def read_photos(folder: Folder) -> None:
         first, slash, _ = path.partition("/")
         folder.add(path, path, "", SPLITS.get(first.casefold(), "") if slash else "")
     for file in _csvs(folder):
-        columns = ", ".join(read_header(file))[:80] or "no text"
+        columns = ", ".join(read_column_names(file))[:80] or "no text"
         folder.notes.append(f"{file.name} was not read: it has {columns} (labels need path, label)")
 
 
@@ -118,7 +118,7 @@ def _find_lists(source: Path) -> list[Path]:
     if source.is_file():
         return [source]
     files = sorted(f for f in source.iterdir() if f.suffix.lower() == ".csv" and f.is_file())
-    return [f for f in files if set(_NEEDED) <= {cell.casefold() for cell in read_header(f)}]
+    return [f for f in files if set(_NEEDED) <= {cell.casefold() for cell in read_column_names(f)}]
 
 
 def detect_csv(source: Path) -> str:
@@ -135,7 +135,9 @@ def read_csv(folder: Folder) -> None:
     files = _find_lists(folder.source)
     if len(files) != 1:
         found = ", ".join(file.name for file in files) or "none"
-        there = ", ".join(f"{f.name} ({', '.join(read_header(f))[:80]})" for f in _csvs(folder))
+        there = ", ".join(
+            f"{f.name} ({', '.join(read_column_names(f))[:80]})" for f in _csvs(folder)
+        )
         raise StoreError(
             f"{folder.source}: CSV files with path and label: {found} (one is needed at the root, "
             f"or give the file itself; there: {there or 'no CSV'})"
@@ -143,7 +145,7 @@ def read_csv(folder: Folder) -> None:
     file = files[0]
     if folder.source.is_file():
         folder.move(folder.source.parent)
-    for line, row in read_table(folder.within(file), _NEEDED, _KNOWN):
+    for line, row in read_label_table(folder.within(file), _NEEDED, _KNOWN):
         where, name = f"{file}: line {line}", row["path"]
         if not is_inside_name(name):
             raise StoreError(

@@ -53,7 +53,7 @@ def read_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
         raise StoreError(f"{file}: line {reader.line_num}: {error}") from error
 
 
-def read_header(file: Path) -> list[str]:
+def read_column_names(file: Path) -> list[str]:
     """Return the first row of a CSV, [] where it is empty or no text."""
     try:
         return next((row for _, row in read_rows(file)), [])
@@ -61,7 +61,7 @@ def read_header(file: Path) -> list[str]:
         return []
 
 
-def find_columns(
+def locate_columns(
     file: Path, line: int, header: Sequence[str], needed: Sequence[str], known: Sequence[str] = ()
 ) -> dict[str, int]:
     """Return the place of each column needed, and of those known that are there.
@@ -83,7 +83,7 @@ def find_columns(
     return {name: low.index(name.casefold()) for name in wanted}
 
 
-def read_table(
+def read_label_table(
     file: Path, needed: Sequence[str], known: Sequence[str] = ()
 ) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield line number and cells by column name of each row of a CSV with a header.
@@ -95,7 +95,7 @@ def read_table(
     line, header = next(rows, (0, []))
     if not header:
         raise StoreError(f"{file}: empty (it needs a header: {', '.join(needed)})")
-    columns = find_columns(file, line, header, needed, known)
+    columns = locate_columns(file, line, header, needed, known)
     for number, row in rows:
         if len(row) != len(header):
             raise StoreError(

@@ -12,7 +12,7 @@ from typing import Any
 from auheat.errors import StoreError
 from auheat.expressions import SPLITS, SYNONYMS
 from auheat.records import Array, Box, Sample
-from auheat.utils.paths import Fence, Walk, some, walk_photos
+from auheat.utils.paths import Fence, PhotoWalk, some, walk_photos
 
 WORDS = {"": "photos", "train": "train photos", "val": "val photos", "test": "test photos"}
 """Split -> what a note calls its photos."""
@@ -79,7 +79,7 @@ class Folder:
             self._fence.measure(file.relative_to(root).as_posix())
         return file
 
-    def walk(self, start: str = "") -> Walk:
+    def walk(self, start: str = "") -> PhotoWalk:
         """List the photos on disk below a folder of the source; links are looked after."""
         walk = walk_photos(Fence(self.base, self.follow_links), start)
         if walk.again:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
-from auheat.datasets.label_files import read_lines, read_table
+from auheat.datasets.label_files import read_label_table, read_lines
 from auheat.datasets.layout import Folder
 from auheat.errors import StoreError
 from auheat.expressions import SPLITS
@@ -185,7 +185,7 @@ def _read_split(folder: Folder, split: str, root: Path) -> None:
     if odd:
         raise StoreError(f"{root / odd[0]}: no class of RAF-DB (its folders are 1 to 7)")
     counts = Counter[str]()
-    for number, row in read_table(folder.within(file), ("image", "label")):
+    for number, row in read_label_table(folder.within(file), ("image", "label")):
         where, name, said = f"{file}: line {number}", row["image"], row["label"]
         if said not in RAFDB_LABELS:
             raise StoreError(f"{where}: class {said!r} is unknown (RAF-DB basic has 1 to 7)")

@@ -162,18 +162,37 @@ def register_dataset(name: str, layout: Layout) -> None:
 
 
 def read_samples(
-    source: Path,
+    source: Path | str,
     dataset: str = "auto",
     images: str = "auto",
     follow_links: bool = False,
     unpack: Path | None = None,
 ) -> list[Sample]:
-    """List the photos of a data set, sorted by id, with unique ids and canonical labels.
+    """List the photos of a data set as it was published, with canonical expression names.
 
-    Paths in the samples are relative to `source` (to `read_dataset(...).source` for FER2013, whose
-    photos are written to a folder in `unpack`). Arguments and errors are `read_dataset`'s.
+    Args:
+        source: The set's folder (or a CSV file of the layouts "csv" and "fer2013").
+        dataset: One of `list_datasets`, or "auto" for the first whose files are there.
+        images: Which of a set's photos: RAF-DB aligned or original, CK+ last3 and others, KDEF
+            frontal or all. "auto" is the first of each.
+        follow_links: Allow links inside the source that lead out of it.
+        unpack: Folder for the photos of FER2013, which are numbers in a table.
+
+    Returns:
+        Samples sorted by id, with unique ids; paths are relative to `source` (to `unpack` for
+        FER2013).
+
+    Raises:
+        RequestError: An unknown data set, or a choice of images that it does not have.
+        StoreError: A source that is absent, empty or of no known layout, labels that cannot be
+            trusted, or a link that leaves the folder.
+
+    Example:
+        >>> from auheat import read_samples
+        >>> [(s.id, s.label) for s in read_samples(photos)][:2]
+        [('happy/0.png', 'Happiness'), ('happy/1.png', 'Happiness')]
     """
-    return read_dataset(source, dataset, images, follow_links, unpack).samples
+    return read_dataset(Path(source), dataset, images, follow_links, unpack).samples
 
 
 def read_dataset(

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from auheat.data.dataset import Item, ShardDataset
-from auheat.data.row_selection import read_table
+from auheat.data.row_selection import read_row_table
 from auheat.errors import StoreError
 from auheat.evaluation.external_maps import check_classes, choose_rows, open_maps, view_given
 from auheat.evaluation.model_maps import MapSet, predict_maps, view_maps
@@ -119,7 +119,7 @@ def plan_given(
         dataset, rows = _choose_run_rows(store, run, config, split, shards)
         plan, mean = _plan_of(run, config), _mean_heatmap(run)
         side = int(config["settings"]["image_size"])
-    tables = (read_table(file) for file in dataset.files)
+    tables = (read_row_table(file) for file in dataset.files)
     everything = frozenset(key.decode() for table in tables for key in table.ids.tolist())
     ids = [dataset.ids[row] for row in rows.tolist()]
     there, missing = choose_rows(given, ids, everything)

@@ -19,7 +19,7 @@ from auheat.data.dataset import fit_square
 from auheat.errors import AuheatError, RequestError, StoreError
 from auheat.evaluation.model_maps import predict_maps
 from auheat.explanation.inputs import gather_photos, match_detector, name_outputs, remove_earlier
-from auheat.explanation.panel import draw_panel, encode_png
+from auheat.explanation.panel import draw_explanation, encode_png
 from auheat.explanation.scores import (
     Expected,
     ExplanationData,
@@ -32,7 +32,7 @@ from auheat.heatmaps.plan import plan_heatmaps
 from auheat.images.decoding import decode, encode_like, read_bytes
 from auheat.images.headers import UnreadableImageError
 from auheat.models.registry import find_method
-from auheat.pipeline.framing import move, warp
+from auheat.pipeline.framing import move_points, warp
 from auheat.pipeline.landmark_sources import DetectorSource
 from auheat.pipeline.reframing import PhotoFraming, frame_photo
 from auheat.records import Array, Landmarks, Sample, Status
@@ -74,7 +74,7 @@ class Explanation(ExplanationData):
         """Return the panel, (H, W, 3) u8 RGB; raises `AuheatError` where no face was found."""
         if not self.explained:
             raise AuheatError(f"{self.photo}: {self.status.name}: {'; '.join(self.notes)}")
-        return draw_panel(self)
+        return draw_explanation(self)
 
     def save(self, file: str | Path) -> Path:
         """Write the panel as PNG and return its path; raises `AuheatError`."""
@@ -199,7 +199,7 @@ class Explainer:
                 framed = decode(encode_like(data, np.ascontiguousarray(framed)))
         except UnreadableImageError:
             return None
-        at = move(points[None].astype(np.float64), view.transform[None])[0]
+        at = move_points(points[None].astype(np.float64), view.transform[None])[0]
         scale = np.array([self._side / view.size[1], self._side / view.size[0]])
         return _Framed(
             view,

@@ -202,7 +202,7 @@ def describe_hdf5(file: Path) -> tuple[Attributes, int]:
     """Return the attributes and the number of rows of an .h5; raises `AuheatError`."""
     check_format(file, FORMAT)
     with open_shard(file) as shard:
-        rows = check_form(file, {name: _describe(shard[name]) for name in shard})
+        rows = check_export(file, {name: _describe(shard[name]) for name in shard})
     return read_shard_attributes(file), rows
 
 
@@ -211,7 +211,7 @@ def _describe(dataset: h5py.Dataset) -> tuple[str, tuple[int, ...]]:
     return "text" if text else dataset.dtype.str, dataset.shape
 
 
-def check_form(file: Path, found: Mapping[str, tuple[str, tuple[int, ...]]]) -> int:
+def check_export(file: Path, found: Mapping[str, tuple[str, tuple[int, ...]]]) -> int:
     """Raise `AuheatError` unless all datasets fit FORMAT.md and each other; return the rows."""
     rows, sizes = found.get("id", ("", (0,)))[1][0], dict[str, int]()
     for name, spec in FORMATS[FORMAT].items():

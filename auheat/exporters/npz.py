@@ -25,7 +25,7 @@ from auheat.exporters.hdf5 import (
     Extent,
     Progress,
     attributes_of,
-    check_form,
+    check_export,
     check_place,
     plain_value,
 )
@@ -165,7 +165,7 @@ def describe_npz(file: Path) -> tuple[Attributes, int]:
             about = json.loads(str(_open_column(archive, "attributes", stack).read_all()))
             if not isinstance(about, dict) or not all(isinstance(v, dict) for v in about.values()):
                 raise ValueError("attributes that are none")
-            return about, check_form(file, {n: _describe(n, c) for n, c in columns.items()})
+            return about, check_export(file, {n: _describe(n, c) for n, c in columns.items()})
     except AuheatError:
         raise
     except _ERRORS as error:

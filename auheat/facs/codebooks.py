@@ -68,16 +68,39 @@ class Difference:
 
 
 def list_codebooks() -> list[str]:
-    """Return the names of the codebooks that come with auheat."""
+    """List the names of the codebooks that come with auheat.
+
+    Returns:
+        Names that `load_codebook` and `render(codebook=...)` take, sorted.
+
+    Example:
+        >>> from auheat import list_codebooks
+        >>> "martinez" in list_codebooks()
+        True
+    """
     files = resources.files("auheat.codebooks").iterdir()
     return sorted(f.name[:-5] for f in files if f.name.endswith(".yaml") and f.name != _REGIONS)
 
 
 def load_codebook(name: str | Path) -> NotedCodebook:
-    """Load a codebook by its name, or from a YAML file of the same form.
+    """Load a FACS codebook: which action units belong to which expression, and where they are.
 
-    Raises `AuheatError` naming file and path for an unknown name, key, expression or AU, a
-    duplicate, a weight outside (0, 1], or an AU without a region.
+    Args:
+        name: A name of `list_codebooks`, or the path of a YAML file of the same form.
+
+    Returns:
+        The codebook, checked, with the notes of its file.
+
+    Raises:
+        RequestError: An unknown name, key, expression or AU, a duplicate, a weight outside (0, 1],
+            or an AU without a region; the text names file and path.
+        StoreError: A file that cannot be read as text.
+
+    Example:
+        >>> from auheat import load_codebook
+        >>> book = load_codebook("martinez")
+        >>> [cue.au for cue in book.expressions["Happiness"]]
+        [6, 12, 25]
     """
     file = _find_codebook(name)
     raw, text = load_yaml(file)

@@ -60,13 +60,28 @@ class Plan:
 
 
 def plan_heatmaps(codebook: Codebook, names: Sequence[str], mode: str = "expression") -> Plan:
-    """Return the plan that draws `codebook`'s map for each class of `names`.
+    """Plan the heatmaps of some classes: the Gaussians that a codebook has for each.
 
-    `mode` is "expression" (the AUs of the class, with their weights), "generic" (every AU that
-    the codebook names, both sides, weight 1, for every face) or "landmarks" (a Gaussian of
-    LANDMARK_SIGMA at every landmark off the jaw, for every face: the cue of Bonnard et al.).
-    The same codebook, names and mode give the same plan, made once. Raises `AuheatError` for an
-    unknown mode.
+    The same codebook, names and mode give the same plan, made once.
+
+    Args:
+        codebook: Where each class's action units are from.
+        names: Classes, in the order of the labels that `render_heatmaps` will get.
+        mode: "expression" (the AUs of the class, with their weights), "generic" (every AU that the
+            codebook names, both sides, weight 1, for every face) or "landmarks" (a Gaussian at
+            every landmark off the jaw, for every face: the cue of Bonnard et al.).
+
+    Returns:
+        The plan; a class that the codebook does not cover, and Neutral, has no map in it.
+
+    Raises:
+        RequestError: An unknown mode.
+
+    Example:
+        >>> from auheat import load_codebook, plan_heatmaps
+        >>> plan = plan_heatmaps(load_codebook("martinez"), ["Neutral", "Happiness"])
+        >>> [gaussians is not None for gaussians in plan.classes]
+        [False, True]
     """
     if mode not in MODES:
         raise RequestError(f"mode: {mode!r} is not known (one of {', '.join(MODES)})")

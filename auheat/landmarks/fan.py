@@ -209,7 +209,7 @@ def _load_class() -> Callable[[int], nn.Module]:
     return network
 
 
-def find_weights(model: Path | None = None) -> Path:
+def find_fan_weights(model: Path | None = None) -> Path:
     """Return the weights file: `model`, else AUHEAT_FAN's, else the one in torch's hub cache.
 
     Raises `AuheatError` where it is absent; nothing is ever downloaded.
@@ -275,7 +275,7 @@ def place_network(network: nn.Module, device: torch.device, half: bool) -> nn.Mo
 class FanDetector:
     """68 points of one face per image: found by `mesh`, placed by FAN.
 
-    `model` is the weights file (see `find_weights`). `flip` adds the mirrored crop's heatmaps, as
+    `model` is the weights file (`find_fan_weights`). `flip` adds the mirrored crop's heatmaps, as
     the library does unless told otherwise; it doubles the network's time. `half` runs the network
     in float16: by default on CUDA only, as CPUs are slower at it.
     """
@@ -294,7 +294,7 @@ class FanDetector:
         self._device = pick_device(device)
         self._flip = flip
         half = self._device.type == "cuda" if half is None else half
-        path = find_weights(model)
+        path = find_fan_weights(model)
         data = path.read_bytes()
         self._network = place_network(load_network(path, data), self._device, half)
         self._mesh = MeshDetector(device)

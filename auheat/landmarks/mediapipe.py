@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from auheat.errors import MissingExtraError, RequestError, StoreError
-from auheat.landmarks.mesh.blazeface import MANY_SIDE, MAX_FACES, Faces, choose_face
+from auheat.landmarks.mesh.blazeface import MANY_SIDE, MAX_FACES, DetectedFaces, choose_face
 from auheat.landmarks.mesh.crops import check_images
 from auheat.landmarks.mesh.landmark_map import load_map
 from auheat.records import N_POINTS, Array, Landmarks, Status
@@ -70,7 +70,7 @@ def choose_vertices(vertices: Array, size: tuple[int, int]) -> tuple[Array, bool
     """
     corners = np.stack([vertices.min(1), vertices.max(1)], 1)[None]
     score = torch.ones(1, len(vertices))
-    faces = Faces(score, torch.from_numpy(corners), torch.zeros(1, len(vertices), 6, 2))
+    faces = DetectedFaces(score, torch.from_numpy(corners), torch.zeros(1, len(vertices), 6, 2))
     slot, many = choose_face(faces, torch.tensor([size]))
     chosen: Array = vertices[int(slot)]
     return chosen, bool(many)

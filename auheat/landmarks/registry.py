@@ -96,12 +96,31 @@ def load_detector(
     model: Path | None = None,
     engine: str = "auto",
 ) -> Detector:
-    """Return a detector on a device, or on several, named with commas between them.
+    """Load a landmark detector on one device, or on several that share each batch.
 
-    `device` is "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N"; several share each
-    batch. `landmark_map`, "fitted" or "index", says how 468 vertices become 68 points; `model` is
-    the file that `fan` and `mediapipe` need; `engine` is "auto" (OpenVINO on a CPU, else torch in
-    float32), "openvino", "float32" or "float16". Raises `AuheatError`.
+    Args:
+        name: One of `list_detectors`.
+        device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N"; several with commas.
+        landmark_map: "fitted" or "index": how the mesh's 468 vertices become 68 points.
+        model: The file that `fan` and `mediapipe` need.
+        engine: "auto" (OpenVINO on a CPU, else torch in float32), "openvino", "float32" or
+            "float16".
+
+    Returns:
+        A function of images (H, W, 3) u8 RGB, of any sizes, that returns their `Landmarks`.
+
+    Raises:
+        RequestError: An unknown name, device or engine, or options that do not fit together.
+        StoreError: A model file that is absent or not the expected one.
+        MissingExtraError: The detector's package is not installed.
+
+    Example:
+        >>> import numpy as np
+        >>> from auheat import Status, load_detector
+        >>> detector = load_detector("mesh", device="cpu")
+        >>> landmarks = detector([np.zeros((64, 64, 3), np.uint8)])
+        >>> landmarks.points.shape, Status(landmarks.status[0]).name
+        ((1, 68, 2), 'NO_FACE')
     """
     make = DETECTORS.get(name)
     if make is None:

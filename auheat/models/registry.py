@@ -239,9 +239,32 @@ def build_classifier(
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
 ) -> Classifier:
-    """Return a method's network with fresh weights, which normalises its images itself.
+    """Build a method's network with fresh weights, which normalises its images itself.
 
-    It takes RGB images in [0, 1]. Raises `AuheatError` for an unknown name.
+    Args:
+        method: One of `list_methods`.
+        backbone: One that the method takes, such as "resnet50", "thin" (small, for CPUs), or
+            "timm:NAME".
+        classes: Number of classes K.
+        mean: Mean of each RGB channel in [0, 1], taken from the images.
+        std: Standard deviation of each, by which they are divided.
+
+    Returns:
+        A module of images (B, 3, H, W) f32 RGB in [0, 1] that returns `logits` (B, K), `maps`
+        (B, K, h, w) of each class, and the backbone's `features`, shallow to deep.
+
+    Raises:
+        RequestError: An unknown method, or a backbone that it does not take.
+        MissingExtraError: A backbone of timm, where timm is not installed.
+
+    Example:
+        >>> import torch
+        >>> from auheat import build_classifier
+        >>> model = build_classifier("cam", "thin", classes=7).eval()
+        >>> with torch.no_grad():
+        ...     output = model(torch.rand(2, 3, 64, 64))
+        >>> output.logits.shape
+        torch.Size([2, 7])
     """
     check_backbone(method, backbone)
     model = METHODS[method].build(backbone, classes)

@@ -145,7 +145,7 @@ def _deviation(values: Array) -> float:
     return float(np.max(high - low)) / 2
 
 
-def move(points: Array, transform: Array) -> Array:
+def move_points(points: Array, transform: Array) -> Array:
     """Return points (N, 68, 2) as a transform (N, 2, 3) moves them."""
     moved: Array = np.einsum("nij,npj->npi", transform[:, :, :2], points) + transform[:, None, :, 2]
     return moved

@@ -106,13 +106,27 @@ def check_format(file: Path, wanted: str) -> None:
         raise StoreError(f"{file}: version {version!r} (this auheat reads {FORMAT_VERSION})")
 
 
-def read_columns(file: Path, names: Sequence[str] | None = None) -> dict[str, Any]:
+def read_columns(file: Path | str, names: Sequence[str] | None = None) -> dict[str, Any]:
     """Read datasets of one shard whole: arrays, lists of str, lists of bytes.
 
-    `names` defaults to all of them; "image" is a list with the bytes of each row. Raises
-    `AuheatError` for a file that is no shard, or has no such dataset.
+    Args:
+        file: A shard (.h5).
+        names: Datasets of it, None for all; "image" is a list with the bytes of each row's photo.
+            FORMAT.md lists them.
+
+    Returns:
+        Name -> values of the shard's rows.
+
+    Raises:
+        StoreError: No shard, a damaged one, or no such dataset in it.
+
+    Example:
+        >>> from auheat import read_columns
+        >>> rows = read_columns(store / "shards" / "martinez" / "00000.h5", ["id", "landmarks"])
+        >>> rows["id"][0], rows["landmarks"].shape[1:]
+        ('train000', (68, 2))
     """
-    with open_shard(file) as shard:
+    with open_shard(Path(file)) as shard:
         there = [n for n in sorted(shard) if n.removeprefix(BYTES_OF) not in ("_start", "_length")]
         wanted = there if names is None else names
         for name in wanted:
@@ -150,14 +164,28 @@ def plain_attributes(where: h5py.File | h5py.Dataset) -> dict[str, Any]:
     return {k: v.tolist() if hasattr(v, "tolist") else v for k, v in where.attrs.items()}
 
 
-def content_digest(folder: Path) -> str:
-    """Return the sha256 of what a stage's shards hold, whatever their bytes, times and paths.
+def content_digest(folder: Path | str) -> str:
+    """Compute the sha256 of what a stage's shards hold, whatever their bytes, times and paths.
 
     Over (name, dtype, shape, bytes) of every dataset sorted by name, plus all attributes, shard
     by shard.
+
+    Args:
+        folder: A folder of finished shards: STORE/landmarks or STORE/shards/NAME.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        StoreError: No finished shards there, or a damaged one.
+
+    Example:
+        >>> from auheat import content_digest
+        >>> len(content_digest(store / "shards" / "martinez"))
+        64
     """
     digest = hashlib.sha256()
-    for file in list_shards(folder):
+    for file in list_shards(Path(folder)):
         with open_shard(file) as shard:
             _digest_attributes(digest, plain_attributes(shard))
             for name in sorted(shard):

@@ -29,9 +29,9 @@ from auheat.store.shard_set import (
     ROOT,
     ShardSet,
     digest_settings,
+    filter_rows,
     open_shard_set,
     read_shard_attributes,
-    select_rows,
 )
 from auheat.store.store import check_name, list_sources, write_source, write_sources
 from auheat.store.summary import summarize
@@ -324,7 +324,7 @@ def _write(
     columns = read_columns(file)
     if len(columns["id"]) != len(keep):
         raise StoreError(f"{file}: not the rows of its landmarks (run `auheat verify`)")
-    columns = select_rows(columns, keep)
+    columns = filter_rows(columns, keep)
     for name in ("id", "path"):
         columns[name] = [part.prefix + text for text in columns[name]]
     if classes is not None:

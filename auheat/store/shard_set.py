@@ -82,7 +82,7 @@ class ShardSet:
             columns = read_columns(file, list(dict.fromkeys([*wanted, "split"])))
             if split is not None:
                 keep = np.array([(own or "train") == split for own in columns["split"]], bool)
-                columns = select_rows(columns, keep)
+                columns = filter_rows(columns, keep)
             yield {name: columns[name] for name in wanted}
 
 
@@ -119,7 +119,7 @@ def _take_thin(attributes: dict[str, dict[str, Any]]) -> int:
     return int(attributes.get("heatmap", {}).pop("thin_rows", 0))
 
 
-def select_rows(columns: Mapping[str, Any], keep: Array) -> dict[str, Any]:
+def filter_rows(columns: Mapping[str, Any], keep: Array) -> dict[str, Any]:
     """Return the columns' rows where the mask `keep` (N,) is true."""
     at = np.flatnonzero(keep).tolist()
     return {

@@ -24,20 +24,53 @@ MIN_SIDE = 16
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
-    """Everything that decides what a run becomes (apart from the photos).
+    """The settings of a training run, which with the photos decide what it becomes.
 
-    `au_weight` is the paper's lambda, 0 for a plain classifier, `contrast_weight` of the loss that
-    tells a class's heatmap from the others'; `layers` (1 to 5) are aligned by both;
-    `classes` leaves out the others; `name` defaults to one made of the settings; `optimizer`
-    is "sgd" (Nesterov) or "adamw". `lr` is the highest rate, the head's is `head_lr` times that;
-    `schedule` "auto" is cosine of sgd and onecycle of adamw, `warmup` is in epochs.
+    Made by `make_config`, which checks them. `workers`, `device` and `tensorboard` do not change
+    what a run becomes.
 
-    `batch_size` is what one step learns from, by all processes and `accumulate` passes together.
-    `crop_from` (px, 0: none) is the side photos are resized to before a crop of `image_size`.
-    `clip` (largest norm of the gradient) and `ema` (decay) are 0 for none. `freeze_bn` keeps
-    batch normalisation in evaluation mode, `sync_bn` spans it over processes, `balance` draws every
-    class as often. `workers` None is as many as suit; it, `device` and `tensorboard` do not
-    change what a run becomes.
+    Attributes:
+        name: The run's name; "" makes one of method, backbone, weights and seed.
+        recipe: The paper's settings for a data set that were asked for ("rafdb", "affectnet").
+        shards: Which of the store's shards; None where there are no others.
+        classes: Classes to learn, the others are left out; None takes all.
+        method: One of `list_methods`.
+        backbone: One of the method's.
+        weights: "auto" (published ones where they are on this machine), "none", or a file.
+        image_size: Side of the network's input in px, 16 or more.
+        au_weight: Weight of `au_alignment_loss`, the paper's lambda; 0 for a plain classifier.
+        contrast_weight: Weight of `contrastive_alignment_loss`.
+        layers: Layers (1 to 5, shallow to deep) that both align.
+        epochs: Passes over the training rows, above 0.
+        batch_size: Photos that one step learns from, by all processes and `accumulate` passes.
+        lr: Highest learning rate, above 0.
+        weight_decay: 0 or more.
+        optimizer: "sgd" (Nesterov) or "adamw".
+        head_lr: The head's rate as a multiple of `lr`.
+        schedule: "auto" is cosine of sgd and onecycle of adamw.
+        warmup: Epochs in which the rate rises; None is as suits the schedule.
+        step_epochs: Epochs between steps of the schedule "step".
+        step_factor: What a step multiplies the rate by.
+        augment: How photos are varied.
+        crop_from: Side in px that photos are resized to before a crop of `image_size`; 0 for none.
+        balance: Draw every class as often.
+        accumulate: Passes that one step adds up.
+        clip: Largest norm of the gradient; 0 for none.
+        ema: Decay of the weights' moving average; 0 for none.
+        freeze_bn: Keep batch normalisation in evaluation mode.
+        sync_bn: Span batch normalisation over processes.
+        amp: "none", "bf16" or "fp16".
+        compile: Use torch.compile.
+        val_fraction: Share of the training rows held out where there is no validation split.
+        seed: Seed of weights, order and augmentation.
+        device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N".
+        workers: Processes that decode photos; None is as many as suit.
+        tensorboard: Write TensorBoard's files, too.
+
+    Example:
+        >>> from auheat import TrainConfig
+        >>> TrainConfig(method="cam", au_weight=0.0, seed=3).run_name
+        'cam-resnet50-au0-seed3'
     """
 
     name: str = ""
@@ -86,10 +119,25 @@ class TrainConfig:
 
 
 def make_config(preset: str = "none", **settings: Any) -> TrainConfig:
-    """Return the settings of a preset with those given (not None) put in their place.
+    """Make the settings of a training run: a preset's, with those given in their place.
 
     Backbone and image size, where neither preset nor caller gives them, are the method's own.
-    Raises `AuheatError` for an unknown preset or a value that no run could use.
+
+    Args:
+        preset: "none", or a preset for CPUs: "demo", "methods".
+        settings: Fields of `TrainConfig`; one that is None is left as it is.
+
+    Returns:
+        The settings, checked.
+
+    Raises:
+        RequestError: An unknown preset, or a value that no run could use.
+
+    Example:
+        >>> from auheat import make_config
+        >>> config = make_config("demo", method="gradcam", epochs=2)
+        >>> config.backbone, config.run_name
+        ('thin', 'gradcam-thin-au4-seed0')
     """
     given = {k: v for k, v in settings.items() if v is not None}
     recipe = given.get("recipe", "none")

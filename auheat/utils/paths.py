@@ -101,7 +101,7 @@ class Fence:
 
 
 @dataclass(slots=True)
-class Walk:
+class PhotoWalk:
     """Photos found below a folder: `photos` relative to the fence's root, with `/`, sorted.
 
     `again` lists links to photos or folders that are found without them, too.
@@ -117,7 +117,7 @@ def _refuse(error: AuheatError) -> None:
 
 def walk_photos(
     fence: Fence, start: str = "", odd: Callable[[AuheatError], None] = _refuse
-) -> Walk:
+) -> PhotoWalk:
     """List everything below `start` that is called like a photo; what is no regular file, too.
 
     Real folders come first, then links to folders, then links to photos: one that leads to what is
@@ -126,7 +126,7 @@ def walk_photos(
     link that leaves the root, and a name that is not UTF-8: none may be lost silently. `odd`, where
     given, is handed such an error instead, and what it names is left out.
     """
-    walk, visited, links = Walk(), set[tuple[int, int]](), list[str]()
+    walk, visited, links = PhotoWalk(), set[tuple[int, int]](), list[str]()
     homes: dict[str, str] = {}
     fence.check_link(fence.join(start))
     scan = partial(_scan, fence, walk, visited, homes, links, odd)
@@ -170,7 +170,7 @@ def _real_name(photo: str, homes: dict[str, str]) -> str:
 
 def _scan(
     fence: Fence,
-    walk: Walk,
+    walk: PhotoWalk,
     visited: set[tuple[int, int]],
     homes: dict[str, str],
     links: list[str],

@@ -54,7 +54,7 @@ _WANTED = 2 * N_POINTS
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Table:
+class PointTable:
     """R rows of points as read, one per face.
 
     `names` [R]; `points` (R, 68, 2) float32 px, base 0; `score` (R,) float32, 1 where unknown;
@@ -79,10 +79,10 @@ class Table:
         unit = "row" if file.casefold().endswith(".npz") else "line"
         return f"{file}: {unit} {line}" if line else file
 
-    def take(self, rows: Array) -> Table:
+    def take(self, rows: Array) -> PointTable:
         """Return the rows (K,) in that order."""
         columns = {field: getattr(self, field)[rows] for field in _FIELDS}
-        return Table([self.names[i] for i in rows.tolist()], **columns, files=self.files)
+        return PointTable([self.names[i] for i in rows.tolist()], **columns, files=self.files)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +107,13 @@ class _Columns:
         return [i for i in numbers if i is not None]
 
 
-def join_tables(tables: Sequence[Table]) -> Table:
+def join_tables(tables: Sequence[PointTable]) -> PointTable:
     """Return one table with the rows of all, in order."""
     columns = {field: np.concatenate([getattr(t, field) for t in tables]) for field in _FIELDS}
     before = np.cumsum([0] + [len(t.files) for t in tables[:-1]])
     columns["file"] += np.repeat(before, [len(t.names) for t in tables])
     names = [name for table in tables for name in table.names]
-    return Table(names, **columns, files=[file for table in tables for file in table.files])
+    return PointTable(names, **columns, files=[file for table in tables for file in table.files])
 
 
 def recognise(file: Path) -> tuple[str, str]:
@@ -172,7 +172,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def read_table(file: Path, kind: str, name: str) -> Table:
+def read_point_table(file: Path, kind: str, name: str) -> PointTable:
     """Read one file of a known kind; `name` is used for rows that name no photo.
 
     Raises `AuheatError` with file and line for anything that is not as the kind has it.
@@ -200,7 +200,7 @@ def _undecodable(file: Path) -> int:
     return 0
 
 
-def _read_text(file: Path, kind: str, name: str) -> Table:
+def _read_text(file: Path, kind: str, name: str) -> PointTable:
     with file.open(encoding="utf-8-sig", newline="") as stream:
         lines = Lines(stream, file)
         reader = csv.reader(lines, skipinitialspace=True, strict=True)
@@ -281,7 +281,7 @@ def _read_blocks(
 
 def _make_table(
     file: Path, rows: list[list[str]], lines: list[int], columns: _Columns, name: str
-) -> Table:
+) -> PointTable:
     n = len(rows)
     others = columns.others()
     pick = itemgetter(*columns.points, *others)
@@ -302,7 +302,7 @@ def _make_table(
         status = _as_status([row[columns.status] for row in rows], lines, f"{file}: line")
     face = np.nan_to_num(column(columns.face, columns.face_number), nan=-1)
     points = _as_float32(numbers[:, :_WANTED]).reshape(n, N_POINTS, 2)
-    return Table(
+    return PointTable(
         names,
         points,
         _as_float32(column(columns.score, 1)),
@@ -342,7 +342,7 @@ def _as_status(cells: list[str], lines: list[int], where: str) -> Array:
     return np.array(found, np.uint8)
 
 
-def _check_one_photo(table: Table) -> None:
+def _check_one_photo(table: PointTable) -> None:
     """Refuse rows that belong to several photos, but name none."""
     frames = np.flatnonzero((table.frame != table.frame[:1]) & (table.frame >= 0))
     if len(frames):
@@ -354,7 +354,7 @@ def _check_one_photo(table: Table) -> None:
         )
 
 
-def _read_pts(file: Path, name: str) -> Table:
+def _read_pts(file: Path, name: str) -> PointTable:
     if file.stat().st_size > LONGEST:
         raise StoreError(f"{file}: more than {LONGEST} bytes ({N_POINTS} points are read)")
     lines = file.read_text(encoding="utf-8-sig").splitlines()
@@ -377,10 +377,12 @@ def _read_pts(file: Path, name: str) -> Table:
     one = np.zeros(1, np.int64)
     shifted = _as_float32(points - 1)[None]
     score, status = np.ones(1, np.float32), np.zeros(1, np.uint8)
-    return Table([name], shifted, score, status, one, np.full(1, np.nan), one, one, [str(file)])
+    return PointTable(
+        [name], shifted, score, status, one, np.full(1, np.nan), one, one, [str(file)]
+    )
 
 
-def _read_npz(file: Path) -> Table:
+def _read_npz(file: Path) -> PointTable:
     found = read_archive(file)
     points, n = found["landmarks"], len(found["id"])
     plain = plain_names(found["id"])
@@ -392,4 +394,4 @@ def _read_npz(file: Path) -> Table:
     lines, zero, none = np.arange(1, n + 1), np.zeros(n, np.int64), np.full(n, np.nan)
     checked = _as_status(status, lines.tolist(), f"{file}: row")
     points, score = _as_float32(points), _as_float32(found.get("score", np.ones(n)))
-    return Table(plain, points, score, checked, zero, none, lines, zero, [str(file)])
+    return PointTable(plain, points, score, checked, zero, none, lines, zero, [str(file)])

@@ -30,9 +30,9 @@ from auheat.errors import RequestError, StoreError
 from auheat.landmarks.imported.formats import (
     ENDINGS,
     KINDS,
-    Table,
+    PointTable,
     join_tables,
-    read_table,
+    read_point_table,
     recognise,
 )
 from auheat.records import SUFFIXES, Array, Landmarks, Status
@@ -75,7 +75,9 @@ class ImportedPoints:
 
     name = "imported"
 
-    def __init__(self, source: Path, kind: str, table: Table, skipped: Sequence[str] = ()) -> None:
+    def __init__(
+        self, source: Path, kind: str, table: PointTable, skipped: Sequence[str] = ()
+    ) -> None:
         self.source, self.kind, self.skipped = source, kind, tuple(skipped)
         self.digest = _digest(kind, table)
         index: dict[str, int] = {}
@@ -259,7 +261,7 @@ def load_points(source: Path) -> ImportedPoints:
             both = " and ".join(f"{file} is {kind}" for kind, file in kinds.items())
             raise StoreError(f"{source}: {both} (keep files of one kind)")
         name = file.relative_to(source) if folder else Path(file.name)
-        tables.append(read_table(file, kind, name.with_suffix("").as_posix()))
+        tables.append(read_point_table(file, kind, name.with_suffix("").as_posix()))
     table = join_tables(tables) if tables else None
     if table is None or not table.names:
         raise StoreError(f"{source}: no rows of landmarks ({', '.join(KINDS)} are read)")
@@ -271,7 +273,7 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names[:_SHOWN])) + (", ..." if len(names) > _SHOWN else "")
 
 
-def _digest(kind: str, table: Table) -> str:
+def _digest(kind: str, table: PointTable) -> str:
     rules = (VERSION, kind, MIN_SCORE, MIN_INSIDE, MANY_SIDE)
     digest = hashlib.sha256(repr(rules).encode())
     digest.update("\0".join(table.names).encode("utf-8", "surrogatepass"))
@@ -280,7 +282,7 @@ def _digest(kind: str, table: Table) -> str:
     return digest.hexdigest()
 
 
-def _check_repeats(table: Table, group: Array) -> None:
+def _check_repeats(table: PointTable, group: Array) -> None:
     """Refuse two rows of one face, and frames of a video; rows are sorted by `group` (R,)."""
     same = group[1:] == group[:-1]
     video = np.flatnonzero(same & (table.frame[1:] != table.frame[:-1]) & (table.frame[1:] >= 0))
@@ -422,7 +424,7 @@ def import_points(source: Path, kind: str, names: Sequence[str], points: Array) 
     messages and summaries call them.
     """
     n = len(names)
-    table = Table(
+    table = PointTable(
         list(names),
         np.asarray(points, np.float32).reshape(n, 68, 2),
         score=np.ones(n, np.float32),
