@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from auheat.errors import AuheatError
+from auheat.errors import MissingExtraError, RequestError, StoreError
 from auheat.landmarks.registry import load_detector
 from auheat.records import MIRROR, Array, Status
 
@@ -106,9 +106,9 @@ def write_demo(folder: Path, train: int = 40, test: int = 10, seed: int = 0) -> 
     `folder` holds other files, or scikit-image is not installed.
     """
     if train < 1 or test < 0:
-        raise AuheatError(f"--train {train} --test {test}: (expected at least 1 and 0)")
+        raise RequestError(f"--train {train} --test {test}: (expected at least 1 and 0)")
     if folder.exists() and any(folder.iterdir()) and not (folder / MARKER).is_file():
-        raise AuheatError(f"{folder}: not empty, and not made by this command (choose another)")
+        raise RequestError(f"{folder}: not empty, and not made by this command (choose another)")
     photo, points = load_portrait()
     _clear(folder)
     (folder / "Image" / "aligned").mkdir(parents=True, exist_ok=True)
@@ -126,7 +126,7 @@ def write_demo(folder: Path, train: int = 40, test: int = 10, seed: int = 0) -> 
                 file = folder / "Image" / "aligned" / f"{name}_aligned.jpg"
                 bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
                 if not cv2.imwrite(str(file), bgr, [cv2.IMWRITE_JPEG_QUALITY, 95]):
-                    raise AuheatError(f"{file}: cannot be written")
+                    raise StoreError(f"{file}: cannot be written")
                 lines.append(f"{name}.jpg {k + 1}\n")
                 bar.update()
     (folder / "EmoLabel" / "list_patition_label.txt").write_text("".join(lines))
@@ -149,11 +149,13 @@ def load_portrait() -> tuple[Array, Array]:
     try:
         from skimage.data import astronaut
     except ImportError as error:
-        raise AuheatError('the demo needs scikit-image: pip install "auheat[demo]"') from error
+        raise MissingExtraError(
+            'the demo needs scikit-image: pip install "auheat[demo]"'
+        ) from error
     photo: Array = astronaut()  # type: ignore[no-untyped-call]
     found = load_detector("mesh", "cpu")([photo])
     if found.status[0] > Status.MANY_FACES:
-        raise AuheatError("demo: no face found in the portrait (are the landmark models intact?)")
+        raise RequestError("demo: no face found in the portrait (are the landmark models intact?)")
     return photo, found.points[0].astype(np.float64)
 
 
@@ -161,7 +163,7 @@ def make_photo(photo: Array, points: Array, expression: str, rng: np.random.Gene
     """Return one varied (SIDE, SIDE, 3) u8 photo of an expression."""
     moved = {au: rng.uniform(0.7, 1.15) for au in PROTOTYPES[expression]}
     face, base = magnify(photo, points)
-    return vary(move_face(face, base, moved), base, rng)
+    return vary_face(move_face(face, base, moved), base, rng)
 
 
 def magnify(photo: Array, points: Array, factor: float = 2.0) -> tuple[Array, Array]:
@@ -232,7 +234,7 @@ def move_face(photo: Array, points: Array, aus: Mapping[int, float]) -> Array:
     return cv2.remap(photo, back_x, back_y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
 
 
-def vary(face: Array, points: Array, rng: np.random.Generator) -> Array:
+def vary_face(face: Array, points: Array, rng: np.random.Generator) -> Array:
     """Return the face as a (SIDE, SIDE, 3) u8 photo with random nuisance."""
     middle = (points[36] + points[45] + points[48] + points[54]) / 4
     eye = points[45] - points[36]

@@ -32,17 +32,34 @@ class Loss(NamedTuple):
 
 
 def au_alignment_loss(features: Tensor, heatmap: Tensor, valid: Tensor) -> Tensor:
-    """Return the mean over valid rows of 1 - R(T, A), a scalar in [0, 2] (eq. 2 and 3).
+    """Compute the action-unit alignment loss: 1 - cosine similarity of attention and AU heatmap.
 
-    features (B, C, h, w), heatmap (B, H, W) of any non-negative scale, valid (B,) bool. Features
-    may have either sign: their mean is compared as it is, so a place of negative attention
-    counts against the heatmap there. A is shrunk to T's size by area (enlarged bilinearly for a
-    layer finer than the heatmap). With no valid row it is exactly 0, and gradients are zeros;
-    whatever stands in the heatmap of a row that is not valid, NaN included, has no effect.
+    Belharbi et al., Guided Interpretable Facial Expression Recognition via Spatial Action Unit
+    Cues, FG 2024, eq. 2 and 3: the mean over valid rows of 1 - R(T, A), with the attention T the
+    channel mean of the features. Features may have either sign: their mean is compared as it is,
+    so a place of negative attention counts against the heatmap there. A is shrunk to T's size by
+    area (enlarged bilinearly for a layer finer than the heatmap).
 
-    valid may also be (B, H, W), the share in [0, 1] of each heatmap cell that is known, where the
-    heatmap holds that share of the cell alone. T is then multiplied by it, so that what is not
-    known neither draws nor repels attention, and a row counts by its known area.
+    Args:
+        features: (B, C, h, w) feature maps of any layer of any model.
+        heatmap: (B, H, W) AU heatmaps, of any non-negative scale.
+        valid: (B,) bool, which rows have a heatmap: what stands in that of another, NaN included,
+            has no effect. Or (B, H, W), the share in [0, 1] of each heatmap cell that is known,
+            where the heatmap holds that share of the cell alone: T is then multiplied by it, so
+            that what is not known neither draws nor repels attention, and a row counts by its
+            known area.
+
+    Returns:
+        A scalar in [0, 2]. With no valid row it is exactly 0, and gradients are zeros.
+
+    Example:
+        >>> import torch
+        >>> from auheat import au_alignment_loss
+        >>> heatmaps = torch.rand(8, 28, 28)
+        >>> features = heatmaps[:, None].expand(8, 16, 28, 28)  # attention as the heatmap has it
+        >>> loss = au_alignment_loss(features, heatmaps, torch.ones(8, dtype=torch.bool))
+        >>> abs(round(loss.item(), 3))
+        0.0
     """
     size = (features.shape[2], features.shape[3])
     known = valid.float() if valid.ndim == 3 else valid[:, None, None].float().expand_as(heatmap)
@@ -64,19 +81,36 @@ def contrastive_alignment_loss(
     class_weights: Tensor | None = None,
     scale: float = CONTRAST_SCALE,
 ) -> Tensor:
-    """Return how badly attention tells its own class's heatmap from the other classes', a scalar.
+    """Compute the contrastive alignment loss: attention against all classes' heatmaps on a face.
 
     With T the attention, A_k the heatmap that class k would have on the same face and r their
     centred cosine (Pearson's), it is the mean over valid rows of -log softmax_k(scale r(T, A_k))
-    at the own class: the InfoNCE loss (van den Oord et al. 2018, eq. 4) of a map among maps. It is
-    small where r is higher for the own class than for every other, however alike the maps are;
-    `au_alignment_loss` cannot ask that, since one map near the mean of all is near each.
+    at the own class: the InfoNCE loss (van den Oord et al., Representation Learning with
+    Contrastive Predictive Coding, 2018, eq. 4) of a map among maps. It is small where r is higher
+    for the own class than for every other, however alike the maps are; `au_alignment_loss` cannot
+    ask that, since one map near the mean of all is near each.
 
-    features (B, C, h, w), class_maps (B, K, H, W), all zero for a class that has none; labels (B,)
-    classes, or (B, K) shares, of which the classes without a map have no part. `valid` is
-    `au_alignment_loss`'s; T and A_k are compared where it is known. A row counts as often as its
-    class's weight of `class_weights` (K,), by default 1, says. With no valid row it is exactly 0,
-    and gradients are zeros.
+    Args:
+        features: (B, C, h, w) feature maps of any layer of any model.
+        class_maps: (B, K, H, W) each class's heatmap on the row's face, all zero for a class that
+            has none.
+        labels: (B,) classes, or (B, K) shares, of which the classes without a map have no part.
+        valid: As for `au_alignment_loss`; T and A_k are compared where it is known.
+        class_weights: (K,) how much a row of each class counts, None for 1.
+        scale: What correlations are multiplied by before the softmax.
+
+    Returns:
+        A scalar, 0 or more. With no valid row it is exactly 0, and gradients are zeros.
+
+    Example:
+        >>> import torch
+        >>> from auheat import contrastive_alignment_loss
+        >>> maps = torch.eye(4).view(1, 4, 2, 2)  # four classes, each with a pixel of its own
+        >>> label, valid = torch.tensor([2]), torch.tensor([True])
+        >>> right = contrastive_alignment_loss(maps[:, 2:3], maps, label, valid)
+        >>> wrong = contrastive_alignment_loss(maps[:, 1:2], maps, label, valid)
+        >>> bool(right < 0.01), bool(wrong > 9)
+        (True, True)
     """
     size = (features.shape[2], features.shape[3])
     known = valid.float() if valid.ndim == 3 else valid[:, None, None].expand(-1, *size).float()

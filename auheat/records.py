@@ -47,7 +47,20 @@ MIRROR = np.array(
 
 
 class Status(IntEnum):
-    """What became of one photo; OK and MANY_FACES carry points that can be relied on."""
+    """What became of one photo; OK and MANY_FACES carry points that can be relied on.
+
+    Attributes:
+        OK: One face was found.
+        MANY_FACES: Several were; the points are those of the label's, or of the largest.
+        LOW_CONFIDENCE: The points are doubtful.
+        NO_FACE: None was found.
+        UNREADABLE: The file is no photo that can be decoded.
+
+    Example:
+        >>> from auheat import Status
+        >>> Status(3).name
+        'NO_FACE'
+    """
 
     OK = 0
     MANY_FACES = 1
@@ -58,9 +71,22 @@ class Status(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One photo of a data set: `id` is unique in it, `path` is relative to the source folder.
+    """One photo of a data set, with what the set says of it.
 
-    `box` is the face that the label belongs to, where the set says which of the photo's it is.
+    Attributes:
+        id: Unique in the set.
+        path: Relative to the source folder.
+        label: Canonical expression name, "" where unknown.
+        split: "train", "val", "test", or "" where unknown.
+        person: Who it is, "" where unknown.
+        box: The face that the label belongs to in px (left, top, right, bottom), where the set
+            says which of the photo's it is.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from auheat import Sample
+        >>> Sample("a", Path("a.jpg"), "Happiness").split
+        ''
     """
 
     id: str
@@ -73,9 +99,21 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Landmarks:
-    """What a detector found: points (N, 68, 2) f32 px, score (N,) f32 in [0, 1], status (N,) u8.
+    """The landmarks of N photos: a face's 68 points each, as a detector found them.
 
-    Rows with status NO_FACE or UNREADABLE carry NaN points and score 0.
+    Attributes:
+        points: (N, 68, 2) f32, (x, y) in px of the photo, pixel centres at integers, iBUG order;
+            NaN in rows with status NO_FACE or UNREADABLE.
+        score: (N,) f32 confidence in [0, 1], 0 in those rows.
+        status: (N,) u8 numbers of `Status`.
+
+    Example:
+        >>> import numpy as np
+        >>> from auheat import Landmarks, Status
+        >>> points = np.zeros((1, 68, 2), np.float32)
+        >>> found = Landmarks(points, np.float32([0.9]), np.uint8([Status.OK]))
+        >>> found.points.shape
+        (1, 68, 2)
     """
 
     points: Array

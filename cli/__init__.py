@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from auheat import __version__
+from auheat import __version__, list_datasets, list_detectors
 
 from .codebooks import codebooks
 from .common import (
@@ -80,8 +80,7 @@ def demo(folder: Path, train: int, test: int, seed: int, as_json: bool) -> None:
     "--dataset",
     default="auto",
     show_default=True,
-    help="auto, rafdb, rafdb-compound, rafdb-numbered, affectnet, affectnet-reduced, ferplus, "
-    "fer2013, expw, sfew, ckplus, csv, folders, jaffe, kdef, photos.",
+    help=f"auto, {', '.join(list_datasets())}.",
 )
 @click.option(
     "--images",
@@ -95,8 +94,8 @@ def demo(folder: Path, train: int, test: int, seed: int, as_json: bool) -> None:
     "--detector",
     default="mesh",
     show_default=True,
-    help="mesh, fan, mediapipe; dataset: the 68 points that AffectNet carries itself; or a file "
-    "or folder of points that exist already.",
+    help=f"{', '.join(list_detectors())}; dataset: the 68 points that AffectNet carries itself; "
+    "or a file or folder of points that exist already.",
 )
 @click.option(
     "--landmark-map",

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from auheat import list_methods
 from auheat.errors import AuheatError
 
 from .common import (
@@ -32,8 +33,7 @@ from .common import (
 )
 @click.option(
     "--method",
-    help="cam, wildcat, gradcam, gradcam++, acol, prm, adl, cutmix, layercam, ts-cam, apvit "
-    "[default: cam].",
+    help=f"{', '.join(list_methods())} [default: cam].",
 )
 @click.option(
     "--backbone", help="One of the method's, or timm:NAME [default: the method's, resnet50 of cam]."

@@ -149,7 +149,7 @@ def test_a_landmark_file_is_not_believed(tmp_path):
     wanted |= dict.fromkeys(("pipe.csv", "endless.csv"), "no regular file")
     assert set(told) == set(wanted)
     for name, said in wanted.items():
-        assert told[name].startswith(f"AuheatError: {tmp_path / name}: ")
+        assert told[name].startswith(f"StoreError: {tmp_path / name}: ")
         assert said in told[name], told[name]
 
 
@@ -163,7 +163,8 @@ def test_a_codebook_is_text_and_nothing_else(tmp_path):
     wanted |= {"pipe.yaml": "no regular file", "endless.yaml": "no regular file"}
     assert set(told) == set(wanted)
     for name, said in wanted.items():
-        assert told[name].startswith(f"AuheatError: {name}: ")
+        kind = "StoreError" if said == "no regular file" else "RequestError"
+        assert told[name].startswith(f"{kind}: {name}: ")
         assert said in told[name], told[name]
     assert not (tmp_path / "trap").exists()
 

@@ -1,5 +1,6 @@
 """The wheel: only auheat, with its models and codebooks, working away from the checkout."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -58,3 +59,61 @@ def test_the_wheel_works_away_from_the_checkout(wheel, tmp_path):
     assert "extract" in run("--help")
     assert "AU12" in run("codebooks", "martinez")
     assert str(site) in run("models")
+
+
+@pytest.fixture
+def in_checkout(wheel, tmp_path):
+    """A function that runs Python at the root of a checkout; no editable install is seen."""
+    checkout, site = tmp_path / "checkout", tmp_path / "site"
+    for name in (*SOURCES, "tests", "tools"):
+        unwanted = shutil.ignore_patterns("__pycache__", "*.tflite", "data")
+        shutil.copytree(ROOT / name, checkout / name, ignore=unwanted)
+    shutil.copy(ROOT / "setup.py", checkout)
+    zipfile.ZipFile(wheel).extractall(site)
+    others = [entry for entry in sys.path if entry.endswith("site-packages")]
+
+    def run(*arguments: str, installed: bool = True) -> str:
+        path = [str(site), *others] if installed else others
+        environment = {k: v for k, v in os.environ.items() if k != "AUHEAT_MODELS"}
+        environment |= {"PYTHONPATH": os.pathsep.join(path), "XDG_CACHE_HOME": str(tmp_path)}
+        command = [sys.executable, "-S", *arguments]  # -S: files that end with .pth are not read
+        done = subprocess.run(
+            command, cwd=checkout, env=environment, check=True, capture_output=True, text=True
+        )
+        return done.stdout
+
+    return run
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_python_in_a_checkout_finds_the_command_line_and_the_codebooks(in_checkout, installed):
+    code = (
+        "import auheat, auheat.cli, os\n"
+        "assert auheat.__file__.startswith(os.getcwd() + os.sep)\n"
+        "print(auheat.cli.__name__, auheat.load_codebook('martinez').name)"
+    )
+    assert in_checkout("-c", code, installed=installed).split() == ["auheat.cli", "martinez"]
+    said = in_checkout("-m", "auheat.cli", "codebooks", "martinez", installed=installed)
+    assert "AU12" in said
+
+
+def test_nothing_else_of_a_checkout_becomes_a_part_of_auheat(in_checkout):
+    code = (
+        "import auheat, importlib.util as u\n"
+        "names = 'tests', 'tools', 'setup', 'cli', 'codebooks', 'auheat', 'docs'\n"
+        "print(*[n for n in names if u.find_spec(f'auheat.{n}')])"
+    )
+    assert in_checkout("-c", code).split() == ["cli", "codebooks"]
+
+
+def test_python_in_a_checkout_finds_the_models_of_the_installed_package(in_checkout):
+    code = "from auheat.landmarks.mesh.model_files import *; [print(find_model(n)) for n in MODELS]"
+    files = in_checkout("-c", code).split()
+    assert len(files) == len(MODELS)
+    assert all("site/auheat/landmarks/mesh/models" in file for file in files)
+
+
+def test_importing_auheat_loads_none_of_the_large_libraries():
+    code = "import sys, auheat; print({'torch', 'h5py', 'cv2', 'numpy'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "set()"

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from auheat.data.row_selection import ITEM_DATASETS, Selection, list_files, scan_shards
-from auheat.errors import AuheatError
+from auheat.errors import StoreError
 from auheat.images.decoding import decode_stored
 from auheat.images.headers import UnreadableImageError
 from auheat.records import Array
@@ -35,13 +35,41 @@ Item = dict[str, Any]
 
 
 class ShardDataset(Dataset[Item]):
-    """Rows of training shards that can be learnt from, decoded when asked for.
+    """A torch dataset of the rows of training shards, decoded when asked for.
 
-    An item has `image` (3, S, S) u8 RGB, `heatmap` (h, w) u8 (255 is 1), `label` and `index`
-    int, `valid` bool, and `landmarks` (68, 2) f32 px of the S x S image, NaN where unknown.
-    `labels` (N,), `ids` and `persons` describe all rows; `left_out` counts the rows that are
-    unreadable, unlabelled, or of a class not among `classes`. It may be pickled, forked and used
-    by threads: no process or thread shares an open file with another.
+    Rows that can be learnt from are in it: with a photo and one of the classes.
+
+    Item i is a dict: `image` (3, S, S) u8 RGB, `heatmap` (h, w) u8 (255 is 1), `label` and `index`
+    int, `valid` bool (whether the heatmap says anything), and `landmarks` (68, 2) f32 px of the
+    S x S image, NaN where unknown. It may be pickled, forked and used by threads: no process or
+    thread shares an open file with another.
+
+    Attributes:
+        labels: (N,) class of every row, an index into `class_names`.
+        ids: Id of every row.
+        persons: Person of every row, "" where unknown.
+        class_names: Names of the classes.
+        left_out: Count of rows that are unreadable, unlabelled, or of a class not in `classes`.
+
+    Args:
+        files: A folder of rendered shards, or some of its files.
+        split: "train", "val" or "test" for those rows alone; rows without a split count as "train".
+            None takes all.
+        image_size: Side S in px that photos are resized to.
+        classes: Take and order some of the shards' classes; None takes all.
+
+    Raises:
+        StoreError: No such shards, or damaged ones.
+        RequestError: A class that the shards do not have.
+
+    Example:
+        >>> from auheat import ShardDataset
+        >>> data = ShardDataset(store / "shards" / "martinez", split="train", image_size=64)
+        >>> len(data), data.class_names
+        (32, ('Neutral', 'Happiness', 'Surprise', 'Sadness'))
+        >>> item = data[0]
+        >>> item["image"].shape, item["heatmap"].shape
+        (torch.Size([3, 64, 64]), torch.Size([28, 28]))
     """
 
     def __init__(
@@ -51,11 +79,6 @@ class ShardDataset(Dataset[Item]):
         image_size: int = 224,
         classes: Sequence[str] | None = None,
     ) -> None:
-        """Read the labels of a shard folder or of some shards; pixels wait.
-
-        `split` takes those rows alone; rows without a split count as "train". `classes` takes
-        and orders some of the shards' classes. Raises `AuheatError`.
-        """
         self.files = list_files(files)
         self.image_size = image_size
         self.shard_classes, self.class_names, parts = scan_shards(self.files, split, classes)
@@ -149,7 +172,7 @@ def make_items(
             image = decode_stored(data)
         except UnreadableImageError as error:
             (key,) = reader.read(shard, row, ("id",))
-            raise AuheatError(
+            raise StoreError(
                 f"{reader.files[shard]}: photo {key} (row {row}): {error} (`auheat verify`)"
             ) from error
         factor[0] = side / image.shape[1], side / image.shape[0]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from auheat.errors import AuheatError
+from auheat.errors import RequestError, StoreError
 from auheat.records import Array, Status
 from auheat.shards.reader import list_shards, open_shard, plain_attributes
 from auheat.shards.schema import FORMAT_VERSION
@@ -26,7 +26,7 @@ _TOLD = ("id", "split", "status", "label")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Table:
+class RowTable:
     """What a shard says of its rows: ids, splits (N,) and persons as UTF-8, status, label (N,).
 
     `names` are its classes, in the order of `label`, `map_size` is (h, w). `digest` changes with
@@ -57,11 +57,11 @@ def list_files(shards: Path | str | Sequence[Path]) -> list[Path]:
     """Return the shards of a folder, or those given; raises `AuheatError` where there are none."""
     files = list_shards(Path(shards)) if isinstance(shards, Path | str) else list(shards)
     if not files:
-        raise AuheatError("no shards (run `auheat render` first)")
+        raise StoreError("no shards (run `auheat render` first)")
     return files
 
 
-def read_table(file: Path) -> Table:
+def read_row_table(file: Path) -> RowTable:
     """Read what decides on a shard's rows.
 
     Raises `AuheatError` for what is no training shard of this version, has no photos, or whose
@@ -70,12 +70,12 @@ def read_table(file: Path) -> Table:
     with open_shard(file) as shard:
         about = plain_attributes(shard)
         if about.get("format") != _KIND or about.get("version") != FORMAT_VERSION:
-            raise AuheatError(
+            raise StoreError(
                 f"{file}: format {about.get('format')!r}, version {about.get('version')!r} "
                 f"(expected {_KIND!r}, version {FORMAT_VERSION})"
             )
         if "image" not in shard:
-            raise AuheatError(
+            raise StoreError(
                 f"{file}: no photos to learn from (rendered with --no-images; render again "
                 "without it)"
             )
@@ -85,37 +85,37 @@ def read_table(file: Path) -> Table:
             map_size = shard["heatmap"].shape[1:]
             names = tuple(plain_attributes(shard["label"])["names"])
         except (OSError, KeyError, ValueError, TypeError) as error:
-            raise AuheatError(f"{file}: cannot be read (run `auheat verify`): {error}") from error
+            raise StoreError(f"{file}: cannot be read (run `auheat verify`): {error}") from error
     values = (ids, splits, persons, status, label)
     if len({len(v) for v in values}) > 1 or any(v.dtype.kind != "S" for v in values[:3]):
-        raise AuheatError(f"{file}: datasets of other types or lengths (run `auheat verify`)")
+        raise StoreError(f"{file}: datasets of other types or lengths (run `auheat verify`)")
     bad = np.flatnonzero((label < -1) | (label >= len(names)))
     if len(bad):
-        raise AuheatError(f"{file}: row {bad[0]}: label {label[bad[0]]} (has {len(names)} names)")
+        raise StoreError(f"{file}: row {bad[0]}: label {label[bad[0]]} (has {len(names)} names)")
     digest = hashlib.sha256(json.dumps([about, names], sort_keys=True, default=str).encode())
     for value in (ids, splits, status, label):
         digest.update(f"|{value.dtype}|{value.shape}|".encode())
         digest.update(value.tobytes())
-    return Table(file, names, map_size, ids, persons, splits, status, label, digest.digest())
+    return RowTable(file, names, map_size, ids, persons, splits, status, label, digest.digest())
 
 
 def scan_shards(
     files: Sequence[Path], split: str | None, classes: Sequence[str] | None
-) -> tuple[tuple[str, ...], tuple[str, ...], Iterator[tuple[Table, Selection]]]:
+) -> tuple[tuple[str, ...], tuple[str, ...], Iterator[tuple[RowTable, Selection]]]:
     """Return the shards' classes, those asked for, and each shard's table and chosen rows.
 
     Tables are read as they are asked for. Raises `AuheatError`, also where shards are not alike.
     """
-    first = read_table(files[0])
+    first = read_row_table(files[0])
     names = order_classes(first.names, classes)
     return first.names, names, _select_each(files, first, split, names)
 
 
 def _select_each(
-    files: Sequence[Path], first: Table, split: str | None, names: Sequence[str]
-) -> Iterator[tuple[Table, Selection]]:
+    files: Sequence[Path], first: RowTable, split: str | None, names: Sequence[str]
+) -> Iterator[tuple[RowTable, Selection]]:
     for file in files:
-        table = first if file == first.file else read_table(file)
+        table = first if file == first.file else read_row_table(file)
         check_alike(table, first)
         yield table, select_rows(table, split, names)
 
@@ -124,26 +124,26 @@ def order_classes(names: Sequence[str], asked: Sequence[str] | None) -> tuple[st
     """Return the classes to tell apart: those asked for, else all; raises `AuheatError`."""
     for name in asked or ():
         if name not in names:
-            raise AuheatError(
+            raise RequestError(
                 f"--classes: {name!r} is not in the shards (there: {', '.join(names)})"
             )
     return tuple(names) if asked is None else tuple(asked)
 
 
-def check_alike(table: Table, first: Table) -> None:
+def check_alike(table: RowTable, first: RowTable) -> None:
     """Raise `AuheatError` unless two shards have the same classes and size of heatmaps."""
     if table.names != first.names:
-        raise AuheatError(
+        raise StoreError(
             f"{table.file}: classes {', '.join(table.names)} (others: {', '.join(first.names)})"
         )
     if table.map_size != first.map_size:
-        raise AuheatError(
+        raise StoreError(
             f"{table.file}: heatmaps of {table.map_size} (others: {first.map_size}; a set has "
             "one size)"
         )
 
 
-def select_rows(table: Table, split: str | None, classes: Sequence[str]) -> Selection:
+def select_rows(table: RowTable, split: str | None, classes: Sequence[str]) -> Selection:
     """Choose the rows of a split (None: of all) that have a photo and one of the classes.
 
     Rows without a split count as "train".

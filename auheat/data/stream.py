@@ -20,12 +20,12 @@ from auheat.data.row_selection import (
     ITEM_DATASETS,
     Selection,
     list_files,
-    read_table,
+    read_row_table,
     scan_shards,
     select_rows,
 )
 from auheat.data.shuffle import EpochOrder, ShuffleConfig
-from auheat.errors import AuheatError
+from auheat.errors import RequestError, StoreError
 from auheat.records import Array
 from auheat.shards.row_reader import PLANNED_ROWS, LruByRows, RowReader
 
@@ -43,19 +43,44 @@ class _Row(NamedTuple):
 
 
 class ShardStream(IterableDataset[Item]):
-    """Batches of rows of training shards, in one global order for any number of processes.
+    """An iterable torch dataset of batches, in one global order for any number of processes.
 
-    A batch has `image` (B, 3, S, S) u8 RGB, `heatmap` (B, h, w) u8 (255 is 1), `label` and `index`
-    (B,) i64, `valid` (B,) bool and `landmarks` (B, 68, 2) f32 px; `index` counts the chosen rows as
-    they are stored, as `ShardDataset` does. Give it to `StreamLoader`, or to torch's DataLoader
-    with `batch_size=None`.
+    A batch is a dict: `image` (B, 3, S, S) u8 RGB, `heatmap` (B, h, w) u8 (255 is 1), `label` and
+    `index` (B,) i64, `valid` (B,) bool and `landmarks` (B, 68, 2) f32 px; `index` counts the chosen
+    rows as they are stored, as `ShardDataset` does. Give it to `StreamLoader`, or to torch's
+    DataLoader with `batch_size=None`.
 
     The order is decided by the rows, `seed`, `epoch`, `block` and `window` alone. Rank r of R
     takes the positions p of it with p mod R = r, and all ranks have the same number of batches.
-    With `drop_last` the rows that do not fill a batch on every rank are left out; else each row
-    comes once, and fewer rows than ranks join the last batches, which then have one more. Memory
-    grows with one window, not with the rows: `window` x `block` encoded photos, divided among
-    ranks and workers.
+    Memory grows with one window, not with the rows: `window` x `block` encoded photos, divided
+    among ranks and workers.
+
+    Args:
+        files: A folder of rendered shards, or some of its files.
+        split: "train", "val" or "test" for those rows alone; None takes all.
+        image_size: Side S in px that photos are resized to.
+        classes: Take and order some of the shards' classes; None takes all.
+        batch_size: Rows of a batch, 1 or more, on each rank.
+        shuffle: Mix the rows; else they come as they are stored.
+        seed: Another seed is another order.
+        block: Neighbouring rows that are read together, 1 or more.
+        window: Blocks that are mixed at a time, 1 or more.
+        drop_last: Leave out the rows that do not fill a batch on every rank; else each row comes
+            once, and fewer rows than ranks join the last batches, which then have one more.
+        rank: This process's number; None is torch.distributed's where it is initialised, else 0.
+        world: How many processes share the rows; None as for `rank`, else 1.
+
+    Raises:
+        StoreError: No such shards, damaged ones, or no row to learn from.
+        RequestError: A number out of its range, or a class that the shards do not have.
+
+    Example:
+        >>> from auheat import ShardStream
+        >>> stream = ShardStream(store / "shards" / "martinez", "train", 64, batch_size=8)
+        >>> len(stream)
+        4
+        >>> next(iter(stream))["image"].shape
+        torch.Size([8, 3, 64, 64])
     """
 
     def __init__(
@@ -74,19 +99,13 @@ class ShardStream(IterableDataset[Item]):
         rank: int | None = None,
         world: int | None = None,
     ) -> None:
-        """Count the rows of a shard folder or of some shards; pixels wait.
-
-        `split` and `classes` choose rows as in `ShardDataset`. `window` blocks of `block`
-        neighbouring rows are mixed at a time. `rank` and `world` are torch.distributed's where it
-        is initialised, else 0 and 1. Raises `AuheatError`.
-        """
         for name, value in {"batch_size": batch_size, "block": block, "window": window}.items():
             if value < 1:
-                raise AuheatError(f"{name}: {value} (at least 1)")
+                raise RequestError(f"{name}: {value} (at least 1)")
         if (rank is None) != (world is None) or not 0 <= (rank or 0) < (
             1 if world is None else world
         ):
-            raise AuheatError(f"rank: {rank} of {world} (both or neither, 0 <= rank < world)")
+            raise RequestError(f"rank: {rank} of {world} (both or neither, 0 <= rank < world)")
         self.files = list_files(files)
         self.image_size, self.batch_size, self.drop_last = image_size, batch_size, drop_last
         self.seed, self.shuffled, self._shuffle = seed, shuffle, ShuffleConfig(block, window)
@@ -112,7 +131,7 @@ class ShardStream(IterableDataset[Item]):
         self.digest = digest.hexdigest()
         if not self.rows:
             where = "" if self._split is None else f" in split {self._split!r}"
-            raise AuheatError(f"{self.files[0].parent}: no photo to learn from{where}")
+            raise StoreError(f"{self.files[0].parent}: no photo to learn from{where}")
 
     @property
     def epoch(self) -> int:
@@ -127,7 +146,7 @@ class ShardStream(IterableDataset[Item]):
     def set_epoch(self, epoch: int, position: int = 0) -> None:
         """Let the next iteration be that of an epoch, from a position of its global order on."""
         if epoch < 0 or not 0 <= position <= self.rows:
-            raise AuheatError(
+            raise RequestError(
                 f"set_epoch: epoch {epoch}, position {position} (from 0, at most {self.rows})"
             )
         self._shared[0], self._shared[1] = epoch, position
@@ -149,13 +168,15 @@ class ShardStream(IterableDataset[Item]):
         full, tail = divmod(left, world * self.batch_size)
         if self.drop_last:
             if not full and not position:
-                raise AuheatError(
+                raise RequestError(
                     f"batch_size: {self.batch_size} on {world} ranks is more than the {left} rows "
                     "(make it smaller, or drop_last=False)"
                 )
             return full
         if 0 < left < world:
-            raise AuheatError(f"world: {left} rows for {world} ranks (at most a rank for each row)")
+            raise RequestError(
+                f"world: {left} rows for {world} ranks (at most a rank for each row)"
+            )
         return full + (tail >= world)
 
     def __len__(self) -> int:
@@ -227,7 +248,7 @@ class ShardStream(IterableDataset[Item]):
     def _select(self, shard: int) -> Selection:
         chosen = self._known.get(shard)
         if chosen is None:
-            chosen = select_rows(read_table(self.files[shard]), self._split, self.class_names)
+            chosen = select_rows(read_row_table(self.files[shard]), self._split, self.class_names)
             self._known.put(shard, chosen, len(chosen.rows))
         return chosen
 
@@ -245,13 +266,13 @@ class ShardStream(IterableDataset[Item]):
         """
         for key, here in self._describe().items():
             if state.get(key) != here:
-                raise AuheatError(
+                raise RequestError(
                     f"state: {key} {state.get(key)!r}, this stream has {here!r} (a state goes on "
                     "with the same shards, rows and seed alone)"
                 )
         epoch, position = state.get("epoch"), state.get("position")
         if type(epoch) is not int or type(position) is not int:
-            raise AuheatError(f"state: epoch {epoch!r}, position {position!r} (two integers)")
+            raise RequestError(f"state: epoch {epoch!r}, position {position!r} (two integers)")
         self.set_epoch(epoch, position)
 
     def _describe(self) -> dict[str, Any]:
@@ -273,14 +294,30 @@ class ShardStream(IterableDataset[Item]):
 
 
 class StreamLoader:
-    """A stream's batches, made by worker processes, and a place in them that can be kept.
+    """A loader of a stream's batches by worker processes, whose place in an epoch can be kept.
 
     The order does not depend on `workers`. An iteration begins at the start of the epoch, but for
     the first one after `load_state_dict`, which goes on from there.
+
+    Args:
+        stream: What to read.
+        workers: Processes that read and decode, 0 for this one; they live on over epochs.
+        pin_memory: Put batches into page-locked memory, for faster copies to a GPU.
+
+    Example:
+        >>> from auheat import ShardStream, StreamLoader
+        >>> stream = ShardStream(store / "shards" / "martinez", "train", 64, batch_size=8)
+        >>> loader = StreamLoader(stream)
+        >>> for epoch in range(2):
+        ...     loader.set_epoch(epoch)
+        ...     for batch in loader:
+        ...         pass
+        >>> state = loader.state_dict()  # plain values, to be saved beside the model
+        >>> state["epoch"], state["position"]
+        (1, 32)
     """
 
     def __init__(self, stream: ShardStream, workers: int = 0, pin_memory: bool = False) -> None:
-        """Prepare to read with `workers` processes (0: in this one); they live on over epochs."""
         self.stream = stream
         self._taken, self._resumed = 0, False
         self._loader: DataLoader[Item] = DataLoader(

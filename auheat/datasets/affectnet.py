@@ -13,9 +13,9 @@ from types import MappingProxyType
 import numpy as np
 from tqdm import tqdm
 
-from auheat.datasets.label_files import find_columns, read_rows
+from auheat.datasets.label_files import locate_columns, read_rows
 from auheat.datasets.layout import Folder, Listing
-from auheat.errors import AuheatError
+from auheat.errors import StoreError
 from auheat.records import N_POINTS, Array, Box
 from auheat.utils.paths import is_inside_name
 
@@ -93,7 +93,7 @@ def read_full(folder: Folder) -> None:
     """Read the full set, with face boxes; rows without an expression are dropped and counted."""
     photos, lists = _find_photos(folder.source), _find_lists(folder.source)
     if not photos or not lists:
-        raise AuheatError(
+        raise StoreError(
             f"{folder.source}: no {PHOTOS}/ with Manually_Annotated_file_lists/training.csv or "
             "validation.csv (AffectNet's full set has both)"
         )
@@ -108,7 +108,7 @@ def read_full(folder: Folder) -> None:
                 continue
             label = _to_label(said, where)
             if not is_inside_name(name):
-                raise AuheatError(f"{where}: {name!r} is not a path inside {PHOTOS}")
+                raise StoreError(f"{where}: {name!r} is not a path inside {PHOTOS}")
             box = _read_box(row, columns, where)
             path = f"{photos}/{name}"
             folder.add(name, path, label, split, said=said, box=box, file=file, line=line)
@@ -118,7 +118,7 @@ def read_full(folder: Folder) -> None:
 def _to_label(said: str, where: str) -> str:
     label = AFFECTNET_LABELS.get(said)
     if label is None:
-        raise AuheatError(f"{where}: class {said!r} is unknown (AffectNet has 0 to 10)")
+        raise StoreError(f"{where}: class {said!r} is unknown (AffectNet has 0 to 10)")
     return label
 
 
@@ -130,15 +130,15 @@ def _read_list(file: Path) -> Iterator[tuple[int, list[str], dict[str, int]]]:
     rows = read_rows(file)
     line, first = next(rows, (0, []))
     if not first:
-        raise AuheatError(f"{file}: empty (it needs a header: {', '.join(_COLUMNS)})")
+        raise StoreError(f"{file}: empty (it needs a header: {', '.join(_COLUMNS)})")
     if len(first) == len(_COLUMNS) and first[6].isdecimal() and "/" in first[0]:
         columns = {name: i for i, name in enumerate(_COLUMNS)}
         yield line, first, columns
     else:
-        columns = find_columns(file, line, first, _NEEDED, _COLUMNS)
+        columns = locate_columns(file, line, first, _NEEDED, _COLUMNS)
     for number, row in rows:
         if len(row) != len(first):
-            raise AuheatError(f"{file}: line {number}: {len(row)} fields (others: {len(first)})")
+            raise StoreError(f"{file}: line {number}: {len(row)} fields (others: {len(first)})")
         yield number, row, columns
 
 
@@ -152,9 +152,9 @@ def _read_box(row: list[str], columns: dict[str, int], where: str) -> Box | None
     except ValueError:
         if all(cell.casefold() in _EMPTY for cell in cells):
             return None
-        raise AuheatError(f"{where}: face box {', '.join(cells)} (expected four numbers)") from None
+        raise StoreError(f"{where}: face box {', '.join(cells)} (expected four numbers)") from None
     if not (math.isfinite(x + y + width + height) and width > 0 and height > 0):
-        raise AuheatError(f"{where}: face box {', '.join(cells)} (expected a width and a height)")
+        raise StoreError(f"{where}: face box {', '.join(cells)} (expected a width and a height)")
     return x, y, x + width, y + height
 
 
@@ -167,14 +167,14 @@ def load_full_points(listing: Listing) -> Array:
         for line, row, columns in rows:
             i = at.get(row[columns["subDirectory_filePath"]])
             if "facial_landmarks" not in columns:
-                raise AuheatError(f"{file}: line 1: no column 'facial_landmarks' (it has points)")
+                raise StoreError(f"{file}: line 1: no column 'facial_landmarks' (it has points)")
             text = row[columns["facial_landmarks"]].strip("; ")
             if i is None or text.casefold() in _EMPTY:
                 continue
             try:
                 points[i].flat = _as_numbers(text.split(";"))
             except ValueError:
-                raise AuheatError(
+                raise StoreError(
                     f"{file}: line {line}: facial_landmarks {text[:40]!r} ({2 * N_POINTS} numbers "
                     "x;y;x;y;... are expected)"
                 ) from None
@@ -199,7 +199,7 @@ def read_reduced(folder: Folder) -> None:
     """Read the reduced set: each photo's class stands in annotations/ID_exp.npy."""
     found = detect_reduced(folder.source)
     if not found:
-        raise AuheatError(
+        raise StoreError(
             f"{folder.source}: no train_set/ or val_set/ with images/ and annotations/ "
             "(AffectNet's reduced set has them)"
         )
@@ -236,7 +236,7 @@ def _read_class(file: Path) -> str:
     except ValueError:
         number = math.nan
     if not number.is_integer():
-        raise AuheatError(f"{file}: {value.dtype} {value.shape} {text} (expected one class)")
+        raise StoreError(f"{file}: {value.dtype} {value.shape} {text} (expected one class)")
     return str(int(number))
 
 
@@ -244,7 +244,7 @@ def _load(file: Path) -> Array:
     try:
         value: Array = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise AuheatError(f"{file}: cannot be read ({error})") from error
+        raise StoreError(f"{file}: cannot be read ({error})") from error
     return value
 
 
@@ -260,7 +260,7 @@ def load_reduced_points(listing: Listing) -> Array:
         try:
             points[i].flat = value.astype(np.float32).reshape(2 * N_POINTS)
         except ValueError as error:
-            raise AuheatError(
+            raise StoreError(
                 f"{file}: {value.dtype} {value.shape} ({2 * N_POINTS} numbers x, y, x, y, ... are "
                 "expected)"
             ) from error

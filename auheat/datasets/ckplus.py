@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from auheat.datasets.layout import Folder
-from auheat.errors import AuheatError
+from auheat.errors import StoreError
 
 CKPLUS_LABELS = MappingProxyType(
     {
@@ -53,7 +53,7 @@ def read_ckplus(folder: Folder) -> None:
     """
     frames, labels = _find(folder.source, _FRAMES), _find(folder.source, _LABELS)
     if not frames or not labels:
-        raise AuheatError(
+        raise StoreError(
             f"{folder.source}: no cohn-kanade-images/ with Emotion/ (CK+ has both at its root)"
         )
     last, _, neutral = folder.images.partition("+")
@@ -69,7 +69,7 @@ def read_ckplus(folder: Folder) -> None:
     for file in sorted((folder.source / labels).glob("*/*/*_emotion.txt")):
         match = _FRAME.fullmatch(file.name)
         if match is None:
-            raise AuheatError(f"{file}: not called as in CK+ (S005_001_00000011_emotion.txt)")
+            raise StoreError(f"{file}: not called as in CK+ (S005_001_00000011_emotion.txt)")
         said, label = _read_label(folder.within(file))
         person, take, number = match[1], match[2], match[3]
         home = f"{frames}/{person}/{take}"
@@ -95,9 +95,9 @@ def _read_label(file: Path) -> tuple[str, str]:
         number = float(text)
         said = str(int(number)) if number.is_integer() else text
     except OSError as error:
-        raise AuheatError(f"{file}: {error.strerror or 'cannot be read'}") from error
+        raise StoreError(f"{file}: {error.strerror or 'cannot be read'}") from error
     except ValueError:
         said = text[:20]
     if said not in CKPLUS_LABELS:
-        raise AuheatError(f"{file}: line 1: class {said!r} is unknown (CK+ has 0 to 7)")
+        raise StoreError(f"{file}: line 1: class {said!r} is unknown (CK+ has 0 to 7)")
     return said, CKPLUS_LABELS[said]

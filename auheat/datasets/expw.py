@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from auheat.datasets.label_files import read_lines
 from auheat.datasets.layout import Folder
-from auheat.errors import AuheatError
+from auheat.errors import StoreError
 from auheat.records import Box
 from auheat.utils.paths import is_plain_name
 
@@ -49,7 +49,7 @@ def read_expw(folder: Folder) -> None:
     """
     place = _find_expw(folder.source)
     if place is None:
-        raise AuheatError(f"{folder.source}: no {_LIST} beside {_PHOTOS} (ExpW has both)")
+        raise StoreError(f"{folder.source}: no {_LIST} beside {_PHOTOS} (ExpW has both)")
     file = folder.source / place / _LIST
     for line, text in read_lines(folder.within(file)):
         # A name may have blanks; the seven numbers after it have none.
@@ -58,15 +58,15 @@ def read_expw(folder: Folder) -> None:
             continue
         where = f"{file}: line {line}"
         if len(cells) != 7:
-            raise AuheatError(
+            raise StoreError(
                 f"{where}: {len(cells) + 1} fields (8 expected: name, face id, top, left, right, "
                 "bottom, confidence, class)"
             )
         face, *box, _, said = cells
         if said not in EXPW_LABELS:
-            raise AuheatError(f"{where}: class {said!r} is unknown (ExpW has 0 to 6)")
+            raise StoreError(f"{where}: class {said!r} is unknown (ExpW has 0 to 6)")
         if not is_plain_name(name):
-            raise AuheatError(f"{where}: {name!r} is not a plain file name")
+            raise StoreError(f"{where}: {name!r} is not a plain file name")
         folder.add(
             f"{name}#{face}",
             f"{place}{_PHOTOS}/{name}",
@@ -84,9 +84,9 @@ def _read_box(cells: list[str], where: str) -> Box:
     try:
         top, left, right, bottom = map(int, cells)
     except ValueError:
-        raise AuheatError(f"{where}: face box {' '.join(cells)} (expected four integers)") from None
+        raise StoreError(f"{where}: face box {' '.join(cells)} (expected four integers)") from None
     if right <= left or bottom <= top:
-        raise AuheatError(
+        raise StoreError(
             f"{where}: face box {' '.join(cells)} has no area (the order is top, left, right, "
             "bottom)"
         )

@@ -16,9 +16,9 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from auheat.datasets.label_files import read_header, read_rows, read_table
+from auheat.datasets.label_files import read_column_names, read_label_table, read_rows
 from auheat.datasets.layout import Folder
-from auheat.errors import AuheatError
+from auheat.errors import StoreError
 from auheat.utils.paths import is_plain_name
 
 FER_LABELS = MappingProxyType(
@@ -77,7 +77,7 @@ def _find_table(source: Path) -> Path | None:
     files = [source] if source.is_file() else [source / name for name in _TABLES]
     for file in files:
         wanted = {"emotion", "pixels", "usage"}
-        if file.is_file() and wanted <= {cell.casefold() for cell in read_header(file)}:
+        if file.is_file() and wanted <= {cell.casefold() for cell in read_column_names(file)}:
             return file
     return None
 
@@ -92,7 +92,7 @@ def read_fer2013(folder: Folder) -> None:
     """Read fer2013.csv; its photos are written as PNG files to a folder in `folder.unpack`."""
     table = _find_table(folder.source)
     if table is None:
-        raise AuheatError(
+        raise StoreError(
             f"{folder.source}: no fer2013.csv with the columns emotion, pixels, Usage (FER2013)"
         )
     unpack(folder, table)
@@ -100,17 +100,17 @@ def read_fer2013(folder: Folder) -> None:
         said = row["emotion"]
         if said not in FER_LABELS:
             where = f"{table}: line {line}"
-            raise AuheatError(f"{where}: class {said!r} is unknown (FER2013 has 0 to 6)")
+            raise StoreError(f"{where}: class {said!r} is unknown (FER2013 has 0 to 6)")
         key = path.rpartition("/")[2].removesuffix(".png")
         folder.add(key, path, FER_LABELS[said], split, said=said)
 
 
 def _read_photos(table: Path) -> Iterator[tuple[int, dict[str, str], str, str]]:
     """Yield line, cells, split and the photo's path for each row of fer2013.csv."""
-    for i, (line, row) in enumerate(read_table(table, ("emotion", "pixels", "Usage"))):
+    for i, (line, row) in enumerate(read_label_table(table, ("emotion", "pixels", "Usage"))):
         if row["Usage"] not in USAGES:
             known = ", ".join(USAGES)
-            raise AuheatError(f"{table}: line {line}: Usage {row['Usage']!r} (known: {known})")
+            raise StoreError(f"{table}: line {line}: Usage {row['Usage']!r} (known: {known})")
         split, home = USAGES[row["Usage"]]
         yield line, row, split, f"{home}/fer{i:07d}.png"
 
@@ -123,7 +123,7 @@ def unpack(folder: Folder, table: Path) -> None:
     48 x 48 numbers from 0 to 255.
     """
     if folder.unpack is None:
-        raise AuheatError(
+        raise StoreError(
             f"{table}: its photos are numbers in a table, not files (`auheat extract` writes them "
             "to STORE/photos; in Python give `unpack`, a folder for them)"
         )
@@ -147,13 +147,13 @@ def _encode(text: str, where: str) -> bytes:
     try:
         pixels = bytes(map(int, text.split()))
     except ValueError as error:
-        raise AuheatError(f"{where}: pixels {text[:20]!r}... (expected 0 to 255)") from error
+        raise StoreError(f"{where}: pixels {text[:20]!r}... (expected 0 to 255)") from error
     if len(pixels) != SIDE * SIDE:
-        raise AuheatError(f"{where}: {len(pixels)} pixels (expected {SIDE} x {SIDE})")
+        raise StoreError(f"{where}: {len(pixels)} pixels (expected {SIDE} x {SIDE})")
     image = np.frombuffer(pixels, np.uint8).reshape(SIDE, SIDE)
     done, data = cv2.imencode(".png", image)
     if not done:
-        raise AuheatError(f"{where}: pixels cannot be written as PNG")
+        raise StoreError(f"{where}: pixels cannot be written as PNG")
     return data.tobytes()
 
 
@@ -188,12 +188,12 @@ def read_ferplus(folder: Folder) -> None:
     """
     place = _find_votes(folder.source)
     if place is None:
-        raise AuheatError(f"{folder.source}: no {_VOTES_FILE} (FER+ has it at its root)")
+        raise StoreError(f"{folder.source}: no {_VOTES_FILE} (FER+ has it at its root)")
     written = any((folder.source / place / home).is_dir() for _, home in USAGES.values())
     table = _find_table(folder.source)
     if not written:
         if table is None:
-            raise AuheatError(
+            raise StoreError(
                 f"{folder.source}: no photos for {_VOTES_FILE} (put fer2013.csv beside it, or "
                 "FER2013Train/, FER2013Valid/ and FER2013Test/)"
             )
@@ -213,7 +213,7 @@ def read_ferplus(folder: Folder) -> None:
             folder.dropped["rows without a photo"] += 1
             continue
         if not is_plain_name(name):
-            raise AuheatError(f"{where}: {name!r} is not a plain file name")
+            raise StoreError(f"{where}: {name!r} is not a plain file name")
         said, reason = _count_votes(votes, where)
         key, path = name.rpartition(".")[0] or name, f"{prefix}{home}/{name}"
         if reason:
@@ -225,14 +225,14 @@ def read_ferplus(folder: Folder) -> None:
     homes = [prefix + home for _, home in USAGES.values()]
     folder.note_unlisted(*(h for h in homes if (folder.base / h).is_dir()), besides=left_out)
     if usages is not None and len(usages) != sum(listed.values()):
-        raise AuheatError(
+        raise StoreError(
             f"{table}: {len(usages)} rows, {_VOTES_FILE} has {sum(listed.values())} (the same rows "
             "in the same order are expected)"
         )
 
 
 def _read_usages(table: Path) -> list[str]:
-    return [row["Usage"] for _, row in read_table(table, ("pixels", "Usage"))]
+    return [row["Usage"] for _, row in read_label_table(table, ("pixels", "Usage"))]
 
 
 def _check_order(where: str, i: int, usage: str, name: str, usages: list[str]) -> None:
@@ -240,7 +240,7 @@ def _check_order(where: str, i: int, usage: str, name: str, usages: list[str]) -
     match = _NAME.fullmatch(name)
     if i >= len(usages) or usage != usages[i] or (name and (not match or int(match[1]) != i)):
         there = usages[i] if i < len(usages) else "no row"
-        raise AuheatError(
+        raise StoreError(
             f"{where}: {usage} {name!r}, but row {i} of the photos is {there} (both files must "
             "have the same rows in the same order)"
         )
@@ -250,17 +250,17 @@ def _read_votes(folder: Folder, place: str) -> Iterator[tuple[Path, int, str, st
     """Yield file, line, usage, photo's name and the ten votes of each row."""
     file = folder.source / _VOTES_FILE
     if file.is_file():
-        for line, row in read_table(folder.within(file), ("Usage", "Image name", *VOTES)):
+        for line, row in read_label_table(folder.within(file), ("Usage", "Image name", *VOTES)):
             if row["Usage"] not in USAGES:
                 known = ", ".join(USAGES)
-                raise AuheatError(f"{file}: line {line}: Usage {row['Usage']!r} (known: {known})")
+                raise StoreError(f"{file}: line {line}: Usage {row['Usage']!r} (known: {known})")
             yield file, line, row["Usage"], row["Image name"], [row[name] for name in VOTES]
         return
     for usage, (_, home) in USAGES.items():
         file = folder.source / place / home / "label.csv"
         for line, cells in read_rows(folder.within(file)) if file.is_file() else ():
             if len(cells) != len(VOTES) + 2:
-                raise AuheatError(
+                raise StoreError(
                     f"{file}: line {line}: {len(cells)} fields (expected name, box, ten votes)"
                 )
             yield file, line, usage, cells[0], cells[2:]
@@ -269,7 +269,7 @@ def _read_votes(folder: Folder, place: str) -> Iterator[tuple[Path, int, str, st
 def _count_votes(cells: list[str], where: str) -> tuple[str, str]:
     """Return the column that has the most votes, or "" and why there is none."""
     if not all(cell.isdecimal() for cell in cells):
-        raise AuheatError(f"{where}: votes {', '.join(cells)} (expected {len(VOTES)} numbers)")
+        raise StoreError(f"{where}: votes {', '.join(cells)} (expected {len(VOTES)} numbers)")
     votes = [int(cell) for cell in cells]
     most = max(votes)
     winners = [name for name, n in zip(VOTES, votes, strict=True) if n == most]

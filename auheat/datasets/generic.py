@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
-from auheat.datasets.label_files import read_header, read_table
+from auheat.datasets.label_files import read_column_names, read_label_table
 from auheat.datasets.layout import Folder, to_name, to_split
-from auheat.errors import AuheatError
+from auheat.errors import StoreError
 from auheat.expressions import EXPRESSIONS, SPLITS, SYNONYMS
 from auheat.utils.paths import find_names, is_inside_name, list_folders
 
@@ -40,12 +40,12 @@ def _read_meaning(folder: Folder) -> dict[str, str]:
     if not file.is_file():
         return {}
     found: dict[str, str] = {}
-    for line, row in read_table(folder.within(file), ("folder", "label")):
+    for line, row in read_label_table(folder.within(file), ("folder", "label")):
         where = f"{file}: line {line}"
         label, name = to_name(row["label"], where), row["folder"].casefold()
         if found.setdefault(name, label) != label or SYNONYMS.get(name, label) != label:
             other = SYNONYMS.get(name, found[name])
-            raise AuheatError(
+            raise StoreError(
                 f"{where}: folder {row['folder']!r} is {label} here, but {other} before or by its "
                 "name (expected one meaning)"
             )
@@ -65,17 +65,17 @@ def read_classes(folder: Folder) -> None:
                 advice = f"known: {', '.join(EXPRESSIONS)}; or --dataset photos"
                 if home.name.isdecimal():
                     advice = f"its meaning differs between copies: say it in {CLASSES}"
-                raise AuheatError(f"{home}: {home.name!r} is no known expression ({advice})")
+                raise StoreError(f"{home}: {home.name!r} is no known expression ({advice})")
     depth = 0 if "" in splits else 1
     for path in folder.walk().photos:
         parts = path.split("/")
         if depth and (len(parts) == 1 or parts[0] not in splits):
-            raise AuheatError(
+            raise StoreError(
                 f"{folder.source / path}: a photo beside {', '.join(sorted(splits))} (move it into "
                 "one of them, or use --dataset photos to read all without labels)"
             )
         if len(parts) == depth + 1:
-            raise AuheatError(
+            raise StoreError(
                 f"{folder.source / path}: a photo beside the class folders (move it into one of "
                 "them, or use --dataset photos to read all without labels)"
             )
@@ -93,7 +93,7 @@ def detect_photos(source: Path) -> str:
     numbered = [d for root in inner if root.is_dir() for d in list_folders(root)]
     numbered = [d for d in numbered if d.name.isdecimal()]
     if numbered:
-        raise AuheatError(
+        raise StoreError(
             f"{source}: its folders are numbers ({numbered[0].relative_to(source).as_posix()}), "
             "and their order differs between copies of a set (rename them to expressions; or say "
             f"what they mean in {source / CLASSES}, with the header folder,label; or use --dataset "
@@ -110,7 +110,7 @@ def read_photos(folder: Folder) -> None:
         first, slash, _ = path.partition("/")
         folder.add(path, path, "", SPLITS.get(first.casefold(), "") if slash else "")
     for file in _csvs(folder):
-        columns = ", ".join(read_header(file))[:80] or "no text"
+        columns = ", ".join(read_column_names(file))[:80] or "no text"
         folder.notes.append(f"{file.name} was not read: it has {columns} (labels need path, label)")
 
 
@@ -118,7 +118,7 @@ def _find_lists(source: Path) -> list[Path]:
     if source.is_file():
         return [source]
     files = sorted(f for f in source.iterdir() if f.suffix.lower() == ".csv" and f.is_file())
-    return [f for f in files if set(_NEEDED) <= {cell.casefold() for cell in read_header(f)}]
+    return [f for f in files if set(_NEEDED) <= {cell.casefold() for cell in read_column_names(f)}]
 
 
 def detect_csv(source: Path) -> str:
@@ -135,18 +135,20 @@ def read_csv(folder: Folder) -> None:
     files = _find_lists(folder.source)
     if len(files) != 1:
         found = ", ".join(file.name for file in files) or "none"
-        there = ", ".join(f"{f.name} ({', '.join(read_header(f))[:80]})" for f in _csvs(folder))
-        raise AuheatError(
+        there = ", ".join(
+            f"{f.name} ({', '.join(read_column_names(f))[:80]})" for f in _csvs(folder)
+        )
+        raise StoreError(
             f"{folder.source}: CSV files with path and label: {found} (one is needed at the root, "
             f"or give the file itself; there: {there or 'no CSV'})"
         )
     file = files[0]
     if folder.source.is_file():
         folder.move(folder.source.parent)
-    for line, row in read_table(folder.within(file), _NEEDED, _KNOWN):
+    for line, row in read_label_table(folder.within(file), _NEEDED, _KNOWN):
         where, name = f"{file}: line {line}", row["path"]
         if not is_inside_name(name):
-            raise AuheatError(
+            raise StoreError(
                 f"{where}: {name!r} is not a path inside {folder.base} (expected a relative one "
                 "with /)"
             )

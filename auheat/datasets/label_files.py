@@ -6,7 +6,7 @@ import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from auheat.errors import AuheatError
+from auheat.errors import AuheatError, StoreError
 
 LONGEST = 1 << 20
 """Bytes of one line of a label file; a row of FER2013 has some 10,000."""
@@ -25,20 +25,20 @@ def read_lines(file: Path) -> Iterator[tuple[int, str]]:
                 number += 1
                 if number == 1:
                     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-                        raise AuheatError(f"{file}: line 1: UTF-16 text (save it as UTF-8)")
+                        raise StoreError(f"{file}: line 1: UTF-16 text (save it as UTF-8)")
                     raw = raw.removeprefix(b"\xef\xbb\xbf")
                 if len(raw) > LONGEST:
-                    raise AuheatError(
-                        f"{file}: line {number}: over {LONGEST} bytes (no label file)"
-                    )
+                    raise StoreError(f"{file}: line {number}: over {LONGEST} bytes (no label file)")
                 try:
                     yield number, raw.decode()
                 except UnicodeDecodeError as error:
-                    raise AuheatError(
+                    raise StoreError(
                         f"{file}: line {number}: not UTF-8 text (save it as UTF-8)"
                     ) from error
+    except AuheatError:
+        raise
     except OSError as error:
-        raise AuheatError(f"{file}: {error.strerror or 'cannot be read'}") from error
+        raise StoreError(f"{file}: {error.strerror or 'cannot be read'}") from error
 
 
 def read_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
@@ -50,10 +50,10 @@ def read_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
             if len(row) > 1 or (row and row[0].strip()):
                 yield reader.line_num, [cell.strip() for cell in row]
     except csv.Error as error:
-        raise AuheatError(f"{file}: line {reader.line_num}: {error}") from error
+        raise StoreError(f"{file}: line {reader.line_num}: {error}") from error
 
 
-def read_header(file: Path) -> list[str]:
+def read_column_names(file: Path) -> list[str]:
     """Return the first row of a CSV, [] where it is empty or no text."""
     try:
         return next((row for _, row in read_rows(file)), [])
@@ -61,7 +61,7 @@ def read_header(file: Path) -> list[str]:
         return []
 
 
-def find_columns(
+def locate_columns(
     file: Path, line: int, header: Sequence[str], needed: Sequence[str], known: Sequence[str] = ()
 ) -> dict[str, int]:
     """Return the place of each column needed, and of those known that are there.
@@ -72,18 +72,18 @@ def find_columns(
     missing = [name for name in needed if name.casefold() not in low]
     if missing:
         has = ", ".join(header)
-        raise AuheatError(
+        raise StoreError(
             f"{file}: line {line}: no column {missing[0]!r} (it has: {has[:200]}; it needs: "
             f"{', '.join(needed)})"
         )
     wanted = [name for name in (*needed, *known) if name.casefold() in low]
     for name in wanted:
         if low.count(name.casefold()) > 1:
-            raise AuheatError(f"{file}: line {line}: two columns {name!r} (expected one)")
+            raise StoreError(f"{file}: line {line}: two columns {name!r} (expected one)")
     return {name: low.index(name.casefold()) for name in wanted}
 
 
-def read_table(
+def read_label_table(
     file: Path, needed: Sequence[str], known: Sequence[str] = ()
 ) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield line number and cells by column name of each row of a CSV with a header.
@@ -94,11 +94,11 @@ def read_table(
     rows = read_rows(file)
     line, header = next(rows, (0, []))
     if not header:
-        raise AuheatError(f"{file}: empty (it needs a header: {', '.join(needed)})")
-    columns = find_columns(file, line, header, needed, known)
+        raise StoreError(f"{file}: empty (it needs a header: {', '.join(needed)})")
+    columns = locate_columns(file, line, header, needed, known)
     for number, row in rows:
         if len(row) != len(header):
-            raise AuheatError(
+            raise StoreError(
                 f"{file}: line {number}: {len(row)} fields (its header has {len(header)})"
             )
         yield number, {name: row[i] for name, i in columns.items()}

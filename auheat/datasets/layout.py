@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from auheat.errors import AuheatError
+from auheat.errors import StoreError
 from auheat.expressions import SPLITS, SYNONYMS
 from auheat.records import Array, Box, Sample
-from auheat.utils.paths import Fence, Walk, some, walk_photos
+from auheat.utils.paths import Fence, PhotoWalk, some, walk_photos
 
 WORDS = {"": "photos", "train": "train photos", "val": "val photos", "test": "test photos"}
 """Split -> what a note calls its photos."""
@@ -79,7 +79,7 @@ class Folder:
             self._fence.measure(file.relative_to(root).as_posix())
         return file
 
-    def walk(self, start: str = "") -> Walk:
+    def walk(self, start: str = "") -> PhotoWalk:
         """List the photos on disk below a folder of the source; links are looked after."""
         walk = walk_photos(Fence(self.base, self.follow_links), start)
         if walk.again:
@@ -123,7 +123,7 @@ class Folder:
         fields = ("label", "split", "path", "person", "box")
         name = next(n for n in fields if getattr(old, n) != getattr(new, n))
         values = [str(getattr(sample, name)) or "nothing" for sample in (old, new)]
-        raise AuheatError(
+        raise StoreError(
             f"{file}: line {line}: {new.id!r} is listed twice: {name} {values[0]} in line {first}, "
             f"{values[1]} here (keep one)"
         )
@@ -191,7 +191,7 @@ def to_name(said: str, where: str, names: Mapping[str, str] = SYNONYMS) -> str:
             if said.isdecimal()
             else f"known: {', '.join(dict.fromkeys(names.values()))}"
         )
-        raise AuheatError(f"{where}: {said!r} is no known expression ({advice})")
+        raise StoreError(f"{where}: {said!r} is no known expression ({advice})")
     return label
 
 
@@ -199,5 +199,5 @@ def to_split(said: str, where: str) -> str:
     """Return the canonical split; "" stays unknown. Raises `AuheatError` for any other word."""
     split = SPLITS.get(said.casefold(), "")
     if said and not split:
-        raise AuheatError(f"{where}: {said!r} is no split (known: {', '.join(SPLITS)})")
+        raise StoreError(f"{where}: {said!r} is no split (known: {', '.join(SPLITS)})")
     return split

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
-from auheat.datasets.label_files import read_lines, read_table
+from auheat.datasets.label_files import read_label_table, read_lines
 from auheat.datasets.layout import Folder
-from auheat.errors import AuheatError
+from auheat.errors import StoreError
 from auheat.expressions import SPLITS
 from auheat.utils.paths import is_plain_name, list_folders
 
@@ -98,7 +98,7 @@ def read_basic(folder: Folder) -> None:
     """Read RAF-DB basic; raises `AuheatError` where its label file cannot be trusted."""
     root = _find_basic(folder.source)
     if root is None:
-        raise AuheatError(
+        raise StoreError(
             f"{folder.source}: no {LABEL_FILE} of RAF-DB basic (it lies at the root or in basic/; "
             "the compound set is --dataset rafdb-compound)"
         )
@@ -111,13 +111,13 @@ def read_compound(folder: Folder) -> None:
     """Read RAF-DB compound; raises `AuheatError` where its label file cannot be trusted."""
     root = _find_compound(folder.source)
     if root is None:
-        raise AuheatError(
+        raise StoreError(
             f"{folder.source}: no {LABEL_FILE} of RAF-DB compound (it lies in compound/, or at the "
             "root with classes up to 11)"
         )
     _read_list(folder, root, COMPOUND_LABELS, "RAF-DB compound has 1 to 11")
     if not {said for said, _ in folder.labels} - RAFDB_LABELS.keys():
-        raise AuheatError(
+        raise StoreError(
             f"{root / LABEL_FILE}: no class above 7 (RAF-DB compound has 1 to 11: is this the "
             "basic set? --dataset rafdb)"
         )
@@ -126,7 +126,7 @@ def read_compound(folder: Folder) -> None:
 def _read_list(folder: Folder, root: Path, labels: Mapping[str, str], known: str) -> None:
     photos = (root / "Image" / folder.images).relative_to(folder.source)
     if not (folder.source / photos).is_dir():
-        raise AuheatError(f"{folder.source / photos}: no such folder (--images chooses {IMAGES})")
+        raise StoreError(f"{folder.source / photos}: no such folder (--images chooses {IMAGES})")
     file = root / LABEL_FILE
     for number, line in read_lines(folder.within(file)):
         if not line.strip():
@@ -134,10 +134,10 @@ def _read_list(folder: Folder, root: Path, labels: Mapping[str, str], known: str
         where = f"{file}: line {number}"
         name, _, said = line.strip().rpartition(" ")
         if said not in labels:
-            raise AuheatError(f"{where}: class {said!r} is unknown ({known})")
+            raise StoreError(f"{where}: class {said!r} is unknown ({known})")
         name = name.strip()
         if not is_plain_name(name):
-            raise AuheatError(f"{where}: {name!r} is not a plain file name")
+            raise StoreError(f"{where}: {name!r} is not a plain file name")
         key, suffix = PurePosixPath(name).stem, PurePosixPath(name).suffix
         split = SPLITS.get(name.partition("_")[0].casefold(), "")
         photo = name if folder.images == "original" else f"{key}_aligned{suffix}"
@@ -170,7 +170,7 @@ def read_numbered(folder: Folder) -> None:
     """
     splits = _numbered_splits(folder.source)
     if not splits:
-        raise AuheatError(
+        raise StoreError(
             f"{folder.source}: no train_labels.csv or test_labels.csv beside DATASET/ (the folders "
             "are numbers: without these files nothing says what they mean)"
         )
@@ -183,21 +183,21 @@ def _read_split(folder: Folder, split: str, root: Path) -> None:
     file = folder.source / f"{split}_labels.csv"
     odd = [d.name for d in list_folders(root) if d.name not in RAFDB_LABELS]
     if odd:
-        raise AuheatError(f"{root / odd[0]}: no class of RAF-DB (its folders are 1 to 7)")
+        raise StoreError(f"{root / odd[0]}: no class of RAF-DB (its folders are 1 to 7)")
     counts = Counter[str]()
-    for number, row in read_table(folder.within(file), ("image", "label")):
+    for number, row in read_label_table(folder.within(file), ("image", "label")):
         where, name, said = f"{file}: line {number}", row["image"], row["label"]
         if said not in RAFDB_LABELS:
-            raise AuheatError(f"{where}: class {said!r} is unknown (RAF-DB basic has 1 to 7)")
+            raise StoreError(f"{where}: class {said!r} is unknown (RAF-DB basic has 1 to 7)")
         if not is_plain_name(name):
-            raise AuheatError(f"{where}: {name!r} is not a plain file name")
+            raise StoreError(f"{where}: {name!r} is not a plain file name")
         stem = PurePosixPath(name).stem.removesuffix("_aligned")
         if not (stem.startswith(f"{split}_") and stem[len(split) + 1 :].isdecimal()):
-            raise AuheatError(f"{where}: {name!r} is not called as in RAF-DB ({split}_00001.jpg)")
+            raise StoreError(f"{where}: {name!r} is not called as in RAF-DB ({split}_00001.jpg)")
         if not (root / said / name).is_file():
             other = [key for key in RAFDB_LABELS if (root / key / name).is_file()]
             if other:
-                raise AuheatError(
+                raise StoreError(
                     f"{where}: {name!r} has class {said}, but lies in folder {other[0]} (the two "
                     "must agree)"
                 )
@@ -209,7 +209,7 @@ def _read_split(folder: Folder, split: str, root: Path) -> None:
     if dict(counts) != known and sorted(counts.values()) == sorted(known.values()):
         said = next(key for key in known if counts[key] != known[key])
         right = next(key for key, n in known.items() if n == counts[said])
-        raise AuheatError(
+        raise StoreError(
             f"{file}: class {said} has {counts[said]} photos, as many as RAF-DB's {right} "
             f"({RAFDB_LABELS[right]}): the classes stand in another order (rename the folders to "
             "expressions)"

@@ -17,16 +17,17 @@ from auheat.datasets import affectnet, ckplus, expw, fer2013, generic, jaffe_kde
 from auheat.datasets.audit import compare_counts
 from auheat.datasets.layout import Folder, Layout, Listing
 from auheat.datasets.rafdb import IMAGES
-from auheat.errors import AuheatError
+from auheat.errors import RequestError, StoreError
 from auheat.records import SUFFIXES, Array, Sample
 from auheat.utils.paths import Fence, list_folders
+from auheat.utils.registry import Registry
 
 _FER_COUNTS = ({"train": 28709, "val": 3589, "test": 3589},)
 
 _AFFECTNET_COUNTS = ({"train": 287651, "val": 4000}, {"train": 283901, "val": 3500})
 
 
-DATASETS: dict[str, Layout] = {
+_LAYOUTS = {
     "rafdb": Layout(
         "[basic/]EmoLabel/list_patition_label.txt and Image/aligned",
         rafdb.detect_basic,
@@ -113,22 +114,85 @@ DATASETS: dict[str, Layout] = {
         "photos without labels, [train|val|test/]", generic.detect_photos, generic.read_photos
     ),
 }
-"""Layout name -> adapter, in the order in which "auto" tries them."""
+
+DATASETS: Registry[Layout] = Registry("dataset", tuple(_LAYOUTS), reserved=("auto",))
+"""Layout name -> adapter, in the order in which "auto" tries them: registered ones last."""
+
+DATASETS.fill(_LAYOUTS, Layout)
+
+
+def list_datasets() -> list[str]:
+    """List the names of all data set layouts, in the order in which "auto" tries them.
+
+    Returns:
+        Names that `extract(dataset=...)` and `--dataset` take beside "auto".
+
+    Example:
+        >>> import auheat
+        >>> auheat.list_datasets()[0]
+        'rafdb'
+    """
+    return list(DATASETS)
+
+
+def register_dataset(name: str, layout: Layout) -> None:
+    """Add a data set layout to those that can be read, in this process.
+
+    A package can add one for all processes by an entry point of the group `auheat.datasets`.
+    "auto" tries it after all that come with auheat.
+
+    Args:
+        name: What `extract(dataset=...)` and `--dataset` will call it: letters, digits, . _ + -.
+        layout: How it is recognised and read.
+
+    Raises:
+        RequestError: The name is taken or unfit, or the layout is no `Layout`.
+
+    Example:
+        >>> import auheat
+        >>> from auheat.datasets import Layout
+        >>> def read(folder):
+        ...     for path in folder.walk().photos:
+        ...         folder.add(key=path, path=path, label="Happiness")
+        >>> auheat.register_dataset("smiles", Layout("photos of smiles", lambda path: "", read))
+        >>> [sample.label for sample in auheat.read_samples(photos, "smiles")][:2]
+        ['Happiness', 'Happiness']
+    """
+    DATASETS.register(name, layout)
 
 
 def read_samples(
-    source: Path,
+    source: Path | str,
     dataset: str = "auto",
     images: str = "auto",
     follow_links: bool = False,
     unpack: Path | None = None,
 ) -> list[Sample]:
-    """List the photos of a data set, sorted by id, with unique ids and canonical labels.
+    """List the photos of a data set as it was published, with canonical expression names.
 
-    Paths in the samples are relative to `source` (to `read_dataset(...).source` for FER2013, whose
-    photos are written to a folder in `unpack`). Arguments and errors are `read_dataset`'s.
+    Args:
+        source: The set's folder (or a CSV file of the layouts "csv" and "fer2013").
+        dataset: One of `list_datasets`, or "auto" for the first whose files are there.
+        images: Which of a set's photos: RAF-DB aligned or original, CK+ last3 and others, KDEF
+            frontal or all. "auto" is the first of each.
+        follow_links: Allow links inside the source that lead out of it.
+        unpack: Folder for the photos of FER2013, which are numbers in a table.
+
+    Returns:
+        Samples sorted by id, with unique ids; paths are relative to `source` (to `unpack` for
+        FER2013).
+
+    Raises:
+        RequestError: An unknown data set, or a choice of images that it does not have.
+        StoreError: A source that is absent, empty or of no known layout, labels that cannot be
+            trusted, or a link that leaves the folder.
+
+    Example:
+        >>> from auheat import read_samples
+        >>> [(s.id, s.label) for s in read_samples(photos)][:2]
+        [('happy/0.png', 'Happiness'), ('happy/1.png', 'Happiness')]
     """
-    return read_dataset(source, dataset, images, follow_links, unpack).samples
+    return read_dataset(Path(source), dataset, images, follow_links, unpack).samples
 
 
 def read_dataset(
@@ -148,21 +212,21 @@ def read_dataset(
     """
     choices = dict.fromkeys(choice for layout in DATASETS.values() for choice in layout.images)
     if images != "auto" and images not in choices:
-        raise AuheatError(f"--images: {images!r} is unknown (known: {', '.join(choices)})")
+        raise RequestError(f"--images: {images!r} is unknown (known: {', '.join(choices)})")
     name, saw = _detect(source) if dataset == "auto" else (dataset, "as asked")
-    if name not in DATASETS:
-        raise AuheatError(f"--dataset: {name!r} is unknown (known: auto, {', '.join(DATASETS)})")
-    layout = DATASETS[name]
+    layout = DATASETS.get(name)
+    if layout is None:
+        raise RequestError(f"--dataset: {name!r} is unknown (known: auto, {', '.join(DATASETS)})")
     _check_source(source, layout.files)
     if images != "auto" and images not in layout.images:
         has = ", ".join(layout.images) or "nothing to choose"
-        raise AuheatError(f"--images: {images!r} is not of {name} (it has: {has})")
+        raise RequestError(f"--images: {images!r} is not of {name} (it has: {has})")
     chosen = layout.images[0] if images == "auto" and layout.images else images
     folder = Folder(source, chosen, follow_links, unpack)
     layout.read(folder)
     folder.samples.sort(key=lambda sample: sample.id)
     if not folder.samples:
-        raise AuheatError(f"{source}: no photos found ({', '.join(sorted(SUFFIXES))} are read)")
+        raise StoreError(f"{source}: no photos found ({', '.join(sorted(SUFFIXES))} are read)")
     fence = Fence(folder.base, follow_links)
     sizes = np.array([fence.measure(s.path.as_posix()) for s in folder.samples], np.int64)
     return Listing(
@@ -190,9 +254,9 @@ def _audit(name: str, layout: Layout, folder: Folder) -> list[str]:
 def _check_source(source: Path, files: bool) -> None:
     if source.is_file():
         if not files:
-            raise AuheatError(f"{source}: a file (expected a folder of photos)")
+            raise StoreError(f"{source}: a file (expected a folder of photos)")
     elif not source.is_dir():
-        raise AuheatError(f"{source}: no such folder (expected a folder of photos)")
+        raise StoreError(f"{source}: no such folder (expected a folder of photos)")
 
 
 def _detect(source: Path) -> tuple[str, str]:
@@ -205,9 +269,7 @@ def _detect(source: Path) -> tuple[str, str]:
         if (layout.files or not source.is_file()) and (saw := layout.detect(source)):
             return name, saw
     known = "; ".join(f"{name}: {layout.about}" for name, layout in DATASETS.items())
-    raise AuheatError(
-        f"{source}: no known layout: it has {_list_contents(source)} (known: {known})"
-    )
+    raise StoreError(f"{source}: no known layout: it has {_list_contents(source)} (known: {known})")
 
 
 def _list_contents(source: Path) -> str:
@@ -228,7 +290,7 @@ def load_own_points(listing: Listing) -> Array:
     load = DATASETS[listing.layout].points
     if load is None:
         have = ", ".join(name for name, layout in DATASETS.items() if layout.points)
-        raise AuheatError(
+        raise RequestError(
             f"--detector: dataset: {listing.layout} carries no points of its own (these do: {have})"
         )
     return load(listing)

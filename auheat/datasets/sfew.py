@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from auheat.datasets.layout import Folder, to_name
-from auheat.errors import AuheatError
+from auheat.errors import StoreError
 from auheat.expressions import SPLITS
 from auheat.utils.paths import list_folders
 
@@ -32,7 +32,7 @@ def read_sfew(folder: Folder) -> None:
     """Read SFEW 2.0: {Train,Val}_Aligned_Faces/EXPRESSION/*.png; the test photos have no labels."""
     found = _sfew_folders(folder.source)
     if not found:
-        raise AuheatError(
+        raise StoreError(
             f"{folder.source}: no Train_Aligned_Faces or Val_Aligned_Faces (SFEW 2.0 has them, at "
             "the root or in Train/ and Val/)"
         )
@@ -45,6 +45,6 @@ def read_sfew(folder: Folder) -> None:
             elif split == "test":
                 folder.add(path, path, "", split)
             else:
-                raise AuheatError(
+                raise StoreError(
                     f"{folder.source / path}: a photo beside the class folders (move it into one)"
                 )

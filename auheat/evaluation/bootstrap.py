@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from auheat.errors import AuheatError
+from auheat.errors import RequestError
 from auheat.records import Array
 
 LEVEL = 0.95
@@ -41,14 +41,37 @@ def interval(
     level: float = LEVEL,
     seed: int = 0,
 ) -> Interval:
-    """Return the mean of values (N,) or of each column of (N, C), and its interval.
+    """Compute a mean score and its bootstrap interval, over persons where they are known.
 
-    labels (N,) are classes, 0 and up; the mean is that within a class, then over the classes, or
-    plainly over the rows where `balanced` is not set. NaN marks a row without a value, which is
-    left out. `persons` (N) has "" where one is unknown: that row then stands alone. All columns
-    are drawn together, and equal arguments give equal intervals. A class that has no row in a
-    draw is left out of it, as is a draw without any value; a column without values is NaN.
-    Raises `AuheatError` for lengths that differ, or no rows.
+    Percentile intervals (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter
+    13). All columns are drawn together, and equal arguments give equal intervals. A class that
+    has no row in a draw is left out of it, as is a draw without any value; a column without
+    values is NaN.
+
+    Args:
+        values: (N,) scores, or (N, C) of several kinds; NaN marks a row without one, which is left
+            out.
+        labels: (N,) classes, 0 and up.
+        persons: N names; photos of one person are drawn together, "" stands alone. None where
+            unknown: photos are then drawn within their class.
+        balanced: Mean within each class, then over the classes; else plainly over the rows.
+        draws: Number of resamples.
+        level: Share of the draws inside the interval, in (0, 1).
+        seed: Seed of the draws.
+
+    Returns:
+        `value`, `low` and `high`: numbers for values (N,), arrays (C,) for (N, C).
+
+    Raises:
+        RequestError: Lengths that differ, or no rows.
+
+    Example:
+        >>> import numpy as np
+        >>> from auheat import interval
+        >>> right, labels = np.array([1.0, 0.0, 1.0, 1.0]), np.array([0, 0, 1, 1])
+        >>> value, low, high = interval(right, labels)
+        >>> value, bool(low <= value <= high)
+        (0.75, True)
     """
     table = np.asarray(values, np.float64)
     columns = table[:, None] if table.ndim == 1 else table
@@ -56,7 +79,7 @@ def interval(
     persons = None if persons is None or not len(persons) else list(persons)  # of an array, too
     told = len(labels if persons is None else persons)
     if not len(columns) or len(labels) != len(columns) or told != len(columns):
-        raise AuheatError(
+        raise RequestError(
             f"bootstrap: {len(columns)} values, {len(labels)} labels, {told} "
             "persons (expected as many of each, at least one)"
         )
@@ -83,16 +106,38 @@ def paired_interval(
     balanced: bool = True,
     **settings: Any,
 ) -> Interval:
-    """Return the mean difference `first` - `second` of two runs' scores and its interval.
+    """Compute the mean difference of two runs' scores of the same photos, and its interval.
 
-    Row i of both is the same photo, so a draw has the same photos of both, and what makes a photo
-    hard for either falls out. Rows that one of them has no value for are left out. The other
-    arguments are `interval`'s. Zero outside the interval: the runs differ by more than the
-    choice of photos explains; another seed's run may still differ. Raises `AuheatError`.
+    A draw has the same photos of both, so what makes a photo hard for either falls out. Zero
+    outside the interval: the runs differ by more than the choice of photos explains; another
+    seed's run may still differ.
+
+    Args:
+        first: (N,) or (N, C) scores of one run.
+        second: Those of the other; row i is the same photo. Rows that one of them has no value
+            for (NaN) are left out.
+        labels: (N,) classes, 0 and up.
+        persons: As for `interval`.
+        balanced: As for `interval`.
+        settings: `draws`, `level` and `seed` of `interval`.
+
+    Returns:
+        `value`, `low` and `high` of `first` - `second`, as for `interval`.
+
+    Raises:
+        RequestError: Shapes that differ, or no rows.
+
+    Example:
+        >>> import numpy as np
+        >>> from auheat import paired_interval
+        >>> labels = np.array([0, 0, 1, 1])
+        >>> first, second = np.array([0.9, 0.8, 0.7, 0.9]), np.array([0.5, 0.4, 0.3, 0.5])
+        >>> round(paired_interval(first, second, labels).low, 3)
+        0.4
     """
     a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
     if a.shape != b.shape:
-        raise AuheatError(f"bootstrap: {a.shape} and {b.shape} values (expected the same rows)")
+        raise RequestError(f"bootstrap: {a.shape} and {b.shape} values (expected the same rows)")
     return interval(a - b, labels, persons, balanced, **settings)
 
 

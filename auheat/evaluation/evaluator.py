@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from auheat.data.dataset import Item
-from auheat.errors import AuheatError
+from auheat.errors import RequestError, StoreError
 from auheat.evaluation.external_maps import (
     IDS,
     LABELS,
@@ -69,13 +69,13 @@ def evaluate(
     Raises `AuheatError`.
     """
     if split not in SPLITS:
-        raise AuheatError(f"--split: {split!r} is not known (one of {', '.join(SPLITS)})")
+        raise RequestError(f"--split: {split!r} is not known (one of {', '.join(SPLITS)})")
     if kind not in KINDS:
-        raise AuheatError(f"--kind: {kind!r} is not known (one of {', '.join(KINDS)})")
+        raise RequestError(f"--kind: {kind!r} is not known (one of {', '.join(KINDS)})")
     if kind != next(iter(KINDS)) and save_maps is None:
-        raise AuheatError(f"--kind: {kind} of what (--save-maps names the file to write)")
+        raise RequestError(f"--kind: {kind} of what (--save-maps names the file to write)")
     if strict and maps is None:
-        raise AuheatError("--strict: needs --maps (a run has a map of every photo)")
+        raise RequestError("--strict: needs --maps (a run has a map of every photo)")
     if save_maps is not None:
         check_target(save_maps)
     target = pick_device(device)
@@ -109,7 +109,7 @@ def _score(
     tables = scorer.compute()
     seconds = time.perf_counter() - started
     if tables is None:
-        raise AuheatError(f"{task.name}: no {split} photo has a heatmap to compare with")
+        raise StoreError(f"{task.name}: no {split} photo has a heatmap to compare with")
     hidden = () if task.class_maps else (CAM, CAM_PREDICTED)
     kinds = [k for k in scorer.kinds if k not in hidden]
     persons = [task.dataset.persons[i] for i in tables.index.tolist()]
@@ -132,7 +132,7 @@ def _keep(
 ) -> None:
     """Add a batch's maps of a kind to those that are saved."""
     if kind not in views.maps or (kind.startswith(CAM) and not task.class_maps):
-        raise AuheatError(f"--kind: {task.name} has no {kind} (its maps know no class)")
+        raise RequestError(f"--kind: {task.name} has no {kind} (its maps know no class)")
     names = task.plan.names
     saved[IDS] += [task.dataset.ids[i] for i in batch["index"].tolist()]
     saved[MAPS] += [one.cpu().numpy() for one in views.maps[kind]]
@@ -180,7 +180,7 @@ def _write(folder: Path, split: str, result: Evaluation, arrays: Mapping[str, Ar
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise AuheatError(f"{folder}: cannot be written: {error.strerror}") from error
+        raise StoreError(f"{folder}: cannot be written: {error.strerror}") from error
     write_json(folder / scores, result.as_dict())
     write_maps(folder / beside, arrays)
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from auheat.errors import AuheatError
+from auheat.errors import AuheatError, RequestError, StoreError
 from auheat.evaluation.model_maps import GIVEN, MapSet
 from auheat.records import Array
 from auheat.utils.npz import DAMAGE, read_npy, read_npz
@@ -62,15 +62,17 @@ class ExternalMaps:
         """Return a photo's map (h, w) f32; raises `AuheatError` for what is no map."""
         try:
             values = np.asarray(self.read(key))
+        except AuheatError:
+            raise
         except _ERRORS as error:
-            raise AuheatError(f"{self.source}: {key}: cannot be read: {error}") from error
+            raise StoreError(f"{self.source}: {key}: cannot be read: {error}") from error
         if values.ndim != 2 or not values.size or values.dtype.kind not in "biuf":
-            raise AuheatError(
+            raise StoreError(
                 f"{self.source}: {key}: {values.dtype} of shape {values.shape} (expected one gray "
                 "map of numbers, (h, w))"
             )
         if not np.isfinite(values).all():
-            raise AuheatError(f"{self.source}: {key}: NaN or infinite (expected finite numbers)")
+            raise StoreError(f"{self.source}: {key}: NaN or infinite (expected finite numbers)")
         values = values if values.dtype.kind == "f" else values.astype(np.float64)
         largest = np.abs(values).max()
         fits = _FLOAT32.tiny / _FLOAT32.eps <= largest <= _FLOAT32.max
@@ -83,19 +85,19 @@ def open_maps(source: Path) -> ExternalMaps:
     if source.is_dir():
         return _open_folder(source)
     if not source.is_file():
-        raise AuheatError(f"--maps: {source}: not there (expected an .npz or a folder)")
+        raise StoreError(f"--maps: {source}: not there (expected an .npz or a folder)")
     arrays = _read_npz(source)
     if not {IDS, MAPS} <= set(arrays):
         return ExternalMaps(source, frozenset(arrays), arrays.__getitem__, {}, {})
     ids, maps = arrays[IDS], arrays[MAPS]
     if ids.ndim != 1 or ids.dtype.kind not in "US" or maps.ndim != 3 or len(maps) != len(ids):
-        raise AuheatError(
+        raise StoreError(
             f"{source}: id {ids.dtype} {ids.shape}, map {maps.shape} (expected N names, (N, h, w))"
         )
     keys = _texts(source, ids)
     if len(set(keys)) < len(keys):
         twice = sorted(key for key, n in Counter(keys).items() if n > 1)
-        raise AuheatError(f"{source}: {_list(twice)}: more than one map")
+        raise StoreError(f"{source}: {_list(twice)}: more than one map")
     number = {key: i for i, key in enumerate(keys)}
     labels, predicted = (_read_classes(source, arrays, n, keys) for n in (LABELS, PREDICTED))
     side = _read_side(source, arrays[SIDE]) if SIDE in arrays else None
@@ -108,7 +110,7 @@ def _read_npz(file: Path) -> dict[str, Array]:
     try:
         return read_npz(file)
     except (OSError, *DAMAGE) as error:
-        raise AuheatError(f"{file}: not an .npz that can be read: {error}") from error
+        raise StoreError(f"{file}: not an .npz that can be read: {error}") from error
 
 
 def _texts(source: Path, values: Array) -> list[str]:
@@ -116,14 +118,14 @@ def _texts(source: Path, values: Array) -> list[str]:
     try:
         return [v.decode() if kind == "S" else str(v) for v in values.tolist()]
     except UnicodeDecodeError as error:
-        raise AuheatError(f"{source}: a name that is not UTF-8 ({error})") from error
+        raise StoreError(f"{source}: a name that is not UTF-8 ({error})") from error
 
 
 def _read_side(source: Path, value: Array) -> int:
     low, high = SIDES
     if value.size == 1 and value.dtype.kind in "iu" and low <= value.item() <= high:
         return int(value.item())
-    raise AuheatError(
+    raise StoreError(
         f"{source}: side {value.dtype} {value.shape} (expected a whole number, {low} to {high})"
     )
 
@@ -136,7 +138,7 @@ def _read_classes(
         return {}
     values = arrays[name]
     if values.shape != (len(keys),) or values.dtype.kind not in "USiu":
-        raise AuheatError(
+        raise StoreError(
             f"{source}: {name} {values.dtype} {values.shape} (expected {len(keys)} names or "
             "numbers)"
         )
@@ -151,12 +153,10 @@ def _open_folder(folder: Path) -> ExternalMaps:
             continue
         key = unquote(file.relative_to(folder).with_suffix("").as_posix())
         if key in files:
-            raise AuheatError(
-                f"{folder}: {key}: more than one map ({files[key].name}, {file.name})"
-            )
+            raise StoreError(f"{folder}: {key}: more than one map ({files[key].name}, {file.name})")
         files[key] = file
     if not files:
-        raise AuheatError(f"--maps: {folder}: no map in it (expected {', '.join(SUFFIXES)} files)")
+        raise RequestError(f"--maps: {folder}: no map in it (expected {', '.join(SUFFIXES)} files)")
     return ExternalMaps(folder, frozenset(files), lambda key: _read_file(files[key]), {}, {})
 
 
@@ -186,14 +186,14 @@ def choose_rows(
     """
     unknown = sorted(maps.ids - everything)
     if unknown:
-        raise AuheatError(
+        raise StoreError(
             f"{maps.source}: {_list(unknown)}: no such photo in the shards (there: "
             f"{_list(sorted(everything))})"
         )
     there = [row for row, key in enumerate(ids) if key in maps.ids]
     missing = [key for key in ids if key not in maps.ids]
     if not there:
-        raise AuheatError(f"{maps.source}: no map of these photos (there: {_list(list(ids))})")
+        raise StoreError(f"{maps.source}: no map of these photos (there: {_list(list(ids))})")
     return np.array(there, np.intp), missing
 
 
@@ -208,7 +208,7 @@ def check_classes(
     for key, number in truth.items():
         told = _number(maps, maps.labels.get(key, number), names, key)
         if told not in (-1, number):
-            raise AuheatError(
+            raise StoreError(
                 f"{maps.source}: {key}: label {names[told]} (the shards have {names[number]})"
             )
     predicted = maps.predicted
@@ -222,7 +222,7 @@ def _number(maps: ExternalMaps, told: Any, names: Sequence[str], key: str) -> in
         return list(names).index(told)
     if isinstance(told, int) and 0 <= told < len(names):
         return told
-    raise AuheatError(
+    raise StoreError(
         f"{maps.source}: {key}: class {told!r} (expected one of {', '.join(names)}, or its number)"
     )
 
@@ -239,7 +239,7 @@ def view_given(
 def check_target(file: Path) -> None:
     """Raise `AuheatError` for a file that could not be written, before there is anything to."""
     if not file.name or file.is_dir():
-        raise AuheatError(f"{file}: a folder (expected the name of an .npz to write)")
+        raise StoreError(f"{file}: a folder (expected the name of an .npz to write)")
 
 
 def write_maps(file: Path, arrays: Mapping[str, Any]) -> None:
@@ -251,7 +251,7 @@ def write_maps(file: Path, arrays: Mapping[str, Any]) -> None:
             np.savez_compressed(handle, **arrays)
         part.replace(file)
     except OSError as error:
-        raise AuheatError(f"{file}: cannot be written: {error.strerror or error}") from error
+        raise StoreError(f"{file}: cannot be written: {error.strerror or error}") from error
 
 
 def _list(keys: Sequence[str]) -> str:

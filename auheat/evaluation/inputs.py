@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from auheat.data.dataset import Item, ShardDataset, mean_heatmaps
-from auheat.data.row_selection import read_table
-from auheat.errors import AuheatError
+from auheat.data.row_selection import read_row_table
+from auheat.errors import StoreError
 from auheat.evaluation.external_maps import check_classes, choose_rows, open_maps, view_given
 from auheat.evaluation.model_maps import MapSet, predict_maps, view_maps
 from auheat.heatmaps.plan import Plan, plan_heatmaps
@@ -119,7 +119,7 @@ def plan_given(
         dataset, rows = _choose_run_rows(store, run, config, split, shards)
         plan, mean = _plan_of(run, config), _mean_heatmap(run)
         side = int(config["settings"]["image_size"])
-    tables = (read_table(file) for file in dataset.files)
+    tables = (read_row_table(file) for file in dataset.files)
     everything = frozenset(key.decode() for table in tables for key in table.ids.tolist())
     ids = [dataset.ids[row] for row in rows.tolist()]
     there, missing = choose_rows(given, ids, everything)
@@ -129,7 +129,7 @@ def plan_given(
     truth = dict(zip(ids, dataset.labels[rows].tolist(), strict=True))
     needed = [key for key in missing if plan.names[truth[key]] in drawn]
     if strict and needed:
-        raise AuheatError(f"{maps}: no map of {len(needed)} photos, such as {needed[0]}")
+        raise StoreError(f"{maps}: no map of {len(needed)} photos, such as {needed[0]}")
     names = dataset.class_names
     predicted = check_classes(given, names, {ids[i]: truth[ids[i]] for i in there})
 
@@ -167,7 +167,7 @@ def _choose_run_rows(
     folder, classes = files[0].parent, read_table(files[0]).names
     size, names = int(config["settings"]["image_size"]), config["class_names"]
     if sorted(classes) != sorted(config["shard_classes"]):
-        raise AuheatError(
+        raise StoreError(
             f"{folder}: classes {', '.join(classes)} (run {run.name} was trained on "
             f"{', '.join(config['shard_classes'])})"
         )
@@ -182,7 +182,7 @@ def _choose_run_rows(
             "test": "--split val scores the photos held out from training",
             "val": "none that this run held out from training is among these shards",
         }
-        raise AuheatError(f"{folder}: no {split} photos ({hint[split]})")
+        raise StoreError(f"{folder}: no {split} photos ({hint[split]})")
     return dataset, rows
 
 
@@ -193,7 +193,7 @@ def _choose_rows(
     files, _ = list_rendered(store, shards)
     dataset = ShardDataset(files, split, side)
     if not len(dataset):
-        raise AuheatError(
+        raise StoreError(
             f"{files[0].parent}: no {split} photos (a run knows which it held out: name it, too)"
         )
     return dataset, np.arange(len(dataset))
@@ -204,7 +204,7 @@ def _mean_heatmap(run: Path) -> Tensor:
     file = run / run_folder.MAPS
     means = checkpoint.load_tensors(file).get("mean_heatmap")
     if means is None or means.ndim != 3 or not means.numel() or not means.any():
-        raise AuheatError(f"{file}: no mean_heatmap in it (`auheat train --overwrite` makes it)")
+        raise StoreError(f"{file}: no mean_heatmap in it (`auheat train --overwrite` makes it)")
     there = means.amax((1, 2)) > 0
     return means[there].mean(0)
 
@@ -214,7 +214,7 @@ def _mean_of_training(scored: ShardDataset) -> Tensor:
     dataset = ShardDataset(scored.files, "train", scored.image_size)
     means = mean_heatmaps(dataset, np.arange(len(dataset)))
     if not means:
-        raise AuheatError(
+        raise StoreError(
             f"{scored.files[0].parent}: no training photo has a heatmap, of which the mean is a "
             "baseline (name a run that has it, too)"
         )

@@ -16,10 +16,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from auheat.data.dataset import fit_square
-from auheat.errors import AuheatError
+from auheat.errors import AuheatError, RequestError, StoreError
 from auheat.evaluation.model_maps import predict_maps
 from auheat.explanation.inputs import gather_photos, match_detector, name_outputs, remove_earlier
-from auheat.explanation.panel import draw_panel, encode_png
+from auheat.explanation.panel import draw_explanation, encode_png
 from auheat.explanation.scores import (
     Expected,
     ExplanationData,
@@ -32,7 +32,7 @@ from auheat.heatmaps.plan import plan_heatmaps
 from auheat.images.decoding import decode, encode_like, read_bytes
 from auheat.images.headers import UnreadableImageError
 from auheat.models.registry import find_method
-from auheat.pipeline.framing import move, warp
+from auheat.pipeline.framing import move_points, warp
 from auheat.pipeline.landmark_sources import DetectorSource
 from auheat.pipeline.reframing import PhotoFraming, frame_photo
 from auheat.records import Array, Landmarks, Sample, Status
@@ -73,8 +73,8 @@ class Explanation(ExplanationData):
     def panel(self) -> Array:
         """Return the panel, (H, W, 3) u8 RGB; raises `AuheatError` where no face was found."""
         if not self.explained:
-            raise AuheatError(f"{self.photo}: {self.status.name}: {'; '.join(self.notes)}")
-        return draw_panel(self)
+            raise StoreError(f"{self.photo}: {self.status.name}: {'; '.join(self.notes)}")
+        return draw_explanation(self)
 
     def save(self, file: str | Path) -> Path:
         """Write the panel as PNG and return its path; raises `AuheatError`."""
@@ -95,7 +95,7 @@ class Explanation(ExplanationData):
 
 def _cannot_write(path: Path, error: OSError) -> AuheatError:
     reason = error.strerror or str(error)
-    return AuheatError(
+    return StoreError(
         f"{path}: cannot be written: {reason} (make room or choose another place; what was written "
         "of other photos is kept)"
     )
@@ -154,7 +154,7 @@ class Explainer:
         name = SYNONYMS.get(label.casefold(), label)
         if label and name not in self.class_names:
             known = ", ".join(self.class_names)
-            raise AuheatError(f"--label: {label!r} is no class of {self.run} (one of {known})")
+            raise RequestError(f"--label: {label!r} is no class of {self.run} (one of {known})")
         return name
 
     def _explain(
@@ -199,7 +199,7 @@ class Explainer:
                 framed = decode(encode_like(data, np.ascontiguousarray(framed)))
         except UnreadableImageError:
             return None
-        at = move(points[None].astype(np.float64), view.transform[None])[0]
+        at = move_points(points[None].astype(np.float64), view.transform[None])[0]
         scale = np.array([self._side / view.size[1], self._side / view.size[0]])
         return _Framed(
             view,
@@ -325,7 +325,7 @@ def explain(
     """
     one = isinstance(images, str | Path)
     if one and Path(images).is_dir():  # type: ignore[arg-type]
-        raise AuheatError(f"{images}: a folder (expected a photo, or a list: [{str(images)!r}])")
+        raise RequestError(f"{images}: a folder (expected a photo, or a list: [{str(images)!r}])")
     photos = gather_photos([images] if one else images, tell)  # type: ignore[list-item,arg-type]
     explainer = Explainer(run_folder.find_run(Path(store), run), device, detector, model)
     for note in explainer.notes:
@@ -334,7 +334,7 @@ def explain(
     if not one:
         return found
     if not found[0].explained:
-        raise AuheatError(describe_failure(found[0]))
+        raise StoreError(describe_failure(found[0]))
     return found[0]
 
 
@@ -370,6 +370,8 @@ def explain_to(
                 told = found.as_dict() | {"photo": str(found.photo.resolve()), "panel": panel.name}
                 write_json(out / f"{name}.json", told)  # first: no panel without its JSON
                 found.save(panel)
+        except AuheatError:
+            raise
         except OSError as error:
             raise _cannot_write(out, error) from error
         yield found, panel

@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from auheat.errors import AuheatError
+from auheat.errors import AuheatError, StoreError
 from auheat.landmarks.base import Detector
 from auheat.landmarks.registry import DETECTORS, load_detector
 from auheat.utils.paths import Fence, walk_photos
@@ -42,12 +42,12 @@ def gather_photos(
         elif path.exists():
             photos = [path]
         else:
-            raise AuheatError(f"{path}: no such photo or folder")
+            raise StoreError(f"{path}: no such photo or folder")
         for photo in photos:
             found.setdefault(photo.resolve(), photo)
     if not found:
         told = ", ".join(str(path) for path in named) or "IMAGE"
-        raise AuheatError(f"{told}: no photos there (expected .jpg, .png and the like)")
+        raise StoreError(f"{told}: no photos there (expected .jpg, .png and the like)")
     return list(found.values())
 
 
@@ -73,7 +73,7 @@ def match_detector(
     its digest tells. Raises `AuheatError` where it cannot be loaded.
     """
     own, digest = config.get("detector"), config.get("detector_digest")
-    chosen = name or (own if own in DETECTORS else USUAL)
+    chosen = name or (str(own) if own in DETECTORS else USUAL)
     mapping = _find_mapping(chosen, digest)
     found = load_detector(chosen, device, mapping, model)
     if found.digest == digest:

@@ -11,7 +11,7 @@ import numpy as np
 from auheat.explanation.scores import AUScore, ExplanationData, find_inside
 from auheat.records import Array
 from auheat.visualization.overlays import overlay
-from auheat.visualization.text import GRAY, WHITE, Color, fill, wrap, write
+from auheat.visualization.text import GRAY, WHITE, Color, fill_box, wrap, write
 
 CELL = 352
 """Side of a cell, in px."""
@@ -62,7 +62,7 @@ def _in_cell(picture: Array, place: Place) -> Array:
     return cell
 
 
-def place_points(points: Array, size: tuple[int, int], place: Place) -> Array:
+def place_in_cell(points: Array, size: tuple[int, int], place: Place) -> Array:
     """Return points (N, 2) px of a picture of `size` (H, W) in px of the cell it is fitted into.
 
     `place` is left, top, width and height of the picture in the cell.
@@ -87,11 +87,11 @@ def draw_overview_cell(found: ExplanationData) -> Array:
     """Draw the whole photo with its landmarks, and the part that the network saw."""
     fitted, place = fit_cell(found.overview)
     cell = _in_cell(fitted, place)
-    _dots(cell, place_points(found.landmarks, found.size, place))
+    _dots(cell, place_in_cell(found.landmarks, found.size, place))
     height, width = found.frame
     corners = np.array([[0, 0], [width, 0], [width, height], [0, height]]) - 0.5
     back = cv2.invertAffineTransform(found.transform.astype(np.float64))
-    outline = place_points(corners @ back[:, :2].T + back[:, 2], found.size, place)
+    outline = place_in_cell(corners @ back[:, :2].T + back[:, 2], found.size, place)
     if found.frame != found.size or not np.array_equal(found.transform, np.eye(2, 3)):
         _line(cell, outline, WHITE, 2)
     return cell
@@ -122,7 +122,7 @@ def draw_expected_cell(found: ExplanationData, outlines: Sequence[Sequence[Array
     """Draw the face with its landmarks, and the region of each AU, outlined and named."""
     fitted, place = fit_cell(found.picture)
     cell = _in_cell(fitted, place)
-    _dots(cell, place_points(found.points, found.image.shape[:2], place))
+    _dots(cell, place_in_cell(found.points, found.image.shape[:2], place))
     for lines, tint in zip(outlines, tint_units(found.units), strict=True):
         for line in lines:
             _line(cell, line, tint, 2)
@@ -160,7 +160,7 @@ def _place_tags(
             max(lines, key=lambda line: float(line[:, 0].mean()) * (1 if right else -1))
             for _, _, lines in column
         ]
-        heights = spread([float(line[:, 1].mean()) for line in nearest], _TAG[1] + 5)
+        heights = spread_apart([float(line[:, 1].mean()) for line in nearest], _TAG[1] + 5)
         tags += [
             (unit, tint, (x, y), line)
             for (unit, tint, _), y, line in zip(column, heights, nearest, strict=True)
@@ -168,7 +168,7 @@ def _place_tags(
     return tags
 
 
-def spread(places: Sequence[float], apart: float, end: float = CELL) -> list[float]:
+def spread_apart(places: Sequence[float], apart: float, end: float = CELL) -> list[float]:
     """Move heights in [0, end] as little as it takes for them to be `apart`, in their order.
 
     They keep half of `apart` from either end; where there is no room for all, they are evenly
@@ -195,8 +195,8 @@ def _draw_tag(cell: Array, text: str, tint: Color, at: tuple[float, float], outl
     ends = [tuple(int(v) for v in np.rint(16 * p)) for p in (edge, target)]
     for color, width in (((25, 25, 25), 3), (tint, 1)):
         cv2.line(cell, ends[0], ends[1], color, width, cv2.LINE_AA, 4)
-    fill(cell, (x - wide / 2 - 1, y - high / 2 - 1, x + wide / 2 + 1, y + high / 2 + 1), WHITE)
-    fill(cell, (x - wide / 2, y - high / 2, x + wide / 2, y + high / 2), tint)
+    fill_box(cell, (x - wide / 2 - 1, y - high / 2 - 1, x + wide / 2 + 1, y + high / 2 + 1), WHITE)
+    fill_box(cell, (x - wide / 2, y - high / 2, x + wide / 2, y + high / 2), tint)
     write(cell, text, (x, y + 4.5), 9, WHITE, bold=True, align="middle")
 
 

@@ -27,7 +27,7 @@ REGION_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class MapScores:
+class ExplanationScores:
     """How one map agrees with the heatmap of one class, the target.
 
     `cosine`, `centred` and `margin` are those of `auheat.evaluation.metrics.score_maps`, `rank` is
@@ -94,8 +94,9 @@ class ExplanationData:
     pixels, `overview` the whole photo, small. `attention`, `cam`, `heatmap` (S, S) and `regions`
     (one (S, S) per unit) are in [0, 1] on the grid of `image`; `cam` is the predicted class's,
     empty for a method without maps of classes, `heatmap` is zero for a class without one.
-    `scores` has a `MapScores` of "attention" and "cam" with the predicted class and, where `label`
-    is another one, of "attention, true class" and "cam, true class" (the map stays the same one).
+    `scores` has `ExplanationScores` of "attention" and "cam" with the predicted class and, where
+    `label` is another one, of "attention, true class" and "cam, true class" (the map stays the
+    same one).
     """
 
     photo: Path
@@ -107,7 +108,7 @@ class ExplanationData:
     expression: str = ""
     label: str = ""
     probabilities: dict[str, float] = field(default_factory=dict)
-    scores: dict[str, MapScores] = field(default_factory=dict)
+    scores: dict[str, ExplanationScores] = field(default_factory=dict)
     units: tuple[AUScore, ...] = ()
     score: float = 0.0
     size: tuple[int, int] = (0, 0)
@@ -180,18 +181,18 @@ def draw_expected(points: Array, plan: Plan, side: int, device: torch.device) ->
     return Expected(names, torch.from_numpy(drawn).to(device))
 
 
-def score_photo(seen: Tensor, expected: Expected, row: int, target: str) -> MapScores:
-    """Score a map (S, S) of photo `row` against the heatmap of a class (see `MapScores`)."""
+def score_photo(seen: Tensor, expected: Expected, row: int, target: str) -> ExplanationScores:
+    """Score a map (S, S) of photo `row` against the heatmap of a class."""
     heatmaps = expected.heatmaps[row]
     r = centred_cosine(seen[None], heatmaps)
     ordered = sorted(zip(expected.drawn, r.tolist(), strict=True), key=lambda item: -item[1])
     closest = ordered[0][0] if ordered and bool(r.any()) else ""
     if target not in expected.drawn:
-        return MapScores(target, None, None, None, None, closest, dict(ordered))
+        return ExplanationScores(target, None, None, None, None, closest, dict(ordered))
     own = torch.tensor([expected.drawn.index(target)], device=seen.device)
     found = score_maps(seen[None], heatmaps[None], own)
     alone = len(expected.drawn) == 1
-    return MapScores(
+    return ExplanationScores(
         target,
         float(found.cosine),
         float(found.centred),

@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from auheat.errors import AuheatError
+from auheat.errors import AuheatError, RequestError, StoreError
 from auheat.exporters import npz, webdataset
 from auheat.expressions import SPLITS
 from auheat.records import Status
@@ -60,7 +60,7 @@ def export(
     material = open_shard_set(find_rendered(store, shards, "--shards"), "auheat render")
     extent = npz.measure_extent(material, split)
     if extent.rows == 0:
-        raise AuheatError(f"{material.folder}: no rows of split {split!r} (leave out --split)")
+        raise RequestError(f"{material.folder}: no rows of split {split!r} (leave out --split)")
     with tqdm(total=material.rows, desc="check", unit="row", leave=False) as bar:
         for number, entry in enumerate(material.entries):
             material.check(number)
@@ -74,9 +74,11 @@ def export(
                 _write_folder(out, material, split, shard_size or webdataset.SHARD_SIZE, about)
             else:
                 _write_file(out, material, split, extent, about)
+    except AuheatError:
+        raise
     except OSError as error:
         reason = error.strerror or str(error)
-        raise AuheatError(
+        raise StoreError(
             f"{out}: cannot be written: {reason} (nothing is left of it: make room or mend it, and "
             "give the same command again)"
         ) from error
@@ -91,29 +93,31 @@ def _check_request(
 ) -> None:  # fmt: skip
     check_one_of("--format", format, FORMATS)
     if format == "npz" and out.suffix != ".npz":
-        raise AuheatError(f"{out}: --format npz is one file (its name must end with .npz)")
+        raise StoreError(f"{out}: --format npz is one file (its name must end with .npz)")
     if split is not None:
         check_one_of("--split", split, dict.fromkeys(SPLITS.values()))
     if shard_size is not None and (format != "webdataset" or shard_size < 1):
-        raise AuheatError(f"--shard-size: {shard_size} (1 or more, with --format webdataset alone)")
+        raise RequestError(
+            f"--shard-size: {shard_size} (1 or more, with --format webdataset alone)"
+        )
     if store.resolve() in (out.resolve(), *out.resolve().parents):
-        raise AuheatError(f"{out}: inside the store {store} (an export belongs outside of it)")
+        raise RequestError(f"{out}: inside the store {store} (an export belongs outside of it)")
 
 
 def _check_place(store: Path, out: Path, format: str, overwrite: bool) -> None:  # noqa: A002
     """Raise `AuheatError` where something would be lost: nothing but an export is ever replaced."""
     if out.resolve() in store.resolve().parents:
-        raise AuheatError(f"{out}: the store lies in it (choose a name for the export itself)")
+        raise RequestError(f"{out}: the store lies in it (choose a name for the export itself)")
     empty = out.is_dir() and not out.is_symlink() and not any(out.iterdir())
     if (out.exists() or out.is_symlink()) and not (empty and format == "webdataset"):
         if out.is_symlink() or out.is_dir() != (format == "webdataset") or not _is_export(out):
-            raise AuheatError(f"{out}: there already, and no export (choose another name)")
+            raise RequestError(f"{out}: there already, and no export (choose another name)")
         if not overwrite:
-            raise AuheatError(f"{out}: there already (--overwrite replaces it)")
+            raise RequestError(f"{out}: there already (--overwrite replaces it)")
     for left in (PART, _OLD):
         other = out.with_name(out.name + left)
         if other.is_dir() and not _is_export(other, finished=False):
-            raise AuheatError(f"{other}: in the way, and no export (move it away)")
+            raise StoreError(f"{other}: in the way, and no export (move it away)")
 
 
 def _is_export(out: Path, finished: bool = True) -> bool:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from auheat.errors import AuheatError
+from auheat.errors import AuheatError, RequestError
 from auheat.expressions import EXPRESSIONS, SYNONYMS
 from auheat.facs.records import Blob, Codebook, Cue, Frame, Region
 from auheat.facs.yaml_reading import abbreviate, check_keys, check_list, check_text, load_yaml
@@ -68,16 +68,39 @@ class Difference:
 
 
 def list_codebooks() -> list[str]:
-    """Return the names of the codebooks that come with auheat."""
+    """List the names of the codebooks that come with auheat.
+
+    Returns:
+        Names that `load_codebook` and `render(codebook=...)` take, sorted.
+
+    Example:
+        >>> from auheat import list_codebooks
+        >>> "martinez" in list_codebooks()
+        True
+    """
     files = resources.files("auheat.codebooks").iterdir()
     return sorted(f.name[:-5] for f in files if f.name.endswith(".yaml") and f.name != _REGIONS)
 
 
 def load_codebook(name: str | Path) -> NotedCodebook:
-    """Load a codebook by its name, or from a YAML file of the same form.
+    """Load a FACS codebook: which action units belong to which expression, and where they are.
 
-    Raises `AuheatError` naming file and path for an unknown name, key, expression or AU, a
-    duplicate, a weight outside (0, 1], or an AU without a region.
+    Args:
+        name: A name of `list_codebooks`, or the path of a YAML file of the same form.
+
+    Returns:
+        The codebook, checked, with the notes of its file.
+
+    Raises:
+        RequestError: An unknown name, key, expression or AU, a duplicate, a weight outside (0, 1],
+            or an AU without a region; the text names file and path.
+        StoreError: A file that cannot be read as text.
+
+    Example:
+        >>> from auheat import load_codebook
+        >>> book = load_codebook("martinez")
+        >>> [cue.au for cue in book.expressions["Happiness"]]
+        [6, 12, 25]
     """
     file = _find_codebook(name)
     raw, text = load_yaml(file)
@@ -199,7 +222,7 @@ def _find_codebook(name: str | Path) -> Traversable | Path:
         return resources.files("auheat.codebooks") / f"{name}.yaml"
     file = Path(name)
     if file.suffix not in (".yaml", ".yml"):
-        raise AuheatError(
+        raise RequestError(
             f"codebook {str(name)!r}: unknown (known: {', '.join(known)}; or a .yaml file)"
         )
     return file
@@ -212,7 +235,7 @@ def _load_regions() -> tuple[Frame, Mapping[int, Region], str]:
     check_keys(f"{_REGIONS}: frame", raw["frame"], {"source", "weights", "mean"})
     mean = np.array(raw["frame"]["mean"], np.float64)
     if mean.shape != (N_POINTS, 2):
-        raise AuheatError(f"{_REGIONS}: frame.mean: shape {mean.shape} (expected (68, 2))")
+        raise RequestError(f"{_REGIONS}: frame.mean: shape {mean.shape} (expected (68, 2))")
     weights = np.zeros(N_POINTS)
     for point, weight in raw["frame"]["weights"].items():
         weights[point] = weight
@@ -247,12 +270,12 @@ def _read_blobs(region: str, index: int, entry: Any) -> list[Blob]:
     check_keys(where, entry, {"anchor", "sigma"}, {"offset", "angle"})
     anchor = tuple(entry["anchor"])
     if not anchor or not all(type(p) is int and 0 <= p < N_POINTS for p in anchor):
-        raise AuheatError(f"{where}.anchor: {entry['anchor']} (expected landmarks 0 to 67)")
+        raise RequestError(f"{where}.anchor: {entry['anchor']} (expected landmarks 0 to 67)")
     x, y = (float(v) for v in entry.get("offset", (0, 0)))
     sigma = tuple(float(v) for v in entry["sigma"])
     low, high = SIGMA_RANGE
     if len(sigma) != 2 or not all(low <= s <= high for s in sigma):
-        raise AuheatError(f"{where}.sigma: {entry['sigma']} (expected two of {low} to {high})")
+        raise RequestError(f"{where}.sigma: {entry['sigma']} (expected two of {low} to {high})")
     angle = float(entry.get("angle", 0))
     partner = tuple(int(MIRROR[p]) for p in anchor)
     if set(partner) == set(anchor) and x == 0 and angle % 90 == 0:
@@ -275,7 +298,7 @@ def _read_expressions(
 
 def _check_expressions(where: str, raw: Any) -> dict[Any, Any]:
     if not isinstance(raw, dict) or not raw:
-        raise AuheatError(
+        raise RequestError(
             f"{where}: expressions: {abbreviate(raw)} (expected a mapping of name to AUs)"
         )
     return raw
@@ -289,9 +312,9 @@ def _read_name(where: str, key: Any, seen: Iterable[str]) -> str:
     name = SYNONYMS.get(str(key).casefold())
     if name is None:
         known = ", ".join(EXPRESSIONS)
-        raise AuheatError(f"{_path(where, key)}: unknown expression (known: {known})")
+        raise RequestError(f"{_path(where, key)}: unknown expression (known: {known})")
     if name in seen:
-        raise AuheatError(f"{_path(where, key)}: {name} is given twice")
+        raise RequestError(f"{_path(where, key)}: {name} is given twice")
     return name
 
 
@@ -316,12 +339,12 @@ def _read_cues(path: str, entry: Any, regions: Mapping[int, Region]) -> tuple[Cu
         for au in group.keys() & cues.keys():
             # alternatives share units, being drawn as their union; else a unit stands once
             if cues[au].role != role:
-                raise AuheatError(f"{spot}: AU {au} is given twice (also {cues[au].role})")
+                raise RequestError(f"{spot}: AU {au} is given twice (also {cues[au].role})")
             if cues[au] != group[au]:
-                raise AuheatError(f"{spot}: AU {au} has another weight or side before")
+                raise RequestError(f"{spot}: AU {au} has another weight or side before")
         cues |= group
     if not cues:
-        raise AuheatError(f"{path}: no AUs (expected {', '.join(_ROLES)})")
+        raise RequestError(f"{path}: no AUs (expected {', '.join(_ROLES)})")
     return tuple(cues[au] for au in sorted(cues))
 
 
@@ -332,7 +355,7 @@ def _read_group(
     for i, item in enumerate(items):
         cue = _read_cue(f"{spot}[{i}]", item, role, regions)
         if cue.au in group:
-            raise AuheatError(f"{spot}[{i}]: AU {cue.au} is given twice")
+            raise RequestError(f"{spot}[{i}]: AU {cue.au} is given twice")
         group[cue.au] = cue
     return group
 
@@ -344,18 +367,18 @@ def _read_cue(where: str, item: Any, role: str, regions: Mapping[int, Region]) -
     if type(au) is not int or au not in regions:  # bool is an int, but no unit
         known = f"(known: {', '.join(str(k) for k in regions)})"
         if type(au) is int and au in unplaced_units():
-            raise AuheatError(f"{where}: AU {au} has no region: {unplaced_units()[au]} {known}")
-        raise AuheatError(f"{where}: unknown AU {abbreviate(au)} {known}")
+            raise RequestError(f"{where}: AU {au} has no region: {unplaced_units()[au]} {known}")
+        raise RequestError(f"{where}: unknown AU {abbreviate(au)} {known}")
     weight = fields.get("weight", OPTIONAL_WEIGHT if role == "optional" else 1)
     if type(weight) not in (int, float) or not 0 < weight <= 1:  # nor is bool a weight, nor NaN
-        raise AuheatError(
+        raise RequestError(
             f"{where}: AU {au}: weight {abbreviate(weight)} (expected above 0, at most 1)"
         )
     side = fields.get("side", "both")
     if side not in SIDES:
-        raise AuheatError(f"{where}: AU {au}: side {abbreviate(side)} (known: {', '.join(SIDES)})")
+        raise RequestError(f"{where}: AU {au}: side {abbreviate(side)} (known: {', '.join(SIDES)})")
     if side != "both" and all(blob.side == "middle" for blob in regions[au].blobs):
-        raise AuheatError(f"{where}: AU {au}: side {side!r} of a unit on the midline (only: both)")
+        raise RequestError(f"{where}: AU {au}: side {side!r} of a unit on the midline (only: both)")
     return Cue(au, float(weight), side, role)
 
 

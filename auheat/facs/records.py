@@ -60,10 +60,22 @@ class Frame:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Codebook:
-    """Which action units an expert looks for in each expression, where, and who says so.
+    """Action units by expression: which an expert would inspect, where they are, and who says so.
 
-    `expressions` maps a canonical name to its cues, `regions` an AU to its place on the face;
-    `digest` changes whenever a map drawn from this codebook would.
+    Attributes:
+        name: What files and commands call it.
+        title: What people call it.
+        citation: The publication that its facts are from.
+        expressions: Canonical name -> cues: action unit, weight in (0, 1], side.
+        regions: Action unit -> its place on the face, as Gaussians.
+        frame: The mean face that places are given on.
+        digest: Hex sha256 that changes whenever a map drawn from this codebook would.
+
+    Example:
+        >>> from auheat import load_codebook
+        >>> book = load_codebook("martinez")
+        >>> book.regions[12].name
+        'Lip Corner Puller'
     """
 
     name: str

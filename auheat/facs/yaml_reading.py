@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from auheat.errors import AuheatError
+from auheat.errors import RequestError, StoreError
 
 MAX_TEXT = 2**20
 """Longest codebook file, in characters."""
@@ -84,24 +84,24 @@ def load_yaml(file: Traversable | Path) -> tuple[dict[str, Any], str]:
     MAX_NODES values, or a value that is neither text, number, list nor mapping.
     """
     if isinstance(file, Path) and file.exists() and not (file.is_file() or file.is_dir()):
-        raise AuheatError(f"{file.name}: no regular file (expected a codebook file)")
+        raise StoreError(f"{file.name}: no regular file (expected a codebook file)")
     try:
         with file.open(encoding="utf-8") as stream:
             text = stream.read(2 * MAX_TEXT)  # enough to say how much too long most are
     except OSError as error:
-        raise AuheatError(f"{file.name}: {error.strerror} (expected a codebook file)") from error
+        raise StoreError(f"{file.name}: {error.strerror} (expected a codebook file)") from error
     except UnicodeDecodeError as error:
-        raise AuheatError(f"{file.name}: not UTF-8 at byte {error.start} (save it so)") from error
+        raise StoreError(f"{file.name}: not UTF-8 at byte {error.start} (save it so)") from error
     if len(text) > MAX_TEXT:
-        raise AuheatError(f"{file.name}: {len(text)} characters (at most {MAX_TEXT})")
+        raise RequestError(f"{file.name}: {len(text)} characters (at most {MAX_TEXT})")
     try:
         raw = yaml.load(text, _Loader)  # noqa: S506 (a safe loader)
     except RecursionError as error:
-        raise AuheatError(f"{file.name}: no valid YAML: nested too deeply") from error
+        raise RequestError(f"{file.name}: no valid YAML: nested too deeply") from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or number out of bounds
-        raise AuheatError(f"{file.name}: no valid YAML: {_one_line(error)}") from error
+        raise RequestError(f"{file.name}: no valid YAML: {_one_line(error)}") from error
     if not isinstance(raw, dict):
-        raise AuheatError(f"{file.name}: not a mapping (expected name, citation, expressions)")
+        raise RequestError(f"{file.name}: not a mapping (expected name, citation, expressions)")
     return raw, json.dumps(_plain(f"{file.name}: ", raw), sort_keys=True)
 
 
@@ -120,7 +120,7 @@ def _plain(where: str, value: Any) -> Any:
         return [_plain(f"{where[:-1]}[{i}].", v) for i, v in enumerate(value)]
     if type(value) not in _KINDS:
         kind = type(value).__name__
-        raise AuheatError(f"{where[:-1]}: a {kind} (expected text, a number, a list or a mapping)")
+        raise RequestError(f"{where[:-1]}: a {kind} (expected text, a number, a list or a mapping)")
     return value
 
 
@@ -135,25 +135,27 @@ def check_keys(
 ) -> None:
     """Raise `AuheatError` unless `entry` is a mapping with these keys and no others."""
     if not isinstance(entry, dict):
-        raise AuheatError(f"{where}: {abbreviate(entry)} (expected a mapping)")
+        raise RequestError(f"{where}: {abbreviate(entry)} (expected a mapping)")
     known = [*sorted(required), *sorted(optional)]
     for key in entry:
         if key not in known:
-            raise AuheatError(f"{where}: unknown key {abbreviate(key)} (known: {', '.join(known)})")
+            raise RequestError(
+                f"{where}: unknown key {abbreviate(key)} (known: {', '.join(known)})"
+            )
     for key in required:
         if key not in entry:
-            raise AuheatError(f"{where}: {key!r} is missing (known: {', '.join(known)})")
+            raise RequestError(f"{where}: {key!r} is missing (known: {', '.join(known)})")
 
 
 def check_text(where: str, value: Any) -> str:
     """Return the text on one line; raise `AuheatError` where it is none or empty."""
     if not isinstance(value, str) or not value.strip():
-        raise AuheatError(f"{where}: {abbreviate(value)} (expected text)")
+        raise RequestError(f"{where}: {abbreviate(value)} (expected text)")
     return " ".join(value.split())
 
 
 def check_list(where: str, value: Any) -> list[Any]:
     """Return the list; raise `AuheatError` where it is none."""
     if not isinstance(value, list):
-        raise AuheatError(f"{where}: {abbreviate(value)} (expected a list)")
+        raise RequestError(f"{where}: {abbreviate(value)} (expected a list)")
     return value

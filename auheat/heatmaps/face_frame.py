@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from auheat.errors import AuheatError
+from auheat.errors import RequestError
 from auheat.facs.records import Frame
 from auheat.heatmaps.backend import like, namespace
 from auheat.records import N_POINTS
@@ -44,7 +44,7 @@ def check_faces(points: Any, labels: Any, image_sizes: Any, frame: Frame) -> Fac
     NumPy points become float64; torch ones stay on their device, in float32 at least.
     """
     if points.ndim != 3 or tuple(points.shape[1:]) != (N_POINTS, 2):
-        raise AuheatError(f"landmarks: shape {tuple(points.shape)} (expected (N, 68, 2))")
+        raise RequestError(f"landmarks: shape {tuple(points.shape)} (expected (N, 68, 2))")
     xp, n = namespace(points), len(points)
     if xp is np:
         points, labels = np.asarray(points, np.float64), np.asarray(labels)
@@ -54,9 +54,9 @@ def check_faces(points: Any, labels: Any, image_sizes: Any, frame: Frame) -> Fac
         labels = xp.as_tensor(labels, device=points.device)
     sizes = like(points, image_sizes)
     if tuple(labels.shape) != (n,):
-        raise AuheatError(f"labels: shape {tuple(labels.shape)} (expected ({n},))")
+        raise RequestError(f"labels: shape {tuple(labels.shape)} (expected ({n},))")
     if tuple(sizes.shape) not in ((2,), (n, 2)):
-        raise AuheatError(f"image_sizes: shape {tuple(sizes.shape)} (expected (2,) or ({n}, 2))")
+        raise RequestError(f"image_sizes: shape {tuple(sizes.shape)} (expected (2,) or ({n}, 2))")
     finite = xp.isfinite(points).all(-1).all(-1)
     points = xp.where(finite[:, None, None], points, xp.zeros_like(points))
     apart = (points != points[:, :1]).any(-1).any(-1)  # 68 times one point has no frame

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from auheat.errors import AuheatError
+from auheat.errors import RequestError
 from auheat.facs.records import Blob, Codebook, Cue, Frame
 from auheat.heatmaps.backend import move, namespace
 from auheat.heatmaps.face_frame import Faces
@@ -60,16 +60,31 @@ class Plan:
 
 
 def plan_heatmaps(codebook: Codebook, names: Sequence[str], mode: str = "expression") -> Plan:
-    """Return the plan that draws `codebook`'s map for each class of `names`.
+    """Plan the heatmaps of some classes: the Gaussians that a codebook has for each.
 
-    `mode` is "expression" (the AUs of the class, with their weights), "generic" (every AU that
-    the codebook names, both sides, weight 1, for every face) or "landmarks" (a Gaussian of
-    LANDMARK_SIGMA at every landmark off the jaw, for every face: the cue of Bonnard et al.).
-    The same codebook, names and mode give the same plan, made once. Raises `AuheatError` for an
-    unknown mode.
+    The same codebook, names and mode give the same plan, made once.
+
+    Args:
+        codebook: Where each class's action units are from.
+        names: Classes, in the order of the labels that `render_heatmaps` will get.
+        mode: "expression" (the AUs of the class, with their weights), "generic" (every AU that the
+            codebook names, both sides, weight 1, for every face) or "landmarks" (a Gaussian at
+            every landmark off the jaw, for every face: the cue of Bonnard et al.).
+
+    Returns:
+        The plan; a class that the codebook does not cover, and Neutral, has no map in it.
+
+    Raises:
+        RequestError: An unknown mode.
+
+    Example:
+        >>> from auheat import load_codebook, plan_heatmaps
+        >>> plan = plan_heatmaps(load_codebook("martinez"), ["Neutral", "Happiness"])
+        >>> [gaussians is not None for gaussians in plan.classes]
+        [False, True]
     """
     if mode not in MODES:
-        raise AuheatError(f"mode: {mode!r} is not known (one of {', '.join(MODES)})")
+        raise RequestError(f"mode: {mode!r} is not known (one of {', '.join(MODES)})")
     return _plan(codebook, tuple(names), mode)
 
 
@@ -129,7 +144,7 @@ def _stack(chosen: Iterable[tuple[int, Blob, float]]) -> Blobs:
         anchor[i, : len(blob.anchor)] = blob.anchor
         share[i, : len(blob.anchor)] = 1 / len(blob.anchor)
     if anchor.min() < 0 or anchor.max() >= N_POINTS:
-        raise AuheatError(f"anchor: landmarks {anchor.min()} to {anchor.max()} (expected 0 to 67)")
+        raise RequestError(f"anchor: landmarks {anchor.min()} to {anchor.max()} (expected 0 to 67)")
     return Blobs(
         np.array(units, np.int64),
         anchor,

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 import cv2
 import numpy as np
 
-from auheat.errors import AuheatError
+from auheat.errors import RequestError
 from auheat.records import N_POINTS, Array
 
 Point: TypeAlias = tuple[int, int]
@@ -83,7 +83,7 @@ def render_reference(
             continue
         height, width = (int(side) for side in sizes[row])
         if min(height, width) < 1:
-            raise AuheatError(f"image_sizes: row {row} is {height} x {width} (expected 1 or more)")
+            raise RequestError(f"image_sizes: row {row} is {height} x {width} (expected 1 or more)")
         drawn = draw_map(points[row], units, (height, width))
         if drawn is not None:
             maps[row] = _resize(drawn, out_size)
@@ -176,7 +176,7 @@ def place_ellipses(
         case 23 | 24 | 26 | 27:
             # One shape for four AUs; the jaw's drop does not look at the jaw.
             return (_inscribe(at, _MOUTH, fallback=5),)
-    raise AuheatError(f"action unit: {unit} (expected one that the paper's expressions have)")
+    raise RequestError(f"action unit: {unit} (expected one that the paper's expressions have)")
 
 
 def _inscribe(
@@ -212,16 +212,16 @@ def _check(
     """Return landmarks (N, 68, 2), labels (N,) and sizes (N, 2), or say what does not fit."""
     points, labels, sizes = np.asarray(landmarks), np.asarray(labels), np.asarray(image_sizes)
     if points.ndim != 3 or points.shape[1:] != (N_POINTS, 2):
-        raise AuheatError(f"landmarks: shape {points.shape} (expected (N, 68, 2))")
+        raise RequestError(f"landmarks: shape {points.shape} (expected (N, 68, 2))")
     n = len(points)
     if labels.shape != (n,):
-        raise AuheatError(f"labels: shape {labels.shape} (expected ({n},))")
+        raise RequestError(f"labels: shape {labels.shape} (expected ({n},))")
     if n and (labels.min() < -1 or labels.max() >= len(names)):
-        raise AuheatError(
+        raise RequestError(
             f"labels: {labels.min()} to {labels.max()} (expected -1 to {len(names) - 1})"
         )
     if sizes.shape not in ((2,), (n, 2)):
-        raise AuheatError(f"image_sizes: shape {sizes.shape} (expected (2,) or ({n}, 2))")
+        raise RequestError(f"image_sizes: shape {sizes.shape} (expected (2,) or ({n}, 2))")
     if len(out_size) != 2 or min(out_size) < 1:
-        raise AuheatError(f"out_size: {tuple(out_size)} (expected (h, w), each 1 or more)")
+        raise RequestError(f"out_size: {tuple(out_size)} (expected (h, w), each 1 or more)")
     return points, labels, np.broadcast_to(sizes, (n, 2))

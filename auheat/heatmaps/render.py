@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
@@ -11,6 +11,11 @@ from auheat.heatmaps.backend import like, namespace, where_is
 from auheat.heatmaps.face_frame import Faces, check_faces
 from auheat.heatmaps.plan import Blobs, Plan, place_blobs
 from auheat.records import Array
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+A = TypeVar("A", "Array", "Tensor")
 
 MIN_SIGMA = 1.5
 """Smallest sigma, in map pixels, that a map of that size shows well."""
@@ -22,30 +27,51 @@ _CHUNK_DEVICE = 2**22  # fewer do not fill an accelerator
 
 
 def render_heatmaps(
-    points: Any, labels: Any, plan: Plan, image_sizes: Any, size: tuple[int, int] = (56, 56)
-) -> tuple[Any, Any]:
-    """Draw one heatmap per face: return maps (N, h, w) in [0, 1] and valid (N,) bool.
+    points: A, labels: Any, plan: Plan, image_sizes: Any, size: tuple[int, int] = (56, 56)
+) -> tuple[A, A]:
+    """Render one action-unit heatmap per face: the largest of its Gaussians at every pixel.
 
-    points (N, 68, 2) px, labels (N,) integer indices into `plan.names` (-1 unlabelled),
-    image_sizes (N, 2) as (H, W) or one (H, W) for all. NumPy arrays give float64 maps; torch
-    tensors give maps of their own dtype on their own device, calculated in float32 at least. The
-    continuous map peaks at the AU's weight. Rows without finite points that span a face, or whose
-    class has no map, are zero and not valid. No gradient flows. Raises `AuheatError` for wrong
-    shapes.
+    The continuous map peaks at the AU's weight. Rows without finite points that span a face, or
+    whose class has no map, are zero and not valid. No gradient flows.
+
+    Args:
+        points: (N, 68, 2) landmarks in px of the photo, iBUG order; a NumPy array, or a torch
+            tensor on any device.
+        labels: (N,) integer indices into `plan.names`, -1 for unlabelled.
+        plan: What to draw (`plan_heatmaps`).
+        image_sizes: (N, 2) sizes of the photos as (H, W), or one (H, W) for all.
+        size: (h, w) of the maps. A map of any size covers the whole photo.
+
+    Returns:
+        Maps (N, h, w) in [0, 1] and valid (N,) bool. NumPy arrays give float64 maps; tensors give
+        maps of their own dtype on their own device, calculated in float32 at least.
+
+    Raises:
+        RequestError: Arrays of other shapes.
+
+    Example:
+        >>> import numpy as np
+        >>> from auheat import load_codebook, plan_heatmaps, render_heatmaps
+        >>> book = load_codebook("martinez")
+        >>> points = 100 * (1 + book.frame.mean[None])  # the mean face, eyes 100 px apart
+        >>> plan = plan_heatmaps(book, ["Happiness"])
+        >>> maps, valid = render_heatmaps(points, np.array([0]), plan, (200, 200))
+        >>> maps.shape, valid.tolist()
+        ((1, 56, 56), [True])
     """
-    xp = namespace(points)
-    half = xp is not np and points.is_floating_point() and points.element_size() < 4
+    xp, given = namespace(points), cast("Any", points)
+    half = xp is not np and given.is_floating_point() and given.element_size() < 4
     faces = check_faces(points, labels, image_sizes, plan.frame)
     maps = xp.zeros((len(points), *size), **where_is(faces.points))
     valid = xp.zeros_like(faces.usable)
-    on_cpu = xp is np or points.device.type == "cpu"
+    on_cpu = xp is np or given.device.type == "cpu"
     step = max(1, (_CHUNK if on_cpu else _CHUNK_DEVICE) // (size[0] * size[1]))
     for rows, blobs in pick_rows(faces, plan):
         for start in range(0, len(rows), step):
             some = rows[start : start + step]
             maps[some] = _draw(faces.take(some), blobs, size)
         valid[rows] = True
-    return maps.to(points.dtype) if half else maps, valid
+    return maps.to(given.dtype) if half else maps, valid
 
 
 def pick_rows(faces: Faces, plan: Plan) -> Iterator[tuple[Any, Blobs]]:

@@ -23,7 +23,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from auheat.errors import AuheatError
+from auheat.errors import MissingExtraError, RequestError, StoreError
 from auheat.landmarks.mesh.crops import Pixels, pack
 from auheat.landmarks.mesh.detector import MeshDetector
 from auheat.records import MIRROR, Array, Landmarks
@@ -78,7 +78,7 @@ def place_crops(boxes: Array) -> tuple[Array, Array]:
     good = np.isfinite(boxes).all((1, 2)) & (size > 0).all(1)
     if not good.all():
         row = int(np.flatnonzero(~good)[0])
-        raise AuheatError(f"box {row}: {boxes[row].tolist()} (finite, high corner above low)")
+        raise RequestError(f"box {row}: {boxes[row].tolist()} (finite, high corner above low)")
     centre = boxes.mean(1)
     centre[:, 1] -= RAISE * size[:, 1]
     return centre, size.sum(1) * SPAN
@@ -190,7 +190,7 @@ def locate(
             heatmaps = predict_heatmaps(network, crops, flip)
             place, peak = decode_heatmaps(heatmaps)
         if not torch.isfinite(peak).all():
-            raise AuheatError(
+            raise StoreError(
                 "fan: the network's heatmaps are not finite (other weights, or --engine float32 "
                 "where half precision overflows)"
             )
@@ -203,13 +203,13 @@ def _load_class() -> Callable[[int], nn.Module]:
     try:
         network: Callable[[int], nn.Module] = importlib.import_module("face_alignment.models").FAN
     except (ImportError, AttributeError) as error:
-        raise AuheatError(
+        raise MissingExtraError(
             f'fan: face-alignment cannot be used, {error} (pip install "auheat[fan]")'
         ) from error
     return network
 
 
-def find_weights(model: Path | None = None) -> Path:
+def find_fan_weights(model: Path | None = None) -> Path:
     """Return the weights file: `model`, else AUHEAT_FAN's, else the one in torch's hub cache.
 
     Raises `AuheatError` where it is absent; nothing is ever downloaded.
@@ -219,7 +219,7 @@ def find_weights(model: Path | None = None) -> Path:
     path = Path(named) if named else cache
     if path.is_file():
         return path
-    raise AuheatError(
+    raise StoreError(
         f"{path}: FAN's weights are not there (name a file with --model or {VARIABLE}, or put "
         f"face-alignment's {WEIGHTS} at {cache})"
     )
@@ -232,14 +232,12 @@ def _read_state(path: Path, data: bytes) -> Mapping[str, Tensor]:
         state: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load and its unpickler raise whatever the bytes provoke
         text = str(error).partition("\n")[0]
-        raise AuheatError(
-            f"{path}: not readable as weights, {text} (a plain state dict)"
-        ) from error
+        raise StoreError(f"{path}: not readable as weights, {text} (a plain state dict)") from error
     named = isinstance(state, Mapping) and all(
         isinstance(key, str) and torch.is_tensor(value) for key, value in state.items()
     )
     if not named:
-        raise AuheatError(f"{path}: holds no tensors by name (a plain state dict is needed)")
+        raise StoreError(f"{path}: holds no tensors by name (a plain state dict is needed)")
     tensors: Mapping[str, Tensor] = state
     return tensors
 
@@ -260,11 +258,11 @@ def load_network(path: Path, data: bytes) -> nn.Module:
         missing, unexpected = network.load_state_dict(state, strict=False, assign=True)
     except RuntimeError as error:
         text = str(error).splitlines()[-1].strip()
-        raise AuheatError(f"{path}: {text} (the weights of a FAN are needed)") from error
+        raise StoreError(f"{path}: {text} (the weights of a FAN are needed)") from error
     for kind, keys in (("missing", missing), ("unexpected", unexpected)):
         if keys:
             some = ", ".join(keys[:3])
-            raise AuheatError(f"{path}: {len(keys)} {kind} keys: {some} (a FAN's are needed)")
+            raise StoreError(f"{path}: {len(keys)} {kind} keys: {some} (a FAN's are needed)")
     return network.requires_grad_(False).eval()
 
 
@@ -277,7 +275,7 @@ def place_network(network: nn.Module, device: torch.device, half: bool) -> nn.Mo
 class FanDetector:
     """68 points of one face per image: found by `mesh`, placed by FAN.
 
-    `model` is the weights file (see `find_weights`). `flip` adds the mirrored crop's heatmaps, as
+    `model` is the weights file (`find_fan_weights`). `flip` adds the mirrored crop's heatmaps, as
     the library does unless told otherwise; it doubles the network's time. `half` runs the network
     in float16: by default on CUDA only, as CPUs are slower at it.
     """
@@ -296,7 +294,7 @@ class FanDetector:
         self._device = pick_device(device)
         self._flip = flip
         half = self._device.type == "cuda" if half is None else half
-        path = find_weights(model)
+        path = find_fan_weights(model)
         data = path.read_bytes()
         self._network = place_network(load_network(path, data), self._device, half)
         self._mesh = MeshDetector(device)

@@ -18,8 +18,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from auheat.errors import AuheatError
-from auheat.landmarks.mesh.blazeface import MANY_SIDE, MAX_FACES, Faces, choose_face
+from auheat.errors import MissingExtraError, RequestError, StoreError
+from auheat.landmarks.mesh.blazeface import MANY_SIDE, MAX_FACES, DetectedFaces, choose_face
 from auheat.landmarks.mesh.crops import check_images
 from auheat.landmarks.mesh.landmark_map import load_map
 from auheat.records import N_POINTS, Array, Landmarks, Status
@@ -53,7 +53,7 @@ def read_vertices(result: Result, size: tuple[int, int]) -> Array:
     """
     counts = {len(face) for face in result.face_landmarks} - {N_VERTICES}
     if counts:
-        raise AuheatError(
+        raise StoreError(
             f"mediapipe: the task file's model gives {min(counts)} points per face "
             f"({N_VERTICES} are needed: Google's face_landmarker.task)"
         )
@@ -70,7 +70,7 @@ def choose_vertices(vertices: Array, size: tuple[int, int]) -> tuple[Array, bool
     """
     corners = np.stack([vertices.min(1), vertices.max(1)], 1)[None]
     score = torch.ones(1, len(vertices))
-    faces = Faces(score, torch.from_numpy(corners), torch.zeros(1, len(vertices), 6, 2))
+    faces = DetectedFaces(score, torch.from_numpy(corners), torch.zeros(1, len(vertices), 6, 2))
     slot, many = choose_face(faces, torch.tensor([size]))
     chosen: Array = vertices[int(slot)]
     return chosen, bool(many)
@@ -80,13 +80,13 @@ def find_task(model: Path | None = None) -> Path:
     """Return the task file: `model`, else AUHEAT_TASK's; an absent one is an `AuheatError`."""
     named = model or os.environ.get(VARIABLE)
     if not named:
-        raise AuheatError(
+        raise RequestError(
             "mediapipe: no task file is named (give Google's face_landmarker.task with --model or "
             f"{VARIABLE})"
         )
     path = Path(named)
     if not path.is_file():
-        raise AuheatError(f"{path}: not there (Google's face_landmarker.task is needed)")
+        raise StoreError(f"{path}: not there (Google's face_landmarker.task is needed)")
     return path
 
 
@@ -101,7 +101,7 @@ def open_runtime(path: Path, task: bytes) -> tuple[str, Callable[[Array], Result
         tasks = importlib.import_module("mediapipe.tasks.python")
         make, options_of = tasks.vision.FaceLandmarker, tasks.vision.FaceLandmarkerOptions
     except (ImportError, AttributeError) as error:
-        raise AuheatError(
+        raise MissingExtraError(
             f'mediapipe: cannot be used, {error} (pip install "auheat[mediapipe]")'
         ) from error
     options = options_of(
@@ -113,7 +113,7 @@ def open_runtime(path: Path, task: bytes) -> tuple[str, Callable[[Array], Result
         landmarker = make.create_from_options(options)
     except (ValueError, RuntimeError) as error:
         text = str(error).partition("\n")[0]
-        raise AuheatError(f"{path}: {text} (Google's face_landmarker.task is needed)") from error
+        raise StoreError(f"{path}: {text} (Google's face_landmarker.task is needed)") from error
 
     def detect(image: Array) -> Result:
         data = np.ascontiguousarray(image)

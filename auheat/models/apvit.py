@@ -15,7 +15,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
-from auheat.errors import AuheatError
+from auheat.errors import RequestError
 from auheat.models.output import Output
 from auheat.models.pretrained import Found, find_parts, load_named, read_tensors
 from auheat.models.vit import (
@@ -257,7 +257,7 @@ class ApVit(nn.Module):
 def build_apvit(backbone: str, classes: int) -> ApVit:
     """Return an APViT with fresh weights; raises `AuheatError` for an unknown name."""
     if backbone not in APVITS:
-        raise AuheatError(f"--backbone: {backbone!r} is not known (one of {', '.join(APVITS)})")
+        raise RequestError(f"--backbone: {backbone!r} is not known (one of {', '.join(APVITS)})")
     return ApVit(APVITS[backbone], classes)
 
 

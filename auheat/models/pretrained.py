@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from auheat.errors import AuheatError
+from auheat.errors import AuheatError, StoreError
 from auheat.models.resnet import BACKBONES
 
 WEIGHTS_HINT = "--weights takes auto, none, a .pth or a .safetensors file"
@@ -88,12 +88,12 @@ def load_named(
     own_head = {k.rpartition(".")[2]: given[k] for k in _classifier_names(classifier) if k in given}
     matching = {k: v for k, v in theirs.items() if k in ours}
     if not matching:
-        raise AuheatError(
+        raise StoreError(
             f"{file}: no parameter of this backbone in it (starts with {_few(theirs)})"
         )
     for key, value in matching.items():
         if value.shape != ours[key].shape:
-            raise AuheatError(
+            raise StoreError(
                 f"{file}: {key} is {tuple(value.shape)} (this backbone has "
                 f"{tuple(ours[key].shape)})"
             )
@@ -136,18 +136,20 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         if file.suffix == ".safetensors":
             return safetensors.torch.load_file(file)
         if file.suffix != ".pth":
-            raise AuheatError(f"{file}: a kind of file not read here ({WEIGHTS_HINT})")
+            raise StoreError(f"{file}: a kind of file not read here ({WEIGHTS_HINT})")
         # weights_only is torch's restricted reader: tensors and plain containers, no code
         raw = torch.load(file, map_location="cpu", weights_only=True)
+    except AuheatError:
+        raise
     except (OSError, safetensors.SafetensorError) as error:
-        raise AuheatError(f"{file}: cannot be read ({WEIGHTS_HINT})") from error
+        raise StoreError(f"{file}: cannot be read ({WEIGHTS_HINT})") from error
     except (RuntimeError, EOFError, ValueError, KeyError, UnpicklingError) as error:
-        raise AuheatError(f"{file}: no checkpoint of plain tensors ({WEIGHTS_HINT})") from error
+        raise StoreError(f"{file}: no checkpoint of plain tensors ({WEIGHTS_HINT})") from error
     for key in ("model", "state_dict"):
         if isinstance(raw, dict) and isinstance(raw.get(key), dict):
             raw = raw[key]
     if not isinstance(raw, dict) or not all(isinstance(v, Tensor) for v in raw.values()):
-        raise AuheatError(f"{file}: no checkpoint of plain tensors ({WEIGHTS_HINT})")
+        raise StoreError(f"{file}: no checkpoint of plain tensors ({WEIGHTS_HINT})")
     return dict(raw)
 
 

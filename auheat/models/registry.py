@@ -17,17 +17,19 @@ import torch
 from torch import nn
 
 from auheat.data.cutmix import Batch, cutmix
-from auheat.errors import AuheatError
+from auheat.errors import RequestError
 from auheat.models.adl import AdlNetwork
 from auheat.models.apvit import APVITS, build_apvit, find_apvit_weights, load_apvit_weights
 from auheat.models.cams import grad_cam, grad_cam_pp, layer_cam
 from auheat.models.heads import AcolHead, GapHead, GradientHead, WildcatHead
+from auheat.models.names import TABLE
 from auheat.models.network import Classifier, Network, cnn
 from auheat.models.pretrained import Found, find_weights, load_weights
 from auheat.models.prm import PeakHead, PeakNetwork
 from auheat.models.resnet import BACKBONES, TIMM
 from auheat.models.ts_cam import build_ts_cam, find_ts_cam_weights, load_ts_cam_weights
 from auheat.models.vit import VITS
+from auheat.utils.registry import Registry
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 
@@ -93,7 +95,13 @@ class Method:
         return wild or backbone in self.backbones
 
 
-METHODS: Mapping[str, Method] = MappingProxyType(
+METHODS: Registry[Method] = TABLE
+"""Name -> method, in the order of the AU paper's table 1, then those that were registered.
+
+Whatever can be trained and evaluated stands here.
+"""
+
+METHODS.fill(
     {
         "cam": Method(
             "CAM",
@@ -179,26 +187,47 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             find=find_apvit_weights,
             load=load_apvit_weights,
         ),
-    }
+    },
+    Method,
 )
-"""Name -> method, in the order of the AU paper's table 1.
 
-Whatever can be trained and evaluated stands here.
-"""
+
+def register_method(name: str, method: Method) -> None:
+    """Add a method to those that can be trained, in this process.
+
+    A package can add one for all processes by an entry point of the group `auheat.methods`.
+
+    Args:
+        name: What `train(method=...)` and `--method` will call it: letters, digits, . _ + -.
+        method: Its row: how its network is built, and what else sets it apart.
+
+    Raises:
+        RequestError: The name is taken or unfit, or the row is no `Method`.
+
+    Example:
+        >>> import auheat
+        >>> from auheat.models import Method, cnn
+        >>> from auheat.models.heads import GapHead
+        >>> auheat.register_method("my-cam", Method("My CAM", "this page", cnn(GapHead)))
+        >>> auheat.list_methods()[-1]
+        'my-cam'
+    """
+    METHODS.register(name, method)
 
 
 def find_method(name: str) -> Method:
     """Return a row of `METHODS`; raises `AuheatError` for an unknown name."""
-    if name not in METHODS:
-        raise AuheatError(f"--method: {name!r} is not known (one of {', '.join(METHODS)})")
-    return METHODS[name]
+    method = METHODS.get(name)
+    if method is None:
+        raise RequestError(f"--method: {name!r} is not known (one of {', '.join(METHODS)})")
+    return method
 
 
 def check_backbone(method: str, backbone: str) -> None:
     """Raise `AuheatError` for a backbone that a method does not take."""
     row = find_method(method)
     if not row.takes(backbone):
-        raise AuheatError(
+        raise RequestError(
             f"--backbone: {backbone!r} is none of {method}'s (one of {', '.join(row.backbones)})"
         )
 
@@ -210,9 +239,32 @@ def build_classifier(
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
 ) -> Classifier:
-    """Return a method's network with fresh weights, which normalises its images itself.
+    """Build a method's network with fresh weights, which normalises its images itself.
 
-    It takes RGB images in [0, 1]. Raises `AuheatError` for an unknown name.
+    Args:
+        method: One of `list_methods`.
+        backbone: One that the method takes, such as "resnet50", "thin" (small, for CPUs), or
+            "timm:NAME".
+        classes: Number of classes K.
+        mean: Mean of each RGB channel in [0, 1], taken from the images.
+        std: Standard deviation of each, by which they are divided.
+
+    Returns:
+        A module of images (B, 3, H, W) f32 RGB in [0, 1] that returns `logits` (B, K), `maps`
+        (B, K, h, w) of each class, and the backbone's `features`, shallow to deep.
+
+    Raises:
+        RequestError: An unknown method, or a backbone that it does not take.
+        MissingExtraError: A backbone of timm, where timm is not installed.
+
+    Example:
+        >>> import torch
+        >>> from auheat import build_classifier
+        >>> model = build_classifier("cam", "thin", classes=7).eval()
+        >>> with torch.no_grad():
+        ...     output = model(torch.rand(2, 3, 64, 64))
+        >>> output.logits.shape
+        torch.Size([2, 7])
     """
     check_backbone(method, backbone)
     model = METHODS[method].build(backbone, classes)

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from auheat.errors import AuheatError
+from auheat.errors import MissingExtraError, RequestError
 
 N_LAYERS = 5
 """Feature maps that a backbone gives, shallow to deep."""
@@ -166,7 +166,7 @@ BACKBONES: Mapping[str, Backbone] = MappingProxyType(
 def build_backbone(name: str) -> ResNet:
     """Return a backbone with fresh weights; raises `AuheatError` for an unknown name."""
     if name not in BACKBONES:
-        raise AuheatError(f"--backbone: {name!r} is not known (one of {', '.join(BACKBONES)})")
+        raise RequestError(f"--backbone: {name!r} is not known (one of {', '.join(BACKBONES)})")
     return BACKBONES[name].build()
 
 
@@ -183,15 +183,17 @@ def build_trunk(name: str) -> tuple[nn.Module, tuple[int, ...]]:
     try:
         create = import_module("timm").create_model
     except ImportError as error:
-        raise AuheatError(f"--backbone: {name} needs timm: {error} (pip install timm)") from error
+        raise MissingExtraError(
+            f"--backbone: {name} needs timm: {error} (pip install timm)"
+        ) from error
     try:
         network: nn.Module = create(name.removeprefix(TIMM), features_only=True)
     except Exception as error:  # timm raises whatever its networks do
-        raise AuheatError(f"--backbone: {name}: timm cannot build it ({error})") from error
+        raise RequestError(f"--backbone: {name}: timm cannot build it ({error})") from error
     about: Any = network.feature_info
     channels = tuple(about.channels())
     if len(channels) != N_LAYERS:
-        raise AuheatError(
+        raise RequestError(
             f"--backbone: {name} gives {len(channels)} feature maps (expected {N_LAYERS})"
         )
     return network, channels

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from auheat.errors import AuheatError
+from auheat.errors import RequestError
 from auheat.models.output import Output
 from auheat.models.pretrained import Found, find_parts, load_named, read_tensors
 from auheat.models.vit import INIT_STD, VITS, VisionTransformer, VitShape, fit_positions, to_map
@@ -68,7 +68,7 @@ def couple(semantic: Tensor, attention: Tensor) -> Tensor:
 def build_ts_cam(backbone: str, classes: int) -> TsCam:
     """Return a TS-CAM with fresh weights; raises `AuheatError` for an unknown name."""
     if backbone not in VITS:
-        raise AuheatError(f"--backbone: {backbone!r} is not known (one of {', '.join(VITS)})")
+        raise RequestError(f"--backbone: {backbone!r} is not known (one of {', '.join(VITS)})")
     return TsCam(VITS[backbone], classes)
 
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from auheat.errors import AuheatError
+from auheat.errors import RequestError, StoreError
 
 _EPS = 1e-6  # of every layer norm, as in timm's vision transformers
 
@@ -159,7 +159,7 @@ class PatchEmbed(nn.Module):
         """
         if images.shape[2] % self.patch or images.shape[3] % self.patch:
             size = " x ".join(map(str, images.shape[2:]))
-            raise AuheatError(
+            raise RequestError(
                 f"--image-size: {size} (this backbone takes multiples of {self.patch})"
             )
         out: Tensor = self.proj(images)
@@ -262,7 +262,7 @@ def fit_positions(given: dict[str, Tensor], own: Tensor, file: Path) -> list[str
         return []
     side, old = (math.isqrt(t.shape[1] - 1) for t in (own, theirs))
     if old < 1 or old**2 + 1 != theirs.shape[1]:
-        raise AuheatError(
+        raise StoreError(
             f"{file}: pos_embed has {theirs.shape[1]} positions (a class token's and a square "
             "grid's are expected)"
         )

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from auheat.datasets.audit import find_leaks
 from auheat.datasets.layout import Listing
 from auheat.datasets.registry import load_own_points, read_dataset
-from auheat.errors import AuheatError
+from auheat.errors import RequestError
 from auheat.landmarks.base import Detector
 from auheat.landmarks.imported.matching import ImportedPoints, import_points
 from auheat.landmarks.registry import DETECTORS, load_detector
@@ -73,7 +73,7 @@ def extract(
     """
     check_positive(batch_size=batch_size, workers=workers, limit=limit, shard_size=shard_size)
     if retry_failed and overwrite:
-        raise AuheatError("--retry-failed, --overwrite: one keeps what the other removes")
+        raise RequestError("--retry-failed, --overwrite: one keeps what the other removes")
     check_free(store)  # before minutes go by in listing photos and loading networks
     listing = read_dataset(src, dataset, images, follow_links, store / PHOTOS)
     made_by = _Settings(detector, device, landmark_map, model, engine, batch_size)
@@ -149,12 +149,12 @@ def _open(
     if name != OWN_POINTS and (name in DETECTORS or not Path(name).exists()):
         return DetectorSource(settings.load(), settings.batch_size, workers)
     if settings != _Settings(name, "auto", "fitted", None, "auto", None):
-        raise AuheatError(
+        raise RequestError(
             f"--detector: {name}: its points are read, not found (leave out --landmark-map, "
             "--model, --device, --engine and --batch-size)"
         )
     if backend != "threads":
-        raise AuheatError(f"--backend: {backend}: points that are read need no workers")
+        raise RequestError(f"--backend: {backend}: points that are read need no workers")
     return ImportedSource(_import_points(name, listing), listing.samples, workers)
 
 

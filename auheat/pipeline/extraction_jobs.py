@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from auheat.errors import AuheatError
+from auheat.errors import StoreError
 from auheat.pipeline.photo_loading import check_present
 from auheat.records import Array, Landmarks, Sample, Status
 from auheat.shards.reader import read_columns
@@ -123,7 +123,7 @@ class PhotoList:
             now = [*(getattr(row, key) for key in _TEXTS), row.path.as_posix()]
             failed = kept["status"][i] >= Status.LOW_CONFIDENCE
             if old != now or (not failed and kept["bytes"][i] != self.sizes[start + i]):
-                raise AuheatError(
+                raise StoreError(
                     f"{folder.folder}: {row.id}: not what it was when its landmarks were found "
                     "(--retry-failed looks at failed rows alone; --overwrite makes all anew)"
                 )

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from auheat.errors import AuheatError
+from auheat.errors import RequestError
 from auheat.facs.records import Frame
 from auheat.heatmaps.face_frame import fit_frame
 from auheat.images.decoding import decode, encode_like
@@ -80,9 +80,9 @@ def check_framing(crop: str, align: bool, side: int) -> None:
     """Raise `AuheatError` for a framing that cannot be."""
     check_one_of("--crop", crop, CROPS)
     if align and crop != "none":
-        raise AuheatError("--align, --crop: an aligned face is cropped already (leave one out)")
+        raise RequestError("--align, --crop: an aligned face is cropped already (leave one out)")
     if not 16 <= side <= 4096:
-        raise AuheatError(f"--side: {side} (expected 16 to 4096 pixels)")
+        raise RequestError(f"--side: {side} (expected 16 to 4096 pixels)")
 
 
 def crop_faces(points: Array, sizes: Array) -> tuple[Array, Array, Array]:
@@ -145,7 +145,7 @@ def _deviation(values: Array) -> float:
     return float(np.max(high - low)) / 2
 
 
-def move(points: Array, transform: Array) -> Array:
+def move_points(points: Array, transform: Array) -> Array:
     """Return points (N, 68, 2) as a transform (N, 2, 3) moves them."""
     moved: Array = np.einsum("nij,npj->npi", transform[:, :, :2], points) + transform[:, None, :, 2]
     return moved

@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeAlias, TypeVar
 import cv2
 import numpy as np
 
-from auheat.errors import AuheatError
+from auheat.errors import StoreError
 from auheat.images.decoding import decode, read_bytes
 from auheat.images.headers import UnreadableImageError
 from auheat.records import Array, Box
@@ -90,7 +90,7 @@ def check_present(source: Path, tried: int, unread: Iterable[Path | str]) -> Non
     """
     gone = sum(not (source / path).exists() for path in unread)
     if gone and (gone == tried > 1 or not source.is_dir()):
-        raise AuheatError(
+        raise StoreError(
             f"{source}: its photos have vanished (finished shards are kept: bring them back, and "
             "the same command goes on)"
         )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from auheat.errors import AuheatError
+from auheat.errors import RequestError, StoreError
 from auheat.expressions import EXPRESSIONS
 from auheat.facs.codebooks import load_codebook
 from auheat.pipeline.framing import Framing, check_framing, is_aligned
@@ -81,15 +81,15 @@ def render(
     """
     check_positive(size=size, workers=workers)
     if size > MAX_SIZE:
-        raise AuheatError(f"--size: {size} (expected at most {MAX_SIZE} pixels)")
+        raise RequestError(f"--size: {size} (expected at most {MAX_SIZE} pixels)")
     check_framing(crop, align, side)
     check_backend(backend)
     if retry_failed and overwrite:
-        raise AuheatError("--retry-failed, --overwrite: one keeps what the other removes")
+        raise RequestError("--retry-failed, --overwrite: one keeps what the other removes")
     book = load_codebook(_choose_codebook(codebook, geometry))
     mode = _choose_mode(generic, landmarks, per_au, per_class, geometry)
     if not store.is_dir():
-        raise AuheatError(f"{store}: no store (run `auheat extract` first)")
+        raise StoreError(f"{store}: no store (run `auheat extract` first)")
     with lock_store(store):
         files, made_with = list_finished(store / LANDMARKS, "auheat extract")
         labels = {label for file in files for label in read_columns(file, ["label"])["label"]}
@@ -203,7 +203,7 @@ def _choose_codebook(codebook: str | None, geometry: str) -> str:
     """Return the codebook's name or file; raises `AuheatError` where the geometry has its own."""
     check_one_of("--geometry", geometry, GEOMETRIES)
     if geometry == "reference" and codebook not in (None, REFERENCE_CODEBOOK):
-        raise AuheatError(
+        raise RequestError(
             f"--codebook: {codebook!r}, but --geometry reference draws {REFERENCE_CODEBOOK} alone "
             "(leave one of them out)"
         )
@@ -222,12 +222,12 @@ def _choose_mode(
     }
     given = [option for option, on in asked.items() if on]
     if geometry == "reference" and given:
-        raise AuheatError(
+        raise RequestError(
             f"{', '.join(given)}: not with --geometry reference, whose maps are the authors' own, "
             "one per expression (leave one of them out)"
         )
     if generic and landmarks:
-        raise AuheatError("--generic, --landmarks: a heatmap shows one of them (leave one out)")
+        raise RequestError("--generic, --landmarks: a heatmap shows one of them (leave one out)")
     if landmarks and per_au:
-        raise AuheatError("--per-au: --landmarks draws no action units (leave one out)")
+        raise RequestError("--per-au: --landmarks draws no action units (leave one out)")
     return "generic" if generic else "landmarks" if landmarks else "expression"

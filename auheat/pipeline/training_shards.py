@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from auheat.errors import AuheatError
+from auheat.errors import StoreError
 from auheat.facs.codebooks import describe_codebook
 from auheat.facs.records import Codebook
 from auheat.heatmaps.plan import LANDMARK_SIGMA, Plan, plan_heatmaps, plan_units
@@ -19,7 +19,7 @@ from auheat.heatmaps.render import MIN_SIGMA, smallest_sigma
 from auheat.heatmaps.render_bytes import render_bytes
 from auheat.images.decoding import make_portable, read_bytes
 from auheat.images.headers import UnreadableImageError, read_header
-from auheat.pipeline.framing import Frames, Framing, move, reframe
+from auheat.pipeline.framing import Frames, Framing, move_points, reframe
 from auheat.pipeline.photo_loading import check_present, count_threads, work_ahead
 from auheat.records import Array, Status
 from auheat.shards.reader import read_columns
@@ -107,7 +107,9 @@ class ShardBuilder:
         label = np.array([index.get(text, -1) for text in rows["label"]], np.int64)
         wanted = [s for s in _POINTS if self.keep_low or s != Status.LOW_CONFIDENCE]
         usable = np.isin(status, wanted)
-        points = np.where(empty[:, None, None], np.nan, move(rows["landmarks"], frames.transform))
+        points = np.where(
+            empty[:, None, None], np.nan, move_points(rows["landmarks"], frames.transform)
+        )
         points = points.astype(np.float32)
         shown = np.where(usable[:, None, None], points, np.nan)
         size = np.where(empty[:, None], 0, frames.size).astype(np.int32)
@@ -176,7 +178,7 @@ def _photo(
     try:
         raw = read_bytes(file)
         if len(raw) != about[1]:
-            raise AuheatError(
+            raise StoreError(
                 f"{file}: {len(raw)} bytes, but {about[1]} when its landmarks were found (run "
                 "`auheat extract --overwrite` again)"
             )

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import joblib
 from tqdm import tqdm
 
-from auheat.errors import AuheatError
+from auheat.errors import MissingExtraError, StoreError
 from auheat.shards.manifest import ShardEntry
 from auheat.shards.writer import ShardFolder
 from auheat.utils.checks import check_one_of
@@ -96,7 +96,7 @@ def check_backend(backend: str) -> str:
             importlib.import_module(_ENGINES[backend].package)
         except ImportError as error:
             hint = f'pip install "auheat[{backend}]"'
-            raise AuheatError(f"--backend: {backend} is not installed ({hint})") from error
+            raise MissingExtraError(f"--backend: {backend} is not installed ({hint})") from error
     return backend
 
 
@@ -128,7 +128,7 @@ def run_jobs(
             except engine.lost() as error:
                 deaths += 1
                 if deaths > RETRIES:
-                    raise AuheatError(
+                    raise StoreError(
                         f"{folder.folder}: workers keep dying ({type(error).__name__}: perhaps for "
                         "want of memory; finished shards are kept, fewer --workers take less)"
                     ) from error

@@ -17,7 +17,7 @@ import jinja2
 import numpy as np
 
 from auheat import __version__
-from auheat.errors import AuheatError
+from auheat.errors import AuheatError, StoreError
 from auheat.reporting.charts import (
     ALONG,
     MAX_TRAINING,
@@ -96,7 +96,7 @@ def _guard(read: Callable[[], _T], what: Path, remedy: str) -> _T:
         raise
     except (OSError, *DAMAGE, cv2.error) as error:
         told = f"{type(error).__name__}: {error}"
-        raise AuheatError(f"{what}: unreadable ({told}); {remedy}") from error
+        raise StoreError(f"{what}: unreadable ({told}); {remedy}") from error
 
 
 def _check_scores(run: Run) -> None:
@@ -174,7 +174,7 @@ def write_page(out: Path, content: Mapping[str, Any]) -> Path:
     try:
         out.write_text(page, encoding="utf-8")
     except OSError as error:
-        raise AuheatError(f"{out}: cannot be written: {error.strerror}") from error
+        raise StoreError(f"{out}: cannot be written: {error.strerror}") from error
     return out
 
 

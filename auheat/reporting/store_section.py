@@ -42,7 +42,7 @@ _MEANING = {
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Table:
+class StoreTable:
     """A rendered stage's columns (all but the photos), with the shard and row each came from.
 
     `pictured` is whether the shards hold the photos themselves, too.
@@ -83,7 +83,7 @@ def describe_store(store: Path, name: str | None = None) -> dict[str, Any]:
     }
 
 
-def _read_table(files: Sequence[Path]) -> Table:
+def _read_table(files: Sequence[Path]) -> StoreTable:
     wanted = ["id", "split", "label", "status", "score", "valid", "landmarks", "size", "heatmap"]
     parts = [read_columns(file, wanted) for file in files]
     lengths = [len(part["id"]) for part in parts]
@@ -96,19 +96,19 @@ def _read_table(files: Sequence[Path]) -> Table:
     names = list(read_attributes(files[0], "label")["names"])
     with open_shard(files[0]) as first:
         pictured = "image" in first
-    return Table(columns, shard, row, list(files), names, pictured)
+    return StoreTable(columns, shard, row, list(files), names, pictured)
 
 
 def _kind(values: Any) -> Any:
     return values.dtype if isinstance(values, np.ndarray) else object
 
 
-def _count_status(table: Table) -> list[tuple[str, int, str]]:
+def _count_status(table: StoreTable) -> list[tuple[str, int, str]]:
     counts = Counter(int(s) for s in table.columns["status"])
     return [(s.name, counts[s], _MEANING[s.name]) for s in Status if counts[s]]
 
 
-def _count_labels(table: Table) -> dict[str, Any]:
+def _count_labels(table: StoreTable) -> dict[str, Any]:
     """Count rows per expression and split; unlabelled rows and unknown splits get a dash."""
     splits = sorted(set(table.columns["split"]), key=lambda s: (s != "train", s != "val", s))
     counts = Counter(zip(table.columns["label"].tolist(), table.columns["split"], strict=True))
@@ -126,11 +126,11 @@ def _count_labels(table: Table) -> dict[str, Any]:
     return {"splits": [s or "–" for s in splits], "rows": rows}
 
 
-def _name(table: Table, label: int) -> str:
+def _name(table: StoreTable, label: int) -> str:
     return table.names[label] if label >= 0 else "–"
 
 
-def _expressions_context(table: Table) -> list[dict[str, Any]]:
+def _expressions_context(table: StoreTable) -> list[dict[str, Any]]:
     """Return a few panels per expression, spread over its rows; Neutral shows its empty map."""
     shown = []
     found = table.columns["status"] <= Status.MANY_FACES
@@ -143,7 +143,7 @@ def _expressions_context(table: Table) -> list[dict[str, Any]]:
     return shown
 
 
-def _doubtful_context(table: Table) -> list[dict[str, Any]]:
+def _doubtful_context(table: StoreTable) -> list[dict[str, Any]]:
     """Return the rows whose points deserve the least trust: worst status, then lowest score."""
     readable = np.nonzero(table.columns["status"] != Status.UNREADABLE)[0]
     status, score = table.columns["status"][readable], table.columns["score"][readable]
@@ -152,7 +152,7 @@ def _doubtful_context(table: Table) -> list[dict[str, Any]]:
     return [_describe(table, i) for i in order[:DOUBTFUL]]
 
 
-def _describe(table: Table, i: int) -> dict[str, Any]:
+def _describe(table: StoreTable, i: int) -> dict[str, Any]:
     heatmap = table.columns["heatmap"][i] / np.float32(255)
     points = table.columns["landmarks"][i]
     if table.pictured:
@@ -179,10 +179,10 @@ def _draw_atlas(attributes: dict[str, Any]) -> list[dict[str, str]]:
         return []
     if book.digest != attributes["codebook_digest"]:
         return []
-    return draw_codebook(book)
+    return codebook_context(book)
 
 
-def draw_codebook(book: Codebook, side: int = 200) -> list[dict[str, str]]:
+def codebook_context(book: Codebook, side: int = 200) -> list[dict[str, str]]:
     """Return an embedded picture of each expression's map on the mean face."""
     points = codebook_atlas.place_face(book, side)
     maps = codebook_atlas.draw_maps(book, side)

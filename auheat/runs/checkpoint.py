@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from auheat.errors import AuheatError
+from auheat.errors import StoreError
 from auheat.models.network import Classifier
 from auheat.models.registry import build_classifier
 from auheat.runs.run_folder import BEST, LAST, read_config, read_progress
@@ -33,7 +33,7 @@ def save_tensors(file: Path, tensors: Mapping[str, Tensor], **metadata: Any) -> 
         part.replace(file)
         sync(file.parent)
     except (OSError, safetensors.SafetensorError) as error:
-        raise AuheatError(
+        raise StoreError(
             f"{file}: cannot be written: {error} (finished epochs are kept; with space on the "
             "disk the same command goes on)"
         ) from error
@@ -44,7 +44,7 @@ def load_tensors(file: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load_file(file)
     except (OSError, safetensors.SafetensorError) as error:
-        raise AuheatError(f"{file}: no readable checkpoint (run `auheat train`)") from error
+        raise StoreError(f"{file}: no readable checkpoint (run `auheat train`)") from error
 
 
 def save_state(
@@ -93,7 +93,7 @@ def load_classifier(run: Path, file: str = BEST) -> tuple[Classifier, dict[str, 
     """
     config = read_config(run)
     if not (run / file).is_file():
-        raise AuheatError(f"{run / file}: no checkpoint (run the same `auheat train` to finish)")
+        raise StoreError(f"{run / file}: no checkpoint (run the same `auheat train` to finish)")
     settings, norm = config["settings"], config["normalisation"]
     classes = len(config["class_names"])
     model = build_classifier(
@@ -110,4 +110,4 @@ def _fill(model: Classifier, tensors: dict[str, Tensor], file: Path) -> None:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         what = str(error).splitlines()[1].strip()
-        raise AuheatError(f"{file}: not of this method and backbone: {what}") from error
+        raise StoreError(f"{file}: not of this method and backbone: {what}") from error

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from auheat.errors import AuheatError
+from auheat.errors import AuheatError, StoreError
 from auheat.facs.codebooks import list_codebooks, load_codebook
 from auheat.facs.records import Blob, Codebook, Cue, Frame, Region
 from auheat.heatmaps.plan import plan_heatmaps
@@ -51,7 +51,7 @@ def unpack_codebook(plain: Mapping[str, Any], file: str | Path = CONFIG) -> Code
         render_heatmaps(face, labels, plan, (2 * _FACE, 2 * _FACE), (8, 8))  # damage shows here
     except (AuheatError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         what = f"{type(error).__name__}: {error}"
-        raise AuheatError(
+        raise StoreError(
             f"{file}: codebook is damaged ({what}; expected as `train` wrote it)"
         ) from error
     return book
@@ -104,7 +104,7 @@ def read_codebook(files: Sequence[Path]) -> Codebook:
     )
     for file in files:
         if read_attributes(file)["codebook_digest"] != book.digest:
-            raise AuheatError(f"{file}: drawn from another codebook than {files[0].name}")
+            raise StoreError(f"{file}: drawn from another codebook than {files[0].name}")
     _check_drawn(files[0], book)
     return book
 
@@ -119,9 +119,9 @@ def _check_drawn(file: Path, book: Codebook) -> None:
     plan = plan_heatmaps(book, names, about.get("mode", "expression"))
     unknown = {c.au for cues in book.expressions.values() for c in cues} - set(book.regions)
     if unknown:
-        raise AuheatError(f"{file}: units {sorted(unknown)} have no region in this auheat")
+        raise StoreError(f"{file}: units {sorted(unknown)} have no region in this auheat")
     sizes = np.array([decode(rows["image"][i]).shape[:2] for i in some]).reshape(-1, 2)
     shape = rows["heatmap"].shape[1:]
     maps, _ = render_heatmaps(rows["landmarks"][some], rows["label"][some], plan, sizes, shape)
     if np.abs(255 * maps - rows["heatmap"][some]).max(initial=0) > 2:
-        raise AuheatError(f"{file}: drawn with other regions (run `auheat render --overwrite`)")
+        raise StoreError(f"{file}: drawn with other regions (run `auheat render --overwrite`)")

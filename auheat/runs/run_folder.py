@@ -19,7 +19,7 @@ from typing import Any
 
 import safetensors.torch
 
-from auheat.errors import AuheatError
+from auheat.errors import RequestError, StoreError
 from auheat.runs.config_schema import CONFIG_FIELDS, is_number, is_size
 from auheat.utils.files import write_json
 
@@ -52,17 +52,17 @@ def find_run(store: Path, run: str | Path | None = None) -> Path:
     there = sorted((store / RUNS).glob(f"*/{CONFIG}"), key=lambda f: f.stat().st_mtime_ns)
     names = [file.parent.name for file in there]
     if not names:
-        raise AuheatError(f"{run or store / RUNS}: no run (run `auheat train` first)")
+        raise StoreError(f"{run or store / RUNS}: no run (run `auheat train` first)")
     if run is None:
         trained = [file.parent for file in there if (file.parent / BEST).is_file()]
         if not trained:
-            raise AuheatError(
+            raise StoreError(
                 f"{store / RUNS}: no run has finished an epoch (run the same `auheat train` to "
                 f"finish; there: {', '.join(sorted(names))})"
             )
         return trained[-1]
     if str(run) not in names:
-        raise AuheatError(f"{run}: no such run (there: {', '.join(sorted(names))})")
+        raise StoreError(f"{run}: no such run (there: {', '.join(sorted(names))})")
     return store / RUNS / str(run)
 
 
@@ -72,19 +72,19 @@ def read_config(run: Path) -> dict[str, Any]:
         config: dict[str, Any] = json.loads((run / CONFIG).read_text(encoding="utf-8"))
         version = config["format"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise AuheatError(f"{run / CONFIG}: no run's settings (run `auheat train`)") from error
+        raise StoreError(f"{run / CONFIG}: no run's settings (run `auheat train`)") from error
     if version != RUN_VERSION:
-        raise AuheatError(f"{run / CONFIG}: format {version!r} (this auheat reads {RUN_VERSION})")
+        raise StoreError(f"{run / CONFIG}: format {version!r} (this auheat reads {RUN_VERSION})")
     for path, (fits, expected) in CONFIG_FIELDS.items():
         value: Any = config
         for key in path.split("."):
             value = value.get(key) if isinstance(value, dict) else None
         if not fits(value):
             told = f"{path} is {str(value)[:_SHOWN]!r}" if value is not None else f"no {path}"
-            raise AuheatError(f"{run / CONFIG}: {told} (expected {expected}, as `train` wrote it)")
+            raise StoreError(f"{run / CONFIG}: {told} (expected {expected}, as `train` wrote it)")
     unknown = set(config["class_names"]) - set(config["shard_classes"])
     if unknown:
-        raise AuheatError(
+        raise StoreError(
             f"{run / CONFIG}: class_names has {', '.join(sorted(unknown))} (expected some of "
             f"shard_classes: {', '.join(config['shard_classes'])})"
         )
@@ -96,7 +96,7 @@ def read_split(run: Path) -> list[str]:
     try:
         return [str(key) for key in json.loads((run / SPLIT).read_text(encoding="utf-8"))["val"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise AuheatError(f"{run / SPLIT}: unreadable (run `auheat train` again)") from error
+        raise StoreError(f"{run / SPLIT}: unreadable (run `auheat train` again)") from error
 
 
 def start_run(run: Path, config: Mapping[str, Any], overwrite: bool = False) -> int:
@@ -110,12 +110,12 @@ def start_run(run: Path, config: Mapping[str, Any], overwrite: bool = False) -> 
     if (run / CONFIG).is_file():
         _check_same(run, read_config(run), config)
     elif run.is_dir() and any(run.iterdir()):
-        raise AuheatError(f"{run}: not empty, and no run (choose another --name)")
+        raise StoreError(f"{run}: not empty, and no run (choose another --name)")
     try:
         run.mkdir(parents=True, exist_ok=True)
         write_json(run / CONFIG, config)
     except OSError as error:
-        raise AuheatError(f"{run}: cannot be written: {error.strerror}") from error
+        raise StoreError(f"{run}: cannot be written: {error.strerror}") from error
     if not (run / LAST).is_file():
         return 0
     return int(read_progress(run)["epochs_done"])
@@ -130,7 +130,7 @@ def read_progress(run: Path) -> dict[str, Any]:
     best = metadata.get("best")
     there = isinstance(best, dict) and all(is_number(best.get(key)) for key in _BEST_KEYS)
     if not (there and is_size(metadata.get("epochs_done"))):
-        raise AuheatError(
+        raise StoreError(
             f"{run / LAST}: no progress in it (`auheat train --overwrite` starts anew)"
         )
     return metadata
@@ -153,7 +153,7 @@ def list_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tu
 
 def _check_same(run: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     for key, (before, now) in sorted(list_changes(old, new).items()):
-        raise AuheatError(
+        raise RequestError(
             f"{run}: trained with {key} {before!r}, now asked with {now!r} "
             "(--overwrite trains it anew, --name keeps both)"
         )
@@ -165,7 +165,7 @@ def read_metadata(file: Path) -> dict[str, Any]:
         with safetensors.safe_open(file, "pt") as opened:
             return {k: json.loads(v) for k, v in (opened.metadata() or {}).items()}
     except (OSError, safetensors.SafetensorError, ValueError) as error:
-        raise AuheatError(f"{file}: no readable checkpoint (run `auheat train`)") from error
+        raise StoreError(f"{file}: no readable checkpoint (run `auheat train`)") from error
 
 
 RESULT, ARRAYS = "evaluation.json", "evaluation.npz"

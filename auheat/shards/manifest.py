@@ -16,7 +16,7 @@ from pathlib import Path
 from textwrap import indent
 from typing import Any
 
-from auheat.errors import AuheatError
+from auheat.errors import AuheatError, StoreError
 from auheat.shards.schema import BACKUP, FORMAT_VERSION, MANIFEST, MAX_ROWS
 from auheat.utils.files import encode_json, write_whole
 
@@ -109,7 +109,7 @@ def read_manifest(folder: Path) -> Manifest:
             raise first from None
 
 
-class DamagedManifestError(AuheatError):
+class DamagedManifestError(StoreError):
     """A copy of a manifest that was read, and is not what was written."""
 
 
@@ -153,12 +153,12 @@ def read_copy(file: Path) -> Manifest:
                 raise TypeError("a field of the wrong type")
             return Manifest(fingerprint, entries)
     except OSError as error:
-        raise AuheatError(f"{file}: {error.strerror} (no finished stage here)") from error
+        raise StoreError(f"{file}: {error.strerror} (no finished stage here)") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = "damaged" if isinstance(error, ValueError) else "incomplete"
         raise DamagedManifestError(f"{file}: not a manifest: {reason}: {error}") from error
     hint = "a draft: make it anew with --overwrite" if version == 0 else "a newer auheat wrote it"
-    raise AuheatError(f"{file}: format {version!r} (this auheat reads {FORMAT_VERSION}; {hint})")
+    raise StoreError(f"{file}: format {version!r} (this auheat reads {FORMAT_VERSION}; {hint})")
 
 
 def _read_entry(raw: Mapping[str, Any]) -> ShardEntry:

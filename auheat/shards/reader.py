@@ -16,7 +16,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from auheat.errors import AuheatError
+from auheat.errors import AuheatError, StoreError
 from auheat.records import Array
 from auheat.shards.manifest import read_manifest
 from auheat.shards.schema import BYTES_OF, FORMAT_VERSION, MAX_ROWS
@@ -35,7 +35,7 @@ def list_shards(folder: Path) -> list[Path]:
     files = [folder / entry.file for entry in read_manifest(folder).entries]
     for file in files:
         if not file.is_file():
-            raise AuheatError(f"{file}: missing (run the same command again to rebuild it)")
+            raise StoreError(f"{file}: missing (run the same command again to rebuild it)")
     return files
 
 
@@ -44,16 +44,16 @@ def open_shard(file: Path) -> h5py.File:
     try:
         shard = h5py.File(file, "r")
     except OSError as error:
-        raise AuheatError(f"{file}: not a readable shard (run `auheat verify`)") from error
+        raise StoreError(f"{file}: not a readable shard (run `auheat verify`)") from error
     try:
         for problem in find_traps(shard):
-            raise AuheatError(f"{file}: {problem[0]}: {problem[1]}")
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        shard.close()
-        raise AuheatError(f"{file}: not a readable shard (run `auheat verify`)") from error
+            raise StoreError(f"{file}: {problem[0]}: {problem[1]}")
     except AuheatError:
         shard.close()
         raise
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        shard.close()
+        raise StoreError(f"{file}: not a readable shard (run `auheat verify`)") from error
     return shard
 
 
@@ -101,28 +101,42 @@ def check_format(file: Path, wanted: str) -> None:
     found = read_attributes(file)
     kind, version = found.get("format"), found.get("version")
     if kind != wanted:
-        raise AuheatError(f"{file}: format {kind!r} (expected {wanted!r}; run `auheat verify`)")
+        raise StoreError(f"{file}: format {kind!r} (expected {wanted!r}; run `auheat verify`)")
     if version != FORMAT_VERSION:
-        raise AuheatError(f"{file}: version {version!r} (this auheat reads {FORMAT_VERSION})")
+        raise StoreError(f"{file}: version {version!r} (this auheat reads {FORMAT_VERSION})")
 
 
-def read_columns(file: Path, names: Sequence[str] | None = None) -> dict[str, Any]:
+def read_columns(file: Path | str, names: Sequence[str] | None = None) -> dict[str, Any]:
     """Read datasets of one shard whole: arrays, lists of str, lists of bytes.
 
-    `names` defaults to all of them; "image" is a list with the bytes of each row. Raises
-    `AuheatError` for a file that is no shard, or has no such dataset.
+    Args:
+        file: A shard (.h5).
+        names: Datasets of it, None for all; "image" is a list with the bytes of each row's photo.
+            FORMAT.md lists them.
+
+    Returns:
+        Name -> values of the shard's rows.
+
+    Raises:
+        StoreError: No shard, a damaged one, or no such dataset in it.
+
+    Example:
+        >>> from auheat import read_columns
+        >>> rows = read_columns(store / "shards" / "martinez" / "00000.h5", ["id", "landmarks"])
+        >>> rows["id"][0], rows["landmarks"].shape[1:]
+        ('train000', (68, 2))
     """
-    with open_shard(file) as shard:
+    with open_shard(Path(file)) as shard:
         there = [n for n in sorted(shard) if n.removeprefix(BYTES_OF) not in ("_start", "_length")]
         wanted = there if names is None else names
         for name in wanted:
             if name not in shard:
                 hint = "; rendered with --no-images" if name == BYTES_OF else ""
-                raise AuheatError(f"{file}: no dataset {name!r} (has {', '.join(there)}{hint})")
+                raise StoreError(f"{file}: no dataset {name!r} (has {', '.join(there)}{hint})")
         try:
             return {name: _read_dataset(shard, name) for name in wanted}
         except (OSError, ValueError, UnicodeDecodeError) as error:
-            raise AuheatError(f"{file}: cannot be read (run `auheat verify`): {error}") from error
+            raise StoreError(f"{file}: cannot be read (run `auheat verify`): {error}") from error
 
 
 def _read_dataset(shard: h5py.File, name: str) -> Any:
@@ -141,7 +155,7 @@ def read_attributes(file: Path, dataset: str | None = None) -> dict[str, Any]:
     """Return the attributes of a shard, or of one of its datasets, as plain Python values."""
     with open_shard(file) as shard:
         if dataset is not None and dataset not in shard:
-            raise AuheatError(f"{file}: no dataset {dataset!r} (has {', '.join(sorted(shard))})")
+            raise StoreError(f"{file}: no dataset {dataset!r} (has {', '.join(sorted(shard))})")
         return plain_attributes(shard if dataset is None else shard[dataset])
 
 
@@ -150,14 +164,28 @@ def plain_attributes(where: h5py.File | h5py.Dataset) -> dict[str, Any]:
     return {k: v.tolist() if hasattr(v, "tolist") else v for k, v in where.attrs.items()}
 
 
-def content_digest(folder: Path) -> str:
-    """Return the sha256 of what a stage's shards hold, whatever their bytes, times and paths.
+def content_digest(folder: Path | str) -> str:
+    """Compute the sha256 of what a stage's shards hold, whatever their bytes, times and paths.
 
     Over (name, dtype, shape, bytes) of every dataset sorted by name, plus all attributes, shard
     by shard.
+
+    Args:
+        folder: A folder of finished shards: STORE/landmarks or STORE/shards/NAME.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        StoreError: No finished shards there, or a damaged one.
+
+    Example:
+        >>> from auheat import content_digest
+        >>> len(content_digest(store / "shards" / "martinez"))
+        64
     """
     digest = hashlib.sha256()
-    for file in list_shards(folder):
+    for file in list_shards(Path(folder)):
         with open_shard(file) as shard:
             _digest_attributes(digest, plain_attributes(shard))
             for name in sorted(shard):

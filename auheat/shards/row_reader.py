@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 import h5py
 import numpy as np
 
-from auheat.errors import AuheatError
+from auheat.errors import AuheatError, StoreError
 from auheat.records import Array
 from auheat.shards.reader import open_shard
 from auheat.shards.schema import BYTES_OF
@@ -58,6 +58,8 @@ class RowReader:
         opened = self._get(shard, names)
         try:
             return [opened.read(name, row) for name in names]
+        except AuheatError:
+            raise
         except _BAD_ROW as error:
             raise _cannot_read(opened.file, row, error) from error
 
@@ -73,6 +75,8 @@ class RowReader:
             values: list[Any] = []
             try:
                 values.extend(opened.read_many(name, rows))
+            except AuheatError:
+                raise
             except _BAD_ROW:  # one by one, to tell which row it is
                 values = [self.read(shard, row, [name])[0] for row in rows]
             columns.append(values)
@@ -97,7 +101,7 @@ class RowReader:
         try:
             handle = _Handle(file)
         except OSError as error:
-            raise AuheatError(f"{file}: {error.strerror} (run `auheat verify`)") from error
+            raise StoreError(f"{file}: {error.strerror} (run `auheat verify`)") from error
         if state.seen.setdefault(shard, handle.identity) != handle.identity:
             raise _replaced(file)
         opened = state.open[shard] = _Shard(file, handle, state.plans.get(shard) or {})
@@ -214,11 +218,11 @@ class _Shard:
             for name in names:
                 if name not in shard:
                     hint = " (rendered with --no-images)" if name == BYTES_OF else ""
-                    raise AuheatError(f"{self.file}: no dataset {name!r}{hint}")
+                    raise StoreError(f"{self.file}: no dataset {name!r}{hint}")
                 try:
                     column = _plan_bytes(shard) if name == BYTES_OF else _plan(shard[name])
                 except (OSError, ValueError, IndexError, KeyError) as error:
-                    raise AuheatError(
+                    raise StoreError(
                         f"{self.file}: {name} cannot be read (run `auheat verify`): {error}"
                     ) from error
                 self.columns[name] = column
@@ -350,8 +354,8 @@ def _identify(about: os.stat_result) -> tuple[int, ...]:
 
 
 def _replaced(file: Path) -> AuheatError:
-    return AuheatError(f"{file}: was replaced while it was read (open the shards anew)")
+    return StoreError(f"{file}: was replaced while it was read (open the shards anew)")
 
 
 def _cannot_read(file: Path, row: int, error: Exception) -> AuheatError:
-    return AuheatError(f"{file}: row {row} cannot be read (run `auheat verify`): {error}")
+    return StoreError(f"{file}: row {row} cannot be read (run `auheat verify`): {error}")

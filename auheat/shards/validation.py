@@ -15,7 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from auheat.errors import AuheatError
+from auheat.errors import AuheatError, StoreError
 from auheat.expressions import EXPRESSIONS, SPLITS
 from auheat.images.headers import UnreadableImageError, read_header
 from auheat.records import Array, Status
@@ -112,7 +112,7 @@ def check_form(file: Path, rows: int) -> None:
     """Raise `AuheatError` where a shard's attributes, types or shapes are not the format's."""
     with open_shard(file) as shard:
         for rule, problem, dataset, _ in _check_form(shard, rows):
-            raise AuheatError(f"{file}: {dataset}: {problem} [{rule}] (run `auheat verify`)")
+            raise StoreError(f"{file}: {dataset}: {problem} [{rule}] (run `auheat verify`)")
 
 
 def _check_copies(folder: Path) -> Iterator[Violation]:

@@ -18,7 +18,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from auheat.errors import AuheatError
+from auheat.errors import AuheatError, RequestError, StoreError
 from auheat.records import Array
 from auheat.shards.manifest import ShardEntry, has_manifest, read_manifest, write_manifest
 from auheat.shards.schema import BACKUP, FAILED, MANIFEST, OWN_FILE, shard_name
@@ -72,6 +72,8 @@ class ShardFolder:
             for file in self._own_files():
                 if file.name.endswith(PART):
                     file.unlink()
+        except AuheatError:
+            raise
         except OSError as error:
             raise cannot_write(folder, error) from error
         if not changing:  # else what changes is to be looked at first
@@ -84,7 +86,7 @@ class ShardFolder:
         if not has_manifest(self.folder):
             shards = [file for file in self._own_files() if not file.name.endswith(PART)]
             if shards and not overwrite:
-                raise AuheatError(
+                raise StoreError(
                     f"{self.folder}: {len(shards)} shards without a manifest, so nothing says how "
                     "they were made (bring manifest.json back, or --overwrite makes them anew)"
                 )
@@ -103,7 +105,7 @@ class ShardFolder:
         new = self.fingerprint
         for key in sorted({*old, *new} - {*changing}):
             if old.get(key) != new.get(key):
-                raise AuheatError(
+                raise RequestError(
                     f"{self.folder}: made with {key} {old.get(key)!r}, now asked with "
                     f"{new.get(key)!r} (--overwrite makes it anew)"
                 )

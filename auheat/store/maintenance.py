@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from auheat.errors import AuheatError
+from auheat.errors import AuheatError, StoreError
 from auheat.shards.manifest import is_lost, read_manifest, write_manifest
 from auheat.shards.schema import BACKUP, LANDMARKS, MANIFEST, OWN_FILE, SHARDS
 from auheat.shards.validation import Violation, check_folder, check_sources
@@ -24,7 +24,7 @@ def verify_store(store: Path) -> tuple[list[Path], list[Violation]]:
     folders = [store / LANDMARKS, *sorted((store / SHARDS).glob("*/"))]
     folders = [folder for folder in folders if folder.is_dir()]
     if not folders:
-        raise AuheatError(f"{store}: no store (run `auheat extract` first)")
+        raise StoreError(f"{store}: no store (run `auheat extract` first)")
     findings: list[Violation] = []
     with tqdm(total=_count_rows(folders), desc="verify", unit="row", leave=False) as bar:
         for folder in folders:
@@ -50,7 +50,7 @@ def repair_store(store: Path) -> tuple[list[Path], list[Violation], dict[str, in
     `AuheatError`.
     """
     if not store.is_dir():
-        raise AuheatError(f"{store}: no store (run `auheat extract` first)")
+        raise StoreError(f"{store}: no store (run `auheat extract` first)")
     with lock_store(store):
         folders, findings = verify_store(store)
         lost = {}
@@ -58,6 +58,8 @@ def repair_store(store: Path) -> tuple[list[Path], list[Violation], dict[str, in
             own = [finding for finding in findings if finding.file.parent == folder]
             try:
                 lost[str(folder)] = _repair(folder, own)
+            except AuheatError:
+                raise
             except OSError as error:
                 raise cannot_write(folder, error) from error
     return folders, findings, {name: n for name, n in lost.items() if n}
@@ -82,6 +84,6 @@ def _repair(folder: Path, findings: Sequence[Violation]) -> int:
         write_manifest(folder, manifest.fingerprint, kept)
     for name in stray:
         if (folder / name).is_dir():
-            raise AuheatError(f"{folder / name}: a folder where a shard should be (move it away)")
+            raise StoreError(f"{folder / name}: a folder where a shard should be (move it away)")
         (folder / name).unlink(missing_ok=True)
     return manifest.photos - sum(entry.rows for entry in kept)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from auheat.errors import AuheatError
+from auheat.errors import AuheatError, RequestError, StoreError
 from auheat.expressions import EXPRESSIONS
 from auheat.records import Array
 from auheat.shards.manifest import ShardEntry, has_manifest, read_manifest
@@ -29,9 +29,9 @@ from auheat.store.shard_set import (
     ROOT,
     ShardSet,
     digest_settings,
+    filter_rows,
     open_shard_set,
     read_shard_attributes,
-    select_rows,
 )
 from auheat.store.store import check_name, list_sources, write_source, write_sources
 from auheat.store.summary import summarize
@@ -112,11 +112,11 @@ def _open_parts(stores: Sequence[Path], target: Path, prefix: str | None) -> lis
     """Open the stores; raises `AuheatError` where one is unfinished, or they are no several."""
     places = [store.resolve() for store in stores]
     if len(places) < 2 or len(set(places)) < len(places):
-        raise AuheatError("merge: two stores or more, each once (auheat merge A B --store OUT)")
+        raise RequestError("merge: two stores or more, each once (auheat merge A B --store OUT)")
     own = target.resolve()
     for store in places:
         if store in (own, *own.parents) or own in store.parents:
-            raise AuheatError(f"--store: {target}: in or around {store} (choose a place apart)")
+            raise RequestError(f"--store: {target}: in or around {store} (choose a place apart)")
     names = [{f.name for f in (s / SHARDS).glob("*/") if has_manifest(f)} for s in places]
     common = sorted(set.intersection(*names))
     parts = []
@@ -135,14 +135,14 @@ def _choose_prefixes(places: Sequence[Path], prefix: str | None) -> list[str]:
     names = [p.name for p in places] if prefix == "auto" else prefix.split(",")
     way = f"give one name for each store, such as --prefix {','.join('abcdefgh'[: len(places)])}"
     if len(names) != len(places) or len(set(names)) < len(names):
-        raise AuheatError(
+        raise RequestError(
             f"--prefix: {', '.join(names)}: not {len(places)} different names ({way})"
         )
     for name in names:
         try:
             check_name(name)
         except AuheatError as error:
-            raise AuheatError(
+            raise RequestError(
                 f"--prefix: {name!r} (letters, digits, '-', '_' and '.' are allowed; {way})"
             ) from error
     return [f"{name}/" for name in names]
@@ -153,7 +153,7 @@ def _check_equal(first: ShardSet, other: ShardSet, own: Sequence[str]) -> None:
     one, two = first.fingerprint, other.fingerprint
     for key in sorted({*one, *two} - {*own}):
         if one.get(key) != two.get(key):
-            raise AuheatError(
+            raise RequestError(
                 f"{other.folder}: made with {key} {two.get(key)!r}, but {first.folder} with "
                 f"{one.get(key)!r} (stores are merged when they were made alike)"
             )
@@ -164,14 +164,14 @@ def _check_made_from(part: _Part, name: str) -> None:
     made_from = [entry.source for entry in part.rendered[name].entries]
     if made_from != [entry.sha256 for entry in part.landmarks.entries]:
         folder = part.rendered[name].folder
-        raise AuheatError(f"{folder}: made from other landmarks (run `auheat render` again)")
+        raise StoreError(f"{folder}: made from other landmarks (run `auheat render` again)")
 
 
 def _check_target(store: Path, names: Sequence[str]) -> None:
     """Raise `AuheatError` where the merge would leave shards of something else beside its own."""
     for folder in sorted((store / SHARDS).glob("*/")):
         if folder.name not in names:
-            raise AuheatError(f"{folder}: no part of this merge (choose another --store)")
+            raise StoreError(f"{folder}: no part of this merge (choose another --store)")
 
 
 def _find_duplicates(parts: Sequence[_Part], skip: bool) -> int:
@@ -190,12 +190,12 @@ def _find_duplicates(parts: Sequence[_Part], skip: bool) -> int:
                     continue
                 places = f"{parts[before[0]].place(*before[1:])} and {part.place(shard, row)}"
                 if not skip or before[0] == k:
-                    raise AuheatError(
+                    raise RequestError(
                         f"{places}: both {key!r} (--skip-duplicates keeps equal rows once, "
                         "--prefix tells the stores' rows apart)"
                     )
                 for name in same.differing(before, here):
-                    raise AuheatError(f"{places}: both {key!r}, but {name} differs")
+                    raise StoreError(f"{places}: both {key!r}, but {name} differs")
                 part.keep[shard][row] = False
                 skipped += 1
     return skipped
@@ -323,14 +323,14 @@ def _write(
     attributes = read_shard_attributes(file)
     columns = read_columns(file)
     if len(columns["id"]) != len(keep):
-        raise AuheatError(f"{file}: not the rows of its landmarks (run `auheat verify`)")
-    columns = select_rows(columns, keep)
+        raise StoreError(f"{file}: not the rows of its landmarks (run `auheat verify`)")
+    columns = filter_rows(columns, keep)
     for name in ("id", "path"):
         columns[name] = [part.prefix + text for text in columns[name]]
     if classes is not None:
         new = np.array([*(list(classes).index(n) for n in material.names), -1], np.int64)
         if not ((columns["label"] >= -1) & (columns["label"] < len(new) - 1)).all():
-            raise AuheatError(f"{file}: label: no such class (run `auheat verify`)")
+            raise StoreError(f"{file}: label: no such class (run `auheat verify`)")
         columns["label"] = new[columns["label"]]
         attributes["label"]["names"] = list(classes)
         thin = attributes["heatmap"].get("thin_rows", 0)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from auheat.errors import AuheatError
+from auheat.errors import StoreError
 from auheat.records import Array
 from auheat.shards.manifest import ShardEntry, read_manifest
 from auheat.shards.reader import open_shard, plain_attributes, read_columns
@@ -68,7 +68,7 @@ class ShardSet:
         """Raise `AuheatError` where a shard's bytes are not those that its manifest knows."""
         file, entry = self.files[number], self.entries[number]
         if file_digest(file) != entry.sha256:
-            raise AuheatError(f"{file}: its bytes have changed (run `auheat verify`)")
+            raise StoreError(f"{file}: its bytes have changed (run `auheat verify`)")
 
     def blocks(
         self, split: str | None = None, names: Sequence[str] | None = None
@@ -82,7 +82,7 @@ class ShardSet:
             columns = read_columns(file, list(dict.fromkeys([*wanted, "split"])))
             if split is not None:
                 keep = np.array([(own or "train") == split for own in columns["split"]], bool)
-                columns = select_rows(columns, keep)
+                columns = filter_rows(columns, keep)
             yield {name: columns[name] for name in wanted}
 
 
@@ -93,7 +93,7 @@ def open_shard_set(folder: Path, command: str) -> ShardSet:
     """
     files, fingerprint = list_finished(folder, command)
     if not files:
-        raise AuheatError(f"{folder}: no rows (run `{command}` again)")
+        raise StoreError(f"{folder}: no rows (run `{command}` again)")
     shared = read_shard_attributes(files[0])
     thin = _take_thin(shared)
     for file in files[1:]:
@@ -102,9 +102,7 @@ def open_shard_set(folder: Path, command: str) -> ShardSet:
         for name in sorted({*shared, *own}):
             if shared.get(name) != own.get(name):
                 what = name or "its attributes"
-                raise AuheatError(
-                    f"{file}: {what}: not as in {files[0].name} (run `auheat verify`)"
-                )
+                raise StoreError(f"{file}: {what}: not as in {files[0].name} (run `auheat verify`)")
     if "heatmap" in shared:
         shared["heatmap"] = {**shared["heatmap"], "thin_rows": thin}
     return ShardSet(folder, fingerprint, read_manifest(folder).entries, shared)
@@ -121,7 +119,7 @@ def _take_thin(attributes: dict[str, dict[str, Any]]) -> int:
     return int(attributes.get("heatmap", {}).pop("thin_rows", 0))
 
 
-def select_rows(columns: Mapping[str, Any], keep: Array) -> dict[str, Any]:
+def filter_rows(columns: Mapping[str, Any], keep: Array) -> dict[str, Any]:
     """Return the columns' rows where the mask `keep` (N,) is true."""
     at = np.flatnonzero(keep).tolist()
     return {

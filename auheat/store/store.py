@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from auheat.errors import AuheatError
+from auheat.errors import AuheatError, RequestError, StoreError
 from auheat.shards.manifest import has_manifest, read_manifest
 from auheat.shards.reader import check_format, list_shards, read_columns
 from auheat.shards.schema import LANDMARKS, SHARDS
@@ -67,15 +67,17 @@ def read_source(store: Path) -> Path:
     try:
         note = json.loads(file.read_text(encoding="utf-8"))
         if "merged" in note:
-            raise AuheatError(
+            raise StoreError(
                 f"{store}: merged from stores of several photo folders (run `auheat render` on "
                 "each of them, with the same options, and `auheat merge` again)"
             )
         source, follow_links = Path(note["source"]), note.get("follow_links") is True
+    except AuheatError:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise AuheatError(f"{file}: unreadable (run `auheat extract` again)") from error
+        raise StoreError(f"{file}: unreadable (run `auheat extract` again)") from error
     if not source.is_dir():
-        raise AuheatError(f"{source}: the photos are gone (run `auheat extract` from their place)")
+        raise StoreError(f"{source}: the photos are gone (run `auheat extract` from their place)")
     fence = Fence(source, follow_links)
     for shard in list_shards(store / LANDMARKS):
         for path in read_columns(shard, ["path"])["path"]:
@@ -86,10 +88,10 @@ def read_source(store: Path) -> Path:
 def list_finished(folder: Path, command: str) -> tuple[list[Path], dict[str, Any]]:
     """Return the shards and fingerprint of a finished stage; raises `AuheatError` otherwise."""
     if not has_manifest(folder):
-        raise AuheatError(f"{folder}: nothing there (run `{command}` first)")
+        raise StoreError(f"{folder}: nothing there (run `{command}` first)")
     manifest = read_manifest(folder)
     if manifest.rows != manifest.photos:
-        raise AuheatError(
+        raise StoreError(
             f"{folder}: {manifest.rows} of {manifest.photos} rows (run `{command}` again to finish)"
         )
     files = list_shards(folder)
@@ -106,12 +108,12 @@ def find_rendered(store: Path, name: str | None = None, option: str = "--name") 
     """
     there = sorted(p.name for p in (store / SHARDS).glob("*/") if has_manifest(p))
     if not there:
-        raise AuheatError(f"{store / SHARDS}: no shards (run `auheat render` first)")
+        raise StoreError(f"{store / SHARDS}: no shards (run `auheat render` first)")
     if name is None and len(there) > 1:
-        raise AuheatError(f"{store / SHARDS}: choose one with {option} ({', '.join(there)})")
+        raise RequestError(f"{store / SHARDS}: choose one with {option} ({', '.join(there)})")
     chosen = there[0] if name is None else name
     if chosen not in there:
-        raise AuheatError(f"{store / SHARDS}: no {chosen!r} (there: {', '.join(there)})")
+        raise RequestError(f"{store / SHARDS}: no {chosen!r} (there: {', '.join(there)})")
     return store / SHARDS / chosen
 
 
@@ -120,7 +122,7 @@ def list_rendered(store: Path, name: str | None) -> tuple[list[Path], dict[str, 
     folder = find_rendered(store, name, "--shards")
     files, fingerprint = list_finished(folder, "auheat render")
     if not files:
-        raise AuheatError(f"{folder}: no rows (run `auheat render` again)")
+        raise StoreError(f"{folder}: no rows (run `auheat render` again)")
     return files, fingerprint
 
 
@@ -128,5 +130,5 @@ def check_name(name: str) -> str:
     """Return a name that is safe as a folder's; raises `AuheatError` for any other."""
     plain = name.replace("-", "").replace("_", "").replace(".", "")
     if not plain.isalnum() or not name.isascii() or name.startswith("."):
-        raise AuheatError(f"--name: {name!r} (letters, digits, '-', '_' and '.' are allowed)")
+        raise RequestError(f"--name: {name!r} (letters, digits, '-', '_' and '.' are allowed)")
     return name

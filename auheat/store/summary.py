@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from auheat.errors import AuheatError
+from auheat.errors import StoreError
 from auheat.heatmaps.render import MIN_SIGMA
 from auheat.records import Status
 from auheat.shards.reader import list_shards, read_attributes, read_columns
@@ -83,7 +83,7 @@ def summarize(
             "their photos (raise --size)"
         )
     if failed and strict:
-        raise AuheatError(f"{folder / FAILED}: {len(failed)} rows with a bad status (--strict)")
+        raise StoreError(f"{folder / FAILED}: {len(failed)} rows with a bad status (--strict)")
     return Summary(stage, folder, total, resumed, counts, seconds, details, tuple(warnings))
 
 

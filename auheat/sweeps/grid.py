@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from auheat.models.registry import METHODS
+from auheat.models.names import METHOD_NAMES
 from auheat.sweeps.published import LAMBDAS, LAYERS
 from auheat.training.config import TrainConfig
 from auheat.training.presets import RECIPES
@@ -141,7 +141,7 @@ class Preset:
 
 def _paper_parts(data: str) -> tuple[SubGrid, ...]:
     weight = float(RECIPES[data]["au_weight"])
-    parts = (SubGrid(tuple(METHODS), (0.0, weight)),)
+    parts = (SubGrid(METHOD_NAMES, (0.0, weight)),)
     if data != "rafdb":
         return parts
     aligned = tuple(layers for layers in LAYERS if layers)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from auheat.errors import AuheatError
+from auheat.errors import RequestError
 from auheat.models.registry import METHODS
 from auheat.models.resnet import N_LAYERS
 from auheat.store.store import check_name
@@ -68,7 +68,7 @@ def plan_sweep(
     if given.get("contrast_weight") and not any(
         p.positive() for some in parts.values() for p in some
     ):
-        raise AuheatError(
+        raise RequestError(
             "--contrast-weight: no lambda above 0 (runs without AUs have no contrast either)"
         )
     name = check_name(name or (preset if preset != "none" else "grid"))
@@ -90,19 +90,19 @@ def _check_given(
     """Raise `AuheatError` for settings that the grid decides, and for a list that leaves no run."""
     for key, instead in _INSTEAD.items():
         if key in given:
-            raise AuheatError(f"{key}: not the same for every run of a sweep (expected {instead})")
+            raise RequestError(f"{key}: not the same for every run of a sweep (expected {instead})")
     if not seeds:
-        raise AuheatError("--seeds: an empty list (expected one or more, such as 0)")
+        raise RequestError("--seeds: an empty list (expected one or more, such as 0)")
     check_distinct("--seeds", seeds, str)
     if data is None:
         return
     if preset != "paper":
-        raise AuheatError(f"data: for preset paper alone, not {preset} (leave it out)")
+        raise RequestError(f"data: for preset paper alone, not {preset} (leave it out)")
     for value in data:
         if value not in DATA:
-            raise AuheatError(f"data: {value!r} is not known (one of {', '.join(DATA)})")
+            raise RequestError(f"data: {value!r} is not known (one of {', '.join(DATA)})")
     if not data:
-        raise AuheatError(f"data: an empty list (expected some of {', '.join(DATA)})")
+        raise RequestError(f"data: an empty list (expected some of {', '.join(DATA)})")
     check_distinct("data", data, str)
 
 
@@ -110,13 +110,13 @@ def _check_preset(
     preset: str, chosen: Mapping[str, Any], given: Mapping[str, Any], train_preset: str | None
 ) -> None:
     if preset not in GRIDS:
-        raise AuheatError(f"--preset: {preset!r} is not known (one of none, {', '.join(GRIDS)})")
+        raise RequestError(f"--preset: {preset!r} is not known (one of none, {', '.join(GRIDS)})")
     for key, value in chosen.items():
         if value is not None:
-            raise AuheatError(f"--{key}: not beside --preset {preset}, which has its own")
+            raise RequestError(f"--{key}: not beside --preset {preset}, which has its own")
     if preset == "paper" and (train_preset or given.get("recipe")):
         option = "--train-preset" if train_preset else "--recipe"
-        raise AuheatError(f"{option}: not beside --preset paper, whose recipes are the paper's")
+        raise RequestError(f"{option}: not beside --preset paper, whose recipes are the paper's")
 
 
 def _data_of(given: Mapping[str, Any]) -> str:
@@ -133,7 +133,7 @@ def _make_part(
 ) -> SubGrid:
     """Return the part of all combinations, what is not given being the training's own."""
     if methods is None and lambdas is None and layers is None and len(seeds) < 2:
-        raise AuheatError(
+        raise RequestError(
             f"sweep: nothing to vary (expected --preset {' or '.join(GRIDS)}, or some of "
             "--methods, --lambdas, --layers, --seeds)"
         )
@@ -153,9 +153,9 @@ def _make_part(
     check_distinct("--lambdas", part.lambdas, str)
     check_distinct("--layers", part.layers, format_layers)
     if not (part.methods and part.lambdas and all(part.layers) and part.layers):
-        raise AuheatError("sweep: an empty list of methods, lambdas or layers (leave it out)")
+        raise RequestError("sweep: an empty list of methods, lambdas or layers (leave it out)")
     if layers is not None and not part.positive():
-        raise AuheatError("--layers: no lambda above 0 (without AUs no layer is aligned)")
+        raise RequestError("--layers: no lambda above 0 (without AUs no layer is aligned)")
     return part
 
 
@@ -172,14 +172,14 @@ def _check_known(
 ) -> None:
     for value in values:
         if not fits(value):
-            raise AuheatError(f"{option}: {value!r} is not known (expected {expected})")
+            raise RequestError(f"{option}: {value!r} is not known (expected {expected})")
 
 
 def _configure(training: Mapping[str, Any], **swept: Any) -> TrainConfig:
     settings = {key: value for key, value in training.items() if key != "train_preset"}
     preset = training.get("train_preset", "none")
     if preset not in PRESETS:
-        raise AuheatError(f"--train-preset: {preset!r} is not known (one of {', '.join(PRESETS)})")
+        raise RequestError(f"--train-preset: {preset!r} is not known (one of {', '.join(PRESETS)})")
     return make_config(preset, **settings, **swept)
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from auheat.errors import AuheatError
+from auheat.errors import StoreError
 from auheat.runs.run_folder import BEST, RESULT, RUNS, VAL_RESULT, read_metadata
 from auheat.sweeps.grid import RunKey, SweepPlan, SweepRun, format_layers, list_choices
 
@@ -80,7 +80,7 @@ def read_scores(file: Path) -> dict[str, Any]:
         for key in VALIDATION:
             float(scores[key])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise AuheatError(f"{file}: unreadable (`auheat evaluate` makes it anew)") from error
+        raise StoreError(f"{file}: unreadable (`auheat evaluate` makes it anew)") from error
     return scores
 
 

@@ -25,7 +25,7 @@ import torch
 from tqdm import tqdm
 
 from auheat import __version__
-from auheat.errors import AuheatError
+from auheat.errors import AuheatError, RequestError, StoreError
 from auheat.sweeps.grid import RunKey, SweepPlan
 from auheat.sweeps.results import RunState, choose_all, read_results, write_csv
 from auheat.sweeps.single_run import (
@@ -105,9 +105,9 @@ def sweep(
     run for what no run could use; Ctrl-C raises `KeyboardInterrupt` that says how to go on.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise AuheatError("sweep: started by torchrun (expected one process; see --jobs)")
+        raise RequestError("sweep: started by torchrun (expected one process; see --jobs)")
     if jobs < 1:
-        raise AuheatError(f"--jobs: {jobs} (expected 1 or more)")
+        raise RequestError(f"--jobs: {jobs} (expected 1 or more)")
     places = {data: (stores or {}).get(data, store) for data in plan.data}
     folder = store / SWEEPS / plan.name
     tasks = _make_tasks(plan, places)
@@ -147,11 +147,11 @@ def _check_grid(folder: Path, plan: SweepPlan, overwrite: bool) -> None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         if overwrite:
             return
-        raise AuheatError(f"{file}: unreadable (--overwrite writes it anew)") from error
+        raise StoreError(f"{file}: unreadable (--overwrite writes it anew)") from error
     for key in keys:
         old, new = before.get(key), plan.grid.get(key)
         if old != new and not overwrite:
-            raise AuheatError(
+            raise RequestError(
                 f"{file}: made with {key} {_format_value(old)}, now {_format_value(new)} "
                 "(--overwrite takes this grid and keeps the runs that are in both, --name keeps "
                 "both)"
@@ -181,7 +181,7 @@ def _check_tasks(tasks: Sequence[Task], overwrite: bool) -> list[Task]:
             weights[network] = identify_weights(config)
         difference = find_difference(task, materials[rows] | weights[network])
         if difference and not overwrite:
-            raise AuheatError(
+            raise RequestError(
                 f"{task.run}: trained with {difference} (--overwrite trains it anew, --name keeps "
                 "both)"
             )
@@ -257,7 +257,7 @@ class SweepRunner:
                     joblib.delayed(_make_apart)(task, threads, os.getpid()) for task in tasks
                 )
             except BrokenProcessPool as error:
-                raise AuheatError(
+                raise StoreError(
                     f"{self.folder}: a process was ended from outside, for want of memory perhaps "
                     "(fewer --jobs; the same command goes on from there)"
                 ) from error

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from auheat.data.dataset import ShardDataset
-from auheat.errors import AuheatError
+from auheat.errors import AuheatError, RequestError, StoreError
 from auheat.evaluation.evaluator import evaluate
 from auheat.runs import run_folder
 from auheat.runs.run_folder import ARRAYS, RESULT, VAL_ARRAYS, VAL_RESULT
@@ -50,11 +50,11 @@ def check_material(store: Path, config: TrainConfig) -> dict[str, Any]:
     """Return what a run's config.json will have of its shards; raises `AuheatError`."""
     pick_device(config.device)
     if config.weights not in ("auto", "none") and not Path(config.weights).is_file():
-        raise AuheatError(f"--weights: {config.weights}: no such file (auto, none, or a file)")
+        raise RequestError(f"--weights: {config.weights}: no such file (auto, none, or a file)")
     material = load_training_data(store, config)
     files = material.dataset.files
     if not len(ShardDataset(files, "test", config.image_size, config.classes)):
-        raise AuheatError(f"{material.folder}: no test photos (each run is scored on them)")
+        raise StoreError(f"{material.folder}: no test photos (each run is scored on them)")
     return describe_training_data(material, processes=1)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from auheat.errors import AuheatError
+from auheat.errors import RequestError
 from auheat.heatmaps.plan import Plan
 from auheat.heatmaps.render import render_heatmaps
 from auheat.records import Array
@@ -29,7 +29,7 @@ class Targets:
         self.plan = plan
         drawn = np.array([blobs is not None for blobs in plan.classes])
         if drawn.sum() < 2:
-            raise AuheatError(
+            raise RequestError(
                 f"--contrast-weight: {drawn.sum()} of the classes {', '.join(plan.names)} have "
                 "heatmaps (2 or more are needed to be told apart)"
             )

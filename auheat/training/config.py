@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from auheat.data.augmentation import AUGMENTATIONS
-from auheat.errors import AuheatError
+from auheat.errors import RequestError
 from auheat.models.registry import Method, check_backbone, find_method
 from auheat.models.resnet import N_LAYERS
 from auheat.store.store import check_name
@@ -25,20 +25,53 @@ MIN_SIDE = 16
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
-    """Everything that decides what a run becomes (apart from the photos).
+    """The settings of a training run, which with the photos decide what it becomes.
 
-    `au_weight` is the paper's lambda, 0 for a plain classifier, `contrast_weight` of the loss that
-    tells a class's heatmap from the others'; `layers` (1 to 5) are aligned by both;
-    `classes` leaves out the others; `name` defaults to one made of the settings; `optimizer`
-    is "sgd" (Nesterov) or "adamw". `lr` is the highest rate, the head's is `head_lr` times that;
-    `schedule` "auto" is cosine of sgd and onecycle of adamw, `warmup` is in epochs.
+    Made by `make_config`, which checks them. `workers`, `device` and `tensorboard` do not change
+    what a run becomes.
 
-    `batch_size` is what one step learns from, by all processes and `accumulate` passes together.
-    `crop_from` (px, 0: none) is the side photos are resized to before a crop of `image_size`.
-    `clip` (largest norm of the gradient) and `ema` (decay) are 0 for none. `freeze_bn` keeps
-    batch normalisation in evaluation mode, `sync_bn` spans it over processes, `balance` draws every
-    class as often. `workers` None is as many as suit; it, `device` and `tensorboard` do not
-    change what a run becomes.
+    Attributes:
+        name: The run's name; "" makes one of method, backbone, weights and seed.
+        recipe: The paper's settings for a data set that were asked for ("rafdb", "affectnet").
+        shards: Which of the store's shards; None where there are no others.
+        classes: Classes to learn, the others are left out; None takes all.
+        method: One of `list_methods`.
+        backbone: One of the method's.
+        weights: "auto" (published ones where they are on this machine), "none", or a file.
+        image_size: Side of the network's input in px, 16 or more.
+        au_weight: Weight of `au_alignment_loss`, the paper's lambda; 0 for a plain classifier.
+        contrast_weight: Weight of `contrastive_alignment_loss`.
+        layers: Layers (1 to 5, shallow to deep) that both align.
+        epochs: Passes over the training rows, above 0.
+        batch_size: Photos that one step learns from, by all processes and `accumulate` passes.
+        lr: Highest learning rate, above 0.
+        weight_decay: 0 or more.
+        optimizer: "sgd" (Nesterov) or "adamw".
+        head_lr: The head's rate as a multiple of `lr`.
+        schedule: "auto" is cosine of sgd and onecycle of adamw.
+        warmup: Epochs in which the rate rises; None is as suits the schedule.
+        step_epochs: Epochs between steps of the schedule "step".
+        step_factor: What a step multiplies the rate by.
+        augment: How photos are varied.
+        crop_from: Side in px that photos are resized to before a crop of `image_size`; 0 for none.
+        balance: Draw every class as often.
+        accumulate: Passes that one step adds up.
+        clip: Largest norm of the gradient; 0 for none.
+        ema: Decay of the weights' moving average; 0 for none.
+        freeze_bn: Keep batch normalisation in evaluation mode.
+        sync_bn: Span batch normalisation over processes.
+        amp: "none", "bf16" or "fp16".
+        compile: Use torch.compile.
+        val_fraction: Share of the training rows held out where there is no validation split.
+        seed: Seed of weights, order and augmentation.
+        device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N".
+        workers: Processes that decode photos; None is as many as suit.
+        tensorboard: Write TensorBoard's files, too.
+
+    Example:
+        >>> from auheat import TrainConfig
+        >>> TrainConfig(method="cam", au_weight=0.0, seed=3).run_name
+        'cam-resnet50-au0-seed3'
     """
 
     name: str = ""
@@ -87,17 +120,32 @@ class TrainConfig:
 
 
 def make_config(preset: str = "none", **settings: Any) -> TrainConfig:
-    """Return the settings of a preset with those given (not None) put in their place.
+    """Make the settings of a training run: a preset's, with those given in their place.
 
     Backbone and image size, where neither preset nor caller gives them, are the method's own.
-    Raises `AuheatError` for an unknown preset or a value that no run could use.
+
+    Args:
+        preset: "none", or a preset for CPUs: "demo", "methods".
+        settings: Fields of `TrainConfig`; one that is None is left as it is.
+
+    Returns:
+        The settings, checked.
+
+    Raises:
+        RequestError: An unknown preset, or a value that no run could use.
+
+    Example:
+        >>> from auheat import make_config
+        >>> config = make_config("demo", method="gradcam", epochs=2)
+        >>> config.backbone, config.run_name
+        ('thin', 'gradcam-thin-au4-seed0')
     """
     given = {k: v for k, v in settings.items() if v is not None}
     recipe = given.get("recipe", "none")
     check_one_of("--preset", preset, PRESETS)
     check_one_of("--recipe", recipe, RECIPES)
     if "none" not in (preset, recipe):
-        raise AuheatError(f"--recipe: {recipe!r} beside --preset {preset!r} (one of the two)")
+        raise RequestError(f"--recipe: {recipe!r} beside --preset {preset!r} (one of the two)")
     chosen = {**RECIPES[recipe], **PRESETS[preset]}
     row = find_method(given.get("method", chosen.get("method", TrainConfig().method)))
     if "backbone" in PRESETS[preset]:  # the presets that have one are for narrow ones
@@ -110,26 +158,26 @@ def make_config(preset: str = "none", **settings: Any) -> TrainConfig:
     check_one_of("--optimizer", config.optimizer, OPTIMIZERS)
     for key in ("epochs", "batch_size", "lr"):
         if not 0 < getattr(config, key) < math.inf:
-            raise AuheatError(f"--{key.replace('_', '-')}: {getattr(config, key)} (expected > 0)")
+            raise RequestError(f"--{key.replace('_', '-')}: {getattr(config, key)} (expected > 0)")
     if not MIN_SIDE <= config.image_size < math.inf:
-        raise AuheatError(f"--image-size: {config.image_size} (expected {MIN_SIDE} or more)")
+        raise RequestError(f"--image-size: {config.image_size} (expected {MIN_SIDE} or more)")
     step = row.side_step(config.backbone)
     if config.image_size % step:
-        raise AuheatError(
+        raise RequestError(
             f"--image-size: {config.image_size} ({config.backbone} takes multiples of {step})"
         )
     if config.batch_size < 2:
-        raise AuheatError("--batch-size: 1 (batch normalisation needs 2 or more)")
+        raise RequestError("--batch-size: 1 (batch normalisation needs 2 or more)")
     for key in ("au_weight", "contrast_weight", "weight_decay"):
         if not 0 <= getattr(config, key) < math.inf:
             option = f"--{key.replace('_', '-')}"
-            raise AuheatError(f"{option}: {getattr(config, key)} (expected 0 or more)")
+            raise RequestError(f"{option}: {getattr(config, key)} (expected 0 or more)")
     if not 0 <= config.seed < 2**32:
-        raise AuheatError(f"--seed: {config.seed} (expected 0 to {2**32 - 1})")
+        raise RequestError(f"--seed: {config.seed} (expected 0 to {2**32 - 1})")
     if not 0 < config.val_fraction < 1:
-        raise AuheatError(f"--val-fraction: {config.val_fraction} (expected between 0 and 1)")
+        raise RequestError(f"--val-fraction: {config.val_fraction} (expected between 0 and 1)")
     if not config.layers or not set(config.layers) <= set(range(1, N_LAYERS + 1)):
-        raise AuheatError(f"--layers: {config.layers} (expected some of 1 to {N_LAYERS})")
+        raise RequestError(f"--layers: {config.layers} (expected some of 1 to {N_LAYERS})")
     check_distinct("--layers", config.layers)
     check_distinct("--classes", config.classes or ())
     _check_engine(config)
@@ -149,7 +197,7 @@ def _check_engine(config: TrainConfig) -> None:
     check_one_of("--amp", config.amp, AMP)
     on_cpu = config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available())
     if config.amp == "fp16" and on_cpu:
-        raise AuheatError("--amp: 'fp16' needs CUDA (bf16 works on a CPU too)")
+        raise RequestError("--amp: 'fp16' needs CUDA (bf16 works on a CPU too)")
     fits: Mapping[str, tuple[bool, str]] = {
         "warmup": (0 <= (config.warmup or 0) < config.epochs, f"0 to under {config.epochs} epochs"),
         "step_epochs": (config.step_epochs > 0, "1 or more"),
@@ -170,7 +218,7 @@ def _check_engine(config: TrainConfig) -> None:
     for key, (fit, expected) in fits.items():
         if not fit:
             option = f"--{key.replace('_', '-')}"
-            raise AuheatError(f"{option}: {getattr(config, key)} (expected {expected})")
+            raise RequestError(f"{option}: {getattr(config, key)} (expected {expected})")
     check_parts(config, 1)
 
 
@@ -178,17 +226,17 @@ def check_parts(config: TrainConfig, processes: int) -> None:
     """Raise `AuheatError` where a batch cannot be shared by passes and processes."""
     parts = config.accumulate * processes
     if config.batch_size % parts:
-        raise AuheatError(
+        raise RequestError(
             f"--batch-size: {config.batch_size} (with {processes} processes x --accumulate "
             f"{config.accumulate}: a multiple of {parts})"
         )
     if config.batch_size // parts < 2 and not config.freeze_bn and parts > 1:
-        raise AuheatError(
+        raise RequestError(
             f"--batch-size: {config.batch_size} in {parts} parts is 1 photo each "
             "(batch normalisation needs 2 or more, or --freeze-bn)"
         )
     if config.sync_bn and config.freeze_bn:
-        raise AuheatError("--sync-bn: nothing to sync with --freeze-bn (one of the two)")
+        raise RequestError("--sync-bn: nothing to sync with --freeze-bn (one of the two)")
 
 
 AMP: Mapping[str, torch.dtype] = MappingProxyType(

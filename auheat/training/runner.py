@@ -19,7 +19,7 @@ from torch import nn
 from tqdm import tqdm
 
 from auheat import __version__
-from auheat.errors import AuheatError
+from auheat.errors import RequestError, StoreError
 from auheat.models.network import Classifier
 from auheat.models.pretrained import WEIGHTS_HINT, Found
 from auheat.models.registry import IMAGENET_MEAN, IMAGENET_STD, build_classifier, find_method
@@ -85,7 +85,7 @@ def train(
         device = world.device(config.device)
         check_parts(config, world.size)
         if config.sync_bn and world.size > 1 and device.type == "cpu":
-            raise AuheatError(
+            raise RequestError(
                 "--sync-bn: torch syncs batch normalisation on CUDA alone (--freeze-bn on a CPU)"
             )
         material = load_training_data(store, config)
@@ -209,7 +209,7 @@ def _raise_uncompiled(error: RuntimeError) -> None:
     """Raise `AuheatError` for an error that comes from compiling a network."""
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         what = " ".join(str(error).split("\n")[:2])
-        raise AuheatError(
+        raise RequestError(
             f"--compile: {what} (torch.compile needs a C++ compiler on a CPU; the run is the "
             "same without, if slower)"
         ) from error
@@ -260,7 +260,7 @@ def identify_weights(config: TrainConfig) -> dict[str, str]:
         try:
             digests.append(file_digest(file))
         except OSError as error:
-            raise AuheatError(f"{file}: cannot be read ({WEIGHTS_HINT})") from error
+            raise StoreError(f"{file}: cannot be read ({WEIGHTS_HINT})") from error
         names.append(file.name)
     return {
         "weights_file": ", ".join(names) or "none",

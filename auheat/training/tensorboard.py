@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from auheat.errors import AuheatError
+from auheat.errors import MissingExtraError
 
 BOARD = "tensorboard"
 """The folder inside a run's that `tensorboard --logdir` reads."""
@@ -28,7 +28,7 @@ def tensorboard_writer(
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise AuheatError(
+        raise MissingExtraError(
             "--tensorboard: not installed (pip install tensorboard; metrics.jsonl has the same "
             "figures)"
         ) from error

@@ -24,7 +24,7 @@ from auheat.data.augmentation import AUGMENTATIONS, Rows, vary, warp_heatmaps
 from auheat.data.cutmix import Batch
 from auheat.data.dataset import Item
 from auheat.data.loader import BatchLoader, BatchSampler, balance_weights
-from auheat.errors import AuheatError
+from auheat.errors import AuheatError, RequestError
 from auheat.losses import Loss, add_up, known_share, total_loss
 from auheat.models.network import Classifier
 from auheat.models.output import Output
@@ -77,7 +77,7 @@ class Trainer:
         self.model, self.optimizer = model, optimizer
         self.world = World() if world is None else world
         if len(material.train) < self.world.size:
-            raise AuheatError(f"{material.folder}: fewer training photos than processes")
+            raise RequestError(f"{material.folder}: fewer training photos than processes")
         self._mix = find_method(config.method).mix
         self._targets = self._make_targets() if config.contrast_weight else None
         self._scaler = torch.amp.GradScaler("cuda", enabled=config.amp == "fp16")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from auheat.data.dataset import ShardDataset, mean_heatmaps, split_validation
-from auheat.errors import AuheatError
+from auheat.errors import StoreError
 from auheat.facs.records import Codebook
 from auheat.heatmaps.plan import Plan, plan_heatmaps
 from auheat.records import Array
@@ -55,7 +55,7 @@ def load_training_data(store: Path, config: TrainConfig) -> TrainingData:
     train = ShardDataset(files, "train", learnt_from, classes)
     val = ShardDataset(files, "val", size, classes)
     if len(train.class_names) < 2:
-        raise AuheatError(f"{folder}: {len(train.class_names)} classes (at least 2 are needed)")
+        raise StoreError(f"{folder}: {len(train.class_names)} classes (at least 2 are needed)")
     rows = np.arange(len(train))
     if len(val):
         chosen, val_rows = rows, np.arange(len(val))
@@ -67,9 +67,9 @@ def load_training_data(store: Path, config: TrainConfig) -> TrainingData:
     count = np.bincount(train.labels[chosen], minlength=len(train.class_names))
     for name, n in zip(train.class_names, count, strict=True):
         if n == 0:
-            raise AuheatError(f"{folder}: no training photo of {name} (--classes leaves it out)")
+            raise StoreError(f"{folder}: no training photo of {name} (--classes leaves it out)")
     if not len(val_rows):
-        raise AuheatError(f"{folder}: too few photos to hold any out for validation")
+        raise StoreError(f"{folder}: too few photos to hold any out for validation")
     about = {
         "shards": folder.relative_to(store / SHARDS).as_posix(),
         # all that decided the shards, so that a run never goes on with others of the same name
@@ -82,7 +82,7 @@ def load_training_data(store: Path, config: TrainConfig) -> TrainingData:
     made = read_attributes(files[0])
     shown = made.get("mode", "expression"), made.get("geometry", "face")
     if config.contrast_weight and shown != ("expression", "face"):
-        raise AuheatError(
+        raise StoreError(
             f"{folder}: heatmaps of mode {shown[0]}, geometry {shown[1]} (--contrast-weight needs "
             "those of expressions, as `auheat render` draws them without --generic, --landmarks "
             "and --geometry)"
@@ -104,7 +104,7 @@ def write_split_and_maps(run: Path, material: TrainingData) -> None:
     write_json(run / run_folder.SPLIT, {"val": held_out})
     means = mean_heatmaps(material.dataset, material.train)
     if not means:
-        raise AuheatError(f"{material.folder}: no training photo has a heatmap")
+        raise StoreError(f"{material.folder}: no training photo has a heatmap")
     blank = np.zeros_like(next(iter(means.values())))
     classes = range(len(material.dataset.class_names))
     maps = torch.from_numpy(np.stack([means.get(k, blank) for k in classes]).astype(np.float32))

@@ -7,7 +7,7 @@ import re
 
 import torch
 
-from auheat.errors import AuheatError
+from auheat.errors import RequestError
 
 _limits: list[int] = []
 
@@ -40,11 +40,11 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise AuheatError(f"--device: {name!r} is not known (one of {DEVICES})")
+        raise RequestError(f"--device: {name!r} is not known (one of {DEVICES})")
     if name.startswith("cuda"):
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if int(name.partition(":")[2] or 0) >= count:
-            raise AuheatError(
+            raise RequestError(
                 f"--device: {name!r}: torch can use {count} CUDA devices here (use 'cpu' or 'auto')"
             )
     return torch.device(name)

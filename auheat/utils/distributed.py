@@ -21,7 +21,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from auheat.errors import AuheatError
+from auheat.errors import AuheatError, RequestError
 from auheat.utils.devices import pick_device
 
 _FAILED = "auheat/failed"
@@ -48,10 +48,10 @@ class World:
         if self.size == 1 or name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
             return pick_device(name if self.size == 1 else "cpu")
         if name not in ("auto", "cuda"):
-            raise AuheatError(f"--device: {name!r} (with torchrun: auto, cpu, cuda)")
+            raise RequestError(f"--device: {name!r} (with torchrun: auto, cpu, cuda)")
         pick_device("cuda")
         if torch.cuda.device_count() < self.local_size:
-            raise AuheatError(
+            raise RequestError(
                 f"--device: {self.local_size} processes and {torch.cuda.device_count()} CUDA "
                 "devices (torchrun --nproc-per-node at most as many, or --device cpu)"
             )

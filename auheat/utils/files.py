@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from auheat.errors import AuheatError
+from auheat.errors import AuheatError, StoreError
 
 PART = ".part"
 
@@ -102,7 +102,7 @@ def file_digest(file: Path) -> str:
 def cannot_write(path: Path, error: OSError) -> AuheatError:
     """Return the error of a file that cannot be written, with the reason and what is safe."""
     reason = error.strerror or str(error)
-    return AuheatError(
+    return StoreError(
         f"{path}: cannot be written: {reason} (finished shards are kept: make room or mend it, and "
         "the same command goes on)"
     )

@@ -14,7 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from auheat.errors import AuheatError
+from auheat.errors import StoreError
 from auheat.utils.files import cannot_write, write_json
 
 LOCK, OWNER = ".lock", ".owner.json"
@@ -40,7 +40,7 @@ def hold(
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=timeout)
     except Timeout as error:
-        raise AuheatError(message if isinstance(message, str) else message()) from error
+        raise StoreError(message if isinstance(message, str) else message()) from error
     except (OSError, NotImplementedError) as error:
         reason = error if isinstance(error, OSError) else OSError("it has no locks")
         raise cannot_write(path.parent, reason) from error

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from auheat.errors import AuheatError
+from auheat.errors import AuheatError, StoreError
 from auheat.records import SUFFIXES
 
 # Absolute; a backslash or NUL; a part `..`, or begun like a drive; a last part that is none.
@@ -72,7 +72,7 @@ class Fence:
         """Return what a path resolves to; raises `AuheatError` where that lies outside."""
         real = os.path.realpath(path)
         if not self.follow and not self.is_inside(real):
-            raise AuheatError(f"{path}: a link that leaves {self.root} (to {real}{self._hint})")
+            raise StoreError(f"{path}: a link that leaves {self.root} (to {real}{self._hint})")
         return real
 
     def measure(self, relative: str) -> int:
@@ -82,7 +82,7 @@ class Fence:
         nothing is a file that is missing.
         """
         if not is_inside_name(relative):
-            raise AuheatError(f"{relative!r}: a path that leaves {self.root} (expected one inside)")
+            raise StoreError(f"{relative!r}: a path that leaves {self.root} (expected one inside)")
         parent = relative.rpartition("/")[0]
         if parent not in self._seen:
             self.check_link(self.join(parent))
@@ -93,13 +93,15 @@ class Fence:
             if stat.S_ISLNK(about.st_mode):
                 about = Path(path).stat()
                 self.check_link(path)
+        except AuheatError:
+            raise
         except OSError:
             return -1
         return about.st_size
 
 
 @dataclass(slots=True)
-class Walk:
+class PhotoWalk:
     """Photos found below a folder: `photos` relative to the fence's root, with `/`, sorted.
 
     `again` lists links to photos or folders that are found without them, too.
@@ -115,7 +117,7 @@ def _refuse(error: AuheatError) -> None:
 
 def walk_photos(
     fence: Fence, start: str = "", odd: Callable[[AuheatError], None] = _refuse
-) -> Walk:
+) -> PhotoWalk:
     """List everything below `start` that is called like a photo; what is no regular file, too.
 
     Real folders come first, then links to folders, then links to photos: one that leads to what is
@@ -124,7 +126,7 @@ def walk_photos(
     link that leaves the root, and a name that is not UTF-8: none may be lost silently. `odd`, where
     given, is handed such an error instead, and what it names is left out.
     """
-    walk, visited, links = Walk(), set[tuple[int, int]](), list[str]()
+    walk, visited, links = PhotoWalk(), set[tuple[int, int]](), list[str]()
     homes: dict[str, str] = {}
     fence.check_link(fence.join(start))
     scan = partial(_scan, fence, walk, visited, homes, links, odd)
@@ -168,7 +170,7 @@ def _real_name(photo: str, homes: dict[str, str]) -> str:
 
 def _scan(
     fence: Fence,
-    walk: Walk,
+    walk: PhotoWalk,
     visited: set[tuple[int, int]],
     homes: dict[str, str],
     links: list[str],
@@ -199,16 +201,18 @@ def _scan(
                         folders.append(name)
                     elif is_photo_name(entry.name) and _is_text(fence, name, odd):
                         walk.photos.append(name)
+        except AuheatError:
+            raise
         except OSError as error:
             where = error.filename or path
-            odd(AuheatError(f"{where}: {error.strerror} (every folder must be readable)"))
+            odd(StoreError(f"{where}: {error.strerror} (every folder must be readable)"))
 
 
 def _is_text(fence: Fence, name: str, odd: Callable[[AuheatError], None]) -> bool:
     """Whether a name is UTF-8; `odd` is told where it is not."""
     if name.isprintable() or not any("\ud800" <= c <= "\udfff" for c in name):
         return True
-    odd(AuheatError(f"{fence.root}: file name {name!a} is not UTF-8 (rename it)"))
+    odd(StoreError(f"{fence.root}: file name {name!a} is not UTF-8 (rename it)"))
     return False
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from auheat.errors import AuheatError
+from auheat.errors import RequestError
 from auheat.facs.records import Codebook, Cue
 from auheat.heatmaps.plan import plan_heatmaps
 from auheat.heatmaps.render import render_heatmaps
@@ -134,11 +134,11 @@ def _short(cue: Cue) -> str:
 def plot_codebook(book: Codebook, out: Path) -> Path:
     """Write the picture of a codebook as PNG or JPEG; raises `AuheatError` where it cannot."""
     if out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-        raise AuheatError(f"--plot: {out}: not a picture's name (.png or .jpg)")
+        raise RequestError(f"--plot: {out}: not a picture's name (.png or .jpg)")
     out.parent.mkdir(parents=True, exist_ok=True)
     picture = cv2.cvtColor(draw_codebook(book), cv2.COLOR_RGB2BGR)
     done, data = cv2.imencode(out.suffix, picture)
     if not done:
-        raise AuheatError(f"--plot: {out}: cannot be encoded")
+        raise RequestError(f"--plot: {out}: cannot be encoded")
     out.write_bytes(data.tobytes())
     return out

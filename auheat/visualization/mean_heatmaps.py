@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from auheat.errors import AuheatError
+from auheat.errors import RequestError, StoreError
 from auheat.records import Array
 from auheat.store.statistics import MapSums, in_order
 from auheat.utils.files import write_whole
@@ -20,7 +20,7 @@ CELL, COLUMNS = 168, 7
 def write_plot(file: Path, maps: Mapping[str, MapSums]) -> None:
     """Draw the mean heatmap of each class, in a row of at most 7; brightest is its maximum."""
     if not maps:
-        raise AuheatError("--plot: no valid heatmaps to draw (`valid` is false in every row)")
+        raise RequestError("--plot: no valid heatmaps to draw (`valid` is false in every row)")
     cells = [_draw(name or "unlabelled", found) for name, found in in_order(maps)]
     blank = np.full_like(cells[0], 255)
     wide = min(COLUMNS, len(cells))
@@ -31,7 +31,7 @@ def write_plot(file: Path, maps: Mapping[str, MapSums]) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, data.tobytes())
     except OSError as error:
-        raise AuheatError(f"--plot: {file}: cannot be written: {error.strerror}") from error
+        raise StoreError(f"--plot: {file}: cannot be written: {error.strerror}") from error
 
 
 def _draw(name: str, found: MapSums) -> Array:

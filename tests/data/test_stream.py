@@ -43,7 +43,7 @@ def quick():
         return iter(rows.tolist())
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stream, "read_table", functools.cache(row_selection.read_table))
+        patch.setattr(stream, "read_row_table", functools.cache(row_selection.read_row_table))
         patch.setattr(ShardStream, "_read", read)
         patch.setattr(ShardStream, "_collate", lambda _, rows: {"index": torch.tensor(rows)})
         yield

@@ -23,7 +23,13 @@ from auheat.errors import AuheatError
 from auheat.explanation.explainer import Explainer, explain_to
 from auheat.explanation.inputs import name_outputs
 from auheat.explanation.panel import encode_png
-from auheat.explanation.panel_cells import CELL, draw_overview_cell, fit_cell, place_points, spread
+from auheat.explanation.panel_cells import (
+    CELL,
+    draw_overview_cell,
+    fit_cell,
+    place_in_cell,
+    spread_apart,
+)
 from auheat.heatmaps.plan import plan_heatmaps
 from auheat.heatmaps.render import render_heatmaps
 from auheat.models.registry import build_classifier
@@ -182,7 +188,7 @@ def test_landmarks_lie_on_what_they_mark_in_every_picture(framing, photo_of, tmp
             (found.overview, found.landmarks, found.size),
         ):
             fitted, place = fit_cell(picture)
-            drawn = place_points(at[p : p + 1], size, place)[0] - place[:2]
+            drawn = place_in_cell(at[p : p + 1], size, place)[0] - place[:2]
             assert np.abs(lit_centre(fitted, channel) - drawn).max() < 1.2
 
 
@@ -715,7 +721,7 @@ def test_the_part_seen_is_outlined_unless_it_is_the_whole_photo(square):
 @given(st.lists(st.floats(-50, CELL + 50), min_size=1, max_size=20), st.floats(5, 30))
 def test_tags_never_cover_each_other(places, apart):
     places = sorted(places)
-    spaced = spread(places, apart)
+    spaced = spread_apart(places, apart)
     gap = min(apart, CELL / len(places))
     assert all(b - a >= gap - 1e-6 for a, b in pairwise(spaced))
     assert min(spaced) >= gap / 2 - 1e-6

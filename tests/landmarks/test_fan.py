@@ -321,10 +321,10 @@ def test_a_path_precedes_the_variable_and_that_the_cache(places, tmp_path, monke
     named, mine = tmp_path / "named.pth", tmp_path / "mine.pth"
     for path in (places, named, mine):
         path.write_bytes(b"x")
-    assert fan.find_weights() == places
+    assert fan.find_fan_weights() == places
     monkeypatch.setenv("AUHEAT_FAN", str(named))
-    assert fan.find_weights() == named
-    assert fan.find_weights(mine) == mine
+    assert fan.find_fan_weights() == named
+    assert fan.find_fan_weights(mine) == mine
 
 
 def test_absent_weights_are_an_error_that_names_the_option_and_the_cache_file(places):
@@ -339,10 +339,10 @@ def test_named_weights_that_are_no_file_are_an_error_even_if_the_cache_has_some(
 ):
     places.write_bytes(b"x")
     with pytest.raises(AuheatError, match=rf"{tmp_path / name}: FAN's weights are not there"):
-        fan.find_weights(tmp_path / name)
+        fan.find_fan_weights(tmp_path / name)
     monkeypatch.setenv("AUHEAT_FAN", str(tmp_path / name))
     with pytest.raises(AuheatError, match=rf"{tmp_path / name}: FAN's weights are not there"):
-        fan.find_weights()
+        fan.find_fan_weights()
 
 
 class Evil:

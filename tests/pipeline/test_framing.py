@@ -19,7 +19,7 @@ from auheat.pipeline.framing import (
     check_framing,
     crop_faces,
     is_aligned,
-    move,
+    move_points,
     reframe,
 )
 from auheat.pipeline.rendering import render
@@ -58,7 +58,7 @@ def centroid(image, near, radius) -> np.ndarray:
 )  # fmt: skip
 def test_an_aligned_mean_face_is_upright_centred_and_of_one_size(eye, roll, x, y, side):
     points = face(eye, (x, y), roll)[None]
-    aligned = move(points, align_faces(points, FRAME, side))[0]
+    aligned = move_points(points, align_faces(points, FRAME, side))[0]
     low, high = aligned.min(0), aligned.max(0)
     np.testing.assert_allclose((low + high) / 2, (side - 1) / 2, atol=1e-6 * side)
     np.testing.assert_allclose((high - low).max(), side / MARGIN, rtol=1e-9)
@@ -83,7 +83,7 @@ def test_pixels_land_where_the_landmarks_say(eye):
     png = cv2.imencode(".png", image)[1].tobytes()
     out = decode(reframe(png, transform, np.array([160, 160])))
     assert out.shape == (160, 160, 3)
-    for point in move(points[None], transform[None])[0][[36, 45, 33, 48, 54]]:
+    for point in move_points(points[None], transform[None])[0][[36, 45, 33, 48, 54]]:
         np.testing.assert_allclose(centroid(out, point, 11), point, atol=0.12)
 
 
@@ -179,7 +179,7 @@ def test_stored_landmarks_transform_and_heatmap_follow_the_photo(photos, how):
     assert verify_store(photos / "s")[1] == []
     (file,) = list_shards(find_rendered(photos / "s"))
     after = read_columns(file)
-    wanted = move(before["landmarks"], after["transform"].astype(np.float64))
+    wanted = move_points(before["landmarks"], after["transform"].astype(np.float64))
     np.testing.assert_allclose(after["landmarks"], wanted, atol=2e-3)
     book = load_codebook("martinez")
     plan = plan_heatmaps(book, ["Happiness", "Sadness"])

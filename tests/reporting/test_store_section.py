@@ -17,7 +17,7 @@ from auheat.pipeline.extraction import extract
 from auheat.pipeline.rendering import render
 from auheat.reporting.charts import draw_histogram, find_ticks, turn_up
 from auheat.reporting.page import write_report
-from auheat.reporting.store_section import draw_codebook
+from auheat.reporting.store_section import codebook_context
 from auheat.visualization.face_panel import draw_bare, draw_panel
 from auheat.visualization.overlays import colorize, draw_veil, overlay
 
@@ -195,7 +195,7 @@ def test_histogram_bars_count_every_score():
 
 
 def test_each_expression_of_a_codebook_is_drawn_on_the_mean_face(martinez):
-    pictures = draw_codebook(martinez)
+    pictures = codebook_context(martinez)
     assert [p["name"] for p in pictures] == list(martinez.expressions)
     data = base64.b64decode(pictures[0]["picture"].partition(",")[2])
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)

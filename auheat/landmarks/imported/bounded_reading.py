@@ -11,7 +11,7 @@ from typing import IO, NoReturn
 
 import numpy as np
 
-from auheat.errors import AuheatError
+from auheat.errors import StoreError
 from auheat.records import N_POINTS, Array
 from auheat.utils.npz import DAMAGE, Claim, read_npz
 
@@ -40,7 +40,7 @@ class Lines:
         self.number += 1
         self.row += len(line)
         if self.row >= LONGEST:
-            raise AuheatError(f"{self._file}: line {self.number}: over {LONGEST} characters")
+            raise StoreError(f"{self._file}: line {self.number}: over {LONGEST} characters")
         if not line:
             raise StopIteration
         return line
@@ -56,12 +56,12 @@ def read_archive(file: Path) -> dict[str, Array]:
         return read_npz(file, ARRAYS, lambda claims: _check_claims(file, claims))
     except DAMAGE as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise AuheatError(f"{file}: cannot be read ({reason})") from error
+        raise StoreError(f"{file}: cannot be read ({reason})") from error
 
 
 def _check_claims(file: Path, claims: Mapping[str, Claim]) -> None:
     def refuse(what: str) -> NoReturn:
-        raise AuheatError(f"{file}: {what}")
+        raise StoreError(f"{file}: {what}")
 
     if not {"id", "landmarks"} <= set(claims):
         refuse(

@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from auheat.errors import AuheatError
+from auheat.errors import AuheatError, StoreError
 from auheat.landmarks.imported.bounded_reading import LONGEST, Lines, plain_names, read_archive
 from auheat.records import N_POINTS, Array, Status
 
@@ -54,7 +54,7 @@ _WANTED = 2 * N_POINTS
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Table:
+class PointTable:
     """R rows of points as read, one per face.
 
     `names` [R]; `points` (R, 68, 2) float32 px, base 0; `score` (R,) float32, 1 where unknown;
@@ -79,10 +79,10 @@ class Table:
         unit = "row" if file.casefold().endswith(".npz") else "line"
         return f"{file}: {unit} {line}" if line else file
 
-    def take(self, rows: Array) -> Table:
+    def take(self, rows: Array) -> PointTable:
         """Return the rows (K,) in that order."""
         columns = {field: getattr(self, field)[rows] for field in _FIELDS}
-        return Table([self.names[i] for i in rows.tolist()], **columns, files=self.files)
+        return PointTable([self.names[i] for i in rows.tolist()], **columns, files=self.files)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +107,13 @@ class _Columns:
         return [i for i in numbers if i is not None]
 
 
-def join_tables(tables: Sequence[Table]) -> Table:
+def join_tables(tables: Sequence[PointTable]) -> PointTable:
     """Return one table with the rows of all, in order."""
     columns = {field: np.concatenate([getattr(t, field) for t in tables]) for field in _FIELDS}
     before = np.cumsum([0] + [len(t.files) for t in tables[:-1]])
     columns["file"] += np.repeat(before, [len(t.names) for t in tables])
     names = [name for table in tables for name in table.names]
-    return Table(names, **columns, files=[file for table in tables for file in table.files])
+    return PointTable(names, **columns, files=[file for table in tables for file in table.files])
 
 
 def recognise(file: Path) -> tuple[str, str]:
@@ -122,7 +122,7 @@ def recognise(file: Path) -> tuple[str, str]:
     Raises `AuheatError` for what is no regular file, is empty or cannot be opened.
     """
     if file.exists() and not file.is_file():
-        raise AuheatError(f"{file}: no regular file (expected landmarks)")
+        raise StoreError(f"{file}: no regular file (expected landmarks)")
     try:
         with file.open("rb") as stream:
             start = stream.read(4)
@@ -133,9 +133,9 @@ def recognise(file: Path) -> tuple[str, str]:
             while not first and (line := stream.readline(LONGEST)):
                 first = line.removeprefix(b"\xef\xbb\xbf").strip()
     except OSError as error:
-        raise AuheatError(f"{file}: {error.strerror or 'cannot be read'}") from error
+        raise StoreError(f"{file}: {error.strerror or 'cannot be read'}") from error
     if not first:
-        raise AuheatError(f"{file}: empty file (expected landmarks)")
+        raise StoreError(f"{file}: empty file (expected landmarks)")
     try:
         text = first.decode()
     except UnicodeDecodeError:
@@ -172,7 +172,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def read_table(file: Path, kind: str, name: str) -> Table:
+def read_point_table(file: Path, kind: str, name: str) -> PointTable:
     """Read one file of a known kind; `name` is used for rows that name no photo.
 
     Raises `AuheatError` with file and line for anything that is not as the kind has it.
@@ -181,10 +181,12 @@ def read_table(file: Path, kind: str, name: str) -> Table:
         if kind == "npz":
             return _read_npz(file)
         return _read_pts(file, name) if kind == "pts" else _read_text(file, kind, name)
+    except AuheatError:
+        raise
     except UnicodeDecodeError as error:
-        raise AuheatError(f"{file}: line {_undecodable(file)}: not UTF-8 text") from error
+        raise StoreError(f"{file}: line {_undecodable(file)}: not UTF-8 text") from error
     except OSError as error:
-        raise AuheatError(f"{file}: {error.strerror or 'cannot be read'}") from error
+        raise StoreError(f"{file}: {error.strerror or 'cannot be read'}") from error
 
 
 def _undecodable(file: Path) -> int:
@@ -198,7 +200,7 @@ def _undecodable(file: Path) -> int:
     return 0
 
 
-def _read_text(file: Path, kind: str, name: str) -> Table:
+def _read_text(file: Path, kind: str, name: str) -> PointTable:
     with file.open(encoding="utf-8-sig", newline="") as stream:
         lines = Lines(stream, file)
         reader = csv.reader(lines, skipinitialspace=True, strict=True)
@@ -217,7 +219,7 @@ def _read_text(file: Path, kind: str, name: str) -> Table:
             blocks = _read_blocks(reader, lines, file, width, wanted)
             tables = [_make_table(file, *block, columns, name) for block in blocks]
         except csv.Error as error:
-            raise AuheatError(f"{file}: line {reader.line_num}: {error}") from error
+            raise StoreError(f"{file}: line {reader.line_num}: {error}") from error
     table = join_tables(tables)
     if columns.name is None:
         _check_one_photo(table)
@@ -231,7 +233,7 @@ def _find_columns(header: list[str], kind: str, where: str) -> _Columns:
     wanted = [f"{axis}{mark}{p}" for p in range(N_POINTS) for axis in "xy"]
     if found != set(wanted):
         advice = "; OpenFace writes them with -2Dfp" if kind == "openface" else ""
-        raise AuheatError(
+        raise StoreError(
             f"{where}: {sum(cell[0] == 'x' for cell in found)} x and "
             f"{sum(cell[0] == 'y' for cell in found)} y of points ({N_POINTS} in iBUG order: "
             f"x{mark}0 to x{mark}{N_POINTS - 1}, y{mark}0 to y{mark}{N_POINTS - 1}{advice})"
@@ -245,14 +247,14 @@ def _find_columns(header: list[str], kind: str, where: str) -> _Columns:
         face, frame = at.get("face_id", at.get("face")), at.get("frame")
         columns = _Columns(points, name, at["confidence"], face, frame, at.get("success"))
     elif name is None:
-        raise AuheatError(f"{where}: no column `input` (it names each row's photo)")
+        raise StoreError(f"{where}: no column `input` (it names each row's photo)")
     else:
         score, frame = at.get("FaceScore"), at.get("frame")
         columns = _Columns(points, name, score=score, frame=frame, face_number=-1)
     used = [header[i] for i in (*points, name, columns.status, *columns.others()) if i is not None]
     doubled = [cell for cell in used if header.count(cell) > 1]
     if doubled:
-        raise AuheatError(f"{where}: two columns {doubled[0]!r} (expected one)")
+        raise StoreError(f"{where}: two columns {doubled[0]!r} (expected one)")
     return columns
 
 
@@ -268,7 +270,7 @@ def _read_blocks(
             continue
         if len(row) != width:
             where = f"{file}: line {reader.line_num}"
-            raise AuheatError(f"{where}: {len(row)} fields ({width} expected: {wanted})")
+            raise StoreError(f"{where}: {len(row)} fields ({width} expected: {wanted})")
         rows.append(row)
         lines.append(reader.line_num)
         if len(rows) == _BLOCK:
@@ -279,7 +281,7 @@ def _read_blocks(
 
 def _make_table(
     file: Path, rows: list[list[str]], lines: list[int], columns: _Columns, name: str
-) -> Table:
+) -> PointTable:
     n = len(rows)
     others = columns.others()
     pick = itemgetter(*columns.points, *others)
@@ -294,13 +296,13 @@ def _make_table(
     if columns.name is not None:
         names = [row[columns.name].strip() for row in rows]
     if "" in names:
-        raise AuheatError(f"{file}: line {lines[names.index('')]}: no name (expected a photo's)")
+        raise StoreError(f"{file}: line {lines[names.index('')]}: no name (expected a photo's)")
     status = np.where(column(columns.success, 1) == 1, Status.OK, Status.NO_FACE)
     if columns.status is not None:
         status = _as_status([row[columns.status] for row in rows], lines, f"{file}: line")
     face = np.nan_to_num(column(columns.face, columns.face_number), nan=-1)
     points = _as_float32(numbers[:, :_WANTED]).reshape(n, N_POINTS, 2)
-    return Table(
+    return PointTable(
         names,
         points,
         _as_float32(column(columns.score, 1)),
@@ -327,7 +329,7 @@ def _as_numbers(rows: list[tuple[str, ...]], lines: list[int], file: Path) -> Ar
     for row, line in zip(filled, lines, strict=True):
         for cell in row:
             if not _is_number(cell):
-                raise AuheatError(f"{file}: line {line}: {cell!r} is not a number")
+                raise StoreError(f"{file}: line {line}: {cell!r} is not a number")
     return np.array(filled, dtype=np.float64)
 
 
@@ -336,58 +338,60 @@ def _as_status(cells: list[str], lines: list[int], where: str) -> Array:
     if -1 in found:
         bad = found.index(-1)
         known = ", ".join(f"{int(s)} {s.name}" for s in Status)
-        raise AuheatError(f"{where} {lines[bad]}: status {cells[bad]!r} (known: {known})")
+        raise StoreError(f"{where} {lines[bad]}: status {cells[bad]!r} (known: {known})")
     return np.array(found, np.uint8)
 
 
-def _check_one_photo(table: Table) -> None:
+def _check_one_photo(table: PointTable) -> None:
     """Refuse rows that belong to several photos, but name none."""
     frames = np.flatnonzero((table.frame != table.frame[:1]) & (table.frame >= 0))
     if len(frames):
         first, other = table.frame[0], table.frame[frames[0]]
-        raise AuheatError(
+        raise StoreError(
             f"{table.place(int(frames[0]))}: frames {first:g} and {other:g}, but no column that "
             f"names the photos (add one called {' or '.join(_NAMES)}, or give one CSV per photo, "
             "called after it)"
         )
 
 
-def _read_pts(file: Path, name: str) -> Table:
+def _read_pts(file: Path, name: str) -> PointTable:
     if file.stat().st_size > LONGEST:
-        raise AuheatError(f"{file}: more than {LONGEST} bytes ({N_POINTS} points are read)")
+        raise StoreError(f"{file}: more than {LONGEST} bytes ({N_POINTS} points are read)")
     lines = file.read_text(encoding="utf-8-sig").splitlines()
     text = [line.strip() for line in lines]
     counts = [line.partition(":")[2].strip() for line in text if line.startswith("n_points:")]
     if len(counts) != 1:
-        raise AuheatError(f"{file}: {len(counts)} lines `n_points: ...` (expected one)")
+        raise StoreError(f"{file}: {len(counts)} lines `n_points: ...` (expected one)")
     if counts[0] != str(N_POINTS):
-        raise AuheatError(f"{file}: {counts[0]} points ({N_POINTS} in iBUG order are read)")
+        raise StoreError(f"{file}: {counts[0]} points ({N_POINTS} in iBUG order are read)")
     if text.count("{") != 1 or text.count("}") != 1 or text.index("}") < text.index("{"):
-        raise AuheatError(f"{file}: the points do not stand between a line {{ and a line }}")
+        raise StoreError(f"{file}: the points do not stand between a line {{ and a line }}")
     start, end = text.index("{") + 1, text.index("}")
     rows = [(i + 1, text[i].split()) for i in range(start, end) if text[i]]
     for line, cells in rows:
         if len(cells) != 2:
-            raise AuheatError(f"{file}: line {line}: {len(cells)} fields (2 expected: x y)")
+            raise StoreError(f"{file}: line {line}: {len(cells)} fields (2 expected: x y)")
     if len(rows) != N_POINTS:
-        raise AuheatError(f"{file}: {len(rows)} points ({N_POINTS} expected, as its header says)")
+        raise StoreError(f"{file}: {len(rows)} points ({N_POINTS} expected, as its header says)")
     points = _as_numbers([tuple(cells) for _, cells in rows], [line for line, _ in rows], file)
     one = np.zeros(1, np.int64)
     shifted = _as_float32(points - 1)[None]
     score, status = np.ones(1, np.float32), np.zeros(1, np.uint8)
-    return Table([name], shifted, score, status, one, np.full(1, np.nan), one, one, [str(file)])
+    return PointTable(
+        [name], shifted, score, status, one, np.full(1, np.nan), one, one, [str(file)]
+    )
 
 
-def _read_npz(file: Path) -> Table:
+def _read_npz(file: Path) -> PointTable:
     found = read_archive(file)
     points, n = found["landmarks"], len(found["id"])
     plain = plain_names(found["id"])
     status = plain_names(found["status"].astype(str)) if "status" in found else ["0"] * n
     if plain is None or status is None:
-        raise AuheatError(f"{file}: text of numbers that are no characters (expected names)")
+        raise StoreError(f"{file}: text of numbers that are no characters (expected names)")
     if "" in plain:
-        raise AuheatError(f"{file}: row {plain.index('') + 1}: no name (expected a photo's)")
+        raise StoreError(f"{file}: row {plain.index('') + 1}: no name (expected a photo's)")
     lines, zero, none = np.arange(1, n + 1), np.zeros(n, np.int64), np.full(n, np.nan)
     checked = _as_status(status, lines.tolist(), f"{file}: row")
     points, score = _as_float32(points), _as_float32(found.get("score", np.ones(n)))
-    return Table(plain, points, score, checked, zero, none, lines, zero, [str(file)])
+    return PointTable(plain, points, score, checked, zero, none, lines, zero, [str(file)])

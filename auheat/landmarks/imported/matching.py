@@ -26,13 +26,13 @@ from pathlib import Path
 
 import numpy as np
 
-from auheat.errors import AuheatError
+from auheat.errors import RequestError, StoreError
 from auheat.landmarks.imported.formats import (
     ENDINGS,
     KINDS,
-    Table,
+    PointTable,
     join_tables,
-    read_table,
+    read_point_table,
     recognise,
 )
 from auheat.records import SUFFIXES, Array, Landmarks, Status
@@ -75,7 +75,9 @@ class ImportedPoints:
 
     name = "imported"
 
-    def __init__(self, source: Path, kind: str, table: Table, skipped: Sequence[str] = ()) -> None:
+    def __init__(
+        self, source: Path, kind: str, table: PointTable, skipped: Sequence[str] = ()
+    ) -> None:
         self.source, self.kind, self.skipped = source, kind, tuple(skipped)
         self.digest = _digest(kind, table)
         index: dict[str, int] = {}
@@ -115,7 +117,7 @@ class Matching:
         self.seen = self.judged = self.misplaced = 0
         self.edges = np.zeros(6, np.int64)
         if len(ids) and not self.matched:
-            raise AuheatError(
+            raise StoreError(
                 f"{points.source}: none of {len(points.names)} names fits a photo (names: "
                 f"{_some(points.names)}; photos: {_some(ids)})"
             )
@@ -157,7 +159,7 @@ class Matching:
         """
         n = len(ids)
         if unknown := [key for key in ids if key not in self.photo]:
-            raise AuheatError(f"{unknown[0]!r}: no photo of this matching ({len(self.photo)} ids)")
+            raise RequestError(f"{unknown[0]!r}: no photo of this matching ({len(self.photo)} ids)")
         sizes = np.asarray(sizes, np.int64).reshape(n, 2)
         readable = (sizes > 0).all(1)
         group = self.group[[self.photo[key] for key in ids]] if n else np.zeros(0, np.int64)
@@ -188,7 +190,7 @@ class Matching:
         ends = (left, right, west < -1, east > width, west < 1, east > width - 2)
         self.edges += np.array(ends).sum(1)
         if self.seen >= min(MIN_JUDGED, self.matched) and 2 * self.misplaced > self.judged:
-            raise AuheatError(
+            raise StoreError(
                 f"{self.points.source}: {self.misplaced} of {self.judged} faces lie outside their "
                 "photos: the points seem to belong to photos of another size (give the photos "
                 "that they were found on)"
@@ -239,7 +241,7 @@ def load_points(source: Path) -> ImportedPoints:
     `AuheatError` naming file and line for anything that cannot be read or trusted.
     """
     if not source.exists():
-        raise AuheatError(f"{source}: no such file or folder (expected landmarks)")
+        raise StoreError(f"{source}: no such file or folder (expected landmarks)")
     folder, files = source.is_dir(), [source]
     if folder:
         found = (file for file in source.rglob("*") if file.suffix.casefold() in ENDINGS)
@@ -254,15 +256,15 @@ def load_points(source: Path) -> ImportedPoints:
             skipped.append(str(file))
             continue
         else:
-            raise AuheatError(f"{file}: no known form of landmarks: {seen} ({', '.join(KINDS)})")
+            raise StoreError(f"{file}: no known form of landmarks: {seen} ({', '.join(KINDS)})")
         if len(kinds) > 1:
             both = " and ".join(f"{file} is {kind}" for kind, file in kinds.items())
-            raise AuheatError(f"{source}: {both} (keep files of one kind)")
+            raise StoreError(f"{source}: {both} (keep files of one kind)")
         name = file.relative_to(source) if folder else Path(file.name)
-        tables.append(read_table(file, kind, name.with_suffix("").as_posix()))
+        tables.append(read_point_table(file, kind, name.with_suffix("").as_posix()))
     table = join_tables(tables) if tables else None
     if table is None or not table.names:
-        raise AuheatError(f"{source}: no rows of landmarks ({', '.join(KINDS)} are read)")
+        raise StoreError(f"{source}: no rows of landmarks ({', '.join(KINDS)} are read)")
     table.names[:] = [_clean(name) for name in table.names]
     return ImportedPoints(source, next(iter(kinds)), table, skipped)
 
@@ -271,7 +273,7 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names[:_SHOWN])) + (", ..." if len(names) > _SHOWN else "")
 
 
-def _digest(kind: str, table: Table) -> str:
+def _digest(kind: str, table: PointTable) -> str:
     rules = (VERSION, kind, MIN_SCORE, MIN_INSIDE, MANY_SIDE)
     digest = hashlib.sha256(repr(rules).encode())
     digest.update("\0".join(table.names).encode("utf-8", "surrogatepass"))
@@ -280,13 +282,13 @@ def _digest(kind: str, table: Table) -> str:
     return digest.hexdigest()
 
 
-def _check_repeats(table: Table, group: Array) -> None:
+def _check_repeats(table: PointTable, group: Array) -> None:
     """Refuse two rows of one face, and frames of a video; rows are sorted by `group` (R,)."""
     same = group[1:] == group[:-1]
     video = np.flatnonzero(same & (table.frame[1:] != table.frame[:-1]) & (table.frame[1:] >= 0))
     if len(video):
         row = int(video[0])
-        raise AuheatError(
+        raise StoreError(
             f"{table.place(row)} and {table.place(row + 1)}: frames {table.frame[row]:g} and "
             f"{table.frame[row + 1]:g} of {table.names[row]!r} (a video; photos are expected)"
         )
@@ -302,7 +304,7 @@ def _check_repeats(table: Table, group: Array) -> None:
     if pairs:
         first, second = pairs[0]
         name, where = table.names[first], f"{table.place(first)} and {table.place(second)}"
-        raise AuheatError(f"{where}: two rows of one face of {name!r} (keep one)")
+        raise StoreError(f"{where}: two rows of one face of {name!r} (keep one)")
 
 
 def _clean(name: str) -> str:
@@ -370,7 +372,7 @@ def _match_names(points: ImportedPoints, ids: Sequence[str], paths: Sequence[str
         if len(found) > 1:
             some = " and ".join(repr(ids[photo]) for photo in found[:2])
             where = points.table.place(points.start[group])
-            raise AuheatError(f"{where}: {name!r} fits {some} (name the folder, too)")
+            raise StoreError(f"{where}: {name!r} fits {some} (name the folder, too)")
         for photo in found:
             if photo not in best or rank < best[photo][0]:
                 best[photo] = (rank, group)
@@ -381,7 +383,7 @@ def _match_names(points: ImportedPoints, ids: Sequence[str], paths: Sequence[str
             both = [best[photo][1], group]
             where = " and ".join(points.table.place(points.start[g]) for g in both)
             names = " and ".join(repr(points.names[g]) for g in both)
-            raise AuheatError(f"{where}: {names} both fit the photo {ids[photo]!r} (keep one)")
+            raise StoreError(f"{where}: {names} both fit the photo {ids[photo]!r} (keep one)")
     chosen = np.full(len(ids), -1, np.int64)
     for photo, (_, group) in best.items():
         chosen[photo] = group
@@ -422,7 +424,7 @@ def import_points(source: Path, kind: str, names: Sequence[str], points: Array) 
     messages and summaries call them.
     """
     n = len(names)
-    table = Table(
+    table = PointTable(
         list(names),
         np.asarray(points, np.float32).reshape(n, 68, 2),
         score=np.ones(n, np.float32),

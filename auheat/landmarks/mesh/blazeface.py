@@ -36,7 +36,7 @@ _GRIDS = ((16, 2), (8, 6))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Faces:
+class DetectedFaces:
     """K faces in each of N images, best first; score 0 marks an empty slot.
 
     `score` (N, K) in 0..1; `box` (N, K, 2, 2) corners (x, y); `keypoints` (N, K, 6, 2): the eye
@@ -47,15 +47,17 @@ class Faces:
     box: Tensor
     keypoints: Tensor
 
-    def moved(self, matrix: Tensor) -> Faces:
+    def moved(self, matrix: Tensor) -> DetectedFaces:
         """Return the faces with points mapped from 0..1 of the input by matrix (N, 2, 3)."""
         box, keypoints = (transform_points(matrix, p * SIDE) for p in (self.box, self.keypoints))
-        return Faces(self.score, box, keypoints)
+        return DetectedFaces(self.score, box, keypoints)
 
-    def replaced(self, index: Tensor, other: Faces) -> Faces:
+    def replaced(self, index: Tensor, other: DetectedFaces) -> DetectedFaces:
         """Return a copy with the faces of the images `index` taken from another record."""
         mine, theirs = ((f.score, f.box, f.keypoints) for f in (self, other))
-        return Faces(*(a.index_copy(0, index, b) for a, b in zip(mine, theirs, strict=True)))
+        return DetectedFaces(
+            *(a.index_copy(0, index, b) for a, b in zip(mine, theirs, strict=True))
+        )
 
     def take(self, slot: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return score (N,), box (N, 2, 2) and keypoints (N, 6, 2) of one slot (N,) per image."""
@@ -74,7 +76,7 @@ def anchors() -> Tensor:
     return torch.cat(maps)
 
 
-def decode(raw: Tensor, centres: Tensor) -> Tensor:
+def decode_anchors(raw: Tensor, centres: Tensor) -> Tensor:
     """Turn the detector's numbers (N, A, 16) into points (N, A, 8, 2) in 0..1.
 
     `centres` (A, 2) or (N, A, 2) are the anchors'. The first two points are the corners of the
@@ -99,7 +101,7 @@ def overlap(box: Tensor, others: Tensor) -> Tensor:
 
 def weighted_merge(
     score: Tensor, points: Tensor, least: float = MIN_SCORE, count: int = MAX_FACES
-) -> Faces:
+) -> DetectedFaces:
     """Merge candidates, score (N, A) and points (N, A, 8, 2), into `count` faces per image.
 
     Again and again the best candidate left takes all that overlap it; the face is their mean,
@@ -125,7 +127,7 @@ def weighted_merge(
         left = left.masked_fill(taken, 0)
     n, rest = len(score), count - len(scores)
     found = F.pad(torch.stack(merged, 1).view(n, -1, 8, 2), (0, 0, 0, 0, 0, rest))
-    return Faces(F.pad(torch.stack(scores, 1), (0, rest)), found[:, :, :2], found[:, :, 2:])
+    return DetectedFaces(F.pad(torch.stack(scores, 1), (0, rest)), found[:, :, :2], found[:, :, 2:])
 
 
 def letterbox(size: Tensor, pad: float = PAD) -> Tensor:
@@ -155,7 +157,7 @@ def quarters(size: Tensor) -> Tensor:
     return torch.stack(rows, -2).flatten(1, 2)
 
 
-def choose_face(faces: Faces, size: Tensor) -> tuple[Tensor, Tensor]:
+def choose_face(faces: DetectedFaces, size: Tensor) -> tuple[Tensor, Tensor]:
     """Return the slot (N,) of the largest central face and whether there are many, (N,) bool.
 
     A face counts by score x side, less the farther it lies from the middle of its image of

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from auheat.errors import AuheatError
+from auheat.errors import RequestError
 from auheat.records import Array
 
 CPU_BLOCK = 2**17
@@ -45,10 +45,10 @@ def check_images(images: Sequence[Array]) -> list[Array]:
     for i, image in enumerate(images):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             found = f"{image.dtype} of shape {image.shape}"
-            raise AuheatError(f"image {i}: {found} (uint8 of shape (H, W, 3) is needed)")
+            raise RequestError(f"image {i}: {found} (uint8 of shape (H, W, 3) is needed)")
         if max(image.shape[:2]) > MAX_SIDE:
             height, width = image.shape[:2]
-            raise AuheatError(f"image {i}: {width} x {height} pixels (at most {MAX_SIDE} a side)")
+            raise RequestError(f"image {i}: {width} x {height} pixels (at most {MAX_SIDE} a side)")
     black = np.zeros((1, 1, 3), np.uint8)
     return [np.ascontiguousarray(image) if image.size else black for image in images]
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from auheat.landmarks.mesh import blazeface, roi
 from auheat.landmarks.mesh.blazeface import (
     SIDE,
-    Faces,
+    DetectedFaces,
     choose_face,
     letterbox,
     quarters,
@@ -214,7 +214,7 @@ class MeshDetector:
         agreement = measure_agreement(keypoints, points)
         return Look(points, flag, score, agreement, found), many
 
-    def _search(self, photos: Any, image: Tensor, size: Tensor) -> Faces:
+    def _search(self, photos: Any, image: Tensor, size: Tensor) -> DetectedFaces:
         """Detect in overlapping parts of images (M,), for faces too small in the whole."""
         parts = quarters(size)
         m = len(parts)

@@ -6,7 +6,7 @@ import warnings
 
 import torch
 
-from auheat.errors import AuheatError
+from auheat.errors import MissingExtraError, RequestError
 from auheat.landmarks.mesh.networks import MeshNetworks, TorchNetworks
 
 ENGINES = ("auto", "openvino", "float32", "float16")
@@ -19,9 +19,9 @@ def load_networks(device: torch.device, engine: str = "auto") -> MeshNetworks:
     for another name, or for OpenVINO where it cannot run.
     """
     if engine not in ENGINES:
-        raise AuheatError(f"engine {engine!r}: not known (one of {', '.join(ENGINES)})")
+        raise RequestError(f"engine {engine!r}: not known (one of {', '.join(ENGINES)})")
     if engine == "openvino" and device.type != "cpu":
-        raise AuheatError(f"engine 'openvino': runs on a CPU, not on {device.type} (use 'auto')")
+        raise RequestError(f"engine 'openvino': runs on a CPU, not on {device.type} (use 'auto')")
     if device.type == "cpu" and engine in ("auto", "openvino"):
         try:
             from auheat.landmarks.mesh.openvino import CpuNetworks
@@ -30,7 +30,9 @@ def load_networks(device: torch.device, engine: str = "auto") -> MeshNetworks:
         except (ImportError, RuntimeError) as error:
             text = str(error).strip().partition("\n")[0]
             if engine == "openvino":
-                raise AuheatError(f"engine 'openvino': {text} (pip install openvino)") from error
+                raise MissingExtraError(
+                    f"engine 'openvino': {text} (pip install openvino)"
+                ) from error
             # Not installed on this machine, or not usable: torch runs the same graphs.
             note = f"OpenVINO cannot be used ({text}): torch is three times slower"
             warnings.warn(note, stacklevel=2)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from auheat.errors import AuheatError
+from auheat.errors import RequestError
 from auheat.records import Array
 
 # fmt: off
@@ -58,7 +58,7 @@ def load_map(name: str = "fitted") -> LandmarkMap:
     Raises `AuheatError` for another name.
     """
     if name not in MAPS:
-        raise AuheatError(f"--landmark-map: {name!r} is unknown (one of {', '.join(MAPS)})")
+        raise RequestError(f"--landmark-map: {name!r} is unknown (one of {', '.join(MAPS)})")
     if name == "index":
         return LandmarkMap(name, np.array(IBUG)[:, None], np.ones((68, 1), np.float32))
     point, vertex, weight = np.loadtxt(FILE, delimiter=",", skiprows=1).T

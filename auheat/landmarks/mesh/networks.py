@@ -21,9 +21,9 @@ from auheat.landmarks.mesh.blazeface import (
     CANDIDATES,
     MIN_SCORE,
     SIDE,
-    Faces,
+    DetectedFaces,
     anchors,
-    decode,
+    decode_anchors,
     weighted_merge,
 )
 from auheat.landmarks.mesh.crops import Pixels, pack, sample_crops, transform_points
@@ -98,13 +98,15 @@ class MeshNetworks(ABC):
     def run_attention(self, photos: Any, image: Tensor, matrix: Tensor) -> Sequence[Tensor]:
         """Return the raw outputs for M crops of CROP pixels, the border repeated outside."""
 
-    def detect(self, photos: Any, image: Tensor, matrix: Tensor, least: float = MIN_SCORE) -> Faces:
+    def detect(
+        self, photos: Any, image: Tensor, matrix: Tensor, least: float = MIN_SCORE
+    ) -> DetectedFaces:
         """Find faces in M crops: image (M,), matrix (M, 2, 3) crop -> image px; image pixels."""
         raw, logit = self.run_detector(photos, image, matrix)
         best, index = logit.squeeze(-1).topk(CANDIDATES)
         score = torch.sigmoid(best.clamp(-100, 100))
         told = raw.gather(1, index.unsqueeze(-1).expand(-1, -1, raw.shape[-1]))
-        faces = weighted_merge(score, decode(told, self._anchors[index]), least)
+        faces = weighted_merge(score, decode_anchors(told, self._anchors[index]), least)
         return faces.moved(matrix)
 
     def mesh(self, photos: Any, image: Tensor, roi: Tensor) -> tuple[Tensor, Tensor]:

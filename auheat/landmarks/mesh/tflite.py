@@ -20,7 +20,7 @@ from flatbuffers.table import Table
 from torch import fx, nn
 from torch.nn import functional as F
 
-from auheat.errors import AuheatError
+from auheat.errors import AuheatError, StoreError
 from auheat.landmarks.mesh.attention_ops import RegionFeatures, RegionMatrix, place_points
 from auheat.records import Array
 
@@ -118,7 +118,7 @@ class _Op:
 
     def unsupported(self, what: str = "operator not known") -> AuheatError:
         known = ", ".join(sorted(_EMITTERS))
-        return AuheatError(f"{self.build.path}: {self.name}: {what} (known operators: {known})")
+        return StoreError(f"{self.build.path}: {self.name}: {what} (known operators: {known})")
 
 
 class _Build:
@@ -147,7 +147,7 @@ class _Build:
                 kind = tensor.scalar(1, number_types.Int8Flags)
                 if kind not in _TYPES or tensor.scalar(6, number_types.UOffsetTFlags):
                     text = f"{self.path}: tensor {i}: type {kind} or sparse (dense float or int32)"
-                    raise AuheatError(text)
+                    raise StoreError(text)
                 yield i, data.view(_TYPES[kind]).reshape(self.shapes[i])
 
     def module(self, module: nn.Module, *arguments: fx.Node) -> fx.Node:
@@ -363,11 +363,11 @@ def load(path: Path) -> fx.GraphModule:
     """
     data = path.read_bytes()
     if data[4:8] != b"TFL3":
-        raise AuheatError(f"{path}: not a TensorFlow Lite file (no TFL3 mark)")
+        raise StoreError(f"{path}: not a TensorFlow Lite file (no TFL3 mark)")
     try:
         return _rebuild(path, data)
     except (struct.error, IndexError, TypeError, ValueError) as error:
-        raise AuheatError(f"{path}: damaged TensorFlow Lite file ({error})") from error
+        raise StoreError(f"{path}: damaged TensorFlow Lite file ({error})") from error
 
 
 def _rebuild(path: Path, data: bytes) -> fx.GraphModule:

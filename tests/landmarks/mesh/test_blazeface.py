@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from auheat.landmarks.mesh import blazeface, roi
-from auheat.landmarks.mesh.blazeface import Faces
+from auheat.landmarks.mesh.blazeface import DetectedFaces
 
 
 def test_anchors_are_the_cell_centres_of_two_grids():
@@ -21,7 +21,7 @@ def test_anchors_are_the_cell_centres_of_two_grids():
 def test_decoding_adds_the_anchor_to_centre_and_keypoints_but_not_to_the_size():
     raw = torch.zeros(1, 1, 16)
     raw[0, 0, :6] = torch.tensor([12.8, -12.8, 25.6, 51.2, 6.4, 0])
-    found = blazeface.decode(raw, torch.tensor([[0.5, 0.25]]))[0, 0]
+    found = blazeface.decode_anchors(raw, torch.tensor([[0.5, 0.25]]))[0, 0]
     expected = [[0.5, -0.05], [0.7, 0.35], [0.55, 0.25], *[[0.5, 0.25]] * 5]
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
@@ -77,7 +77,7 @@ def squares(*faces):
     """Return Faces of one image from (score, centre x, centre y, side)."""
     boxes = [[[x - s / 2, y - s / 2], [x + s / 2, y + s / 2]] for _, x, y, s in faces]
     score = torch.tensor([[f[0] for f in faces]])
-    return Faces(score, torch.tensor([boxes]), torch.zeros(1, len(faces), 6, 2))
+    return DetectedFaces(score, torch.tensor([boxes]), torch.zeros(1, len(faces), 6, 2))
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_quarters_are_nine_half_sized_squares_that_cover_the_image(size):
 def test_faces_of_some_images_are_replaced_and_the_others_kept():
     one = squares((0.9, 50.0, 50.0, 20.0), (0.8, 55.0, 50.0, 60.0))
     other = squares((0.7, 10.0, 10.0, 5.0), (0.0, 0.0, 0.0, 0.0))
-    both = Faces(*(torch.cat([a, a]) for a in (one.score, one.box, one.keypoints)))
+    both = DetectedFaces(*(torch.cat([a, a]) for a in (one.score, one.box, one.keypoints)))
     found = both.replaced(torch.tensor([1]), other)
     assert found.score.tolist() == [one.score[0].tolist(), other.score[0].tolist()]
     assert found.box[0].equal(one.box[0])
