@@ -17,17 +17,20 @@ from tqdm import tqdm
 
 from auheat.data.dataset import fit_square
 from auheat.errors import AuheatError
-from auheat.evaluation.model_maps import predict_maps
+from auheat.evaluation.metrics import centre_vectors
+from auheat.evaluation.model_maps import ResampledMaps, bring_to_grid, predict_maps
+from auheat.evaluation.scorer import BatchScores, MapScorer
 from auheat.explanation.inputs import gather_photos, match_detector, name_outputs, remove_earlier
 from auheat.explanation.panel import draw_panel, encode_png
 from auheat.explanation.scores import (
-    Expected,
+    AUScore,
     ExplanationData,
-    draw_expected,
-    score_aus,
-    score_photo,
+    MapScores,
+    summarize_aus,
+    summarize_maps,
 )
 from auheat.expressions import SYNONYMS
+from auheat.heatmaps.class_maps import ClassMapRenderer, FaceMaps
 from auheat.heatmaps.plan import plan_heatmaps
 from auheat.images.decoding import decode, encode_like, read_bytes
 from auheat.images.headers import UnreadableImageError
@@ -39,7 +42,6 @@ from auheat.records import Array, Landmarks, Sample, Status
 from auheat.runs import checkpoint, codebook, run_folder
 from auheat.utils.devices import pick_device
 from auheat.utils.files import write_json, write_whole
-from auheat.utils.maps import on_grid
 
 FOLDER = "explain"
 """Folder in a run's own for what the command writes, unless another is named."""
@@ -102,13 +104,41 @@ def _cannot_write(path: Path, error: OSError) -> AuheatError:
 
 
 class _Framed(NamedTuple):
-    """A photo made ready for the network: fields of `ExplanationData`."""
+    """A photo made ready for the network; what is no `view` are fields of `ExplanationData`."""
 
     view: PhotoFraming
     points: Array
     image: Array
     picture: Array
     overview: Array
+
+
+class _Scored(NamedTuple):
+    """What the network says of a photo, and how its maps score: fields of `ExplanationData`."""
+
+    expression: str
+    probabilities: dict[str, float]
+    scores: dict[str, MapScores]
+    units: tuple[AUScore, ...]
+    attention: Array
+    cam: Array
+    heatmap: Array
+    regions: Array
+
+
+class _Batch(NamedTuple):
+    """A batch of photos, classified and scored.
+
+    `maps` (N, M, S, S) are those of M `kinds`; `of_guess` and `of_label` are their scores with the
+    predicted and with the true class, None where no class has a heatmap.
+    """
+
+    kinds: tuple[str, ...]
+    maps: Array
+    probabilities: Array
+    faces: FaceMaps
+    of_guess: BatchScores | None
+    of_label: BatchScores | None
 
 
 class Explainer:
@@ -132,8 +162,9 @@ class Explainer:
         self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._book = codebook.unpack_codebook(self.config["codebook"], run / run_folder.CONFIG)
         self.class_names = list(self.config["class_names"])
-        self._plan = plan_heatmaps(self._book, self.class_names)
         self._side = int(self.config["settings"]["image_size"])
+        renderer = ClassMapRenderer(plan_heatmaps(self._book, self.class_names), self._side)
+        self._scorer = MapScorer(renderer, None, self._device)
         self._method = find_method(self.config["settings"]["method"])
         found, self.notes = match_detector(self.config, device, detector, model)
         self._finding = DetectorSource(found, None, None)
@@ -170,20 +201,51 @@ class Explainer:
                     status[i] = Status.UNREADABLE
                 else:
                     ready[i] = framed
-        judged = dict(zip(ready, self._score([*ready.values()], label), strict=True))
+        scored = dict(zip(ready, self._score([*ready.values()], label), strict=True))
         out = []
         for i, photo in enumerate(photos):
             notes = [MEANING[status[i]]] if status[i] in MEANING else []
-            told: dict[str, Any] = {}
-            if i in ready:
-                view, *shown = ready[i]
-                told = dict(zip(_Framed._fields[1:], shown, strict=True)) | judged[i]
-                told |= {"transform": view.transform, "frame": view.size}
-                told |= {"landmarks": marks.points[i], "score": float(marks.score[i])}
-                told |= {"size": (int(sizes[i][0]), int(sizes[i][1]))}
-                notes += [note for note in (view.note, *told.pop("notes")) if note]
-            out.append(Explanation(photo, self.run, status[i], tuple(notes), label=label, **told))
+            if i not in ready:
+                out.append(Explanation(photo, self.run, status[i], tuple(notes), label=label))
+                continue
+            framed, found = ready[i], scored[i]
+            notes += [note for note in (framed.view.note, *self._note_missing(found)) if note]
+            out.append(
+                Explanation(
+                    photo=photo,
+                    run=self.run,
+                    status=status[i],
+                    notes=tuple(notes),
+                    method=self._method.title,
+                    codebook=self._book.title,
+                    expression=found.expression,
+                    label=label,
+                    probabilities=found.probabilities,
+                    scores=found.scores,
+                    units=found.units,
+                    score=float(marks.score[i]),
+                    size=(int(sizes[i][0]), int(sizes[i][1])),
+                    frame=framed.view.size,
+                    transform=framed.view.transform,
+                    landmarks=marks.points[i],
+                    points=framed.points,
+                    image=framed.image,
+                    picture=framed.picture,
+                    overview=framed.overview,
+                    attention=found.attention,
+                    cam=found.cam,
+                    heatmap=found.heatmap,
+                    regions=found.regions,
+                )
+            )
         return out
+
+    def _note_missing(self, found: _Scored) -> Iterator[str]:
+        """Yield why a photo has no class map, and no heatmap."""
+        if not self._method.class_maps:
+            yield NO_CLASS_MAP.format(self._method.title)
+        if not found.units:
+            yield NO_HEATMAP.format(found.expression)
 
     def _frame(self, photo: Path, points: Array, size: tuple[int, int]) -> _Framed | None:
         """Frame a photo as those of training were; None where it has changed or gone since."""
@@ -209,67 +271,72 @@ class Explainer:
             _fit(pixels, np.eye(2, 3), size),
         )
 
-    def _score(self, ready: Sequence[_Framed], label: str) -> list[dict[str, Any]]:
-        """Return what the maps of a batch tell of each photo, as fields of `ExplanationData`."""
+    def _score(self, ready: Sequence[_Framed], label: str) -> list[_Scored]:
+        """Classify a batch of photos, and score the maps of the predicted classes."""
         if not ready:
             return []
         images = torch.from_numpy(np.stack([one.image for one in ready])).permute(0, 3, 1, 2)
         images = (images.to(self._device).float() / 255).contiguous(
             memory_format=torch.channels_last
         )
-        points = np.stack([one.points for one in ready])
-        size = (self._side, self._side)
+        points = torch.from_numpy(np.stack([one.points for one in ready])).to(self._device)
         with torch.inference_mode():
             maps = predict_maps(self._network, images)
             guess = maps.logits.argmax(1)
-            seen = {"attention": on_grid(maps.attention[-1].float(), size)}
+            rows = torch.arange(len(guess), device=guess.device)
+            shown = {"attention": maps.attention[-1]}
             if self._method.class_maps:
-                rows = torch.arange(len(guess), device=guess.device)
-                seen["cam"] = on_grid(maps.cams[rows, guess].float(), size)
-            expected = draw_expected(points, self._plan, self._side, self._device)
-            shares = maps.logits.double().softmax(1).cpu().numpy()
-            return [
-                self._sum_up(i, k, shares[i], seen, expected, ready[i].points, label)
-                for i, k in enumerate(guess.tolist())
-            ]
+                shown["cam"] = maps.cams[rows, guess]
+            seen = bring_to_grid(shown, rows, self._scorer.renderer.size)
+            faces = self._scorer.renderer.draw(points)
+            true = torch.full_like(guess, self.class_names.index(label)) if label else guess
+            batch = _Batch(
+                tuple(shown),
+                seen.plain.cpu().numpy(),
+                maps.logits.double().softmax(1).cpu().numpy(),
+                faces,
+                *self._compare(seen, faces, (guess, true)),
+            )
+            return [self._summarize(batch, i, k, label) for i, k in enumerate(guess.tolist())]
 
-    def _sum_up(
-        self,
-        i: int,
-        k: int,
-        shares: Array,
-        seen: dict[str, Tensor],
-        expected: Expected,
-        points: Array,
-        label: str,
-    ) -> dict[str, Any]:
-        """Return what is told of photo `i` of a batch, which was taken for class `k`."""
-        name = self.class_names[k]
-        scores = {key: score_photo(value[i], expected, i, name) for key, value in seen.items()}
+    def _compare(
+        self, seen: ResampledMaps, faces: FaceMaps, classes: Sequence[Tensor]
+    ) -> list[BatchScores | None]:
+        """Score maps with some class (N,) of each photo; None where no class has a heatmap."""
+        if not self._scorer.renderer.drawn:
+            return [None for _ in classes]
+        heatmaps = centre_vectors(faces.heatmaps)
+        own = [self._scorer.own_of(labels.cpu()) for labels in classes]
+        return [self._scorer.score(seen, faces, heatmaps, one) for one in own]
+
+    def _summarize(self, batch: _Batch, i: int, k: int, label: str) -> _Scored:
+        """Return what there is to say of photo `i` of a batch, which was taken for class `k`."""
+        renderer, name = self._scorer.renderer, self.class_names[k]
+        drawn = [self.class_names[one] for one in renderer.drawn]
+        scores = summarize_maps(batch.of_guess, i, batch.kinds, drawn, name)
         if label not in ("", name):
-            for key, value in seen.items():
-                scores[f"{key}, true class"] = score_photo(value[i], expected, i, label)
-        maps = {key: value[i].cpu().numpy() for key, value in seen.items()}
-        maps.setdefault("cam", np.zeros((0, 0), np.float32))
-        units, regions = score_aus(maps, points, self._plan, k, self._book)
-        notes = [] if self._method.class_maps else [NO_CLASS_MAP.format(self._method.title)]
-        heatmap = np.zeros((self._side, self._side), np.float32)
-        if name in expected.drawn:
-            heatmap = expected.heatmaps[i, expected.drawn.index(name)].cpu().numpy()
-        else:
-            notes.append(NO_HEATMAP.format(name))
-        order = np.argsort(-shares, kind="stable")
-        return maps | {
-            "method": self._method.title,
-            "codebook": self._book.title,
-            "expression": name,
-            "probabilities": {self.class_names[j]: float(shares[j]) for j in order},
-            "scores": scores,
-            "units": units,
-            "regions": regions,
-            "heatmap": heatmap,
-            "notes": notes,
-        }
+            true = summarize_maps(batch.of_label, i, batch.kinds, drawn, label)
+            scores |= {f"{kind}, true class": one for kind, one in true.items()}
+        units, regions = summarize_aus(
+            batch.of_guess, i, batch.kinds, batch.faces, renderer.units_of(k), self._book, name
+        )
+        heatmap = np.zeros(renderer.size, np.float32)
+        if k in renderer.drawn:
+            heatmap = batch.faces.heatmaps[i, renderer.drawn.index(k)].cpu().numpy()
+        shares = batch.probabilities[i]
+        maps = dict(zip(batch.kinds, batch.maps[i], strict=True))
+        return _Scored(
+            expression=name,
+            probabilities={
+                self.class_names[j]: float(shares[j]) for j in np.argsort(-shares, kind="stable")
+            },
+            scores=scores,
+            units=units,
+            attention=maps["attention"],
+            cam=maps.get("cam", np.zeros((0, 0), np.float32)),
+            heatmap=heatmap,
+            regions=regions,
+        )
 
 
 def _fit(pixels: Array, transform: Array, size: tuple[int, int]) -> Array:

@@ -271,12 +271,12 @@ def test_the_canvas_draws_what_the_definition_draws(book):
     plan, faces = plan_heatmaps(codebook, names), torch.tensor(make_faces(5))
     faces[3] = torch.nan
     canvas = ClassMapRenderer(plan, SIDE)
-    heatmaps, regions = canvas.draw(canvas.place(faces))
+    _, heatmaps, _ = drawn = canvas.draw(faces)
     for i, k in enumerate(canvas.drawn):
         expected, _ = render_heatmaps(faces, torch.full((5,), k), plan, (SIDE, SIDE), (SIDE, SIDE))
         torch.testing.assert_close(heatmaps[:, i], expected, atol=2e-6, rtol=0)
     assert not heatmaps[3].any()
-    assert not regions[3].any()
+    assert not drawn.regions[3].any()
     asked = canvas.asked()
     for i, k in enumerate(canvas.drawn):
         units = {u.au for u, wanted in zip(canvas.units, asked[i], strict=True) if wanted}
