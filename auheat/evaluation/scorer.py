@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from auheat.evaluation.columns import COMPARED, SCORES
 from auheat.evaluation.metrics import (
     Centred,
     attention_ratio,
@@ -21,14 +22,6 @@ from auheat.evaluation.model_maps import CAM, CAM_PREDICTED, MapSet, ResampledMa
 from auheat.heatmaps.class_maps import REGION, ClassMapRenderer, FaceMaps
 from auheat.records import Array
 from auheat.utils.maps import centre_gaussian, divide, on_grid
-
-SCORES = ("cosine", "reference", "centred", "margin", "rank1", "energy", "pointing")
-"""The scores of a map, in the order of `PhotoScores.scores`."""
-
-
-COMPARED = ("cosine", "centred", "margin", "rank1")
-"""Those that a baseline has, too."""
-
 
 GAUSSIAN_SIGMAS = (0.1, 0.125, 0.15, 0.175, 0.2, 0.225, 0.25, 0.3, 0.35, 0.4, 0.5)
 """Sigmas, in image sides, among which the best centred Gaussian is sought."""

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from auheat.evaluation.columns import SCORES
 from auheat.evaluation.metrics import TIE
-from auheat.evaluation.scorer import SCORES, BatchScores
+from auheat.evaluation.scorer import BatchScores
 from auheat.facs.records import Codebook
 from auheat.heatmaps.class_maps import FaceMaps
 from auheat.records import Array, Status

@@ -8,8 +8,9 @@ import torch
 from scipy.stats import pearsonr
 from training_helpers import BOOK, NAMES
 
+from auheat.evaluation.columns import COMPARED, SCORES
 from auheat.evaluation.model_maps import CAM, CAM_PREDICTED, MapSet
-from auheat.evaluation.scorer import COMPARED, GAUSSIAN_SIGMAS, SCORES, MapScorer
+from auheat.evaluation.scorer import GAUSSIAN_SIGMAS, MapScorer
 from auheat.facs.codebooks import load_codebook
 from auheat.heatmaps.class_maps import ClassMapRenderer
 from auheat.heatmaps.plan import Blobs, Plan, plan_heatmaps, plan_units

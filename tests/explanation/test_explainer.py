@@ -20,8 +20,9 @@ import auheat
 from auheat.cli import main
 from auheat.data.dataset import ShardDataset
 from auheat.errors import AuheatError
+from auheat.evaluation.columns import SCORES
 from auheat.evaluation.model_maps import CAM, predict_maps, view_maps
-from auheat.evaluation.scorer import SCORES, MapScorer
+from auheat.evaluation.scorer import MapScorer
 from auheat.explanation.explainer import Explainer, explain_to
 from auheat.explanation.inputs import name_outputs
 from auheat.explanation.panel import encode_png
