@@ -108,7 +108,7 @@ class ScoreTable:
     def columns(self) -> dict[str, Array]:
         """Return every photo's scores, (n,) each, by the names that evaluation.json gives them."""
         top = self.of(self.top).T
-        scores = {score.column.key: top[i] for i, score in enumerate(MAP_SCORES)}
+        scores = {score.column: top[i] for i, score in enumerate(MAP_SCORES)}
         if CAM in self.kinds:
             cam = self.of(CAM).T
             scores |= {score.cam_column: cam[i] for i, score in enumerate(MAP_SCORES)}
@@ -189,7 +189,7 @@ def _find_intervals(
     totals: ScoreTable, columns: Mapping[str, Array], count_hits: bool
 ) -> dict[str, list[float]]:
     """Return the ends of the intervals of all columns; hits are of all photos."""
-    tables, names = totals.tables, [c.key for c in MAP_COLUMNS if c.key in columns]
+    tables, names = totals.tables, [key for key in MAP_COLUMNS if key in columns]
     values = np.full((len(tables.label), len(names) + 1), np.nan)
     values[tables.scored, 1:] = np.stack([columns[name] for name in names], 1)
     values[:, 0] = tables.predicted == tables.label
@@ -209,14 +209,13 @@ def _per_class(
     totals: ScoreTable, columns: Mapping[str, Array], counts: torch.Tensor | None
 ) -> dict[str, dict[str, float | int | None]]:
     """Return each class's number of photos, accuracy and mean scores, None without a value."""
-    keys = [column.key for column in MAP_COLUMNS]
-    table = {key: totals.class_table(columns[key]) for key in keys if key in columns}
+    table = {key: totals.class_table(columns[key]) for key in MAP_COLUMNS if key in columns}
     number = np.bincount(totals.tables.label, minlength=len(totals.names)).tolist()
     out: dict[str, dict[str, float | int | None]] = {}
     for k, name in enumerate(totals.names):
         hits = None if counts is None or not number[k] else int(counts[k, k]) / number[k]
         out[name] = {"n": number[k], "accuracy": hits}
-        for key in keys:
+        for key in MAP_COLUMNS:
             has_value = key in table and not np.isnan(table[key][k])
             out[name][key] = float(table[key][k]) if has_value else None
     return out
@@ -266,7 +265,7 @@ def _sum_up_baselines(totals: ScoreTable) -> dict[str, dict[str, float]]:
         "centre_gaussian": constants[first + best],
         "wrong_class": np.array(totals.mean(totals.tables.wrong_class)),
     }
-    columns = [score.column.key for score in MAP_SCORES if score.compared]
+    columns = [score.column for score in MAP_SCORES if score.compared]
     out = {k: dict(zip(columns, v.tolist(), strict=True)) for k, v in found.items()}
     out["centre_gaussian"]["sigma"] = GAUSSIAN_SIGMAS[best]
     return out

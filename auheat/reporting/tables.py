@@ -8,7 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from auheat.evaluation.columns import BASELINES, CALIBRATION, COLUMNS, MAP_SCORES, Column
+from auheat.evaluation.columns import (
+    BASELINES,
+    CALIBRATION,
+    COLUMNS,
+    MAP_SCORES,
+    SENTENCES,
+    Column,
+)
 from auheat.reporting.run_data import Run
 from auheat.reporting.run_groups import NO_MATTER
 
@@ -77,7 +84,7 @@ def headline_context(runs: Sequence[tuple[int, Run]]) -> dict[str, Any]:
         ]
         rows.append({"index": index, "name": name, "cells": shown})
     return {
-        "headings": [(column.heading, column.sentence) for column in columns],
+        "headings": [(column.heading, SENTENCES[column.key]) for column in columns],
         "rows": rows,
         "baselines": texts[1 + len(runs) :],
         "ranged": any(run.scores.get("intervals") for _, run in runs),

@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from auheat.evaluation.columns import BASELINES, CALIBRATION, COLUMNS, COMPARED, SCORES
+from auheat.evaluation.columns import (
+    BASELINES,
+    CALIBRATION,
+    COLUMNS,
+    COMPARED,
+    MAP_COLUMNS,
+    MAP_SCORES,
+    SCORES,
+    SENTENCES,
+)
 from auheat.evaluation.metrics import ClassScores
 
 ROOT = Path(__file__).parents[2]
@@ -18,19 +27,22 @@ ADD = """
 import importlib.util, json, sys
 from pathlib import Path
 
-def load(name, old, new):
+def add(name, rows):
     spec = importlib.util.find_spec(name)
-    source = Path(spec.origin).read_text(encoding="utf-8")
-    assert source.count(old) == 1, old
+    lines = Path(spec.origin).read_text(encoding="utf-8").splitlines()
+    for after, row in rows.items():
+        (place,) = [i for i, line in enumerate(lines) if line.lstrip().startswith(after.lstrip())]
+        lines.insert(place + 1, row)
     sys.modules[name] = module = importlib.util.module_from_spec(spec)
-    exec(compile(source.replace(old, new), spec.origin, "exec"), module.__dict__)
+    exec(compile("\\n".join(lines), spec.origin, "exec"), module.__dict__)
 
-end = ')\\n\\"\\"\\"The scores of a map, in the order'
-column = 'Column("half", "halved", "Half of pointing.", later=True, along=9, paper="half")'
-row = f'    MapScore("half", "half of it", {column}, "cam_half"),\\n'
-load("auheat.evaluation.columns", end, row + end)
-value = '"pointing": pointing.double(),'
-load("auheat.evaluation.scorer", value, value + ' "half": pointing.double() / 2,')
+rows = {
+    '    MapScore("pointing", ': '    MapScore("half", "half of it", "half", "cam_half"),',
+    '    Column("pointing", ': '    Column("half", "halved", later=True, along=9, paper="half"),',
+    '    "pointing": "Share': '    "half": "Half of pointing.",',
+}
+add("auheat.evaluation.columns", rows)
+add("auheat.evaluation.scorer", {'"pointing": ': '            "half": pointing.double() / 2,'})
 
 from test_scorer import make_photos, run_scorer
 from auheat.evaluation.results import ScoreTable, aggregate
@@ -80,7 +92,8 @@ def test_keys_and_headings_are_given_once():
         assert len(set(keys)) == len(keys)
     headings = [c.heading for c in COLUMNS if c.heading]
     assert len(set(headings)) == len(headings)
-    assert all(c.sentence.endswith(".") for c in COLUMNS if c.heading)
+    assert set(SENTENCES) == {c.key for c in COLUMNS if c.heading}
+    assert {score.column for score in MAP_SCORES} <= set(MAP_COLUMNS)
     places = [c.along for c in COLUMNS if c.along]
     assert len(set(places)) == len(places)
 
@@ -95,7 +108,7 @@ def added():
     return json.loads(done.stdout)
 
 
-def test_a_score_is_added_by_a_row_and_its_value(added):
+def test_a_score_is_added_by_its_rows_and_its_value(added):
     plain = added["plain"]
     assert added["half"] == plain["half"] == pytest.approx(plain["pointing"] / 2)
     assert list(plain).index("half") == list(plain).index("pointing") + 1
