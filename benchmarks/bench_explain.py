@@ -21,6 +21,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line sets it, before torch
 
+from auheat.evaluation.scorer import MapScorer
 from auheat.explanation import explainer
 from auheat.explanation.inputs import gather_photos
 from auheat.heatmaps.class_maps import ClassMapRenderer
@@ -32,8 +33,8 @@ PARTS = {
     "decode and frame": (explainer.Explainer, "_frame"),
     "network": (explainer, "predict_maps"),
     "heatmaps": (ClassMapRenderer, "draw"),
-    "scores": (explainer.Explainer, "_compare"),
-    "summary": (explainer.Explainer, "_summarize"),
+    "scores": (MapScorer, "score"),
+    "summary": (explainer.Explainer, "_describe"),
     "panel": (explainer, "draw_panel"),
     "png": (explainer, "encode_png"),
     "files": (explainer, "write_json"),

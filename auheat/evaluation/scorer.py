@@ -108,15 +108,8 @@ class MapScorer:
         self.top = [kind for kind in self.kinds if kind not in (CAM, CAM_PREDICTED)][-1]
         labels, index = batch["label"], batch["index"]
         scored = batch["valid"] & (self._own[labels] >= 0)
-        self._answers.append(
-            {
-                "index": index,
-                "label": labels,
-                "predicted": views.predicted,
-                "probabilities": views.probabilities,
-                "scored": scored,
-            }
-        )
+        answers = {"predicted": views.predicted, "probabilities": views.probabilities}
+        self._answers.append({"index": index, "label": labels, "scored": scored} | answers)
         rows, landmarks = torch.nonzero(scored)[:, 0], batch["landmarks"].to(self.device)
         step = _CHUNK_CPU if self.device.type == "cpu" else max(1, len(rows))
         for start in range(0, len(rows), step):
@@ -127,17 +120,10 @@ class MapScorer:
             heatmaps = centre_vectors(faces.heatmaps)
             found = self.score(maps, faces, heatmaps, own)
             constants, wrong_class = self._score_baselines(heatmaps, own)
-            self._scored.append(
-                {
-                    "index": index[part],
-                    "scores": found.scores,
-                    "constants": constants,
-                    "wrong_class": wrong_class,
-                    "inside": found.inside,
-                    "attended": found.attended,
-                    "sound": maps.sound,
-                }
-            )
+            baselines = {"constants": constants, "wrong_class": wrong_class}
+            units = {"inside": found.inside, "attended": found.attended}
+            about = {"index": index[part], "scores": found.scores, "sound": maps.sound}
+            self._scored.append(about | baselines | units)
             self._add_up(maps, _pick(faces.heatmaps, own), labels[part].to(self.device))
 
     def own_of(self, labels: Tensor) -> Tensor:

@@ -7,25 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict, Unpack, overload
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from auheat.data.dataset import fit_square
 from auheat.errors import AuheatError
 from auheat.evaluation.metrics import centre_vectors
-from auheat.evaluation.model_maps import ResampledMaps, bring_to_grid, predict_maps
+from auheat.evaluation.model_maps import bring_to_grid, predict_maps
 from auheat.evaluation.scorer import BatchScores, MapScorer
 from auheat.explanation.inputs import gather_photos, match_detector, name_outputs, remove_earlier
 from auheat.explanation.panel import draw_panel, encode_png
 from auheat.explanation.scores import (
-    AUScore,
     ExplanationData,
-    MapScores,
     summarize_aus,
     summarize_maps,
 )
@@ -113,29 +111,17 @@ class _Framed(NamedTuple):
     overview: Array
 
 
-class _Scored(NamedTuple):
-    """What the network says of a photo, and how its maps score: fields of `ExplanationData`."""
-
-    expression: str
-    probabilities: dict[str, float]
-    scores: dict[str, MapScores]
-    units: tuple[AUScore, ...]
-    attention: Array
-    cam: Array
-    heatmap: Array
-    regions: Array
-
-
 class _Batch(NamedTuple):
-    """A batch of photos, classified and scored.
+    """Photos that were classified, and their maps (N, M, S, S) of M `kinds`, which were scored.
 
-    `maps` (N, M, S, S) are those of M `kinds`; `of_guess` and `of_label` are their scores with the
-    predicted and with the true class, None where no class has a heatmap.
+    `of_guess` and `of_label` are the scores with the predicted and with the true class, None where
+    no class has a heatmap.
     """
 
+    guess: list[int]
+    probabilities: Array
     kinds: tuple[str, ...]
     maps: Array
-    probabilities: Array
     faces: FaceMaps
     of_guess: BatchScores | None
     of_label: BatchScores | None
@@ -201,51 +187,20 @@ class Explainer:
                     status[i] = Status.UNREADABLE
                 else:
                     ready[i] = framed
-        scored = dict(zip(ready, self._score([*ready.values()], label), strict=True))
+        batch = self._score([*ready.values()], label) if ready else None
+        rows = {i: row for row, i in enumerate(ready)}
         out = []
         for i, photo in enumerate(photos):
-            notes = [MEANING[status[i]]] if status[i] in MEANING else []
-            if i not in ready:
-                out.append(Explanation(photo, self.run, status[i], tuple(notes), label=label))
-                continue
-            framed, found = ready[i], scored[i]
-            notes += [note for note in (framed.view.note, *self._note_missing(found)) if note]
-            out.append(
-                Explanation(
-                    photo=photo,
-                    run=self.run,
-                    status=status[i],
-                    notes=tuple(notes),
-                    method=self._method.title,
-                    codebook=self._book.title,
-                    expression=found.expression,
-                    label=label,
-                    probabilities=found.probabilities,
-                    scores=found.scores,
-                    units=found.units,
-                    score=float(marks.score[i]),
-                    size=(int(sizes[i][0]), int(sizes[i][1])),
-                    frame=framed.view.size,
-                    transform=framed.view.transform,
-                    landmarks=marks.points[i],
-                    points=framed.points,
-                    image=framed.image,
-                    picture=framed.picture,
-                    overview=framed.overview,
-                    attention=found.attention,
-                    cam=found.cam,
-                    heatmap=found.heatmap,
-                    regions=found.regions,
+            notes = (MEANING[status[i]],) if status[i] in MEANING else ()
+            one = Explanation(photo, self.run, status[i], notes, label=label)
+            if batch is not None and i in ready:
+                size = int(sizes[i][0]), int(sizes[i][1])
+                one = replace(
+                    one, landmarks=marks.points[i], score=float(marks.score[i]), size=size
                 )
-            )
+                one = self._describe(one, ready[i], batch, rows[i])
+            out.append(one)
         return out
-
-    def _note_missing(self, found: _Scored) -> Iterator[str]:
-        """Yield why a photo has no class map, and no heatmap."""
-        if not self._method.class_maps:
-            yield NO_CLASS_MAP.format(self._method.title)
-        if not found.units:
-            yield NO_HEATMAP.format(found.expression)
 
     def _frame(self, photo: Path, points: Array, size: tuple[int, int]) -> _Framed | None:
         """Frame a photo as those of training were; None where it has changed or gone since."""
@@ -271,15 +226,14 @@ class Explainer:
             _fit(pixels, np.eye(2, 3), size),
         )
 
-    def _score(self, ready: Sequence[_Framed], label: str) -> list[_Scored]:
-        """Classify a batch of photos, and score the maps of the predicted classes."""
-        if not ready:
-            return []
+    def _score(self, ready: Sequence[_Framed], label: str) -> _Batch:
+        """Classify photos, and score the maps of the predicted classes."""
         images = torch.from_numpy(np.stack([one.image for one in ready])).permute(0, 3, 1, 2)
         images = (images.to(self._device).float() / 255).contiguous(
             memory_format=torch.channels_last
         )
         points = torch.from_numpy(np.stack([one.points for one in ready])).to(self._device)
+        scorer, renderer = self._scorer, self._scorer.renderer
         with torch.inference_mode():
             maps = predict_maps(self._network, images)
             guess = maps.logits.argmax(1)
@@ -287,53 +241,61 @@ class Explainer:
             shown = {"attention": maps.attention[-1]}
             if self._method.class_maps:
                 shown["cam"] = maps.cams[rows, guess]
-            seen = bring_to_grid(shown, rows, self._scorer.renderer.size)
-            faces = self._scorer.renderer.draw(points)
-            true = torch.full_like(guess, self.class_names.index(label)) if label else guess
-            batch = _Batch(
+            seen, faces = bring_to_grid(shown, rows, renderer.size), renderer.draw(points)
+            heatmaps = centre_vectors(faces.heatmaps)
+            classes = [guess.cpu()]
+            if label:
+                classes.append(torch.full_like(classes[0], self.class_names.index(label)))
+            found = [
+                scorer.score(seen, faces, heatmaps, scorer.own_of(one)) if renderer.drawn else None
+                for one in classes
+            ]
+            return _Batch(
+                guess.tolist(),
+                maps.logits.double().softmax(1).cpu().numpy(),
                 tuple(shown),
                 seen.plain.cpu().numpy(),
-                maps.logits.double().softmax(1).cpu().numpy(),
                 faces,
-                *self._compare(seen, faces, (guess, true)),
+                found[0],
+                found[-1],
             )
-            return [self._summarize(batch, i, k, label) for i, k in enumerate(guess.tolist())]
 
-    def _compare(
-        self, seen: ResampledMaps, faces: FaceMaps, classes: Sequence[Tensor]
-    ) -> list[BatchScores | None]:
-        """Score maps with some class (N,) of each photo; None where no class has a heatmap."""
-        if not self._scorer.renderer.drawn:
-            return [None for _ in classes]
-        heatmaps = centre_vectors(faces.heatmaps)
-        own = [self._scorer.own_of(labels.cpu()) for labels in classes]
-        return [self._scorer.score(seen, faces, heatmaps, one) for one in own]
-
-    def _summarize(self, batch: _Batch, i: int, k: int, label: str) -> _Scored:
-        """Return what there is to say of photo `i` of a batch, which was taken for class `k`."""
-        renderer, name = self._scorer.renderer, self.class_names[k]
-        drawn = [self.class_names[one] for one in renderer.drawn]
-        scores = summarize_maps(batch.of_guess, i, batch.kinds, drawn, name)
-        if label not in ("", name):
-            true = summarize_maps(batch.of_label, i, batch.kinds, drawn, label)
-            scores |= {f"{kind}, true class": one for kind, one in true.items()}
+    def _describe(self, one: Explanation, framed: _Framed, batch: _Batch, row: int) -> Explanation:
+        """Add what there is to say of a photo of a batch."""
+        k, renderer, view = batch.guess[row], self._scorer.renderer, framed.view
+        name, drawn = self.class_names[k], [self.class_names[i] for i in renderer.drawn]
+        scores = summarize_maps(batch.of_guess, row, batch.kinds, drawn, name)
+        if one.label not in ("", name):
+            true = summarize_maps(batch.of_label, row, batch.kinds, drawn, one.label)
+            scores |= {f"{kind}, true class": value for kind, value in true.items()}
         units, regions = summarize_aus(
-            batch.of_guess, i, batch.kinds, batch.faces, renderer.units_of(k), self._book, name
+            batch.of_guess, row, batch.kinds, batch.faces, renderer.units_of(k), self._book, name
         )
         heatmap = np.zeros(renderer.size, np.float32)
-        if k in renderer.drawn:
-            heatmap = batch.faces.heatmaps[i, renderer.drawn.index(k)].cpu().numpy()
-        shares = batch.probabilities[i]
-        maps = dict(zip(batch.kinds, batch.maps[i], strict=True))
-        return _Scored(
+        if name in drawn:
+            heatmap = batch.faces.heatmaps[row, drawn.index(name)].cpu().numpy()
+        notes = [view.note] if view.note else []
+        notes += [] if self._method.class_maps else [NO_CLASS_MAP.format(self._method.title)]
+        notes += [] if name in drawn else [NO_HEATMAP.format(name)]
+        shares = {self.class_names[i]: float(p) for i, p in enumerate(batch.probabilities[row])}
+        maps = dict(zip(batch.kinds, batch.maps[row], strict=True))
+        return replace(
+            one,
+            notes=(*one.notes, *notes),
+            method=self._method.title,
+            codebook=self._book.title,
             expression=name,
-            probabilities={
-                self.class_names[j]: float(shares[j]) for j in np.argsort(-shares, kind="stable")
-            },
+            probabilities=dict(sorted(shares.items(), key=lambda item: -item[1])),
             scores=scores,
             units=units,
+            frame=view.size,
+            transform=view.transform,
+            points=framed.points,
+            image=framed.image,
+            picture=framed.picture,
+            overview=framed.overview,
             attention=maps["attention"],
-            cam=maps.get("cam", np.zeros((0, 0), np.float32)),
+            cam=maps.get("cam", one.cam),
             heatmap=heatmap,
             regions=regions,
         )
