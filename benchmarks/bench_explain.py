@@ -21,8 +21,10 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line sets it, before torch
 
+from auheat.evaluation.scorer import MapScorer
 from auheat.explanation import explainer
 from auheat.explanation.inputs import gather_photos
+from auheat.heatmaps.class_maps import ClassMapRenderer
 from auheat.pipeline import landmark_sources
 
 ROUNDS = 3
@@ -30,9 +32,9 @@ PARTS = {
     "landmarks": (landmark_sources.DetectorSource, "__call__"),
     "decode and frame": (explainer.Explainer, "_frame"),
     "network": (explainer, "predict_maps"),
-    "heatmaps": (explainer, "draw_expected"),
-    "scores": (explainer, "score_photo"),
-    "action units": (explainer, "score_aus"),
+    "heatmaps": (ClassMapRenderer, "draw"),
+    "scores": (MapScorer, "score"),
+    "summary": (explainer.Explainer, "_describe"),
     "panel": (explainer, "draw_panel"),
     "png": (explainer, "encode_png"),
     "files": (explainer, "write_json"),

@@ -20,11 +20,12 @@ import joblib
 import torch
 
 from auheat.demo import write_demo
+from auheat.evaluation.columns import BASELINES
 from auheat.evaluation.evaluator import evaluate
 from auheat.models.registry import METHODS
 from auheat.pipeline.extraction import extract
 from auheat.pipeline.rendering import render
-from auheat.reporting.tables import BASELINES, format_score
+from auheat.reporting.tables import format_score
 from auheat.runs.run_folder import BEST, METRICS, RESULT
 from auheat.training.config import make_config
 from auheat.training.runner import train
@@ -135,7 +136,7 @@ def lay_out(results):
     ]
     for name, pair in zip(names, pairs, strict=True):
         lines.append(f"| {METHODS[name].title} | {' | '.join(tell_pair(pair))} |")
-    for key, title in BASELINES:
+    for key, title, _ in BASELINES:
         scores = first["baselines"][key]
         cells = [f"{scores[c]:.3f}" if c in scores else "" for c in COLUMNS]
         lines.append(f"| *{title}* | {' | '.join(cells)} |")

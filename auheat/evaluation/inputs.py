@@ -164,7 +164,7 @@ def _choose_run_rows(
 ) -> tuple[ShardDataset, Array]:
     """Return the dataset and the rows of it to be scored, on a run's classes and input size."""
     files, _ = list_rendered(store, shards or config["data"]["shards"])
-    folder, classes = files[0].parent, read_table(files[0]).names
+    folder, classes = files[0].parent, read_row_table(files[0]).names
     size, names = int(config["settings"]["image_size"]), config["class_names"]
     if sorted(classes) != sorted(config["shard_classes"]):
         raise StoreError(

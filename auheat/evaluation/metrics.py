@@ -20,31 +20,13 @@ TIE = 1e-6
 """Centred cosines nearer to each other than this are equal but for rounding."""
 
 
-class MapScores(NamedTuple):
-    """Scores of N maps, (N,) each: cosine with A, centred cosine, margin and rank-1 hit."""
+class ClassScores(NamedTuple):
+    """Scores of M maps of each of N photos, (N, M): cosine with A, centred, margin, rank-1 hit."""
 
     cosine: Tensor
     centred: Tensor
     margin: Tensor
     rank1: Tensor
-
-
-def cosine(a: Tensor, b: Tensor) -> Tensor:
-    """Return the cosine (...) of maps (..., h, w) as vectors (eq. 2); 0 where one is zero."""
-    norms = torch.linalg.vector_norm(a, dim=(-2, -1)) * torch.linalg.vector_norm(b, dim=(-2, -1))
-    return divide((a * b).sum((-2, -1)), norms)
-
-
-def centre(maps: Tensor) -> Tensor:
-    """Subtract each map's mean; a constant map becomes exactly zero."""
-    shifted = maps - maps.mean((-2, -1), keepdim=True)
-    flat = maps.amax((-2, -1), keepdim=True) - maps.amin((-2, -1), keepdim=True)
-    return torch.where(flat > FLAT_TOLERANCE * maps.abs().amax((-2, -1), keepdim=True), shifted, 0)
-
-
-def centred_cosine(a: Tensor, b: Tensor) -> Tensor:
-    """Return the cosine of maps (..., h, w) about their means: Pearson's r; 0 for a constant."""
-    return cosine(centre(a), centre(b))
 
 
 class Centred(NamedTuple):
@@ -102,17 +84,23 @@ def margin_and_rank1(r: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
     return mine - rest, (mine > best + TIE).to(r.dtype)
 
 
-def score_maps(maps: Tensor, heatmaps: Tensor, own: Tensor) -> MapScores:
-    """Score maps (N, H, W) against the heatmap of every class, drawn on the same photo.
+def score_own_class(raw: Tensor, r: Tensor, own: Tensor) -> ClassScores:
+    """Score maps from their cosines with the heatmaps of all classes, `compare`'s (N, M, K).
 
-    heatmaps (N, K, H, W), own (N,) the index of the row's own class among the K; see
-    `margin_and_rank1` for margin and rank1.
+    own (N,) is the index of the row's own class among the K.
     """
-    rows = torch.arange(len(maps), device=own.device)
-    a, b = centre_vectors(maps[:, None]), centre_vectors(heatmaps)
-    raw, r = compare(a, b, a.values @ b.values.mT)
-    margin, rank1 = margin_and_rank1(r, own)
-    return MapScores(raw[rows, 0, own], r[rows, 0, own], margin[:, 0], rank1[:, 0])
+    n = torch.arange(len(own), device=own.device)
+    return ClassScores(raw[n, :, own], r[n, :, own], *margin_and_rank1(r, own))
+
+
+def attention_ratio(maps: Tensor, regions: Tensor) -> Tensor:
+    """Return the mean of each map within a region over its mean on the whole photo, (N, M, V).
+
+    maps (N, M, P) of P pixels, regions (N, V, P) 1 inside and 0 outside. 1 is what a uniform map
+    has; 0 where the map is zero everywhere, or the region has no pixel.
+    """
+    within = divide(maps @ regions.mT, regions.sum(-1)[:, None])
+    return divide(within, maps.mean(-1)[..., None].expand_as(within))
 
 
 def class_means(values: Tensor, labels: Tensor, classes: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The sums: from every photo's numbers to the scores of a run, as evaluation.json has them."""
+"""Mean scores of a run over its photos, with intervals, as evaluation.json has them."""
 
 from __future__ import annotations
 
@@ -11,39 +11,17 @@ import torch
 
 from auheat.evaluation.bootstrap import interval
 from auheat.evaluation.calibration import calibrate
+from auheat.evaluation.columns import (
+    COLUMNS,
+    MAP_COLUMNS,
+    MAP_SCORES,
+    SCORES,
+)
 from auheat.evaluation.metrics import accuracy, balanced_accuracy, class_means, confusion
 from auheat.evaluation.model_maps import CAM, CAM_PREDICTED, GIVEN
-from auheat.evaluation.scorer import COMPARED, CONSTANTS, GAUSSIAN_SIGMAS, SCORES, PhotoScores
+from auheat.evaluation.scorer import CONSTANTS, GAUSSIAN_SIGMAS, PhotoScores
 from auheat.heatmaps.class_maps import ClassMapRenderer
 from auheat.records import Array
-
-COLUMNS = {
-    "att_cos": "cosine",
-    "att_cos_reference": "reference",
-    "att_cos_centred": "centred",
-    "margin": "margin",
-    "rank1": "rank1",
-    "energy": "energy",
-    "pointing": "pointing",
-}
-"""The columns of the top attention, and the score of each."""
-
-
-CAM_COLUMNS = {
-    "cam_cos": "cosine",
-    "cam_cos_reference": "reference",
-    "cam_centred": "centred",
-    "cam_margin": "margin",
-    "cam_rank1": "rank1",
-    "cam_energy": "energy",
-    "cam_pointing": "pointing",
-}
-"""The same of the true class's CAM; the predicted one's has "cam_cos_predicted"."""
-
-
-HEADLINE = ("cam_cos", "cam_cos_predicted", *COLUMNS)
-"""The columns of maps that have an interval."""
-
 
 NOT_FINITE, LOGITS_NOT_FINITE = "map not finite", "logits not finite"
 
@@ -55,12 +33,14 @@ NO_PREDICTION = "no prediction"
 class Evaluation:
     """A run's scores on one split, as evaluation.json has them; docs/metrics.md defines them.
 
-    Rates and cosines are in [-1, 1] and shares in [0, 1]; map scores are means within a class,
-    then over the classes that have heatmaps. `att_*`, margin, rank1, energy and pointing are of
-    the top layer's attention, `cam_cos` of the true class's CAM: None for a method without maps
-    of classes. `maps` has all scores of every layer and CAM, `matrix` expressions x (layers,
-    CAM), `intervals` the ends of 95 % bootstrap intervals. Accuracy and calibration are None
-    where nothing is known of predictions. Two evaluations are equal that differ in speed alone.
+    `scores` has a value for each of `auheat.evaluation.columns.COLUMNS`, which is an attribute,
+    too: `result.accuracy`. Rates and cosines are in [-1, 1] and shares in [0, 1]; map scores are
+    means within a class, then over the classes that have heatmaps. `att_*`, margin, rank1, energy
+    and pointing are of the top layer's attention, `cam_cos` of the true class's CAM: None for a
+    method without maps of classes. `maps` has all scores of every layer and CAM, `matrix`
+    expressions x (layers, CAM), `intervals` the ends of 95 % bootstrap intervals. Accuracy and
+    calibration are None where nothing is known of predictions. Two evaluations are equal that
+    differ in speed alone.
     """
 
     run: str
@@ -69,17 +49,7 @@ class Evaluation:
     n: int
     n_valid: int
     class_names: tuple[str, ...]
-    accuracy: float | None
-    balanced_accuracy: float | None
-    cam_cos: float | None
-    cam_cos_predicted: float | None
-    att_cos: float
-    att_cos_reference: float
-    att_cos_centred: float
-    margin: float
-    rank1: float
-    energy: float
-    pointing: float
+    scores: dict[str, float | None]
     intervals: dict[str, list[float]]
     maps: dict[str, dict[str, float]]
     per_class: dict[str, dict[str, float | int | None]]
@@ -94,12 +64,23 @@ class Evaluation:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the scores as plain values, for JSON."""
-        return asdict(self)
+        out: dict[str, Any] = {}
+        for name, value in asdict(self).items():
+            out |= value if name == "scores" else {name: value}
+        return out
+
+    def __getattr__(self, name: str) -> Any:
+        if name in {column.key for column in COLUMNS}:
+            return self.scores[name]
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoreTable:
-    """Sums up tables: `kinds` are the maps that count, `top` the attention among them."""
+    """Every photo's scores with what averaging them takes.
+
+    `kinds` are the maps that count, `top` the attention among them.
+    """
 
     tables: PhotoScores
     renderer: ClassMapRenderer
@@ -126,11 +107,13 @@ class ScoreTable:
 
     def columns(self) -> dict[str, Array]:
         """Return every photo's scores, (n,) each, by the names that evaluation.json gives them."""
-        found = {c: self.of(self.top)[:, SCORES.index(s)] for c, s in COLUMNS.items()}
+        top = self.of(self.top).T
+        scores = {score.column: top[i] for i, score in enumerate(MAP_SCORES)}
         if CAM in self.kinds:
-            found |= {c: self.of(CAM)[:, SCORES.index(s)] for c, s in CAM_COLUMNS.items()}
-            found["cam_cos_predicted"] = self.of(CAM_PREDICTED)[:, 0]
-        return found
+            cam = self.of(CAM).T
+            scores |= {score.cam_column: cam[i] for i, score in enumerate(MAP_SCORES)}
+            scores["cam_cos_predicted"] = self.of(CAM_PREDICTED)[:, SCORES.index("cosine")]
+        return scores
 
     def class_table(self, values: Array) -> Array:
         """Return means (classes, ...) of the compared photos' values (n, ...), NaN for no photo."""
@@ -154,82 +137,87 @@ def aggregate(
     left_out: Mapping[str, int],
     seconds: float,
 ) -> Evaluation:
-    """Return the scores of everything that was judged."""
+    """Return the mean scores of all photos, as evaluation.json has them."""
     tables, names = totals.tables, totals.names
-    certain = np.asarray(np.isfinite(tables.probabilities).all(1))
-    given = GIVEN in totals.all_kinds  # another tool's maps come without probabilities
-    unknown = tables.predicted < 0 if given else ~certain
-    known = not (given and unknown.any())
-    truth, guess = (torch.from_numpy(v) for v in (tables.label, tables.predicted))
-    counts = confusion(guess.clamp(min=0), truth, len(names))
+    has_probabilities = np.asarray(np.isfinite(tables.probabilities).all(1))
+    is_external = GIVEN in totals.all_kinds  # another tool's maps come without probabilities
+    unpredicted = tables.predicted < 0 if is_external else ~has_probabilities
+    count_hits = not (is_external and unpredicted.any())
+    counts = _count(totals) if count_hits else None
     columns = totals.columns()
     means = {name: totals.mean(values) for name, values in columns.items()}
-    unsound = ~tables.sound[:, [totals.all_kinds.index(k) for k in totals.kinds]].all(1)
-    more = {NOT_FINITE: int(unsound.sum())}
-    if not unknown.all() or not given:
-        more[NO_PREDICTION if given else LOGITS_NOT_FINITE] = int(unknown.sum())
+    if counts is not None:
+        means |= {"accuracy": accuracy(counts), "balanced_accuracy": balanced_accuracy(counts)}
+    has_finite_maps = tables.sound[:, [totals.all_kinds.index(k) for k in totals.kinds]].all(1)
+    not_counted = {NOT_FINITE: int((~has_finite_maps).sum())}
+    if not (is_external and unpredicted.all()):
+        reason = NO_PREDICTION if is_external else LOGITS_NOT_FINITE
+        not_counted[reason] = int(unpredicted.sum())
     calibration = None
-    if certain.any():
-        even = np.where(certain[:, None], tables.probabilities, 1 / len(names))
+    if has_probabilities.any():
+        even = np.where(has_probabilities[:, None], tables.probabilities, 1 / len(names))
         calibration = calibrate(even, tables.label)
     return Evaluation(
         run=run,
         split=split,
         shards=shards,
-        n=len(truth),
+        n=len(tables.label),
         n_valid=len(totals.labels),
         class_names=tuple(names),
-        accuracy=accuracy(counts) if known else None,
-        balanced_accuracy=balanced_accuracy(counts) if known else None,
-        cam_cos=means.get("cam_cos"),
-        cam_cos_predicted=means.get("cam_cos_predicted"),
-        **{column: means[column] for column in COLUMNS},
-        intervals=_find_intervals(totals, columns, known),
+        scores={column.key: means.get(column.key) for column in COLUMNS},
+        intervals=_find_intervals(totals, columns, count_hits),
         maps={k: dict(zip(SCORES, totals.mean(totals.of(k)), strict=True)) for k in totals.kinds},
-        per_class=_per_class(totals, columns, counts.numpy() if known else None),
+        per_class=_per_class(totals, columns, counts),
         au_pointing=_point_at_units(totals),
         calibration=calibration,
-        confusion=counts.tolist() if known else [],
+        confusion=[] if counts is None else counts.tolist(),
         baselines=_sum_up_baselines(totals),
         matrix=_matrix(totals),
-        left_out=dict(left_out) | {k: v for k, v in more.items() if v},
+        left_out=dict(left_out) | {reason: n for reason, n in not_counted.items() if n},
         seconds=round(seconds, 3),
-        images_per_second=round(len(truth) / seconds, 2),
+        images_per_second=round(len(tables.label) / seconds, 2),
     )
 
 
+def _count(totals: ScoreTable) -> torch.Tensor:
+    """Return the confusion matrix."""
+    predicted, label = (torch.from_numpy(v) for v in (totals.tables.predicted, totals.tables.label))
+    return confusion(predicted.clamp(min=0), label, len(totals.names))
+
+
 def _find_intervals(
-    totals: ScoreTable, columns: Mapping[str, Array], known: bool
+    totals: ScoreTable, columns: Mapping[str, Array], count_hits: bool
 ) -> dict[str, list[float]]:
-    """Return the ends of the headline columns' intervals; hits are of all photos."""
-    tables, names = totals.tables, [name for name in HEADLINE if name in columns]
+    """Return the ends of the intervals of all columns; hits are of all photos."""
+    tables, names = totals.tables, [key for key in MAP_COLUMNS if key in columns]
     values = np.full((len(tables.label), len(names) + 1), np.nan)
     values[tables.scored, 1:] = np.stack([columns[name] for name in names], 1)
     values[:, 0] = tables.predicted == tables.label
     drawn = interval(values, tables.label, totals.persons)
     ends = dict(zip(names, zip(drawn.low[1:], drawn.high[1:], strict=True), strict=True))
-    if known:
+    if count_hits:
         plain = interval(values[:, 0], tables.label, totals.persons, balanced=False)
-        right = {
+        hits = {
             "accuracy": (plain.low, plain.high),
             "balanced_accuracy": (drawn.low[0], drawn.high[0]),
         }
-        ends = right | ends
+        ends = hits | ends
     return {name: [float(low), float(high)] for name, (low, high) in ends.items()}
 
 
 def _per_class(
-    totals: ScoreTable, columns: Mapping[str, Array], counts: Array | None
+    totals: ScoreTable, columns: Mapping[str, Array], counts: torch.Tensor | None
 ) -> dict[str, dict[str, float | int | None]]:
-    table = {name: totals.class_table(columns[name]) for name in HEADLINE if name in columns}
+    """Return each class's number of photos, accuracy and mean scores, None without a value."""
+    table = {key: totals.class_table(columns[key]) for key in MAP_COLUMNS if key in columns}
     number = np.bincount(totals.tables.label, minlength=len(totals.names)).tolist()
     out: dict[str, dict[str, float | int | None]] = {}
     for k, name in enumerate(totals.names):
         hits = None if counts is None or not number[k] else int(counts[k, k]) / number[k]
         out[name] = {"n": number[k], "accuracy": hits}
-        for column in HEADLINE:
-            there = column in table and not np.isnan(table[column][k])
-            out[name][column] = float(table[column][k]) if there else None
+        for key in MAP_COLUMNS:
+            has_value = key in table and not np.isnan(table[key][k])
+            out[name][key] = float(table[key][k]) if has_value else None
     return out
 
 
@@ -277,7 +265,7 @@ def _sum_up_baselines(totals: ScoreTable) -> dict[str, dict[str, float]]:
         "centre_gaussian": constants[first + best],
         "wrong_class": np.array(totals.mean(totals.tables.wrong_class)),
     }
-    columns = [column for column, score in COLUMNS.items() if score in COMPARED]
+    columns = [score.column for score in MAP_SCORES if score.compared]
     out = {k: dict(zip(columns, v.tolist(), strict=True)) for k, v in found.items()}
     out["centre_gaussian"]["sigma"] = GAUSSIAN_SIGMAS[best]
     return out

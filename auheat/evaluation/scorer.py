@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from auheat.evaluation.metrics import centre_vectors, compare, margin_and_rank1
+from auheat.evaluation.columns import COMPARED, SCORES
+from auheat.evaluation.metrics import (
+    Centred,
+    attention_ratio,
+    centre_vectors,
+    compare,
+    score_own_class,
+)
 from auheat.evaluation.model_maps import CAM, CAM_PREDICTED, MapSet, ResampledMaps, bring_to_grid
-from auheat.heatmaps.class_maps import REGION, ClassMapRenderer
+from auheat.heatmaps.class_maps import REGION, ClassMapRenderer, FaceMaps
 from auheat.records import Array
 from auheat.utils.maps import centre_gaussian, divide, on_grid
-
-SCORES = ("cosine", "reference", "centred", "margin", "rank1", "energy", "pointing")
-"""The scores of a map, in the order of `PhotoScores.scores`."""
-
-
-COMPARED = ("cosine", "centred", "margin", "rank1")
-"""Those that a baseline has, too."""
-
 
 GAUSSIAN_SIGMAS = (0.1, 0.125, 0.15, 0.175, 0.2, 0.225, 0.25, 0.3, 0.35, 0.4, 0.5)
 """Sigmas, in image sides, among which the best centred Gaussian is sought."""
@@ -57,8 +57,21 @@ class PhotoScores:
     sound: Array
 
 
+class BatchScores(NamedTuple):
+    """Scores of M maps of each of N photos, on the scorer's device.
+
+    scores (N, M, SCORES), inside and attended (N, M, units) are as in `PhotoScores`, `likeness`
+    (N, M, K) is the centred cosine with the heatmap of every drawn class.
+    """
+
+    scores: Tensor
+    inside: Tensor
+    attended: Tensor
+    likeness: Tensor
+
+
 class MapScorer:
-    """Takes batches of views, and hands back tables; nothing leaves the device before that.
+    """Scores batches of maps, and collects the scores; nothing leaves the device before that.
 
     `kinds` are the maps of the views, `top` the attention among them (the last that is no CAM).
     """
@@ -67,21 +80,26 @@ class MapScorer:
     top: str
 
     def __init__(
-        self, renderer: ClassMapRenderer, mean_heatmap: Tensor, device: torch.device
+        self, renderer: ClassMapRenderer, mean_heatmap: Tensor | None, device: torch.device
     ) -> None:
-        """Prepare the baselines; `mean_heatmap` (h, w) is the best map that knows no photo."""
+        """Prepare the baselines; `mean_heatmap` (h, w) is the best map that knows no photo.
+
+        None where only `score` is called, which has no baselines.
+        """
         self.renderer, self.device = renderer, device
-        constants = [
-            on_grid(mean_heatmap[None], renderer.size)[0],
-            torch.ones(renderer.size),
-            *(centre_gaussian(renderer.size, sigma) for sigma in GAUSSIAN_SIGMAS),
-        ]
-        self._constants = centre_vectors(torch.stack(constants).to(device))
+        self._constants = None
+        if mean_heatmap is not None:
+            constants = [
+                on_grid(mean_heatmap[None], renderer.size)[0],
+                torch.ones(renderer.size),
+                *(centre_gaussian(renderer.size, sigma) for sigma in GAUSSIAN_SIGMAS),
+            ]
+            self._constants = centre_vectors(torch.stack(constants).to(device))
         self._asked = renderer.asked().to(device)
         self._own = torch.full((len(renderer.plan.names),), -1)
         self._own[renderer.drawn] = torch.arange(len(renderer.drawn))
-        self._answers: list[tuple[Tensor, ...]] = []
-        self._found: list[tuple[Tensor, ...]] = []
+        self._answers: list[dict[str, Tensor]] = []
+        self._scored: list[dict[str, Tensor]] = []
         self._sums: dict[str, Tensor] = {}
 
     def update(self, views: MapSet, batch: Mapping[str, Tensor]) -> None:
@@ -90,74 +108,87 @@ class MapScorer:
         self.top = [kind for kind in self.kinds if kind not in (CAM, CAM_PREDICTED)][-1]
         labels, index = batch["label"], batch["index"]
         scored = batch["valid"] & (self._own[labels] >= 0)
-        self._answers.append((index, labels, views.predicted, views.probabilities, scored))
+        answers = {"predicted": views.predicted, "probabilities": views.probabilities}
+        self._answers.append({"index": index, "label": labels, "scored": scored} | answers)
         rows, landmarks = torch.nonzero(scored)[:, 0], batch["landmarks"].to(self.device)
         step = _CHUNK_CPU if self.device.type == "cpu" else max(1, len(rows))
         for start in range(0, len(rows), step):
             part = rows[start : start + step]
-            here, truth = part.to(self.device), labels[part].to(self.device)
-            own = self.own_of(labels[part])
+            here, own = part.to(self.device), self.own_of(labels[part])
             maps = bring_to_grid(views.maps, here, self.renderer.size)
-            self._found.append((index[part], *self._score(maps, landmarks[here], truth, own)))
+            faces = self.renderer.draw(landmarks[here])
+            heatmaps = centre_vectors(faces.heatmaps)
+            found = self.score(maps, faces, heatmaps, own)
+            constants, wrong_class = self._score_baselines(heatmaps, own)
+            baselines = {"constants": constants, "wrong_class": wrong_class}
+            units = {"inside": found.inside, "attended": found.attended}
+            about = {"index": index[part], "scores": found.scores, "sound": maps.sound}
+            self._scored.append(about | baselines | units)
+            self._add_up(maps, _pick(faces.heatmaps, own), labels[part].to(self.device))
 
     def own_of(self, labels: Tensor) -> Tensor:
-        """Return the positions of classes (N,) among the drawn ones, on the scorer's device."""
+        """Return the positions of classes (N,) among the drawn ones, on the scorer's device.
+
+        It is -1 for a class without a heatmap.
+        """
         return self._own[labels].to(self.device)
 
-    def _score(
-        self, maps: ResampledMaps, landmarks: Tensor, labels: Tensor, own: Tensor
-    ) -> tuple[Tensor, ...]:
-        """Return what `PhotoScores` has of scored photos, from scores on."""
-        placed = self.renderer.place(landmarks)
-        heatmaps, regions = self.renderer.draw(placed)
-        values, in_units = self.renderer.sample_at(placed, maps.highest)
-        n = torch.arange(len(own), device=own.device)
-        target = heatmaps[n, own]
-        self._add_up(maps, target, labels)
+    def score(
+        self, maps: ResampledMaps, faces: FaceMaps, heatmaps: Centred, own: Tensor
+    ) -> BatchScores:
+        """Score maps against the heatmaps of the same photos; own (N,) is `own_of` their classes.
+
+        `heatmaps` are those of `faces`, centred. Of a class without a heatmap only `likeness` means
+        anything.
+        """
+        values, in_units = self.renderer.sample_at(faces.placed, maps.highest)
+        target = _pick(faces.heatmaps, own)
         least = REGION * target.amax((1, 2))[:, None]
         spans = maps.plain.amax((-2, -1)) > 0
-        pointing = spans & (values[n, :, own] >= least) & (least > 0)
-        asked = self._score_aus(maps, regions, in_units & spans[..., None], self._asked[own])
+        pointing = spans & (_pick(values.mT, own) >= least) & (least > 0)
         flat = target.flatten(1)
         region = ((flat >= least) & (least > 0)).to(flat.dtype)
-        energy = divide((maps.plain.flatten(2) @ region[..., None])[..., 0], _sum(maps.plain))
-        reference = _cosine_with(maps.reference.flatten(2).double(), flat.double())
-        mapped, *baselines = self._compare(maps.plain, heatmaps, own)
-        cosine, *rest = mapped.unbind(-1)
-        scores = torch.stack([cosine, reference, *rest, energy.double(), pointing.double()], -1)
-        return scores, *baselines, *asked, maps.sound
+        centred = centre_vectors(maps.plain)
+        raw, r = compare(centred, heatmaps, centred.values @ heatmaps.values.mT)
+        scores = score_own_class(raw, r, own)._asdict() | {
+            "reference": _cosine_with(maps.reference.flatten(2).double(), flat.double()),
+            "energy": _share_within(maps.plain, region).double(),
+            "pointing": pointing.double(),
+        }
+        inside = in_units & spans[..., None]
+        return BatchScores(
+            torch.stack([scores[name] for name in SCORES], -1),
+            *self._score_aus(maps.plain, faces.regions, inside, self._asked[own]),
+            r,
+        )
 
     def _score_aus(
-        self, maps: ResampledMaps, regions: Tensor, inside: Tensor, asked: Tensor
+        self, plain: Tensor, regions: Tensor, inside: Tensor, asked: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return inside and attended (N, M, V); asked (N, V) tells what the class asks for."""
-        plain, flat = maps.plain.flatten(2), regions.flatten(2)
-        area = flat.sum(-1)[:, None]
-        there = divide(plain @ flat.mT, area)
-        attended = divide(there, plain.mean(-1)[..., None].expand_as(there))
-        wanted = (asked[:, None] & (area > 0)).expand_as(there)
-        nothing = torch.full_like(there, torch.nan)
-        found = (inside.to(there.dtype), attended)
-        first, second = (torch.where(wanted, v, nothing) for v in found)
-        return first, second
+        """Return inside and attended (N, M, V), NaN where `asked` (N, V) or the region is empty."""
+        flat = regions.flatten(2)
+        attended = attention_ratio(plain.flatten(2), flat)
+        wanted = (asked & (flat.sum(-1) > 0))[:, None].expand_as(attended)
+        nothing = torch.full_like(attended, torch.nan)
+        return (
+            torch.where(wanted, inside.to(attended.dtype), nothing),
+            torch.where(wanted, attended, nothing),
+        )
 
-    def _compare(self, plain: Tensor, heatmaps: Tensor, own: Tensor) -> tuple[Tensor, ...]:
-        """Return `COMPARED` of maps (N, M), constants (N, C) and wrong classes (N), against A.
-
-        plain (N, M, S, S), heatmaps (N, K, S, S).
-        """
-        a, b = centre_vectors(plain), centre_vectors(heatmaps)
-        mapped = _choose(*compare(a, b, a.values @ b.values.mT), own)
+    def _score_baselines(self, heatmaps: Centred, own: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `COMPARED` of the constants (N, C, 4), and of the wrong classes' mean (N, 4)."""
         constants = self._constants
+        assert constants is not None
         fixed = constants._replace(
             mean=constants.mean.expand(len(own), -1), square=constants.square.expand(len(own), -1)
         )
-        products = (b.values @ constants.values.mT).mT
-        still = _choose(*compare(fixed, b, products), own)
-        wrong = _choose(*compare(b, b, b.values @ b.values.mT), own)
+        products = (heatmaps.values @ constants.values.mT).mT
+        still = _compared(*compare(fixed, heatmaps, products), own)
+        products = heatmaps.values @ heatmaps.values.mT
+        wrong = _compared(*compare(heatmaps, heatmaps, products), own)
         k = wrong.shape[1]
         other = torch.arange(k, device=own.device) != own[:, None]
-        return mapped, still, torch.where(other[..., None], wrong, 0).sum(1) / max(k - 1, 1)
+        return still, torch.where(other[..., None], wrong, 0).sum(1) / max(k - 1, 1)
 
     def _add_up(self, maps: ResampledMaps, target: Tensor, labels: Tensor) -> None:
         """Add to the sums of each class's maps."""
@@ -172,12 +203,11 @@ class MapScorer:
 
     def compute(self) -> PhotoScores | None:
         """Return the numbers of everything added so far, or None where nothing was compared."""
-        if not self._found:
+        if not self._scored:
             return None
-        answers = [_join(part) for part in zip(*self._answers, strict=True)]
-        found = [_join(part) for part in zip(*self._found, strict=True)]
-        first, second = np.argsort(answers[0]), np.argsort(found[0])
-        return PhotoScores(*(v[first] for v in answers), *(v[second] for v in found[1:]))
+        scored = _join(self._scored)
+        del scored["index"]  # that of the rows of `scored`
+        return PhotoScores(**_join(self._answers), **scored)
 
     def mean_maps(self, tables: PhotoScores) -> dict[str, Array]:
         """Return the mean map of each class, (classes, S, S), of "heatmap", "attention", "cam"."""
@@ -189,8 +219,14 @@ class MapScorer:
         }
 
 
-def _sum(maps: Tensor) -> Tensor:
-    return maps.sum((-2, -1))
+def _pick(values: Tensor, own: Tensor) -> Tensor:
+    """Return one of values (N, K, ...) of each row, the one at own (N,)."""
+    return values[torch.arange(len(own), device=own.device), own]
+
+
+def _share_within(maps: Tensor, region: Tensor) -> Tensor:
+    """Return the share (N, M) of maps (N, M, S, S) that lies in one region each, (N, P)."""
+    return divide((maps.flatten(2) @ region[..., None])[..., 0], maps.sum((-2, -1)))
 
 
 def _cosine_with(maps: Tensor, target: Tensor) -> Tensor:
@@ -200,12 +236,14 @@ def _cosine_with(maps: Tensor, target: Tensor) -> Tensor:
     return divide(products, norms * torch.linalg.vector_norm(target, dim=-1)[:, None])
 
 
-def _choose(raw: Tensor, r: Tensor, own: Tensor) -> Tensor:
+def _compared(raw: Tensor, r: Tensor, own: Tensor) -> Tensor:
     """Return `COMPARED` (N, M, 4) of M maps from their cosines with all heatmaps, (N, M, K)."""
-    n = torch.arange(len(own), device=own.device)
-    return torch.stack([raw[n, :, own], r[n, :, own], *margin_and_rank1(r, own)], -1)
+    scores = score_own_class(raw, r, own)._asdict()
+    return torch.stack([scores[name] for name in COMPARED], -1)
 
 
-def _join(parts: Sequence[Tensor]) -> Array:
-    joined: Array = torch.cat([part.cpu() for part in parts]).numpy()
-    return joined
+def _join(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Array]:
+    """Return the batches' columns as whole arrays, ordered by the column "index"."""
+    whole = {key: torch.cat([part[key].cpu() for part in parts]).numpy() for key in parts[0]}
+    order = np.argsort(whole["index"])
+    return {key: values[order] for key, values in whole.items()}

@@ -7,27 +7,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict, Unpack, overload
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from auheat.data.dataset import fit_square
 from auheat.errors import AuheatError, RequestError, StoreError
-from auheat.evaluation.model_maps import predict_maps
+from auheat.evaluation.metrics import centre_vectors
+from auheat.evaluation.model_maps import bring_to_grid, predict_maps
+from auheat.evaluation.scorer import BatchScores, MapScorer
 from auheat.explanation.inputs import gather_photos, match_detector, name_outputs, remove_earlier
 from auheat.explanation.panel import draw_explanation, encode_png
 from auheat.explanation.scores import (
-    Expected,
     ExplanationData,
-    draw_expected,
-    score_aus,
-    score_photo,
+    summarize_aus,
+    summarize_maps,
 )
 from auheat.expressions import SYNONYMS
+from auheat.heatmaps.class_maps import ClassMapRenderer, FaceMaps
 from auheat.heatmaps.plan import plan_heatmaps
 from auheat.images.decoding import decode, encode_like, read_bytes
 from auheat.images.headers import UnreadableImageError
@@ -39,7 +40,6 @@ from auheat.records import Array, Landmarks, Sample, Status
 from auheat.runs import checkpoint, codebook, run_folder
 from auheat.utils.devices import pick_device
 from auheat.utils.files import write_json, write_whole
-from auheat.utils.maps import on_grid
 
 FOLDER = "explain"
 """Folder in a run's own for what the command writes, unless another is named."""
@@ -102,13 +102,29 @@ def _cannot_write(path: Path, error: OSError) -> AuheatError:
 
 
 class _Framed(NamedTuple):
-    """A photo made ready for the network: fields of `ExplanationData`."""
+    """A photo made ready for the network; what is no `view` are fields of `ExplanationData`."""
 
     view: PhotoFraming
     points: Array
     image: Array
     picture: Array
     overview: Array
+
+
+class _Batch(NamedTuple):
+    """Photos that were classified, and their maps (N, M, S, S) of M `kinds`, which were scored.
+
+    `of_guess` and `of_label` are the scores with the predicted and with the true class, None where
+    no class has a heatmap.
+    """
+
+    guess: list[int]
+    probabilities: Array
+    kinds: tuple[str, ...]
+    maps: Array
+    faces: FaceMaps
+    of_guess: BatchScores | None
+    of_label: BatchScores | None
 
 
 class Explainer:
@@ -132,8 +148,9 @@ class Explainer:
         self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._book = codebook.unpack_codebook(self.config["codebook"], run / run_folder.CONFIG)
         self.class_names = list(self.config["class_names"])
-        self._plan = plan_heatmaps(self._book, self.class_names)
         self._side = int(self.config["settings"]["image_size"])
+        renderer = ClassMapRenderer(plan_heatmaps(self._book, self.class_names), self._side)
+        self._scorer = MapScorer(renderer, None, self._device)
         self._method = find_method(self.config["settings"]["method"])
         found, self.notes = match_detector(self.config, device, detector, model)
         self._finding = DetectorSource(found, None, None)
@@ -170,19 +187,19 @@ class Explainer:
                     status[i] = Status.UNREADABLE
                 else:
                     ready[i] = framed
-        judged = dict(zip(ready, self._score([*ready.values()], label), strict=True))
+        batch = self._score([*ready.values()], label) if ready else None
+        rows = {i: row for row, i in enumerate(ready)}
         out = []
         for i, photo in enumerate(photos):
-            notes = [MEANING[status[i]]] if status[i] in MEANING else []
-            told: dict[str, Any] = {}
-            if i in ready:
-                view, *shown = ready[i]
-                told = dict(zip(_Framed._fields[1:], shown, strict=True)) | judged[i]
-                told |= {"transform": view.transform, "frame": view.size}
-                told |= {"landmarks": marks.points[i], "score": float(marks.score[i])}
-                told |= {"size": (int(sizes[i][0]), int(sizes[i][1]))}
-                notes += [note for note in (view.note, *told.pop("notes")) if note]
-            out.append(Explanation(photo, self.run, status[i], tuple(notes), label=label, **told))
+            notes = (MEANING[status[i]],) if status[i] in MEANING else ()
+            one = Explanation(photo, self.run, status[i], notes, label=label)
+            if batch is not None and i in ready:
+                size = int(sizes[i][0]), int(sizes[i][1])
+                one = replace(
+                    one, landmarks=marks.points[i], score=float(marks.score[i]), size=size
+                )
+                one = self._describe(one, ready[i], batch, rows[i])
+            out.append(one)
         return out
 
     def _frame(self, photo: Path, points: Array, size: tuple[int, int]) -> _Framed | None:
@@ -209,67 +226,79 @@ class Explainer:
             _fit(pixels, np.eye(2, 3), size),
         )
 
-    def _score(self, ready: Sequence[_Framed], label: str) -> list[dict[str, Any]]:
-        """Return what the maps of a batch tell of each photo, as fields of `ExplanationData`."""
-        if not ready:
-            return []
+    def _score(self, ready: Sequence[_Framed], label: str) -> _Batch:
+        """Classify photos, and score the maps of the predicted classes."""
         images = torch.from_numpy(np.stack([one.image for one in ready])).permute(0, 3, 1, 2)
         images = (images.to(self._device).float() / 255).contiguous(
             memory_format=torch.channels_last
         )
-        points = np.stack([one.points for one in ready])
-        size = (self._side, self._side)
+        points = torch.from_numpy(np.stack([one.points for one in ready])).to(self._device)
+        scorer, renderer = self._scorer, self._scorer.renderer
         with torch.inference_mode():
             maps = predict_maps(self._network, images)
             guess = maps.logits.argmax(1)
-            seen = {"attention": on_grid(maps.attention[-1].float(), size)}
+            rows = torch.arange(len(guess), device=guess.device)
+            shown = {"attention": maps.attention[-1]}
             if self._method.class_maps:
-                rows = torch.arange(len(guess), device=guess.device)
-                seen["cam"] = on_grid(maps.cams[rows, guess].float(), size)
-            expected = draw_expected(points, self._plan, self._side, self._device)
-            shares = maps.logits.double().softmax(1).cpu().numpy()
-            return [
-                self._sum_up(i, k, shares[i], seen, expected, ready[i].points, label)
-                for i, k in enumerate(guess.tolist())
+                shown["cam"] = maps.cams[rows, guess]
+            seen, faces = bring_to_grid(shown, rows, renderer.size), renderer.draw(points)
+            heatmaps = centre_vectors(faces.heatmaps)
+            classes = [guess.cpu()]
+            if label:
+                classes.append(torch.full_like(classes[0], self.class_names.index(label)))
+            found = [
+                scorer.score(seen, faces, heatmaps, scorer.own_of(one)) if renderer.drawn else None
+                for one in classes
             ]
+            return _Batch(
+                guess.tolist(),
+                maps.logits.double().softmax(1).cpu().numpy(),
+                tuple(shown),
+                seen.plain.cpu().numpy(),
+                faces,
+                found[0],
+                found[-1],
+            )
 
-    def _sum_up(
-        self,
-        i: int,
-        k: int,
-        shares: Array,
-        seen: dict[str, Tensor],
-        expected: Expected,
-        points: Array,
-        label: str,
-    ) -> dict[str, Any]:
-        """Return what is told of photo `i` of a batch, which was taken for class `k`."""
-        name = self.class_names[k]
-        scores = {key: score_photo(value[i], expected, i, name) for key, value in seen.items()}
-        if label not in ("", name):
-            for key, value in seen.items():
-                scores[f"{key}, true class"] = score_photo(value[i], expected, i, label)
-        maps = {key: value[i].cpu().numpy() for key, value in seen.items()}
-        maps.setdefault("cam", np.zeros((0, 0), np.float32))
-        units, regions = score_aus(maps, points, self._plan, k, self._book)
-        notes = [] if self._method.class_maps else [NO_CLASS_MAP.format(self._method.title)]
-        heatmap = np.zeros((self._side, self._side), np.float32)
-        if name in expected.drawn:
-            heatmap = expected.heatmaps[i, expected.drawn.index(name)].cpu().numpy()
-        else:
-            notes.append(NO_HEATMAP.format(name))
-        order = np.argsort(-shares, kind="stable")
-        return maps | {
-            "method": self._method.title,
-            "codebook": self._book.title,
-            "expression": name,
-            "probabilities": {self.class_names[j]: float(shares[j]) for j in order},
-            "scores": scores,
-            "units": units,
-            "regions": regions,
-            "heatmap": heatmap,
-            "notes": notes,
-        }
+    def _describe(self, one: Explanation, framed: _Framed, batch: _Batch, row: int) -> Explanation:
+        """Add what there is to say of a photo of a batch."""
+        k, renderer, view = batch.guess[row], self._scorer.renderer, framed.view
+        name, drawn = self.class_names[k], [self.class_names[i] for i in renderer.drawn]
+        scores = summarize_maps(batch.of_guess, row, batch.kinds, drawn, name)
+        if one.label not in ("", name):
+            true = summarize_maps(batch.of_label, row, batch.kinds, drawn, one.label)
+            scores |= {f"{kind}, true class": value for kind, value in true.items()}
+        units, regions = summarize_aus(
+            batch.of_guess, row, batch.kinds, batch.faces, renderer.units_of(k), self._book, name
+        )
+        heatmap = np.zeros(renderer.size, np.float32)
+        if name in drawn:
+            heatmap = batch.faces.heatmaps[row, drawn.index(name)].cpu().numpy()
+        notes = [view.note] if view.note else []
+        notes += [] if self._method.class_maps else [NO_CLASS_MAP.format(self._method.title)]
+        notes += [] if name in drawn else [NO_HEATMAP.format(name)]
+        shares = {self.class_names[i]: float(p) for i, p in enumerate(batch.probabilities[row])}
+        maps = dict(zip(batch.kinds, batch.maps[row], strict=True))
+        return replace(
+            one,
+            notes=(*one.notes, *notes),
+            method=self._method.title,
+            codebook=self._book.title,
+            expression=name,
+            probabilities=dict(sorted(shares.items(), key=lambda item: -item[1])),
+            scores=scores,
+            units=units,
+            frame=view.size,
+            transform=view.transform,
+            points=framed.points,
+            image=framed.image,
+            picture=framed.picture,
+            overview=framed.overview,
+            attention=maps["attention"],
+            cam=maps.get("cam", one.cam),
+            heatmap=heatmap,
+            regions=regions,
+        )
 
 
 def _fit(pixels: Array, transform: Array, size: tuple[int, int]) -> Array:

@@ -188,7 +188,7 @@ def _units(page: Array, found: ExplanationData, left: int, y: int) -> int:
             share, peak = getattr(unit, key), getattr(unit, f"{key}_peak")
             _share(page, (x, base), x + CELL, share, peak, most)
     end = y + 32 + len(found.units) * _ROW
-    text = "x 1 (line): as much as on the whole face; peak: the map's largest value lies there"
+    text = "x 1 (line): the map's mean over the photo; peak: the map is highest there"
     write(page, text, (starts["attention"], end), 9, GRAY)
     return end + 8
 
@@ -210,7 +210,7 @@ def _share(
     x, base = at
     end = right - 128
     if share is None:
-        write(page, "-" if peak is not None else "outside the photo", (x, base), 10, GRAY)
+        write(page, "outside the photo", (x, base), 10, GRAY)
         return
     fill_box(page, (x, base - _BAR + 1, end, base + 1), (238, 240, 244))
     tint = (70, 150, 110) if share >= 1 else (196, 170, 130)

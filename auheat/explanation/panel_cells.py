@@ -8,7 +8,8 @@ from typing import TypeAlias
 import cv2
 import numpy as np
 
-from auheat.explanation.scores import AUScore, ExplanationData, find_inside
+from auheat.explanation.scores import AUScore, ExplanationData
+from auheat.heatmaps.class_maps import REGION
 from auheat.records import Array
 from auheat.visualization.overlays import overlay
 from auheat.visualization.text import GRAY, WHITE, Color, fill_box, wrap, write
@@ -109,7 +110,7 @@ def trace_regions(found: ExplanationData, place: Place) -> list[list[Array]]:
     traced = []
     for region in found.regions:
         size = (_FINER * wide, _FINER * high)
-        inside = find_inside(cv2.resize(region, size, interpolation=cv2.INTER_LINEAR))
+        inside = cv2.resize(region, size, interpolation=cv2.INTER_LINEAR) >= REGION
         lines, _ = cv2.findContours(
             inside.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
         )

@@ -1,7 +1,7 @@
-"""One photo's maps against what its codebook expects: class by class, and AU by AU.
+"""One photo's scores: its maps against the heatmap of each class, and AU by AU.
 
-Attention and class map are min-max scaled and enlarged to the network's input, as in
-`auheat.evaluation.evaluator`; heatmaps and AU regions are drawn there from the photo's landmarks.
+The numbers are those of `auheat.evaluation.scorer.MapScorer`, so that `explain` says of a photo
+what `evaluate` counts.
 """
 
 from __future__ import annotations
@@ -9,32 +9,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import cv2
 import numpy as np
 import torch
-from torch import Tensor
 
-from auheat.evaluation.metrics import centred_cosine, score_maps
-from auheat.facs.records import Codebook, Cue
-from auheat.heatmaps.plan import Plan, plan_heatmaps, plan_units
-from auheat.heatmaps.render import render_heatmaps
+from auheat.evaluation.columns import SCORES
+from auheat.evaluation.metrics import TIE
+from auheat.evaluation.scorer import BatchScores
+from auheat.facs.records import Codebook
+from auheat.heatmaps.class_maps import FaceMaps
 from auheat.records import Array, Status
-
-REGION_SHARE = 0.5
-"""An AU's region is where its map is at least this share of its peak (its weight)."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExplanationScores:
     """How one map agrees with the heatmap of one class, the target.
 
-    `cosine`, `centred` and `margin` are those of `auheat.evaluation.metrics.score_maps`, `rank` is
-    1 where the target's heatmap is the closest by centred cosine (a tie counts against it); all
-    four are None where the target has no heatmap, and margin and rank where no other class has one.
-    `closeness` has the centred cosine with every class's heatmap, the closest first; `closest` is
-    that class, "" where the map is constant.
+    `cosine`, `centred` and `margin` are defined in docs/metrics.md, `rank` is 1 where the target's
+    heatmap is the closest by centred cosine (a tie counts against it); all four are None where the
+    target has no heatmap, and margin and rank where no other class has one. `closeness` has the
+    centred cosine with every class's heatmap, the closest first; `closest` is that class, "" where
+    the map is constant.
     """
 
     target: str
@@ -50,13 +46,12 @@ class ExplanationScores:
 class AUScore:
     """One action unit expected for the predicted class, and what the maps do there.
 
-    Its region is where its own map is at least REGION_SHARE of its peak; `area` is the region's
-    share of the photo. `attention` and `cam` are the map's mean in the region divided by its mean
-    over the face (the landmarks' convex hull together with the regions of all AUs of the codebook):
-    1 is what a uniform map has, None stands for a map that is zero on the whole face.
-    `*_peak` tells whether the largest value of the whole map lies in the region (the first in
-    reading order where there are several; never for a constant map).
-    Where the region lies outside the photo, or the method has no map of classes, all are None.
+    Its region is where its own map is at least half of its peak; `area` is the region's share of
+    the photo. `attention` and `cam` are the map's mean in the region divided by its mean over the
+    photo (`auheat.evaluation.metrics.attention_ratio`, evaluate's "attended"): 1 is what a uniform
+    map has, 0 what a constant one gets. `*_peak` tells whether the map is highest in the region
+    (evaluate's "pointing"; never for a constant map). Where the region lies outside the photo, or
+    the method has no map of classes, all are None.
     """
 
     au: int
@@ -160,116 +155,68 @@ class ExplanationData:
         }
 
 
-class Expected(NamedTuple):
-    """What is expected on N photos: heatmaps (N, K, S, S) of the `drawn` classes (K names)."""
+def summarize_maps(
+    found: BatchScores | None, row: int, kinds: Sequence[str], drawn: Sequence[str], target: str
+) -> dict[str, ExplanationScores]:
+    """Return the scores of photo `row`'s maps with the class `target`, kind -> `ExplanationScores`.
 
-    drawn: tuple[str, ...]
-    heatmaps: Tensor
-
-
-def draw_expected(points: Array, plan: Plan, side: int, device: torch.device) -> Expected:
-    """Draw the heatmap of every class that has one, on points (N, 68, 2) px of side x side.
-
-    Drawn in NumPy, whose single thread is not held up by others on a busy machine, and then moved.
+    `found` was scored with that class, `drawn` names the classes that have a heatmap; None and
+    empty where there are none.
     """
-    n, size = len(points), (side, side)
-    there = [k for k, blobs in enumerate(plan.classes) if blobs is not None]
-    drawn = np.zeros((n, len(there), *size), np.float32)
-    for i, k in enumerate(there):
-        drawn[:, i] = render_heatmaps(points, np.full(n, k), plan, size, size)[0]
-    names = tuple(plan.names[k] for k in there)
-    return Expected(names, torch.from_numpy(drawn).to(device))
+    out = {}
+    for m, kind in enumerate(kinds):
+        value: dict[str, float] = {}
+        ordered: list[tuple[str, float]] = []
+        if found is not None:
+            value = dict(zip(SCORES, found.scores[row, m].tolist(), strict=True))
+            likeness = zip(drawn, found.likeness[row, m].tolist(), strict=True)
+            ordered = sorted(likeness, key=lambda item: -item[1])
+        own = dict(ordered).get(target)
+        alone = len(ordered) < 2
+        out[kind] = ExplanationScores(
+            target=target,
+            cosine=None if own is None else value["cosine"],
+            centred=own,
+            margin=None if own is None or alone else value["margin"],
+            rank=None if own is None or alone else sum(r >= own - TIE for _, r in ordered),
+            closest=ordered[0][0] if any(r for _, r in ordered) else "",
+            closeness=dict(ordered),
+        )
+    return out
 
 
-def score_photo(seen: Tensor, expected: Expected, row: int, target: str) -> ExplanationScores:
-    """Score a map (S, S) of photo `row` against the heatmap of a class."""
-    heatmaps = expected.heatmaps[row]
-    r = centred_cosine(seen[None], heatmaps)
-    ordered = sorted(zip(expected.drawn, r.tolist(), strict=True), key=lambda item: -item[1])
-    closest = ordered[0][0] if ordered and bool(r.any()) else ""
-    if target not in expected.drawn:
-        return ExplanationScores(target, None, None, None, None, closest, dict(ordered))
-    own = torch.tensor([expected.drawn.index(target)], device=seen.device)
-    found = score_maps(seen[None], heatmaps[None], own)
-    alone = len(expected.drawn) == 1
-    return ExplanationScores(
-        target,
-        float(found.cosine),
-        float(found.centred),
-        None if alone else float(found.margin),
-        None if alone else int((r >= r[own]).sum()),
-        closest,
-        dict(ordered),
-    )
-
-
-def draw_regions(points: Array, plan: Plan, label: int, cues: Sequence[Cue], side: int) -> Array:
-    """Draw the map of each AU of class `label`, divided by its weight: (A, S, S) f32 in [0, 1].
-
-    points (68, 2) px of side x side. Of an AU beyond the photo's border only the tail is there.
-    """
-    size, split = (side, side), plan_units(plan)
-    drawn = np.zeros((len(cues), *size), np.float32)
-    for one, cue in zip(drawn, cues, strict=True):
-        maps, _ = render_heatmaps(points[None], np.array([label]), split[cue.au], size, size)
-        one[:] = maps[0] / cue.weight
-    return drawn
-
-
-def find_inside(regions: Array) -> Array:
-    """Return which pixels lie in each region, bool, of `draw_regions`'s maps (..., S, S)."""
-    inside: Array = regions >= REGION_SHARE
-    return inside
-
-
-def cover_face(points: Array, book: Codebook, side: int) -> Array:
-    """Return which pixels (S, S) belong to the face, bool; points (68, 2) px of side x side.
-
-    The points' convex hull, its border included, and the regions of all AUs of the codebook.
-    """
-    hull = cv2.convexHull(points.astype(np.float32))[:, 0].astype(np.float64)
-    y, x = np.mgrid[:side, :side]
-    way = np.roll(hull, -1, 0) - hull
-    # on which side of each edge a pixel lies; within the hull it is the same one for all
-    cross = way[:, 0, None, None] * (y - hull[:, 1, None, None])
-    cross = cross - way[:, 1, None, None] * (x - hull[:, 0, None, None])
-    inside = (cross >= 0).all(0) | (cross <= 0).all(0)
-    every = plan_heatmaps(book, ("face",), "generic")
-    drawn, _ = render_heatmaps(points[None], np.array([0]), every, (side, side), (side, side))
-    face: Array = inside | find_inside(drawn[0])
-    return face
-
-
-def attention_ratio(seen: Array, inside: Array, face: Array) -> tuple[float | None, bool | None]:
-    """Return the mean in a region over the mean of the face, and whether the maximum is in it.
-
-    `seen`, `inside` and `face` are (S, S); None each where there is no map or no region.
-    """
-    if not seen.size or not inside.any():
-        return None, None
-    whole = float(seen[face].mean(dtype=np.float64))
-    share = float(seen[inside].mean(dtype=np.float64)) / whole if whole > 0 else None
-    peak = bool(inside.flat[int(seen.argmax())]) and float(seen.max()) > float(seen.min())
-    return share, peak
-
-
-def score_aus(
-    maps: Mapping[str, Array], points: Array, plan: Plan, label: int, book: Codebook
+def summarize_aus(
+    found: BatchScores | None,
+    row: int,
+    kinds: Sequence[str],
+    faces: FaceMaps,
+    places: Mapping[int, int],
+    book: Codebook,
+    name: str,
 ) -> tuple[tuple[AUScore, ...], Array]:
-    """Return the AUs of class `label`, and their maps (A, S, S) as `draw_regions` has them.
+    """Return the AUs of photo `row`'s class `name`, and their own maps, (A, S, S) f32 in [0, 1].
 
-    `maps` has "attention" and "cam" (S, S), each min-max scaled, `cam` empty where there is none;
-    points (68, 2) px of S x S.
+    `places` are `ClassMapRenderer.units_of` the class, `found` as in `summarize_maps`.
     """
-    side = maps["attention"].shape[0]
-    cues = book.expressions.get(plan.names[label], ())
-    regions = draw_regions(points, plan, label, cues, side)
-    face = cover_face(points, book, side)
+    cues = book.expressions.get(name, ()) if places else ()
+    own = [places[cue.au] for cue in cues]
+    areas = faces.regions[row, own].mean((1, 2), dtype=torch.float64).tolist()
     units = []
-    for cue, inside in zip(cues, find_inside(regions), strict=True):
-        attention, attention_peak = attention_ratio(maps["attention"], inside, face)
-        cam, cam_peak = attention_ratio(maps["cam"], inside, face)
-        name, area = book.regions[cue.au].name, float(inside.mean())
-        about = (cue.au, name, cue.role, cue.side, cue.weight, area)
+    for cue, place, area in zip(cues, own, areas, strict=True):
+        attention, attention_peak = _read_au(found, row, kinds, "attention", place)
+        cam, cam_peak = _read_au(found, row, kinds, "cam", place)
+        about = (cue.au, book.regions[cue.au].name, cue.role, cue.side, cue.weight, area)
         units.append(AUScore(*about, attention, attention_peak, cam, cam_peak))
-    return tuple(units), regions
+    return tuple(units), faces.logs[row, own].exp().cpu().numpy()
+
+
+def _read_au(
+    found: BatchScores | None, row: int, kinds: Sequence[str], kind: str, place: int
+) -> tuple[float | None, bool | None]:
+    """Return a map's attention in a unit's region, and whether it is highest there, or None."""
+    if found is None or kind not in kinds:
+        return None, None
+    at = row, kinds.index(kind), place
+    if found.attended[at].isnan():
+        return None, None
+    return float(found.attended[at]), bool(found.inside[at])

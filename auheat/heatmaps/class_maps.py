@@ -51,8 +51,25 @@ class Placed(NamedTuple):
     c: Tensor
 
 
+class FaceMaps(NamedTuple):
+    """What is drawn on N faces: `heatmaps` (N, K, S, S) f32 of the K classes that have one.
+
+    `logs` (N, V, S, S) f32 are the logs of the units' own maps, of weight 1, `placed` the Gaussians
+    of both. A face without points has zeros.
+    """
+
+    placed: Placed
+    heatmaps: Tensor
+    logs: Tensor
+
+    @property
+    def regions(self) -> Tensor:
+        """The units' regions (N, V, S, S) f32: 1 where a unit's map reaches `REGION`, else 0."""
+        return (self.logs >= _LOG_REGION).to(self.logs.dtype)
+
+
 class ClassMapRenderer:
-    """Draws what a plan's classes show, on a (side, side) grid that covers the photo.
+    """Draws the heatmaps of all classes and the regions of their AUs, (side, side) each.
 
     `drawn` are the classes that have a heatmap, `units` the AUs they ask for; an AU asked for on
     other sides is another unit.
@@ -63,8 +80,8 @@ class ClassMapRenderer:
         self.drawn = [k for k, blobs in enumerate(plan.classes) if blobs is not None]
         self.blobs, self.units = _collect_units([plan.classes[k] for k in self.drawn])
 
-    def place(self, landmarks: Tensor) -> Placed:
-        """Place all Gaussians on faces: landmarks (N, 68, 2) px of the grid, NaN where unknown."""
+    def _place(self, landmarks: Tensor) -> Placed:
+        """Place all Gaussians on faces."""
         labels = torch.zeros(len(landmarks), dtype=torch.int64, device=landmarks.device)
         exact = landmarks.double()  # these few numbers decide on every pixel
         faces: Faces = check_faces(exact, labels, self.size, self.plan.frame)
@@ -73,12 +90,9 @@ class ClassMapRenderer:
         known = faces.usable[:, None]
         return Placed(*(torch.where(known, v, w) for v, w in zip(placed, aside, strict=True)))
 
-    def draw(self, placed: Placed) -> tuple[Tensor, Tensor]:
-        """Return the heatmaps (N, K, S, S) of the K drawn classes and the units' regions.
-
-        The regions (N, V, S, S) f32 are 1 where a unit's Gaussians, of weight 1, reach `REGION`.
-        Faces without points have zeros.
-        """
+    def draw(self, landmarks: Tensor) -> FaceMaps:
+        """Draw on faces: landmarks (N, 68, 2) px of the grid, NaN where not known."""
+        placed = self._place(landmarks)
         n, device = len(placed.x), placed.x.device
         logs = torch.empty((n, len(self.units), *self.size), device=device)
         highest = torch.full((n, len(self.drawn), *self.size), -torch.inf, device=device)
@@ -88,7 +102,7 @@ class ClassMapRenderer:
             for k, weight in unit.weights.items():
                 here = highest[:, k]
                 torch.maximum(here, one + weight if weight else one, out=here)
-        return highest.exp_(), (logs >= _LOG_REGION).to(logs.dtype)
+        return FaceMaps(placed, highest.exp_(), logs)
 
     def _draw_logs(self, placed: Placed, part: slice, out: Tensor) -> None:
         """Write the log of a unit's map (N, S, S): the largest of its Gaussians' logs."""
@@ -122,6 +136,11 @@ class ClassMapRenderer:
             for k, weight in unit.weights.items():
                 least[..., k] = torch.maximum(least[..., k], highest[..., number] + weight)
         return least.exp(), highest >= _LOG_REGION
+
+    def units_of(self, k: int) -> dict[int, int]:
+        """Return what class k asks for: AU -> its place among `units`."""
+        own = self.drawn.index(k) if k in self.drawn else -1
+        return {unit.au: place for place, unit in enumerate(self.units) if own in unit.weights}
 
     def asked(self) -> Tensor:
         """Return which drawn class asks for which unit, (K, V) bool."""

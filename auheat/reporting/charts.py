@@ -12,18 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from auheat.evaluation.columns import COLUMNS
 from auheat.records import Array
 from auheat.reporting.run_data import Run
 from auheat.reporting.run_groups import Curve
 
-ALONG = (
-    ("accuracy", "accuracy"),
-    ("att_cos", "ATT-COS"),
-    ("cam_cos", "CAM-COS"),
-    ("margin", "margin"),
-    ("rank1", "rank-1"),
-)
-"""What is shown along the AU weight and the layers: score of evaluation.json, and its name."""
+ALONG = tuple(sorted((c for c in COLUMNS if c.along), key=lambda column: column.along))
+"""The scores that are shown along the AU weight and the layers."""
 
 
 MAX_TRAINING = 6
@@ -92,10 +87,10 @@ def draw_along(axis: str, curves: Sequence[Curve]) -> list[dict[str, Any]]:
     """
     texts = _axis(curves)
     charts = []
-    for key, title in ALONG:
-        lines = [_mean_and_spread(curve, key) for curve in curves]
+    for column in ALONG:
+        lines = [_mean_and_spread(curve, column.key) for curve in curves]
         if any(lines):
-            charts.append(_draw_steps(axis, title, texts, curves, lines))
+            charts.append(_draw_steps(axis, column.heading, texts, curves, lines))
     return charts
 
 
@@ -194,8 +189,8 @@ def tabulate_along(curves: Sequence[Curve]) -> list[dict[str, Any]]:
     for curve in curves:
         for text, runs in curve.steps:
             cells = []
-            for key, _ in ALONG:
-                (point,) = _mean_and_spread(Curve("", ((text, runs),)), key) or (None,)
+            for column in ALONG:
+                (point,) = _mean_and_spread(Curve("", ((text, runs),)), column.key) or (None,)
                 cells.append("-" if point is None else _describe_point(point))
             names = ", ".join(run.name for run in runs)
             rows.append({"curve": curve.title, "at": text, "cells": cells, "runs": names})

@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from auheat.evaluation.columns import BASELINES, CALIBRATION
 from auheat.reporting.tables import find_columns, tabulate
-
-BASELINES = ("mean heatmap", "Gaussian", "uniform", "wrong class")
-"""What the baselines are called where there is little room, in the order of the report's."""
-
 
 _Rows = list[tuple[str, ...]]
 
@@ -29,10 +26,10 @@ def tabulate_headline(result: Mapping[str, Any]) -> _Rows:
     """Return the headline of one evaluation: a row for each score, with interval and baselines."""
     columns = find_columns([result])
     (_, *headings), own, *baselines = tabulate([result])
-    ends = [result["intervals"].get(key) for key, _ in columns]
-    told = [format_interval(*pair) if pair else "" for pair in ends]
-    rows = zip(headings, own[1:], told, *(cells for _, *cells in baselines), strict=True)
-    return [("", own[0], "95 %", *BASELINES), *rows]
+    ends = [result["intervals"].get(column.key) for column in columns]
+    ranges = [format_interval(*pair) if pair else "" for pair in ends]
+    rows = zip(headings, own[1:], ranges, *(cells for _, *cells in baselines), strict=True)
+    return [("", own[0], "95 %", *(baseline.short for baseline in BASELINES)), *rows]
 
 
 def tabulate_units(result: Mapping[str, Any]) -> _Rows:
@@ -56,11 +53,10 @@ def tabulate_units(result: Mapping[str, Any]) -> _Rows:
 
 def format_calibration(result: Mapping[str, Any]) -> str:
     """Return one line about calibration, "" where nothing is known of it."""
-    found = result["calibration"]
-    if found is None:
+    errors = result["calibration"]
+    if errors is None:
         return ""
-    keys = (("ece", "ECE"), ("mce", "MCE"), ("nll", "NLL"), ("brier", "Brier"))
-    return "calibration: " + ", ".join(f"{name} {found[key]:.3f}" for key, name in keys)
+    return "calibration: " + ", ".join(f"{e.short} {errors[e.key]:.3f}" for e in CALIBRATION)
 
 
 def format_counts(result: Mapping[str, Any]) -> str:

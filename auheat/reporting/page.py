@@ -37,7 +37,7 @@ from auheat.reporting.run_data import CURVES, KINDS, Run, load_curve, load_run
 from auheat.reporting.run_groups import Curve, find_layer_curves, find_weight_curves
 from auheat.reporting.store_section import describe_store
 from auheat.reporting.tables import (
-    COLUMNS,
+    HEADLINE,
     calibration_context,
     confusion_context,
     describe_run,
@@ -105,7 +105,7 @@ def _check_scores(run: Run) -> None:
     "".join(run.scores["matrix"]["columns"])
     if not np.isfinite(np.asarray(run.scores["confusion"], np.float64)).all():
         raise ValueError("confusion is not finite")
-    for key, _ in COLUMNS:
+    for key in (column.key for column in HEADLINE if not column.later):
         asked = run.has_class_maps or key != "cam_cos"
         if asked and not math.isfinite(float(run.scores[key])):
             raise ValueError(f"{key} is not finite")
@@ -135,7 +135,7 @@ def describe_runs(runs: Sequence[Run]) -> dict[str, Any]:
         "extremes": extremes_context(pictured, album),
         "unpictured": [run.name for _, run in scored[MAX_RUNS:]],
         "along": _along_context([run for _, run in scored]),
-        "along_names": [heading for _, heading in ALONG],
+        "along_names": [column.heading for column in ALONG],
         "units": units_context(scored),
         "calibration": calibration_context(scored),
         "reliability": [

@@ -8,64 +8,24 @@ from typing import Any
 
 import numpy as np
 
+from auheat.evaluation.columns import (
+    BASELINES,
+    CALIBRATION,
+    COLUMNS,
+    MAP_SCORES,
+    SENTENCES,
+    Column,
+)
 from auheat.reporting.run_data import Run
 from auheat.reporting.run_groups import NO_MATTER
 
-COLUMNS = (
-    ("accuracy", "accuracy"),
-    ("balanced_accuracy", "balanced"),
-    ("cam_cos", "CAM-COS"),
-    ("att_cos", "ATT-COS"),
-    ("att_cos_centred", "centred"),
-    ("margin", "margin"),
-    ("rank1", "rank-1"),
-)
-"""The headline table: score of evaluation.json, and its heading."""
+HEADLINE = tuple(column for column in COLUMNS if column.heading)
+"""The columns of the headline table."""
 
 
-EXTRA_COLUMNS = (("energy", "energy"), ("pointing", "pointing"))
-"""Columns that evaluations of earlier versions lack; shown where any run has them."""
-
-
-NOTES = {
-    "accuracy": "Share of the photos whose expression is recognised.",
-    "balanced": "Mean of the shares recognised of each expression, so that rare ones count alike.",
-    "CAM-COS": "Cosine of the true expression's class activation map with A.",
-    "ATT-COS": "Cosine of the attention, the top layer's mean over its channels, with A.",
-    "centred": "The same cosine about the means: a map that is alike everywhere gets 0.",
-    "margin": "Centred cosine with the own expression's A, less its mean with the others' A.",
-    "rank-1": "Share of the photos whose attention is closest to their own expression's A.",
-    "energy": "Share of the attention that lies in the action units' regions (A at least half).",
-    "pointing": "Share of the photos whose strongest attention lies in these regions.",
-}
-"""What each heading means, in a sentence."""
-
-
-BASELINES = (
-    ("mean_heatmap", "mean training heatmap"),
-    ("centre_gaussian", "best centred Gaussian"),
-    ("uniform", "uniform map"),
-    ("wrong_class", "the photo's map of a wrong class"),
-)
-
-
-_MAP_COLUMNS = (
-    ("cosine", "cosine"),
-    ("reference", "cosine, as published code has it"),
-    ("centred", "centred"),
-    ("margin", "margin"),
-    ("rank1", "rank-1"),
-    ("energy", "energy"),
-    ("pointing", "pointing"),
-)
-
-_CALIBRATION = (("ece", "ECE"), ("mce", "MCE"), ("nll", "NLL"), ("brier", "Brier score"))
-
-
-def find_columns(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Return the headline columns that the results have: score, and its heading."""
-    extra = [c for c in EXTRA_COLUMNS if any(c[0] in scores for scores in results)]
-    return [*COLUMNS, *extra]
+def find_columns(results: Sequence[Mapping[str, Any]]) -> list[Column]:
+    """Return the headline columns, those that earlier versions lack where any result has them."""
+    return [c for c in HEADLINE if not c.later or any(c.key in scores for scores in results)]
 
 
 def tabulate(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
@@ -74,23 +34,25 @@ def tabulate(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     These say whose they are where another run, of other classes or shards, has others.
     """
     columns = find_columns(results)
-    rows = [("", *(heading for _, heading in columns))]
-    rows += [(scores["run"], *_cells(scores, columns)) for scores in results]
+    keys = [column.key for column in columns]
+    rows = [("", *(column.heading for column in columns))]
+    rows += [(scores["run"], *_cells(scores, keys)) for scores in results]
     if results:
         tables = [
-            [_cells(scores["baselines"][key], columns) for key, _ in BASELINES]
+            [_cells(scores["baselines"][baseline.key], keys) for baseline in BASELINES]
             for scores in results
         ]
         differ = any(table != tables[0] for table in tables)
         whose = f" (of {results[0]['run']})" if differ else ""
         rows += [
-            (title + whose, *cells) for (_, title), cells in zip(BASELINES, tables[0], strict=True)
+            (baseline.title + whose, *cells)
+            for baseline, cells in zip(BASELINES, tables[0], strict=True)
         ]
     return rows
 
 
-def _cells(scores: Mapping[str, Any], columns: Sequence[tuple[str, str]]) -> list[str]:
-    return [format_score(scores[key]) if key in scores else "" for key, _ in columns]
+def _cells(scores: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
+    return [format_score(scores[key]) if key in scores else "" for key in keys]
 
 
 def format_score(score: float | None) -> str:
@@ -108,21 +70,21 @@ def headline_context(runs: Sequence[tuple[int, Run]]) -> dict[str, Any]:
     columns = find_columns(results)
     texts = tabulate(results)
     comparable = len({_tested(scores) for scores in results}) == 1
-    best = [_find_best(results, key) if comparable else None for key, _ in columns]
+    best = [_find_best(results, column.key) if comparable else None for column in columns]
     rows: list[dict[str, Any]] = []
     for (index, run), (name, *cells) in zip(runs, texts[1:], strict=False):
         ranges = run.scores.get("intervals", {})
         shown = [
             {
                 "text": text,
-                "range": _format_range(ranges.get(key)),
+                "range": _format_range(ranges.get(column.key)),
                 "best": text == top and top is not None,
             }
-            for (key, _), text, top in zip(columns, cells, best, strict=True)
+            for column, text, top in zip(columns, cells, best, strict=True)
         ]
         rows.append({"index": index, "name": name, "cells": shown})
     return {
-        "headings": [(heading, NOTES[heading]) for _, heading in columns],
+        "headings": [(column.heading, SENTENCES[column.key]) for column in columns],
         "rows": rows,
         "baselines": texts[1 + len(runs) :],
         "ranged": any(run.scores.get("intervals") for _, run in runs),
@@ -172,9 +134,10 @@ def matrix_context(run: Run, index: int) -> dict[str, Any]:
 def maps_context(run: Run, index: int) -> dict[str, Any]:
     """Return every score of every map of a run: rows layers and CAMs."""
     maps = run.scores["maps"]
-    columns = [c for c in _MAP_COLUMNS if any(c[0] in scores for scores in maps.values())]
-    rows = [(name, _cells(scores, columns)) for name, scores in maps.items()]
-    return {"run": run.name, "index": index, "names": [h for _, h in columns], "rows": rows}
+    shown = [one for one in MAP_SCORES if any(one.key in scores for scores in maps.values())]
+    rows = [(name, _cells(scores, [one.key for one in shown])) for name, scores in maps.items()]
+    names = [one.heading for one in shown]
+    return {"run": run.name, "index": index, "names": names, "rows": rows}
 
 
 def units_context(runs: Sequence[tuple[int, Run]]) -> list[dict[str, Any]]:
@@ -212,11 +175,11 @@ def _unit_cell(scores: Mapping[str, float | None] | None) -> dict[str, Any] | No
 def calibration_context(runs: Sequence[tuple[int, Run]]) -> dict[str, Any]:
     """Return the table of the runs' calibration errors; rows empty where none has them."""
     rows = [
-        (index, run.name, [format_score(run.scores["calibration"][key]) for key, _ in _CALIBRATION])
+        (index, run.name, [format_score(run.scores["calibration"][one.key]) for one in CALIBRATION])
         for index, run in runs
         if run.scores.get("calibration")
     ]
-    return {"names": [heading for _, heading in _CALIBRATION], "rows": rows}
+    return {"names": [one.title for one in CALIBRATION], "rows": rows}
 
 
 def settings_context(runs: Sequence[Run]) -> list[dict[str, Any]]:

@@ -17,25 +17,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from auheat.errors import StoreError
+from auheat.evaluation.columns import BASELINES, COLUMNS
 from auheat.runs.run_folder import BEST, RESULT, RUNS, VAL_RESULT, read_metadata
 from auheat.sweeps.grid import RunKey, SweepPlan, SweepRun, format_layers, list_choices
-
-COLUMNS = (
-    *("accuracy", "balanced_accuracy", "cam_cos", "cam_cos_predicted"),
-    *("att_cos", "att_cos_reference", "att_cos_centred"),
-    *("margin", "rank1", "energy", "pointing"),
-)
-"""The headline scores of evaluation.json; sweep.csv has them, an empty cell where there is none."""
-
-
-BASELINES = {
-    "mean_heatmap": "mean training heatmap",
-    "centre_gaussian": "best centred Gaussian",
-    "uniform": "uniform map",
-    "wrong_class": "the photo's map of a wrong class",
-}
-"""Key in evaluation.json -> what it is called: maps that know nothing of the photo's class."""
-
 
 VALIDATION = ("accuracy", "att_cos")
 """What lambda is chosen by: the first, the second where that is equal, then the smaller lambda."""
@@ -203,9 +187,9 @@ def _csv_row(
         "n": scores.get("n"),
         "n_valid": scores.get("n_valid"),
     }
-    for key in COLUMNS:
+    for key in (column.key for column in COLUMNS):
         low, high = intervals.get(key) or (None, None)
         line |= {key: scores.get(key), f"{key}_low": low, f"{key}_high": high}
-    for key in BASELINES:
+    for key in (baseline.key for baseline in BASELINES):
         line[f"{key}_att_cos"] = baselines.get(key, {}).get("att_cos")
     return line | {"error": result.record.error}

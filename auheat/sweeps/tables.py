@@ -10,27 +10,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from auheat.evaluation.columns import BASELINES, COLUMNS
 from auheat.models.registry import METHODS
 from auheat.sweeps import published
 from auheat.sweeps.grid import RunKey, SweepPlan, TableRow, TableSpec, format_layers, list_choices
-from auheat.sweeps.results import BASELINES, RunResult, Spread, score_contrasts, score_of
+from auheat.sweeps.results import VALIDATION, RunResult, Spread, score_contrasts, score_of
 
 NAMES = {"rafdb": "RAF-DB", "affectnet": "AffectNet"}
 
 
-HEADINGS = {
-    "accuracy": "CL (%)",
-    "cam_cos": "CAM-COS",
-    "att_cos": "ATT-COS",
-    "margin": "margin",
-    "rank1": "rank-1",
-}
-"""Score -> what its column is called, as in the paper where that has it."""
+PAPER_COLUMNS = {column.key: column for column in COLUMNS if column.paper}
+"""Score -> its column, for the scores that the paper has, and margin and rank-1."""
 
 
 _SAME_SIZE = 0.01
-
-_AFTER = {"accuracy": "accuracy", "cam_cos": "cam_cos", "att_cos": "att_cos"}
 
 
 Choices = Mapping[tuple[RunKey, ...], RunKey | None]
@@ -112,7 +105,7 @@ def format_mean(key: str, score: Spread | None) -> str:
     """Return a score as a cell: accuracy in per cent, others with three decimals."""
     if score is None:
         return "-"
-    factor, digits = (100, 2) if key == "accuracy" else (1, 3)
+    factor, digits = (100, 2) if PAPER_COLUMNS[key].percent else (1, 3)
     text = f"{factor * score.mean:.{digits}f}"
     if score.deviation is not None:
         text += f" ± {factor * score.deviation:.{digits}f} (n={score.n})"
@@ -126,7 +119,7 @@ def _cell(
     if setting is None:
         return "-"
     text = format_mean(key, score_of(page.results, setting, key))
-    value = getattr(known, _AFTER[key]) if known and key in _AFTER else None
+    value = getattr(known, key, None)
     if value is None or text == "-" or not corresponds(page.results, setting):
         return text
     return f"{text} {_CITED_MARK}{value:.2f})*"
@@ -160,7 +153,7 @@ def _method_tables(page: _Page, table: TableSpec) -> list[str]:
         ("Table 2", ("att_cos", "margin", "rank1")),
     ):
         heading = ["method", "λ"]
-        heading += [f"{HEADINGS[key]} {side}" for key in keys for side in ("w/o", "w/")]
+        heading += [f"{PAPER_COLUMNS[key].paper} {side}" for key in keys for side in ("w/o", "w/")]
         rows = []
         for row in table.rows:
             chosen = page.choices[row.candidates] if row.candidates else None
@@ -190,10 +183,10 @@ def _baseline_rows(page: _Page, table: TableSpec, keys: Sequence[str]) -> list[l
     if first is None:
         return []
     rows = []
-    for key, title in BASELINES.items():
-        scores = first.scores.get("baselines", {}).get(key, {})
+    for baseline in BASELINES:
+        scores = first.scores.get("baselines", {}).get(baseline.key, {})
         cells = [f"{scores[k]:.3f}" if k in scores else "-" for k in keys]
-        rows.append([f"*{title}*", "", *(text for cell in cells for text in (cell, ""))])
+        rows.append([f"*{baseline.title}*", "", *(text for cell in cells for text in (cell, ""))])
     return rows
 
 
@@ -223,7 +216,7 @@ def _choice_lines(page: _Page, table: TableSpec) -> list[str]:
 def _row_cells(
     page: _Page, setting: RunKey | None, known: published.PublishedScores | None
 ) -> list[str]:
-    return [_cell(page, setting, key, known) for key in HEADINGS]
+    return [_cell(page, setting, key, known) for key in PAPER_COLUMNS]
 
 
 def _layer_tables(page: _Page, table: TableSpec) -> list[str]:
@@ -233,7 +226,7 @@ def _layer_tables(page: _Page, table: TableSpec) -> list[str]:
         chosen = page.choices[row.candidates]
         scores = known.get(row.candidates[0].layers)
         rows.append([row.title, _format_lambda(chosen), *_row_cells(page, chosen, scores)])
-    heading = ["layers", "λ", *HEADINGS.values()]
+    heading = ["layers", "λ", *(column.paper for column in PAPER_COLUMNS.values())]
     title = _title("Table 3", "which layers are aligned", table)
     return [title, _grid(heading, rows), *_choice_lines(page, table)]
 
@@ -247,7 +240,8 @@ def _lambda_tables(page: _Page, table: TableSpec) -> list[str]:
     same = _is_ablation(table) and table.layers == (5,)
     chosen = page.choices[list_choices(table)[0]]
     rows = [_lambda_row(page, row, row.candidates[0] == chosen, same) for row in table.rows]
-    heading = ["λ", "validation CL (%)", "validation ATT-COS", *HEADINGS.values()]
+    titles = {key: column.paper for key, column in PAPER_COLUMNS.items()}
+    heading = ["λ", *(f"validation {titles[key]}" for key in VALIDATION), *titles.values()]
     text = _grid(heading, rows)
     told = _choice_lines(page, table)
     if chosen is not None:
@@ -264,8 +258,7 @@ def _lambda_row(page: _Page, row: TableRow, chosen: bool, same: bool) -> list[st
         known = published.METHODS["rafdb"]["cam"].without
     title = f"**{row.title}** (chosen)" if chosen else row.title
     validation = [
-        format_mean(key, score_of(page.results, setting, key, "val"))
-        for key in ("accuracy", "att_cos")
+        format_mean(key, score_of(page.results, setting, key, "val")) for key in VALIDATION
     ]
     return [title, *validation, *_row_cells(page, setting, known)]
 

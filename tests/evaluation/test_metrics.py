@@ -14,13 +14,33 @@ from auheat.utils.maps import centre_gaussian, enlarge, min_max, on_grid, on_ref
 RNG = np.random.default_rng(1)
 
 
+def score(maps, heatmaps, own):
+    """The class scores of maps (N, H, W) against heatmaps (N, K, H, W), (N,) each."""
+    a, b = metrics.centre_vectors(maps[:, None]), metrics.centre_vectors(heatmaps)
+    pair = metrics.compare(a, b, a.values @ b.values.mT)
+    found = metrics.score_own_class(*pair, own)
+    return metrics.ClassScores(*(values[:, 0] for values in found))
+
+
 def test_cosine_and_centred_cosine_equal_scipy():
-    a, b = RNG.uniform(size=(5, 6, 7)), RNG.uniform(size=(5, 6, 7))
-    raw = metrics.cosine(torch.tensor(a), torch.tensor(b))
-    centred = metrics.centred_cosine(torch.tensor(a), torch.tensor(b))
-    for i in range(5):
-        assert raw[i].item() == pytest.approx(1 - cosine_distance(a[i].ravel(), b[i].ravel()))
-        assert centred[i].item() == pytest.approx(pearsonr(a[i].ravel(), b[i].ravel()).statistic)
+    a, b = RNG.uniform(size=(5, 1, 6, 7)), RNG.uniform(size=(5, 2, 6, 7))
+    first, second = (metrics.centre_vectors(torch.tensor(maps)) for maps in (a, b))
+    raw, centred = metrics.compare(first, second, first.values @ second.values.mT)
+    for i, k in np.ndindex(5, 2):
+        one, other = a[i, 0].ravel(), b[i, k].ravel()
+        assert raw[i, 0, k].item() == pytest.approx(1 - cosine_distance(one, other))
+        assert centred[i, 0, k].item() == pytest.approx(pearsonr(one, other).statistic)
+
+
+def test_attention_ratio_is_the_regions_mean_over_the_photos():
+    maps, regions = RNG.uniform(size=(3, 2, 30)), RNG.integers(0, 2, size=(3, 4, 30))
+    maps[1, 0], maps[2, 1], regions[2, 3] = 0.0, 0.7, 0
+    found = metrics.attention_ratio(torch.tensor(maps), torch.tensor(regions.astype(float)))
+    for n, m, v in np.ndindex(3, 2, 4):
+        inside = maps[n, m][regions[n, v] == 1]
+        expected = inside.mean() / maps[n, m].mean() if len(inside) and maps[n, m].any() else 0
+        assert found[n, m, v].item() == pytest.approx(expected)
+    assert found[2, 1, :3].tolist() == pytest.approx([1, 1, 1])
 
 
 @settings(max_examples=30, deadline=None)
@@ -34,9 +54,7 @@ def test_scaled_maps_do_not_depend_on_gain_or_offset(gain, offset, seed):
 def test_a_constant_map_scores_zero_everywhere(value):
     maps = torch.full((2, 6, 6), value)
     maps[0, 0, 0] += abs(value) * 1e-7  # rounding is not contrast
-    scores = metrics.score_maps(
-        on_grid(maps, (12, 12)), torch.rand(2, 3, 12, 12), torch.tensor([0, 2])
-    )
+    scores = score(on_grid(maps, (12, 12)), torch.rand(2, 3, 12, 12), torch.tensor([0, 2]))
     for values in scores:
         assert values.tolist() == [0, 0]
 
@@ -57,7 +75,7 @@ def test_margin_and_rank1_by_hand():
     heatmaps, maps = RNG.uniform(size=(4, 3, 9, 9)), RNG.uniform(size=(4, 9, 9))
     maps[:2] += 3 * heatmaps[[0, 1], [2, 0]]
     own = np.array([2, 0, 1, 1])
-    scores = metrics.score_maps(torch.tensor(maps), torch.tensor(heatmaps), torch.tensor(own))
+    scores = score(torch.tensor(maps), torch.tensor(heatmaps), torch.tensor(own))
     for i in range(4):
         r = [pearsonr(maps[i].ravel(), heatmaps[i, k].ravel()).statistic for k in range(3)]
         others = [r[k] for k in range(3) if k != own[i]]
@@ -69,10 +87,16 @@ def test_margin_and_rank1_by_hand():
 
 def test_a_tie_is_no_rank1_and_one_class_has_neither_margin_nor_rank1():
     maps = torch.rand(1, 5, 5)
-    tie = metrics.score_maps(maps, maps[:, None].expand(1, 2, 5, 5), torch.tensor([0]))
+    tie = score(maps, maps[:, None].expand(1, 2, 5, 5), torch.tensor([0]))
     assert tie.rank1.item() == 0
-    alone = metrics.score_maps(maps, maps[:, None], torch.tensor([0]))
+    alone = score(maps, maps[:, None], torch.tensor([0]))
     assert (alone.margin.item(), alone.rank1.item()) == (0, 0)
+
+
+def test_class_means_are_of_each_class_and_nan_without_a_row():
+    values, labels = torch.tensor([1.0, 1.0, 0.4, 0.0]), torch.tensor([0, 0, 0, 3])
+    means = metrics.class_means(values, labels, 5).tolist()
+    assert means == pytest.approx([0.8, np.nan, np.nan, 0, np.nan], nan_ok=True)
 
 
 def test_confusion_and_accuracies_by_hand():

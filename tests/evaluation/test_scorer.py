@@ -8,8 +8,9 @@ import torch
 from scipy.stats import pearsonr
 from training_helpers import BOOK, NAMES
 
+from auheat.evaluation.columns import COMPARED, SCORES
 from auheat.evaluation.model_maps import CAM, CAM_PREDICTED, MapSet
-from auheat.evaluation.scorer import COMPARED, GAUSSIAN_SIGMAS, SCORES, MapScorer
+from auheat.evaluation.scorer import GAUSSIAN_SIGMAS, MapScorer
 from auheat.facs.codebooks import load_codebook
 from auheat.heatmaps.class_maps import ClassMapRenderer
 from auheat.heatmaps.plan import Blobs, Plan, plan_heatmaps, plan_units
@@ -271,12 +272,12 @@ def test_the_canvas_draws_what_the_definition_draws(book):
     plan, faces = plan_heatmaps(codebook, names), torch.tensor(make_faces(5))
     faces[3] = torch.nan
     canvas = ClassMapRenderer(plan, SIDE)
-    heatmaps, regions = canvas.draw(canvas.place(faces))
+    _, heatmaps, _ = drawn = canvas.draw(faces)
     for i, k in enumerate(canvas.drawn):
         expected, _ = render_heatmaps(faces, torch.full((5,), k), plan, (SIDE, SIDE), (SIDE, SIDE))
         torch.testing.assert_close(heatmaps[:, i], expected, atol=2e-6, rtol=0)
     assert not heatmaps[3].any()
-    assert not regions[3].any()
+    assert not drawn.regions[3].any()
     asked = canvas.asked()
     for i, k in enumerate(canvas.drawn):
         units = {u.au for u, wanted in zip(canvas.units, asked[i], strict=True) if wanted}

@@ -20,6 +20,9 @@ import auheat
 from auheat.cli import main
 from auheat.data.dataset import ShardDataset
 from auheat.errors import AuheatError
+from auheat.evaluation.columns import SCORES
+from auheat.evaluation.model_maps import CAM, predict_maps, view_maps
+from auheat.evaluation.scorer import MapScorer
 from auheat.explanation.explainer import Explainer, explain_to
 from auheat.explanation.inputs import name_outputs
 from auheat.explanation.panel import encode_png
@@ -30,6 +33,7 @@ from auheat.explanation.panel_cells import (
     place_in_cell,
     spread_apart,
 )
+from auheat.heatmaps.class_maps import ClassMapRenderer
 from auheat.heatmaps.plan import plan_heatmaps
 from auheat.heatmaps.render import render_heatmaps
 from auheat.models.registry import build_classifier
@@ -358,52 +362,114 @@ def test_scores_are_those_of_numpy_on_the_maps_shown(square):
             assert scores.closeness == pytest.approx(r, abs=1e-4)
 
 
+def draw_by_hand(found, au, x, y):
+    """An AU's Gaussians of weight 1 at places (x, y) of an upright face's photo."""
+    points, eye = found.points.astype(np.float64), 0.45 * SIDE
+    drawn = np.zeros(np.shape(x))
+    for blob in BOOK.regions[au].blobs:
+        cx, cy = points[list(blob.anchor)].mean(0) + eye * np.array(blob.offset)
+        turn = np.deg2rad(blob.angle)
+        along = (x - cx) * np.cos(turn) + (y - cy) * np.sin(turn)
+        across = (y - cy) * np.cos(turn) - (x - cx) * np.sin(turn)
+        far = (along / eye / blob.sigma[0]) ** 2 + (across / eye / blob.sigma[1]) ** 2
+        drawn = np.maximum(drawn, np.exp(-far / 2))
+    return drawn
+
+
 def test_regions_are_half_the_peak_of_gaussians_placed_by_hand(square):
     found, _ = square
-    points, eye = found.points.astype(np.float64), 0.45 * SIDE
     y, x = np.mgrid[:SIDE, :SIDE]
     cues = BOOK.expressions[found.expression]
     assert [unit.au for unit in found.units] == [cue.au for cue in cues]
     for unit, region in zip(found.units, found.regions, strict=True):
-        expected = np.zeros((SIDE, SIDE))
-        for blob in BOOK.regions[unit.au].blobs:  # of an upright face
-            cx, cy = points[list(blob.anchor)].mean(0) + eye * np.array(blob.offset)
-            turn = np.deg2rad(blob.angle)
-            along = (x - cx) * np.cos(turn) + (y - cy) * np.sin(turn)
-            across = (y - cy) * np.cos(turn) - (x - cx) * np.sin(turn)
-            far = (along / eye / blob.sigma[0]) ** 2 + (across / eye / blob.sigma[1]) ** 2
-            expected = np.maximum(expected, np.exp(-far / 2))
-        assert np.abs(region - expected).max() < 1e-3
+        assert np.abs(region - draw_by_hand(found, unit.au, x, y)).max() < 1e-3
         assert unit.area == ((region >= 0.5).mean())
         assert unit.name == BOOK.regions[unit.au].name
 
 
-def test_agreement_of_a_unit_is_its_regions_mean_over_the_faces(square):
-    found, _ = square
-    hull = cv2.convexHull(found.points)
-    every = [
-        render_heatmaps(
-            found.points[None],
-            np.array([0]),
-            plan_heatmaps(BOOK, ("x",), "generic"),
-            (SIDE, SIDE),
-            (SIDE, SIDE),
-        )[0][0]
-        >= 0.5
-    ]
-    face = every[0] | np.array(
-        [
-            [cv2.pointPolygonTest(hull, (float(u), float(v)), False) >= 0 for u in range(SIDE)]
-            for v in range(SIDE)
-        ]
-    )
-    for unit, region in zip(found.units, found.regions, strict=True):
-        for key in ("attention", "cam"):
-            seen, inside = getattr(found, key), region >= 0.5
-            v, u = np.unravel_index(seen.argmax(), seen.shape)
-            expected = seen[inside].mean() / seen[face].mean()
+def test_attention_to_a_unit_is_its_regions_mean_over_the_photos(square):
+    found, run = square
+    model, _ = load_classifier(run)
+    with torch.no_grad():
+        output = model(torch.from_numpy(found.image.copy()).permute(2, 0, 1)[None].float() / 255)
+    raw = {
+        "attention": output.features[-1][0].mean(0).numpy(),
+        "cam": output.maps[0, NAMES.index(found.expression)].numpy(),
+    }
+    y, x = np.mgrid[:SIDE, :SIDE]
+    for unit in found.units:
+        inside = draw_by_hand(found, unit.au, x, y) >= 0.5
+        for key, cells in raw.items():
+            seen = getattr(found, key)
+            expected = seen[inside].mean() / seen.mean()
             assert getattr(unit, key) == pytest.approx(expected, rel=1e-4)
-            assert getattr(unit, f"{key}_peak") == bool(inside[v, u])
+            v, u = np.unravel_index(cells.argmax(), cells.shape)
+            at = ((c + 0.5) * SIDE / n - 0.5 for c, n in ((u, cells.shape[1]), (v, cells.shape[0])))
+            highest = draw_by_hand(found, unit.au, *at) >= 0.5
+            assert getattr(unit, f"{key}_peak") == bool(highest)
+
+
+def test_attention_to_a_unit_is_what_evaluate_says_of_the_same_photo(square):
+    found, run = square
+    model, _ = load_classifier(run)
+    label = NAMES.index(found.expression)
+    plan = plan_heatmaps(BOOK, NAMES)
+    scorer = MapScorer(ClassMapRenderer(plan, SIDE), torch.rand(8, 8), torch.device("cpu"))
+    batch = {
+        "image": torch.from_numpy(found.image.copy()).permute(2, 0, 1)[None],
+        "label": torch.tensor([label]),
+        "index": torch.tensor([0]),
+        "valid": torch.tensor([True]),
+        "landmarks": torch.from_numpy(found.points)[None],
+    }
+    with torch.inference_mode():
+        maps = predict_maps(model, batch["image"].float() / 255)
+        scorer.update(view_maps(maps, batch["label"]), batch)
+    scores = scorer.compute()
+    units = [scorer.renderer.units_of(label)[unit.au] for unit in found.units]
+    for key, kind in (("attention", scorer.top), ("cam", CAM)):
+        place = scorer.kinds.index(kind)
+        attended = [getattr(unit, key) for unit in found.units]
+        assert scores.attended[0, place, units].tolist() == pytest.approx(attended, rel=1e-5)
+        peaks = [getattr(unit, f"{key}_peak") for unit in found.units]
+        assert scores.inside[0, place, units].tolist() == peaks
+        own = dict(zip(SCORES, scores.scores[0, place].tolist(), strict=True))
+        said = found.scores[key]
+        assert (said.cosine, said.centred, said.margin) == pytest.approx(
+            (own["cosine"], own["centred"], own["margin"]), rel=1e-5
+        )
+        assert (said.rank == 1) == own["rank1"]
+
+
+def test_a_constant_map_attends_to_nothing_and_no_region_beyond_the_photo_counts(
+    photo_of, tmp_path
+):
+    run = make_run(tmp_path / "run")
+    weights = checkpoint.load_tensors(run / BEST)
+    save_tensors(run / BEST, {k: torch.zeros_like(v) for k, v in weights.items()})
+    low = photo_of("low.png", (SIDE, SIDE), 0.45 * SIDE, (0.5 * SIDE, 0.72 * SIDE))
+    found = auheat.explain(run, low, device="cpu")
+    outside = [unit for unit in found.units if not unit.area]
+    assert 0 < len(outside) < len(found.units)
+    for unit in found.units:
+        shown = (None, None) if unit in outside else (0, False)
+        assert (unit.attention, unit.attention_peak) == (unit.cam, unit.cam_peak) == shown
+    assert found.scores["attention"].closest == ""
+    assert found.panel().ndim == 3
+
+
+def test_a_run_none_of_whose_classes_has_a_heatmap_is_explained(photo_of, tmp_path):
+    run = make_run(tmp_path / "run", names=("Neutral", "Contempt"))
+    found = auheat.explain(run, photo_of("face.png", **LARGE), device="cpu", label="neutral")
+    assert (found.units, found.regions.shape) == ((), (0, SIDE, SIDE))
+    for scores in found.scores.values():
+        assert (scores.cosine, scores.rank, scores.closest, scores.closeness) == (
+            None,
+            None,
+            "",
+            {},
+        )
+    assert found.panel().ndim == 3
 
 
 def test_the_written_json_has_the_values_of_the_record(photo_of, tmp_path):

@@ -21,12 +21,12 @@ from training_helpers import make_store as make_helpers_store
 
 from auheat.cli import main
 from auheat.errors import AuheatError
+from auheat.evaluation.columns import COLUMNS
 from auheat.sweeps import published, single_run
 from auheat.sweeps import runner as sweeping
 from auheat.sweeps.grid import RunKey, list_choices
 from auheat.sweeps.planner import plan_sweep
 from auheat.sweeps.results import (
-    COLUMNS,
     RunResult,
     RunState,
     choose_all,
@@ -107,7 +107,7 @@ def test_every_line_of_the_csv_is_the_runs_own_evaluation(swept):
     assert len(lines) == 6
     for cell in plan.cells:
         line, scores = lines[cell.name], scores_of(store, cell.name)
-        for key in COLUMNS:
+        for key in (column.key for column in COLUMNS):
             value = scores.get(key)
             assert line[key] == ("" if value is None else repr(value)), key
             low, high = scores.get("intervals", {}).get(key, (None, None))

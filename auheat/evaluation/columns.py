@@ -1,0 +1,122 @@
+"""The scores: every table, chart and file of scores takes its columns from the tables here.
+
+A new score is a row of `MAP_SCORES` and of `COLUMNS`, a sentence, a value in
+`auheat.evaluation.scorer.MapScorer.score`, and a definition in docs/metrics.md.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class MapScore(NamedTuple):
+    """A score of one map, as docs/metrics.md defines it: `key` in "maps", and `heading` there.
+
+    `column` has it of the top layer's attention, `cam_column` of the true class's CAM. Baselines
+    have it where it is `compared`.
+    """
+
+    key: str
+    heading: str
+    column: str
+    cam_column: str
+    compared: bool = False
+
+
+class Column(NamedTuple):
+    """A score of a whole run: `key` in evaluation.json, and how tables and charts call it.
+
+    `heading` is that of evaluate's table and the report's, "" where they leave it out. `later`
+    columns are missing from evaluations of earlier versions. `along` is its place among the charts
+    over the AU weight and the layers, 0 without one. `paper` is its heading in a sweep's tables,
+    as in the paper where that has it; `percent` is how they show it.
+    """
+
+    key: str
+    heading: str = ""
+    later: bool = False
+    along: int = 0
+    paper: str = ""
+    percent: bool = False
+
+
+class Title(NamedTuple):
+    """What a row or column is called, and what where there is little room."""
+
+    key: str
+    title: str
+    short: str
+
+
+MAP_SCORES = (
+    MapScore("cosine", "cosine", "att_cos", "cam_cos", compared=True),
+    MapScore(
+        "reference", "cosine, as published code has it", "att_cos_reference", "cam_cos_reference"
+    ),
+    MapScore("centred", "centred", "att_cos_centred", "cam_centred", compared=True),
+    MapScore("margin", "margin", "margin", "cam_margin", compared=True),
+    MapScore("rank1", "rank-1", "rank1", "cam_rank1", compared=True),
+    MapScore("energy", "energy", "energy", "cam_energy"),
+    MapScore("pointing", "pointing", "pointing", "cam_pointing"),
+)
+"""The scores of a map, in the order of `PhotoScores.scores`."""
+
+
+SCORES = tuple(score.key for score in MAP_SCORES)
+
+COMPARED = tuple(score.key for score in MAP_SCORES if score.compared)
+"""The scores of a map that a baseline has, too."""
+
+
+COLUMNS = (
+    Column("accuracy", "accuracy", along=1, paper="CL (%)", percent=True),
+    Column("balanced_accuracy", "balanced"),
+    Column("cam_cos", "CAM-COS", along=3, paper="CAM-COS"),
+    Column("cam_cos_predicted"),
+    Column("att_cos", "ATT-COS", along=2, paper="ATT-COS"),
+    Column("att_cos_reference"),
+    Column("att_cos_centred", "centred"),
+    Column("margin", "margin", along=4, paper="margin"),
+    Column("rank1", "rank-1", along=5, paper="rank-1"),
+    Column("energy", "energy", later=True),
+    Column("pointing", "pointing", later=True),
+)
+"""The scores of a run, in the order of evaluation.json: two of the classification, then of maps."""
+
+
+MAP_COLUMNS = tuple(column.key for column in COLUMNS[2:])
+"""The scores of a run's maps, each with an interval and a value for every class."""
+
+
+SENTENCES = {
+    "accuracy": "Share of the photos whose expression is recognised.",
+    "balanced_accuracy": (
+        "Mean of the shares recognised of each expression, so that rare ones count alike."
+    ),
+    "cam_cos": "Cosine of the true expression's class activation map with A.",
+    "att_cos": "Cosine of the attention, the top layer's mean over its channels, with A.",
+    "att_cos_centred": "The same cosine about the means: a map that is alike everywhere gets 0.",
+    "margin": "Centred cosine with the own expression's A, less its mean with the others' A.",
+    "rank1": "Share of the photos whose attention is closest to their own expression's A.",
+    "energy": "Share of the attention that lies in the action units' regions (A at least half).",
+    "pointing": "Share of the photos whose strongest attention lies in these regions.",
+}
+"""What each column that has a heading means."""
+
+
+BASELINES = (
+    Title("mean_heatmap", "mean training heatmap", "mean heatmap"),
+    Title("centre_gaussian", "best centred Gaussian", "Gaussian"),
+    Title("uniform", "uniform map", "uniform"),
+    Title("wrong_class", "the photo's map of a wrong class", "wrong class"),
+)
+"""Maps that know nothing of the photo's class, by their key in evaluation.json."""
+
+
+CALIBRATION = (
+    Title("ece", "ECE", "ECE"),
+    Title("mce", "MCE", "MCE"),
+    Title("nll", "NLL", "NLL"),
+    Title("brier", "Brier score", "Brier"),
+)
+"""The errors of the probabilities, by their key in evaluation.json's calibration."""
