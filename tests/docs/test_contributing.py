@@ -76,6 +76,15 @@ def test_a_codebook_is_a_file(tmp_path):
     made["test_duchenne"](file)
 
 
+def test_a_score_is_a_function_of_maps_and_heatmaps(tmp_path):
+    made = run("A score")
+    made["test_overlap_is_counted_pixel_by_pixel"]()
+    store = make_store(tmp_path)
+    auheat.train(store, auheat.make_config("demo", image_size=32, epochs=1, batch_size=8))
+    value, low, high = made["score_overlap"](store, "martinez")
+    assert 0 < low <= value <= high < 1
+
+
 def test_entry_points_have_the_groups_that_are_read_and_name_what_the_examples_make():
     (text,) = blocks("Rows of your own", "toml")
     points = tomllib.loads(text)["project"]["entry-points"]
