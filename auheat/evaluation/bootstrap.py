@@ -153,7 +153,7 @@ def _find_ends(means: Array, shares: list[float]) -> Array:
 
 
 def _group(labels: Array, persons: Sequence[str] | None) -> tuple[Array, Array]:
-    """Return each row's group (N,), of what is drawn whole, and each group's stratum (G,)."""
+    """Return the group (N,) of each row, which is drawn whole, and each group's stratum (G,)."""
     if persons is None or not any(persons):
         return np.arange(len(labels)), labels
     alone = [person or f"\0{row}" for row, person in enumerate(persons)]
@@ -172,7 +172,7 @@ def _sum_groups(columns: Array, labels: Array, groups: Array) -> tuple[Array, Ar
 
 
 def _draw(strata: Array, draws: int, rng: np.random.Generator) -> Array:
-    """Draw as many groups as there are in each stratum: how often each comes, (draws, G)."""
+    """Draw groups with replacement within each stratum: return how often each comes, (draws, G)."""
     counts = np.zeros((draws, len(strata)))
     first = np.arange(draws)[:, None]
     for stratum in np.unique(strata):
@@ -191,7 +191,7 @@ def _resample(total: Array, count: Array, drawn: Array, balanced: bool) -> Array
 
 
 def _mean(total: Array, count: Array, balanced: bool) -> Array:
-    """Return the means (D, C) of sums and numbers (D, K, C); NaN where there is nothing."""
+    """Return the means (D, C) of sums and numbers (D, K, C); NaN without a value."""
     if not balanced:
         total, count = total.sum(1, keepdims=True), count.sum(1, keepdims=True)
     there = count > 0

@@ -1,4 +1,4 @@
-"""Calibration: whether a classifier that says 0.8 is right eight times in ten."""
+"""Calibration errors: does a classifier that says 0.8 hit in eight cases of ten?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluation: a trained run, or another tool's maps, on photos not learnt from, in numbers.
+"""Evaluation of a trained run, or of another tool's maps, on photos not trained on.
 
 The protocol of `auheat.evaluation.metrics`, with A drawn from the stored landmarks at the network's
 input size, so that scores do not depend on the size heatmaps were stored at.
@@ -95,7 +95,7 @@ def evaluate(
 def _score(
     task: EvaluationInput, split: str, kind: str, keep: bool
 ) -> tuple[Evaluation, dict[str, Array], dict[str, Any]]:
-    """Return the scores, what goes beside them, and the maps of a kind where they are kept."""
+    """Return the scores, the arrays of evaluation.npz, and the maps of a kind if `keep` is set."""
     scorer = MapScorer(ClassMapRenderer(task.plan, task.side), task.mean_heatmap, task.device)
     saved: dict[str, list[Any]] = {key: [] for key in (IDS, MAPS, LABELS, PREDICTED)}
     started = time.perf_counter()
@@ -141,7 +141,7 @@ def _keep(
 
 
 def _rows(task: EvaluationInput, totals: ScoreTable) -> dict[str, Array]:
-    """Return every photo's own numbers, of which evaluation.json has the means."""
+    """Return the scores of every photo, whose means are in evaluation.json."""
     tables, columns = totals.tables, totals.columns()
     scores = np.full((len(tables.index), len(columns)), np.nan, np.float32)
     scores[tables.scored] = np.stack(list(columns.values()), 1)
@@ -159,7 +159,7 @@ def _rows(task: EvaluationInput, totals: ScoreTable) -> dict[str, Array]:
 
 
 def _examples(task: EvaluationInput, scorer: MapScorer, totals: ScoreTable) -> dict[str, Array]:
-    """Return a few photos with their maps, and where they stand among the rows."""
+    """Return example photos with their maps, and their places among the rows."""
     tables = totals.tables
     kinds, chosen = choose_examples(totals.labels, totals.columns()["margin"])
     rows = np.flatnonzero(tables.scored)[chosen]
@@ -205,7 +205,7 @@ def choose_examples(labels: Array, margin: Array) -> tuple[list[str], list[int]]
 def draw_examples(
     batches: Iterable[Item], view: Callable[[Item], MapSet], scorer: MapScorer
 ) -> dict[str, Array]:
-    """Return the pictures of photos that a scorer has scored, looked at once more.
+    """Return photos, maps and heatmaps of examples.
 
     "attention", "heatmap" and, where there is one, "cam" are (E, S, S) in [0, 1], "image" is
     (E, S, S, 3) u8 RGB of the network's input.

@@ -237,7 +237,7 @@ def view_given(
 
 
 def check_target(file: Path) -> None:
-    """Raise `AuheatError` for a file that could not be written, before there is anything to."""
+    """Check that a file can be written, before the work; raises `AuheatError`."""
     if not file.name or file.is_dir():
         raise StoreError(f"{file}: a folder (expected the name of an .npz to write)")
 

@@ -1,4 +1,4 @@
-"""What an evaluation has to score: which photos, on whose terms, and where their maps come from."""
+"""Inputs of an evaluation: rows, classes, codebook, and a function that makes maps of a batch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ GIVEN_FOLDER = "evaluations"
 
 
 GIVEN_SIDE = 224
-"""Side of the grid that given maps are compared on where neither they nor a run tell it."""
+"""Side of the grid that given maps are compared on where neither they nor a run have one."""
 
 
 _BATCH_CPU, _BATCH_DEVICE = 32, 128
@@ -37,10 +37,10 @@ _BATCH_CPU, _BATCH_DEVICE = 32, 128
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EvaluationInput:
-    """What is to be scored: rows of a dataset, whose views `view` makes of a batch on `device`.
+    """Inputs of an evaluation: rows of a dataset, and `view`, which makes maps of a batch.
 
-    `folder` takes the results. Without `class_maps` the CAMs are shown and not scored. `left_out`
-    says how many photos are not among `rows`, and why.
+    The maps lie on `device`. `folder` takes the results. Without `class_maps` the CAMs are shown
+    and not scored. `left_out` says how many photos are not among `rows`, and why.
     """
 
     name: str
@@ -70,7 +70,7 @@ class EvaluationInput:
 def plan_run(
     store: Path, run: Path, device: torch.device, split: str, shards: str | None
 ) -> EvaluationInput:
-    """Return what there is to score of a run; raises `AuheatError`."""
+    """Return the inputs of a run's evaluation; raises `AuheatError`."""
     model, config = checkpoint.load_classifier(run)
     model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     dataset, rows = _choose_run_rows(store, run, config, split, shards)
@@ -104,7 +104,7 @@ def plan_given(
     shards: str | None,
     strict: bool = False,
 ) -> EvaluationInput:
-    """Return what there is to score of another tool's maps, on the terms of a run or of the shards.
+    """Return the inputs of evaluating another tool's maps, with a run's classes or the shards'.
 
     Raises `AuheatError`, with `strict` also for a photo of a class with a heatmap without a map.
     """
@@ -200,7 +200,7 @@ def _choose_rows(
 
 
 def _mean_heatmap(run: Path) -> Tensor:
-    """Return the class-balanced mean training heatmap (h, w): the best map that knows no photo."""
+    """Return the class-balanced mean heatmap (h, w) of a run's training rows."""
     file = run / run_folder.MAPS
     means = checkpoint.load_tensors(file).get("mean_heatmap")
     if means is None or means.ndim != 3 or not means.numel() or not means.any():

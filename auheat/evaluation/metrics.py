@@ -1,4 +1,4 @@
-"""How well a map agrees with the AU heatmap, and how well classes are told apart.
+"""Metrics of maps against AU heatmaps: cosine, centred cosine, margin, rank-1; and of classes.
 
 Maps are min-max scaled per image, enlarged bilinearly with half-pixel centres to the grid of A,
 and compared by cosine. A cosine alone proves little (a map that covers the face matches any
@@ -122,5 +122,5 @@ def accuracy(counts: Tensor) -> float:
 
 def balanced_accuracy(counts: Tensor) -> float:
     """Return the mean recall of the classes that a confusion matrix has rows of."""
-    there = counts.sum(1) > 0
-    return float((counts.diagonal()[there] / counts.sum(1)[there]).mean())
+    has_rows = counts.sum(1) > 0
+    return float((counts.diagonal()[has_rows] / counts.sum(1)[has_rows]).mean())

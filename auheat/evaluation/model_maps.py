@@ -1,4 +1,4 @@
-"""What a classifier looked at on a batch of photos, whoever made the maps, brought to one grid."""
+"""Attention and class maps of a batch, a classifier's or another tool's, resampled to one grid."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CAM, CAM_PREDICTED, GIVEN = "CAM", "CAM predicted", "map"
 
 
 class Maps(NamedTuple):
-    """What a classifier shows for N images: logits (N, K) and maps, at their own sizes.
+    """Logits (N, K) and maps of a classifier for N images, at their own sizes.
 
     `attention` has (N, h, w) of each layer, shallow to deep; `cams` (N, K, h, w).
     """
@@ -53,7 +53,7 @@ class ResampledMaps(NamedTuple):
 
 
 def predict_maps(model: Classifier, images: Tensor) -> Maps:
-    """Classify images (N, 3, S, S) in [0, 1] and return what the network looked at."""
+    """Return logits, attention and class maps of images (N, 3, S, S) in [0, 1]."""
     output = model(images)
     return Maps(output.logits, tuple(attention(f) for f in output.features), output.maps)
 
@@ -70,7 +70,7 @@ def view_maps(maps: Maps, labels: Tensor) -> MapSet:
 def bring_to_grid(
     maps: Mapping[str, Tensor | Sequence[Tensor]], rows: Tensor, size: tuple[int, int]
 ) -> ResampledMaps:
-    """Return some rows (n,) of each kind's maps on an (S, S) grid."""
+    """Resample the maps of rows (n,) to an (S, S) grid, kind by kind."""
     n, device = len(rows), rows.device
     plain = torch.empty((n, len(maps), *size), device=device)
     reference = torch.empty_like(plain)
@@ -89,7 +89,7 @@ def bring_to_grid(
 
 
 def _pick(values: Tensor | Sequence[Tensor], rows: Tensor) -> list[Tensor]:
-    """Return some rows' maps: at once, or each for itself where they may differ in size."""
+    """Return the maps of rows: as one tensor, or one each where they may differ in size."""
     if isinstance(values, Tensor):
         return [values[rows]]
     return [values[row][None].to(rows.device) for row in rows.tolist()]

@@ -26,7 +26,7 @@ from auheat.records import Array
 NOT_FINITE, LOGITS_NOT_FINITE = "map not finite", "logits not finite"
 
 NO_PREDICTION = "no prediction"
-"""Why something of a photo counts for nothing, as `left_out` tells it."""
+"""Why a photo's map or prediction was not counted: keys of `left_out`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoreTable:
-    """Every photo's scores with what averaging them takes.
+    """All photos' scores, with their classes, maps and persons, ready to be averaged.
 
     `kinds` are the maps that count, `top` the attention among them.
     """
@@ -225,16 +225,16 @@ def _matrix(totals: ScoreTable) -> dict[str, Any]:
     """Return the cosines with A: expressions (rows) x layers and, where scored, CAM."""
     kinds = [kind for kind in totals.kinds if kind != CAM_PREDICTED]
     table = np.stack([totals.class_table(totals.of(kind)[:, 0]) for kind in kinds], 1)
-    there = [k for k in totals.renderer.drawn if not np.isnan(table[k, 0])]
+    classes = [k for k in totals.renderer.drawn if not np.isnan(table[k, 0])]
     return {
-        "rows": [totals.names[k] for k in there],
+        "rows": [totals.names[k] for k in classes],
         "columns": kinds,
-        "values": table[there].tolist(),
+        "values": table[classes].tolist(),
     }
 
 
 def _point_at_units(totals: ScoreTable) -> dict[str, dict[str, Any]]:
-    """Return of each AU how many photos' classes ask for it, and how maps look at its region."""
+    """Return of each AU the number of photos that ask for it, and pointing and attended of maps."""
     tables = totals.tables
     out: dict[str, dict[str, Any]] = {}
     for au in sorted({unit.au for unit in totals.renderer.units}):
@@ -261,11 +261,11 @@ def _sum_up_baselines(totals: ScoreTable) -> dict[str, dict[str, float]]:
     constants = np.array(totals.mean(totals.tables.constants))
     first = len(CONSTANTS)
     best = int(constants[first:, 0].argmax())
-    found = dict(zip(CONSTANTS, constants[:first], strict=True)) | {
+    rows = dict(zip(CONSTANTS, constants[:first], strict=True)) | {
         "centre_gaussian": constants[first + best],
         "wrong_class": np.array(totals.mean(totals.tables.wrong_class)),
     }
     columns = [score.column for score in MAP_SCORES if score.compared]
-    out = {k: dict(zip(columns, v.tolist(), strict=True)) for k, v in found.items()}
+    out = {k: dict(zip(columns, v.tolist(), strict=True)) for k, v in rows.items()}
     out["centre_gaussian"]["sigma"] = GAUSSIAN_SIGMAS[best]
     return out

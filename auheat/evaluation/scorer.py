@@ -118,11 +118,11 @@ class MapScorer:
             maps = bring_to_grid(views.maps, here, self.renderer.size)
             faces = self.renderer.draw(landmarks[here])
             heatmaps = centre_vectors(faces.heatmaps)
-            found = self.score(maps, faces, heatmaps, own)
+            scores = self.score(maps, faces, heatmaps, own)
             constants, wrong_class = self._score_baselines(heatmaps, own)
             baselines = {"constants": constants, "wrong_class": wrong_class}
-            units = {"inside": found.inside, "attended": found.attended}
-            about = {"index": index[part], "scores": found.scores, "sound": maps.sound}
+            units = {"inside": scores.inside, "attended": scores.attended}
+            about = {"index": index[part], "scores": scores.scores, "sound": maps.sound}
             self._scored.append(about | baselines | units)
             self._add_up(maps, _pick(faces.heatmaps, own), labels[part].to(self.device))
 

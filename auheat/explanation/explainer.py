@@ -1,4 +1,4 @@
-"""Explanations: what a trained run says of any photo, where it looked, and where it should have.
+"""Explanations: a run's prediction for any photo, its attention, and the AUs expected there.
 
 Needs a run's folder and the package alone: no store, and no weights file that training began from.
 """
@@ -66,7 +66,7 @@ NO_HEATMAP = "the codebook expects no action units of {}"
 
 
 class Explanation(ExplanationData):
-    """What `explain` says of one photo (`ExplanationData`); a notebook shows it as its panel."""
+    """The explanation of one photo (`ExplanationData`); a notebook shows it as its panel."""
 
     __slots__ = ()
 
@@ -89,8 +89,8 @@ class Explanation(ExplanationData):
         return encode_png(self.panel()) if self.explained else None
 
     def __repr__(self) -> str:
-        told = f"{self.expression} {self.probability:.0%}" if self.explained else self.notes[0]
-        return f"<Explanation of {self.photo.name}: {self.status.name}, {told}>"
+        result = f"{self.expression} {self.probability:.0%}" if self.explained else self.notes[0]
+        return f"<Explanation of {self.photo.name}: {self.status.name}, {result}>"
 
 
 def _cannot_write(path: Path, error: OSError) -> AuheatError:
@@ -128,7 +128,7 @@ class _Batch(NamedTuple):
 
 
 class Explainer:
-    """A run with all that explaining takes, loaded once."""
+    """A run's network, codebook and detector, loaded once to explain many photos."""
 
     def __init__(
         self,
@@ -156,22 +156,22 @@ class Explainer:
         self._finding = DetectorSource(found, None, None)
 
     def __call__(self, photos: Sequence[Path], label: str = "") -> Iterator[Explanation]:
-        """Yield what is told of each photo, in order; `label` is the true class of them all.
+        """Yield the explanation of each photo, in order; `label` is the true class of them all.
 
         Raises `AuheatError` for a label that is none of the run's classes.
         """
-        known = self._find_label(label)
+        true_class = self._find_label(label)
         rows = [Sample(str(i), photo) for i, photo in enumerate(photos)]
         batches = [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
         with closing(self._finding(Path(), batches, tqdm(disable=True))) as located:
             for batch, (marks, sizes) in zip(batches, located, strict=True):
-                yield from self._explain([row.path for row in batch], marks, sizes, known)
+                yield from self._explain([row.path for row in batch], marks, sizes, true_class)
 
     def _find_label(self, label: str) -> str:
         name = SYNONYMS.get(label.casefold(), label)
         if label and name not in self.class_names:
-            known = ", ".join(self.class_names)
-            raise RequestError(f"--label: {label!r} is no class of {self.run} (one of {known})")
+            classes = ", ".join(self.class_names)
+            raise RequestError(f"--label: {label!r} is no class of {self.run} (one of {classes})")
         return name
 
     def _explain(
@@ -203,7 +203,7 @@ class Explainer:
         return out
 
     def _frame(self, photo: Path, points: Array, size: tuple[int, int]) -> _Framed | None:
-        """Frame a photo as those of training were; None where it has changed or gone since."""
+        """Frame a photo as in training; None where it has changed or gone since its detection."""
         try:
             data = read_bytes(photo)
             pixels = decode(data)
@@ -246,7 +246,7 @@ class Explainer:
             classes = [guess.cpu()]
             if label:
                 classes.append(torch.full_like(classes[0], self.class_names.index(label)))
-            found = [
+            scores = [
                 scorer.score(seen, faces, heatmaps, scorer.own_of(one)) if renderer.drawn else None
                 for one in classes
             ]
@@ -256,12 +256,12 @@ class Explainer:
                 tuple(shown),
                 seen.plain.cpu().numpy(),
                 faces,
-                found[0],
-                found[-1],
+                scores[0],
+                scores[-1],
             )
 
     def _describe(self, one: Explanation, framed: _Framed, batch: _Batch, row: int) -> Explanation:
-        """Add what there is to say of a photo of a batch."""
+        """Add the results of a photo of a batch."""
         k, renderer, view = batch.guess[row], self._scorer.renderer, framed.view
         name, drawn = self.class_names[k], [self.class_names[i] for i in renderer.drawn]
         scores = summarize_maps(batch.of_guess, row, batch.kinds, drawn, name)
@@ -343,7 +343,7 @@ def explain(
     model: Path | None = None,
     tell: Callable[[str], None] = tqdm.write,
 ) -> Explanation | list[Explanation]:
-    """Explain what a run says of photos: of one, or of a list of photos and folders.
+    """Explain a run's predictions for a photo, or for a list of photos and folders.
 
     `run` is a folder, wherever it was copied to, or a name in `store`/runs. `label` is the true
     expression of all photos, where it is known. `detector` and `model` replace the detector that
@@ -367,15 +367,17 @@ def explain(
     return found[0]
 
 
-def describe_failure(found: ExplanationData) -> str:
-    """Return the line that names a photo which could not be explained, and why."""
-    return f"{found.photo}: {found.status.name}: {found.notes[0]}"
+def describe_failure(explanation: ExplanationData) -> str:
+    """Return a line about a photo that could not be explained: its name, and why."""
+    return f"{explanation.photo}: {explanation.status.name}: {explanation.notes[0]}"
 
 
-def describe_aus(found: ExplanationData, most: int = 3) -> str:
-    """Return the AUs that attention dwells on most, with its share there, such as "AU12 x2.10"."""
-    known = [(unit.attention, unit.code) for unit in found.units if unit.attention is not None]
-    return ", ".join(f"{code} x{share:.2f}" for share, code in sorted(known, reverse=True)[:most])
+def describe_aus(explanation: ExplanationData, most: int = 3) -> str:
+    """Return the AUs with most attention in their region, such as "AU12 x2.10"."""
+    shares = [
+        (unit.attention, unit.code) for unit in explanation.units if unit.attention is not None
+    ]
+    return ", ".join(f"{code} x{share:.2f}" for share, code in sorted(shares, reverse=True)[:most])
 
 
 def explain_to(
@@ -389,18 +391,21 @@ def explain_to(
     yielded for it. Raises `AuheatError` where the folder cannot be written.
     """
     names = name_outputs(photos, out)
-    for found, name in zip(explainer(photos, label), names, strict=True):
-        panel = out / f"{name}.png" if found.explained else None
+    for explanation, name in zip(explainer(photos, label), names, strict=True):
+        panel = out / f"{name}.png" if explanation.explained else None
         try:
             if panel is None:
-                remove_earlier(out, name, found.photo)
+                remove_earlier(out, name, explanation.photo)
             else:
                 out.mkdir(parents=True, exist_ok=True)
-                told = found.as_dict() | {"photo": str(found.photo.resolve()), "panel": panel.name}
-                write_json(out / f"{name}.json", told)  # first: no panel without its JSON
-                found.save(panel)
+                plain = explanation.as_dict() | {
+                    "photo": str(explanation.photo.resolve()),
+                    "panel": panel.name,
+                }
+                write_json(out / f"{name}.json", plain)  # first: no panel without its JSON
+                explanation.save(panel)
         except AuheatError:
             raise
         except OSError as error:
             raise _cannot_write(out, error) from error
-        yield found, panel
+        yield explanation, panel

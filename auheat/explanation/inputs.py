@@ -1,4 +1,4 @@
-"""What `explain` is handed, sorted out: photos, the detector, and names for what is written."""
+"""Inputs of `explain`: its photos, its detector, and the names of its files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from auheat.landmarks.registry import DETECTORS, load_detector
 from auheat.utils.paths import Fence, walk_photos
 
 USUAL = "mesh"
-"""The detector for a run whose points no detector of ours found."""
+"""The detector for a run whose landmarks were imported."""
 
 
 _LONGEST = 80
@@ -57,7 +57,7 @@ def _to_text(error: AuheatError) -> str:
 
 
 def _is_panel(photo: Path) -> bool:
-    """Whether a photo in a folder is what `explain` drew of another, by the JSON beside it."""
+    """Whether this PNG is a panel written by an earlier `explain` (its JSON says so)."""
     if photo.suffix != ".png":
         return False
     told = _read_told(photo.with_name(f"{photo.stem}.json"))
@@ -136,7 +136,7 @@ def _is_free(folder: Path, name: str, photo: Path, given: set[Path]) -> bool:
 
 
 def is_earlier(file: Path, photo: Path) -> bool:
-    """Whether a JSON is what an earlier call wrote of this photo, and the PNG beside it its panel.
+    """Whether an earlier call wrote this JSON, and the PNG beside it, for this photo.
 
     What cannot be read was not.
     """
@@ -146,7 +146,7 @@ def is_earlier(file: Path, photo: Path) -> bool:
 
 
 def _read_told(file: Path) -> dict[str, Any]:
-    """Return what an earlier call wrote of a photo; {} for anything else."""
+    """Return the JSON of an earlier call, {} for any other file."""
     try:
         told = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     except (OSError, ValueError, RecursionError):
@@ -155,7 +155,7 @@ def _read_told(file: Path) -> dict[str, Any]:
 
 
 def remove_earlier(folder: Path, name: str, photo: Path) -> None:
-    """Remove what an earlier call wrote of a photo under this name, if anything; raises OSError."""
+    """Remove an earlier call's JSON and panel of this photo and name; raises OSError."""
     file = folder / f"{name}.json"
     if is_earlier(file, photo):
         file.with_name(f"{name}.png").unlink(missing_ok=True)  # first: no panel without its JSON

@@ -1,4 +1,4 @@
-"""The panel of one explained photo: what was said, what was expected, where it was looked."""
+"""The panel of one explained photo: prediction, expected AUs, attention and class map."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def encode_png(image: Array) -> bytes:
 
 
 def _head(page: Array, found: ExplanationData) -> None:
-    """Write what was said, what is true, and of which photo and run this is."""
+    """Write the prediction, the true class, and the names of photo and run."""
     right = WIDTH - MARGIN
     x = MARGIN + write(page, found.expression, (MARGIN, 74), 30, INK, bold=True)
     write(page, f"{100 * found.probability:.1f} %", (x + 22, 74), 22, BLUE)
@@ -122,7 +122,7 @@ def _pictures(page: Array, found: ExplanationData) -> None:
 
 
 def _scale(page: Array, left: int, top: int) -> None:
-    """Draw what the colours of a map stand for."""
+    """Draw the scale of a map's colours."""
     start = left + write(page, "least", (left, top + 9), 9, GRAY) + 8
     end = left + CELL - measure_text("most", 9) - 8
     ramp = np.tile(np.linspace(0, 1, end - start, dtype=np.float32), (9, 1))
@@ -148,7 +148,7 @@ def _bars(page: Array, found: ExplanationData, at: tuple[int, int], width: int) 
 
 
 def _notes(page: Array, found: ExplanationData, at: tuple[int, int], width: int) -> int:
-    """Write what else is to be known; return where it ends."""
+    """Write the notes; return where they end."""
     x, y = at
     told = [(note, RED if _is_doubt(found, i) else GRAY) for i, note in enumerate(found.notes)]
     if found.units:
@@ -223,7 +223,7 @@ def _share(
 
 
 def _scores(page: Array, found: ExplanationData, left: int, y: int, right: int) -> int:
-    """Draw how the maps agree with heatmaps as a whole; return where that ends."""
+    """Draw the table of the maps' scores with whole heatmaps; return where it ends."""
     heads = ("map", "compared with", "cosine", "centred", "margin", "rank", "closest heatmap")
     widths = (0.17, 0.2, 0.11, 0.11, 0.11, 0.1, 0.2)
     starts = [left + round((right - left) * sum(widths[:i])) for i in range(len(widths))]

@@ -24,7 +24,7 @@ from auheat.records import Array, Status
 
 @dataclass(frozen=True, slots=True)
 class ExplanationScores:
-    """How one map agrees with the heatmap of one class, the target.
+    """The scores of one map with the heatmap of one class, the target.
 
     `cosine`, `centred` and `margin` are defined in docs/metrics.md, `rank` is 1 where the target's
     heatmap is the closest by centred cosine (a tie counts against it); all four are None where the
@@ -44,7 +44,7 @@ class ExplanationScores:
 
 @dataclass(frozen=True, slots=True)
 class AUScore:
-    """One action unit expected for the predicted class, and what the maps do there.
+    """One action unit expected for the predicted class, and the maps' attention in its region.
 
     Its region is where its own map is at least half of its peak; `area` is the region's share of
     the photo. `attention` and `cam` are the map's mean in the region divided by its mean over the
@@ -77,7 +77,7 @@ def _nothing(*shape: int) -> Array:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExplanationData:
-    """All that is told of one photo.
+    """The prediction, scores, maps and pictures of one photo.
 
     `status` tells what became of the photo; without a face there is nothing but notes: texts are
     "" and arrays empty. `probabilities` has every class, the likeliest first; `label` is the true
@@ -156,20 +156,20 @@ class ExplanationData:
 
 
 def summarize_maps(
-    found: BatchScores | None, row: int, kinds: Sequence[str], drawn: Sequence[str], target: str
+    scored: BatchScores | None, row: int, kinds: Sequence[str], drawn: Sequence[str], target: str
 ) -> dict[str, ExplanationScores]:
     """Return the scores of photo `row`'s maps with the class `target`, kind -> `ExplanationScores`.
 
-    `found` was scored with that class, `drawn` names the classes that have a heatmap; None and
+    `scored` are the scores with that class, `drawn` names the classes that have a heatmap; None and
     empty where there are none.
     """
     out = {}
     for m, kind in enumerate(kinds):
         value: dict[str, float] = {}
         ordered: list[tuple[str, float]] = []
-        if found is not None:
-            value = dict(zip(SCORES, found.scores[row, m].tolist(), strict=True))
-            likeness = zip(drawn, found.likeness[row, m].tolist(), strict=True)
+        if scored is not None:
+            value = dict(zip(SCORES, scored.scores[row, m].tolist(), strict=True))
+            likeness = zip(drawn, scored.likeness[row, m].tolist(), strict=True)
             ordered = sorted(likeness, key=lambda item: -item[1])
         own = dict(ordered).get(target)
         alone = len(ordered) < 2
@@ -186,7 +186,7 @@ def summarize_maps(
 
 
 def summarize_aus(
-    found: BatchScores | None,
+    scored: BatchScores | None,
     row: int,
     kinds: Sequence[str],
     faces: FaceMaps,
@@ -196,27 +196,27 @@ def summarize_aus(
 ) -> tuple[tuple[AUScore, ...], Array]:
     """Return the AUs of photo `row`'s class `name`, and their own maps, (A, S, S) f32 in [0, 1].
 
-    `places` are `ClassMapRenderer.units_of` the class, `found` as in `summarize_maps`.
+    `places` are `ClassMapRenderer.units_of` the class, `scored` as in `summarize_maps`.
     """
     cues = book.expressions.get(name, ()) if places else ()
     own = [places[cue.au] for cue in cues]
     areas = faces.regions[row, own].mean((1, 2), dtype=torch.float64).tolist()
     units = []
     for cue, place, area in zip(cues, own, areas, strict=True):
-        attention, attention_peak = _read_au(found, row, kinds, "attention", place)
-        cam, cam_peak = _read_au(found, row, kinds, "cam", place)
+        attention, attention_peak = _read_au(scored, row, kinds, "attention", place)
+        cam, cam_peak = _read_au(scored, row, kinds, "cam", place)
         about = (cue.au, book.regions[cue.au].name, cue.role, cue.side, cue.weight, area)
         units.append(AUScore(*about, attention, attention_peak, cam, cam_peak))
     return tuple(units), faces.logs[row, own].exp().cpu().numpy()
 
 
 def _read_au(
-    found: BatchScores | None, row: int, kinds: Sequence[str], kind: str, place: int
+    scored: BatchScores | None, row: int, kinds: Sequence[str], kind: str, place: int
 ) -> tuple[float | None, bool | None]:
     """Return a map's attention in a unit's region, and whether it is highest there, or None."""
-    if found is None or kind not in kinds:
+    if scored is None or kind not in kinds:
         return None, None
     at = row, kinds.index(kind), place
-    if found.attended[at].isnan():
+    if scored.attended[at].isnan():
         return None, None
-    return float(found.attended[at]), bool(found.inside[at])
+    return float(scored.attended[at]), bool(scored.inside[at])

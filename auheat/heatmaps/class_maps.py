@@ -28,7 +28,7 @@ _FAR = -1e6  # pixels
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AURegion:
-    """An AU as some classes ask for it: its number, where its Gaussians lie in `blobs`, from whom.
+    """An AU on the sides that classes ask for: its number, its Gaussians in `blobs`, its weights.
 
     `weights` maps the position of a drawn class to the log of the AU's weight there.
     """

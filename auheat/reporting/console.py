@@ -33,9 +33,8 @@ def tabulate_headline(result: Mapping[str, Any]) -> _Rows:
 
 
 def tabulate_units(result: Mapping[str, Any]) -> _Rows:
-    """Return which AUs the maps look at: of each, how often the maximum lies in its region.
-
-    Beside it how many times as much as the photo's mean the region gets.
+    """Return the table of AUs: how often a map's maximum lies in the region (pointing), and how
+    much stronger than on the whole photo the map is there (attended).
     """
     table = result["au_pointing"]
     kinds = [kind for kind in next(iter(table.values()), {}) if kind != "n"]

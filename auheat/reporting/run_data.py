@@ -1,4 +1,4 @@
-"""What a run's files tell of it: settings, learning curve, scores, and maps at the page's size."""
+"""A run's settings, learning curve, scores, and maps at the page's size, read from its files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ KINDS = ("attention", "cam")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Run:
-    """A run as its files tell it.
+    """Settings, learning curve and scores of a run.
 
     The curve is empty before the first epoch; scores and arrays where it was not evaluated.
     `about` has what is worth telling beside the settings: versions, rows, detector.

@@ -154,7 +154,7 @@ def _curves(
 
 
 def distinguishing_settings(keys: Sequence[_Key]) -> list[str]:
-    """Return what tells each key from the others: "method cam"; empty for a single one.
+    """Return the settings in which each key differs: "method cam"; empty for a single one.
 
     Settings are taken in the order of `TrainConfig`, as many as it takes: what follows from an
     earlier one is left out.

@@ -93,8 +93,8 @@ def headline_context(runs: Sequence[tuple[int, Run]]) -> dict[str, Any]:
 
 
 def _tested(scores: Mapping[str, Any]) -> str:
-    told = ("split", "n", "n_valid", "class_names", "shards")
-    return json.dumps([scores.get(key) for key in told])
+    keys = ("split", "n", "n_valid", "class_names", "shards")
+    return json.dumps([scores.get(key) for key in keys])
 
 
 def _find_best(results: Sequence[Mapping[str, Any]], key: str) -> str | None:
@@ -206,10 +206,10 @@ def _format_value(value: Any) -> str:
 
 
 def describe_run(run: Run) -> str:
-    """Return the most telling settings of a run, and what it was scored on."""
+    """Return a run's main settings, and the photos it was scored on, as a line."""
     keys = ("method", "backbone", "weights", "image_size", "au_weight", "layers", "epochs", "seed")
-    told = ", ".join(f"{key.replace('_', ' ')} {run.settings[key]}" for key in keys)
+    settings = ", ".join(f"{key.replace('_', ' ')} {run.settings[key]}" for key in keys)
     if not run.scores:
-        return told
+        return settings
     split, n, n_valid = (run.scores[key] for key in ("split", "n", "n_valid"))
-    return f"{told}; scored on {n:d} {split} photos, {n_valid:d} of them with a heatmap"
+    return f"{settings}; scored on {n:d} {split} photos, {n_valid:d} of them with a heatmap"

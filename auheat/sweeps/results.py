@@ -1,4 +1,4 @@
-"""What a sweep's runs came to: their scores as files have them, lambda chosen, sweep.csv.
+"""Results of a sweep's runs: their scores, the choice of lambda, and sweep.csv.
 
 Lambda is chosen on the validation split alone; `choose_lambda` is given no other scores.
 """
@@ -87,11 +87,11 @@ def read_results(
 
 def spread(values: Sequence[Any]) -> Spread | None:
     """Return mean and sample standard deviation of the numbers among values, None for none."""
-    there = [float(v) for v in values if v is not None and math.isfinite(v)]
-    if not there:
+    numbers = [float(v) for v in values if v is not None and math.isfinite(v)]
+    if not numbers:
         return None
-    deviation = statistics.stdev(there) if len(there) > 1 else None
-    return Spread(statistics.fmean(there), deviation, len(there))
+    deviation = statistics.stdev(numbers) if len(numbers) > 1 else None
+    return Spread(statistics.fmean(numbers), deviation, len(numbers))
 
 
 def score_of(
@@ -123,8 +123,8 @@ def score_contrasts(results: Sequence[RunResult]) -> dict[RunKey, tuple[float, .
     """
     judged: dict[RunKey, tuple[float, ...]] = {}
     for setting, n in Counter(result.cell.setting for result in results).items():
-        found = [score_of(results, setting, key, "val") for key in VALIDATION]
-        means = tuple(score.mean for score in found if score and score.n == n)
+        scores = [score_of(results, setting, key, "val") for key in VALIDATION]
+        means = tuple(score.mean for score in scores if score and score.n == n)
         if len(means) == len(VALIDATION):
             judged[setting] = means
     return judged
@@ -139,10 +139,10 @@ def choose_lambda(
     """
     if len(candidates) == 1:
         return candidates[0]
-    there = [setting for setting in candidates if setting in validation]
+    scored = [setting for setting in candidates if setting in validation]
     # equal means of several seeds may differ in their last bit
-    rounded = {s: [round(float(v), 9) for v in validation[s]] for s in there}
-    return max(there, key=lambda s: (*rounded[s], -s.au_weight), default=None)
+    rounded = {s: [round(float(v), 9) for v in validation[s]] for s in scored}
+    return max(scored, key=lambda s: (*rounded[s], -s.au_weight), default=None)
 
 
 def write_csv(

@@ -30,7 +30,7 @@ Choices = Mapping[tuple[RunKey, ...], RunKey | None]
 
 
 class _Page(NamedTuple):
-    """All that a table's cells are made of."""
+    """A sweep's plan, results and choices, from which cells are made."""
 
     plan: SweepPlan
     results: Sequence[RunResult]
@@ -76,8 +76,8 @@ def _format_contrast(plan: SweepPlan) -> str:
     weights = sorted({cell.config.contrast_weight for cell in plan.cells} - {0.0})
     if not weights:
         return ""
-    told = ", ".join(f"{weight:g}" for weight in weights)
-    return f" Runs with AUs have a contrast of weight {told} too, those without (λ 0) none."
+    values = ", ".join(f"{weight:g}" for weight in weights)
+    return f" Runs with AUs have a contrast of weight {values} too, those without (λ 0) none."
 
 
 def _failure_lines(results: Sequence[RunResult]) -> list[str]:
@@ -195,22 +195,22 @@ def _format_lambda(setting: RunKey | None) -> str:
 
 
 def _choice_lines(page: _Page, table: TableSpec) -> list[str]:
-    """Say what lambda was chosen among and on, if there was a choice."""
+    """Return a sentence about the choice of lambda: its candidates and criteria; [] without one."""
     choices = list_choices(table)
     if not choices:
         return []
     values = ", ".join(f"{s.au_weight:g}" for s in choices[0])
-    told = (
+    text = (
         f"λ was chosen among {values} by accuracy on the validation photos, held out from training "
         "(of equal ones the higher validation ATT-COS, then the smaller λ). The test photos had "
         "no part in it."
     )
-    known = score_contrasts(page.results)
-    missing = sorted({s.au_weight for some in choices for s in some if s not in known})
+    scored = score_contrasts(page.results)
+    missing = sorted({s.au_weight for choice in choices for s in choice if s not in scored})
     if missing:
-        told += f" Not all scored on validation yet: λ = {', '.join(f'{v:g}' for v in missing)}."
-        told += " A λ of which a run has no such score cannot be chosen."
-    return [told]
+        text += f" Not all scored on validation yet: λ = {', '.join(f'{v:g}' for v in missing)}."
+        text += " A λ of which a run has no such score cannot be chosen."
+    return [text]
 
 
 def _row_cells(
@@ -220,11 +220,11 @@ def _row_cells(
 
 
 def _layer_tables(page: _Page, table: TableSpec) -> list[str]:
-    known = published.LAYERS if _is_ablation(table) else {}
+    paper = published.LAYERS if _is_ablation(table) else {}
     rows = []
     for row in table.rows:
         chosen = page.choices[row.candidates]
-        scores = known.get(row.candidates[0].layers)
+        scores = paper.get(row.candidates[0].layers)
         rows.append([row.title, _format_lambda(chosen), *_row_cells(page, chosen, scores)])
     heading = ["layers", "λ", *(column.paper for column in PAPER_COLUMNS.values())]
     title = _title("Table 3", "which layers are aligned", table)
@@ -243,24 +243,24 @@ def _lambda_tables(page: _Page, table: TableSpec) -> list[str]:
     titles = {key: column.paper for key, column in PAPER_COLUMNS.items()}
     heading = ["λ", *(f"validation {titles[key]}" for key in VALIDATION), *titles.values()]
     text = _grid(heading, rows)
-    told = _choice_lines(page, table)
+    lines = _choice_lines(page, table)
     if chosen is not None:
-        told[0] = f"**Chosen: λ = {chosen.au_weight:g}.** {told[0]}"
+        lines[0] = f"**Chosen: λ = {chosen.au_weight:g}.** {lines[0]}"
     if same and _CITED_MARK in text:
-        told.append("The paper's figures of this table are read off its plot.")
-    return [_title("Figure 5", "the weight λ of the AU loss", table), text, *told]
+        lines.append("The paper's figures of this table are read off its plot.")
+    return [_title("Figure 5", "the weight λ of the AU loss", table), text, *lines]
 
 
 def _lambda_row(page: _Page, row: TableRow, chosen: bool, same: bool) -> list[str]:
     setting = row.candidates[0]
-    known = published.LAMBDAS.get(setting.au_weight) if same else None
+    paper = published.LAMBDAS.get(setting.au_weight) if same else None
     if same and not setting.au_weight:
-        known = published.METHODS["rafdb"]["cam"].without
+        paper = published.METHODS["rafdb"]["cam"].without
     title = f"**{row.title}** (chosen)" if chosen else row.title
     validation = [
         format_mean(key, score_of(page.results, setting, key, "val")) for key in VALIDATION
     ]
-    return [title, *validation, *_row_cells(page, setting, known)]
+    return [title, *validation, *_row_cells(page, setting, paper)]
 
 
 _WRITERS: Mapping[str, Callable[[_Page, TableSpec], list[str]]] = {

@@ -1,4 +1,4 @@
-"""The heatmaps that every class would have on a face: what attention is told apart from."""
+"""Targets of the contrastive loss: the heatmap of every class on each training face."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from auheat.records import Array
 
 
 class Targets:
-    """What `contrastive_alignment_loss` compares attention with, on the device of the landmarks.
+    """Class heatmaps and class weights of `contrastive_alignment_loss`, on one device.
 
     `class_weights` (K,) f32 let the classes that have heatmaps count alike, and a training row 1 on
     average: few photos of an expression say as much as many of another.
