@@ -1,4 +1,4 @@
-"""What a sweep's runs came to: their scores as files have them, lambda chosen, sweep.csv.
+"""Results of a sweep: the runs' scores, the choice of lambda, sweep.csv.
 
 Lambda is chosen on the validation split alone; `choose_lambda` is given no other scores.
 """
@@ -93,21 +93,21 @@ def read_results(
         record = records[cell.name]
         folder = stores[cell.setting.data] / RUNS / cell.name
         done = record.state == "done"
-        judged = done and plan.needs_validation(cell.setting)
+        validated = done and plan.needs_validation(cell.setting)
         scores = read_scores(folder / RESULT) if done else {}
         results.append(
-            RunResult(cell, record, scores, read_scores(folder / VAL_RESULT) if judged else {})
+            RunResult(cell, record, scores, read_scores(folder / VAL_RESULT) if validated else {})
         )
     return results
 
 
 def spread(values: Sequence[Any]) -> Spread | None:
     """Return mean and sample standard deviation of the numbers among values, None for none."""
-    there = [float(v) for v in values if v is not None and math.isfinite(v)]
-    if not there:
+    numbers = [float(v) for v in values if v is not None and math.isfinite(v)]
+    if not numbers:
         return None
-    deviation = statistics.stdev(there) if len(there) > 1 else None
-    return Spread(statistics.fmean(there), deviation, len(there))
+    deviation = statistics.stdev(numbers) if len(numbers) > 1 else None
+    return Spread(statistics.fmean(numbers), deviation, len(numbers))
 
 
 def score_of(
@@ -137,13 +137,13 @@ def score_contrasts(results: Sequence[RunResult]) -> dict[RunKey, tuple[float, .
     These are the ones whose every run has them: a mean over fewer seeds than another's may be
     higher by its luck with them.
     """
-    judged: dict[RunKey, tuple[float, ...]] = {}
+    means_of: dict[RunKey, tuple[float, ...]] = {}
     for setting, n in Counter(result.cell.setting for result in results).items():
-        found = [score_of(results, setting, key, "val") for key in VALIDATION]
-        means = tuple(score.mean for score in found if score and score.n == n)
+        spreads = [score_of(results, setting, key, "val") for key in VALIDATION]
+        means = tuple(score.mean for score in spreads if score and score.n == n)
         if len(means) == len(VALIDATION):
-            judged[setting] = means
-    return judged
+            means_of[setting] = means
+    return means_of
 
 
 def choose_lambda(
@@ -155,10 +155,10 @@ def choose_lambda(
     """
     if len(candidates) == 1:
         return candidates[0]
-    there = [setting for setting in candidates if setting in validation]
+    scored = [setting for setting in candidates if setting in validation]
     # equal means of several seeds may differ in their last bit
-    rounded = {s: [round(float(v), 9) for v in validation[s]] for s in there}
-    return max(there, key=lambda s: (*rounded[s], -s.au_weight), default=None)
+    rounded = {s: [round(float(v), 9) for v in validation[s]] for s in scored}
+    return max(scored, key=lambda s: (*rounded[s], -s.au_weight), default=None)
 
 
 def write_csv(

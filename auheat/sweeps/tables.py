@@ -30,9 +30,6 @@ HEADINGS = {
 
 _SAME_SIZE = 0.01
 
-_AFTER = {"accuracy": "accuracy", "cam_cos": "cam_cos", "att_cos": "att_cos"}
-
-
 Choices = Mapping[tuple[RunKey, ...], RunKey | None]
 
 
@@ -83,8 +80,8 @@ def _format_contrast(plan: SweepPlan) -> str:
     weights = sorted({cell.config.contrast_weight for cell in plan.cells} - {0.0})
     if not weights:
         return ""
-    told = ", ".join(f"{weight:g}" for weight in weights)
-    return f" Runs with AUs have a contrast of weight {told} too, those without (λ 0) none."
+    listed = ", ".join(f"{weight:g}" for weight in weights)
+    return f" Runs with AUs have a contrast of weight {listed} too, those without (λ 0) none."
 
 
 def _failure_lines(results: Sequence[RunResult]) -> list[str]:
@@ -120,13 +117,13 @@ def format_mean(key: str, score: Spread | None) -> str:
 
 
 def _cell(
-    page: _Page, setting: RunKey | None, key: str, known: published.PublishedScores | None = None
+    page: _Page, setting: RunKey | None, key: str, cited: published.PublishedScores | None = None
 ) -> str:
     """Return a test score of a setting, and the published one beside it."""
     if setting is None:
         return "-"
     text = format_mean(key, score_of(page.results, setting, key))
-    value = getattr(known, _AFTER[key]) if known and key in _AFTER else None
+    value = getattr(cited, key, None)  # margin and rank-1 were not published
     if value is None or text == "-" or not corresponds(page.results, setting):
         return text
     return f"{text} {_CITED_MARK}{value:.2f})*"
@@ -185,8 +182,8 @@ _BASELINES = (
 
 def _baseline_rows(page: _Page, table: TableSpec, keys: Sequence[str]) -> list[list[str]]:
     """Return the baselines of the table's first run that has been scored."""
-    shown = {s for row in table.rows for s in (row.without, *row.candidates)}
-    first = next((r for r in page.results if r.cell.setting in shown and r.scores), None)
+    settings = {s for row in table.rows for s in (row.without, *row.candidates)}
+    first = next((r for r in page.results if r.cell.setting in settings and r.scores), None)
     if first is None:
         return []
     rows = []
@@ -207,31 +204,33 @@ def _choice_lines(page: _Page, table: TableSpec) -> list[str]:
     if not choices:
         return []
     values = ", ".join(f"{s.au_weight:g}" for s in choices[0])
-    told = (
+    text = (
         f"λ was chosen among {values} by accuracy on the validation photos, held out from training "
         "(of equal ones the higher validation ATT-COS, then the smaller λ). The test photos had "
         "no part in it."
     )
-    known = score_contrasts(page.results)
-    missing = sorted({s.au_weight for some in choices for s in some if s not in known})
+    validated = score_contrasts(page.results)
+    missing = sorted(
+        {s.au_weight for candidates in choices for s in candidates if s not in validated}
+    )
     if missing:
-        told += f" Not all scored on validation yet: λ = {', '.join(f'{v:g}' for v in missing)}."
-        told += " A λ of which a run has no such score cannot be chosen."
-    return [told]
+        text += f" Not all scored on validation yet: λ = {', '.join(f'{v:g}' for v in missing)}."
+        text += " A λ of which a run has no such score cannot be chosen."
+    return [text]
 
 
 def _row_cells(
-    page: _Page, setting: RunKey | None, known: published.PublishedScores | None
+    page: _Page, setting: RunKey | None, cited: published.PublishedScores | None
 ) -> list[str]:
-    return [_cell(page, setting, key, known) for key in HEADINGS]
+    return [_cell(page, setting, key, cited) for key in HEADINGS]
 
 
 def _layer_tables(page: _Page, table: TableSpec) -> list[str]:
-    known = published.LAYERS if _is_ablation(table) else {}
+    cited = published.LAYERS if _is_ablation(table) else {}
     rows = []
     for row in table.rows:
         chosen = page.choices[row.candidates]
-        scores = known.get(row.candidates[0].layers)
+        scores = cited.get(row.candidates[0].layers)
         rows.append([row.title, _format_lambda(chosen), *_row_cells(page, chosen, scores)])
     heading = ["layers", "λ", *HEADINGS.values()]
     title = _title("Table 3", "which layers are aligned", table)
@@ -249,25 +248,25 @@ def _lambda_tables(page: _Page, table: TableSpec) -> list[str]:
     rows = [_lambda_row(page, row, row.candidates[0] == chosen, same) for row in table.rows]
     heading = ["λ", "validation CL (%)", "validation ATT-COS", *HEADINGS.values()]
     text = _grid(heading, rows)
-    told = _choice_lines(page, table)
+    lines = _choice_lines(page, table)
     if chosen is not None:
-        told[0] = f"**Chosen: λ = {chosen.au_weight:g}.** {told[0]}"
+        lines[0] = f"**Chosen: λ = {chosen.au_weight:g}.** {lines[0]}"
     if same and _CITED_MARK in text:
-        told.append("The paper's figures of this table are read off its plot.")
-    return [_title("Figure 5", "the weight λ of the AU loss", table), text, *told]
+        lines.append("The paper's figures of this table are read off its plot.")
+    return [_title("Figure 5", "the weight λ of the AU loss", table), text, *lines]
 
 
 def _lambda_row(page: _Page, row: TableRow, chosen: bool, same: bool) -> list[str]:
     setting = row.candidates[0]
-    known = published.LAMBDAS.get(setting.au_weight) if same else None
+    cited = published.LAMBDAS.get(setting.au_weight) if same else None
     if same and not setting.au_weight:
-        known = published.METHODS["rafdb"]["cam"].without
+        cited = published.METHODS["rafdb"]["cam"].without
     title = f"**{row.title}** (chosen)" if chosen else row.title
     validation = [
         format_mean(key, score_of(page.results, setting, key, "val"))
         for key in ("accuracy", "att_cos")
     ]
-    return [title, *validation, *_row_cells(page, setting, known)]
+    return [title, *validation, *_row_cells(page, setting, cited)]
 
 
 _WRITERS: Mapping[str, Callable[[_Page, TableSpec], list[str]]] = {
