@@ -95,9 +95,8 @@ def read_results(
         done = record.state == "done"
         validated = done and plan.needs_validation(cell.setting)
         scores = read_scores(folder / RESULT) if done else {}
-        results.append(
-            RunResult(cell, record, scores, read_scores(folder / VAL_RESULT) if validated else {})
-        )
+        validation = read_scores(folder / VAL_RESULT) if validated else {}
+        results.append(RunResult(cell, record, scores, validation))
     return results
 
 
@@ -166,13 +165,10 @@ def write_csv(
 ) -> bytes:
     """Return sweep.csv: a line for each run, numbers as evaluation.json has them."""
     text = io.StringIO()
-    writer: csv.DictWriter[str] | None = None
-    for result in results:
-        line = _csv_row(plan, result, stores, chosen)
-        if writer is None:
-            writer = csv.DictWriter(text, list(line), lineterminator="\n")
-            writer.writeheader()
-        writer.writerow(line)
+    lines = [_csv_row(plan, result, stores, chosen) for result in results]
+    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
     return text.getvalue().encode()
 
 

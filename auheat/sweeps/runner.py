@@ -243,7 +243,7 @@ class SweepRunner:
             self._tell(f"{resumed} of {len(tasks)} runs were finished already")
         self.write()
         many = jobs > 1 and len(waiting) > 1
-        done = self._make_beside(waiting, jobs) if many else self._make_in_turn(waiting)
+        done = self._run_in_parallel(waiting, jobs) if many else self._run_in_turn(waiting)
         try:
             bar = tqdm(total=len(tasks), initial=resumed, desc="sweep", unit="run")
             with bar, contextlib.closing(done):  # closed, it ends its processes
@@ -262,7 +262,7 @@ class SweepRunner:
             ) from error
         return resumed
 
-    def _make_in_turn(self, tasks: Sequence[Task]) -> _Made:
+    def _run_in_turn(self, tasks: Sequence[Task]) -> _Made:
         for task in tasks:
             name = task.cell.name
             self.records[name] = RunState("running")
@@ -270,7 +270,7 @@ class SweepRunner:
             self._tell(f"{name}: started")
             yield name, make_run(task, self._note_once)
 
-    def _make_beside(self, tasks: Sequence[Task], jobs: int) -> _Made:
+    def _run_in_parallel(self, tasks: Sequence[Task], jobs: int) -> _Made:
         """Train runs in parallel processes; which of them wait is not known here."""
         threads = max(1, count_cores() // jobs)
         self._tell(f"{len(tasks)} runs, {jobs} at a time with {threads} threads each")

@@ -96,6 +96,10 @@ class Trainer:
         """The network that is validated and saved as best: the moving average, if any."""
         return self.model if self.ema is None else self.ema.model
 
+    @property
+    def _mean_model(self) -> Classifier | None:
+        return None if self.ema is None else self.ema.model
+
     def _make_targets(self) -> Targets:
         material = self.material
         learnt = material.dataset.labels[material.train]
@@ -118,16 +122,14 @@ class Trainer:
 
     def load(self, run: Path) -> dict[str, Any]:
         """Resume from a run's last.safetensors; return its metadata."""
-        mean = None if self.ema is None else self.ema.model
-        metadata = checkpoint.load_state(run, self.model, self.optimizer, mean)
+        metadata = checkpoint.load_state(run, self.model, self.optimizer, self._mean_model)
         self._scaler.load_state_dict(metadata.get("scaler") or self._scaler.state_dict())
         return metadata
 
     def save(self, run: Path, **metadata: Any) -> None:
         """Write a run's last.safetensors: all that it takes to resume."""
-        mean = None if self.ema is None else self.ema.model
         metadata["scaler"] = self._scaler.state_dict()
-        checkpoint.save_state(run, self.model, self.optimizer, mean, **metadata)
+        checkpoint.save_state(run, self.model, self.optimizer, self._mean_model, **metadata)
 
     def run_epoch(self, epoch: int) -> dict[str, Any]:
         """Train and validate once; return the epoch's line for metrics.jsonl."""
