@@ -121,7 +121,7 @@ def make_engine(config, device, decode) -> Trainer:
     rows = np.arange(len(dataset))
     return Trainer(
         config,
-        TrainingData(None, dataset, rows, dataset, rows[:1], PLAN, {}),
+        TrainingData(None, dataset, rows, dataset, rows[:1], PLAN, {}, BOOK),
         model,
         optimizer,
         device,

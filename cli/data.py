@@ -18,7 +18,7 @@ from .common import json_option, overwrite_option, print_fields, print_table, st
     "--format",
     default="webdataset",
     show_default=True,
-    help="webdataset (a folder of tars), npz or hdf5 (one file).",
+    help="webdataset (a folder of tars) or npz (one file).",
 )
 @click.option("--shards", help="Which shards, where there are several.")
 @click.option("--split", help="Only the rows of train, val or test [default: all].")
@@ -29,12 +29,12 @@ def export(as_json: bool, **settings: Any) -> None:
     """Write training shards to OUT in a format that other code reads.
 
     webdataset: tars of KEY.jpg or .png, KEY.json, KEY.cls, KEY.heatmap.npy. npz: one file that
-    np.load reads. hdf5: all rows in one shard.
+    np.load reads.
 
     \b
     auheat export tars/
     auheat export train.npz --format npz --split train
-    auheat export all.h5 --format hdf5 --shards martinez-generic
+    auheat export all.npz --format npz --shards martinez-generic
     """
     from auheat.exporters.exporter import export as run
 

@@ -143,9 +143,8 @@ def run_one(options, name, fold):
         model, config.optimizer, config.lr, config.weight_decay, config.head_lr
     )
     # nothing is chosen by validation: it looks at one batch that was learnt from
-    material = TrainingData(
-        options.store, dataset, learnt, dataset, learnt[: config.batch_size], plan, {}
-    )
+    book, first = codebook.read_codebook(dataset.files), learnt[: config.batch_size]
+    material = TrainingData(options.store, dataset, learnt, dataset, first, plan, {}, book)
     engine = Trainer(config, material, model, optimizer, CPU, World())
     started = time.perf_counter()
     for epoch in range(config.epochs):

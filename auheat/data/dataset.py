@@ -17,7 +17,8 @@ from torch.utils.data import Dataset
 
 from auheat.data.row_selection import ITEM_DATASETS, Selection, list_files, scan_shards
 from auheat.errors import AuheatError
-from auheat.images.headers import UnreadableImageError, read_header
+from auheat.images.decoding import decode_stored
+from auheat.images.headers import UnreadableImageError
 from auheat.records import Array
 from auheat.shards.row_reader import RowReader
 from auheat.utils.devices import count_cores
@@ -145,7 +146,7 @@ def make_items(
     scale = np.empty((len(rows), 1, 2))
     for planes, factor, (shard, row, (data, *_)) in zip(images.numpy(), scale, rows, strict=True):
         try:
-            image = _decode(data)
+            image = decode_stored(data)
         except UnreadableImageError as error:
             (key,) = reader.read(shard, row, ("id",))
             raise AuheatError(
@@ -166,23 +167,6 @@ def make_items(
         dict(zip(columns, values, strict=True))
         for values in zip(*(c.unbind() for c in columns.values()), strict=True)
     ]
-
-
-def _decode(data: bytes) -> Array:
-    """Return the BGR pixels (H, W, 3) of a stored photo; raises `UnreadableImageError`.
-
-    It was checked when it was stored. What is looked at again is what not every OpenCV tells: a
-    JPEG without its end may get gray pixels, a PNG's checksums may be passed over.
-    """
-    if data[:2] != b"\xff\xd8" or data.rfind(b"\xff\xd9") < 0:
-        read_header(data)
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error as error:
-        raise UnreadableImageError("cannot be decoded") from error
-    if image is None:
-        raise UnreadableImageError("not a photo that can be decoded")
-    return image
 
 
 def use_one_thread(worker: int) -> None:  # noqa: ARG001 (torch passes it)
@@ -223,3 +207,16 @@ def split_validation(
             taken += more
             chosen[members[i]] = True
     return chosen
+
+
+def mean_heatmaps(dataset: ShardDataset, rows: Array) -> dict[int, Array]:
+    """Return the mean heatmap (h, w) f64 in [0, 1] of each class that has one among the rows."""
+    total: dict[int, Array] = {}
+    count: Counter[int] = Counter()
+    for index in rows.tolist():
+        label = int(dataset.labels[index])
+        heatmap, valid = dataset.read_heatmap(index)
+        if valid:
+            total[label] = total.get(label, 0) + heatmap.astype(np.float64) / 255
+            count[label] += 1
+    return {label: maps / count[label] for label, maps in total.items()}

@@ -195,16 +195,11 @@ def _check_source(source: Path, files: bool) -> None:
         raise AuheatError(f"{source}: no such folder (expected a folder of photos)")
 
 
-def detect_dataset(source: Path) -> str:
-    """Return the name of the layout a folder (or a CSV file) has.
-
-    Raises `AuheatError` where it has none, which tells what was seen and what is known.
-    """
-    return _detect(source)[0]
-
-
 def _detect(source: Path) -> tuple[str, str]:
-    """Return the name of a layout, and what it was recognised by."""
+    """Return the name of the layout of a folder (or a CSV file), and what it was recognised by.
+
+    Raises `AuheatError` where it has none, which says what was seen and what is known.
+    """
     _check_source(source, files=True)
     for name, layout in DATASETS.items():
         if (layout.files or not source.is_file()) and (saw := layout.detect(source)):

@@ -8,10 +8,6 @@ is percent-encoded. Nothing is unpickled, and no path is made of an id.
 
 from __future__ import annotations
 
-import lzma
-import tokenize
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +23,7 @@ from torch import Tensor
 from auheat.errors import AuheatError
 from auheat.evaluation.model_maps import GIVEN, MapSet
 from auheat.records import Array
+from auheat.utils.npz import DAMAGE, read_npy, read_npz
 
 IDS, MAPS, LABELS, PREDICTED, SIDE = "id", "map", "label", "predicted", "side"
 """The arrays of an .npz; `side` is the side of the grid that the maps were compared on."""
@@ -43,11 +40,7 @@ _SHOWN = 3
 
 _FLOAT32 = np.finfo(np.float32)
 
-_ERRORS = (
-    *(OSError, ValueError, KeyError, EOFError, TypeError, MemoryError, OverflowError),
-    # RuntimeError is an encrypted archive's, or one of an unknown compression
-    *(RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, tokenize.TokenError, cv2.error),
-)
+_ERRORS = (OSError, *DAMAGE, cv2.error)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,17 +106,8 @@ def open_maps(source: Path) -> ExternalMaps:
 
 def _read_npz(file: Path) -> dict[str, Array]:
     try:
-        with file.open("rb") as handle:
-            opened = np.load(handle, allow_pickle=False)
-            if not isinstance(opened, np.lib.npyio.NpzFile):
-                raise ValueError("an array, and not an archive of arrays")
-            with opened:
-                arrays = {key: opened[key] for key in opened.files}
-        for key, values in arrays.items():
-            if not isinstance(values, np.ndarray):
-                raise ValueError(f"{key} is no array")
-        return arrays
-    except _ERRORS as error:
+        return read_npz(file)
+    except (OSError, *DAMAGE) as error:
         raise AuheatError(f"{file}: not an .npz that can be read: {error}") from error
 
 
@@ -190,8 +174,7 @@ def _read_file(file: Path) -> Array:
             raise ValueError(f"{len(arrays)} arrays (expected one)")
         return next(iter(arrays.values()))
     with file.open("rb") as handle:
-        loaded: Array = np.lib.format.read_array(handle, allow_pickle=False)
-    return loaded
+        return read_npy(handle)
 
 
 def choose_rows(

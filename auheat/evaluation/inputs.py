@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from auheat.data.dataset import Item, ShardDataset
+from auheat.data.dataset import Item, ShardDataset, mean_heatmaps
 from auheat.data.row_selection import read_table
 from auheat.errors import AuheatError
 from auheat.evaluation.external_maps import check_classes, choose_rows, open_maps, view_given
@@ -22,7 +22,7 @@ from auheat.heatmaps.plan import Plan, plan_heatmaps
 from auheat.models.registry import find_method
 from auheat.records import Array
 from auheat.runs import checkpoint, codebook, run_folder
-from auheat.store.store import find_rendered, list_finished
+from auheat.store.store import list_rendered
 
 GIVEN_FOLDER = "evaluations"
 """Folder of the store that has the scores of maps that no run made."""
@@ -163,13 +163,12 @@ def _choose_run_rows(
     store: Path, run: Path, config: Mapping[str, Any], split: str, shards: str | None
 ) -> tuple[ShardDataset, Array]:
     """Return the dataset and the rows of it to be scored, on a run's classes and input size."""
-    folder = find_rendered(store, shards or config["data"]["shards"], "--shards")
-    files, _ = list_finished(folder, "auheat render")
+    files, _ = list_rendered(store, shards or config["data"]["shards"])
+    folder, classes = files[0].parent, read_table(files[0]).names
     size, names = int(config["settings"]["image_size"]), config["class_names"]
-    known = ShardDataset(files, "no rows", size).shard_classes
-    if sorted(known) != sorted(config["shard_classes"]):
+    if sorted(classes) != sorted(config["shard_classes"]):
         raise AuheatError(
-            f"{folder}: classes {', '.join(known)} (run {run.name} was trained on "
+            f"{folder}: classes {', '.join(classes)} (run {run.name} was trained on "
             f"{', '.join(config['shard_classes'])})"
         )
     dataset = ShardDataset(files, split, size, names)
@@ -191,12 +190,11 @@ def _choose_rows(
     store: Path, side: int, split: str, shards: str | None
 ) -> tuple[ShardDataset, Array]:
     """Return the dataset and its rows of a split, where no run says which."""
-    folder = find_rendered(store, shards, "--shards")
-    files, _ = list_finished(folder, "auheat render")
+    files, _ = list_rendered(store, shards)
     dataset = ShardDataset(files, split, side)
     if not len(dataset):
         raise AuheatError(
-            f"{folder}: no {split} photos (a run knows which it held out: name it, too)"
+            f"{files[0].parent}: no {split} photos (a run knows which it held out: name it, too)"
         )
     return dataset, np.arange(len(dataset))
 
@@ -212,19 +210,13 @@ def _mean_heatmap(run: Path) -> Tensor:
 
 
 def _mean_of_training(scored: ShardDataset) -> Tensor:
-    """Return the same of the training photos of some shards."""
+    """Return the class-balanced mean heatmap (h, w) of the shards' training rows."""
     dataset = ShardDataset(scored.files, "train", scored.image_size)
-    total: dict[int, Array] = {}
-    count: dict[int, int] = {}
-    for index, label in enumerate(dataset.labels.tolist()):
-        heatmap, valid = dataset.read_heatmap(index)
-        if valid:
-            total[label] = total.get(label, 0) + heatmap.astype(np.float64) / 255
-            count[label] = count.get(label, 0) + 1
-    if not total:
+    means = mean_heatmaps(dataset, np.arange(len(dataset)))
+    if not means:
         raise AuheatError(
             f"{scored.files[0].parent}: no training photo has a heatmap, of which the mean is a "
             "baseline (name a run that has it, too)"
         )
-    means = [total[label] / count[label] for label in sorted(total)]
-    return torch.from_numpy(np.mean(means, 0).astype(np.float32))
+    balanced = np.mean([means[label] for label in sorted(means)], 0)
+    return torch.from_numpy(balanced.astype(np.float32))

@@ -122,11 +122,6 @@ def class_means(values: Tensor, labels: Tensor, classes: int) -> Tensor:
     return total / count.view(-1, *[1] * (values.ndim - 1))
 
 
-def balanced_mean(values: Tensor, labels: Tensor, classes: int) -> float:
-    """Return the mean over classes of the mean within a class, of values (N,); NaN where N = 0."""
-    return float(class_means(values, labels, classes).nanmean())
-
-
 def confusion(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
     """Return the (classes, classes) counts: row the true class, column the predicted one."""
     return torch.bincount(labels * classes + predicted, minlength=classes**2).view(classes, classes)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 
-from auheat.errors import AuheatError
 from auheat.explanation.panel_cells import (
     CELL,
     draw_expected_cell,
@@ -17,8 +15,7 @@ from auheat.explanation.panel_cells import (
 )
 from auheat.explanation.scores import AUScore, ExplanationData
 from auheat.records import Array, Status
-from auheat.visualization.overlays import overlay
-from auheat.visualization.text import (
+from auheat.visualization.drawing import (
     GRAY,
     INK,
     LINE,
@@ -30,6 +27,7 @@ from auheat.visualization.text import (
     wrap,
     write,
 )
+from auheat.visualization.overlays import overlay
 
 MARGIN, GAP = 40, 24
 
@@ -59,14 +57,6 @@ def draw_panel(found: ExplanationData) -> Array:
     below = _units(page, found, left, foot)
     ends.append(_scores(page, found, left, below + 36, WIDTH - MARGIN))
     return page[: max(ends) + 26]
-
-
-def encode_png(image: Array) -> bytes:
-    """Return RGB pixels (H, W, 3) u8 as PNG bytes; raises `AuheatError` where that fails."""
-    done, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    if not done:
-        raise AuheatError(f"panel: {image.shape[1]} x {image.shape[0]} px cannot be encoded")
-    return data.tobytes()
 
 
 def _head(page: Array, found: ExplanationData) -> None:

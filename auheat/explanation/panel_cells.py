@@ -10,8 +10,8 @@ import numpy as np
 
 from auheat.explanation.scores import AUScore, ExplanationData, find_inside
 from auheat.records import Array
+from auheat.visualization.drawing import GRAY, WHITE, Color, draw_dots, fill, wrap, write
 from auheat.visualization.overlays import overlay
-from auheat.visualization.text import GRAY, WHITE, Color, fill, wrap, write
 
 CELL = 352
 """Side of a cell, in px."""
@@ -73,21 +73,11 @@ def place_points(points: Array, size: tuple[int, int], place: Place) -> Array:
     return moved
 
 
-def _dots(cell: Array, points: Array) -> None:
-    """Draw landmarks, faint."""
-    before = cell.copy()
-    for x, y in points:
-        at = (round(float(x) * 16), round(float(y) * 16))
-        cv2.circle(cell, at, 24, (20, 20, 20), -1, cv2.LINE_AA, 4)
-        cv2.circle(cell, at, 17, (120, 255, 150), -1, cv2.LINE_AA, 4)
-    cell[:] = cv2.addWeighted(cell, 0.75, before, 0.25, 0)
-
-
 def draw_overview_cell(found: ExplanationData) -> Array:
     """Draw the whole photo with its landmarks, and the part that the network saw."""
     fitted, place = fit_cell(found.overview)
     cell = _in_cell(fitted, place)
-    _dots(cell, place_points(found.landmarks, found.size, place))
+    draw_dots(cell, place_points(found.landmarks, found.size, place), 0.75)
     height, width = found.frame
     corners = np.array([[0, 0], [width, 0], [width, height], [0, height]]) - 0.5
     back = cv2.invertAffineTransform(found.transform.astype(np.float64))
@@ -122,7 +112,7 @@ def draw_expected_cell(found: ExplanationData, outlines: Sequence[Sequence[Array
     """Draw the face with its landmarks, and the region of each AU, outlined and named."""
     fitted, place = fit_cell(found.picture)
     cell = _in_cell(fitted, place)
-    _dots(cell, place_points(found.points, found.image.shape[:2], place))
+    draw_dots(cell, place_points(found.points, found.image.shape[:2], place), 0.75)
     for lines, tint in zip(outlines, tint_units(found.units), strict=True):
         for line in lines:
             _line(cell, line, tint, 2)

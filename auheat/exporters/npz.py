@@ -1,44 +1,59 @@
-"""Training rows in one .npz, which np.load reads without pickles, and back.
+"""Training rows in one .npz, which np.load reads without pickles.
 
-Each array is streamed over all shards when it is written, and row by row when it is read; so
-neither needs more memory than one shard of the store. A file from a stranger costs an error: what
-it claims is checked before anything is allocated, and nothing is unpickled.
+Each array is streamed over all shards, so that none needs more memory than one shard of the store.
 """
 
 from __future__ import annotations
 
 import json
 import zipfile
-import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, cast
 
 import numpy as np
 
-from auheat.errors import AuheatError
-from auheat.exporters.hdf5 import (
-    FORMAT,
-    TEXTS,
-    Extent,
-    Progress,
-    attributes_of,
-    check_form,
-    check_place,
-    plain_value,
-)
 from auheat.records import Array
-from auheat.shards.schema import FORMATS
-from auheat.store.shard_set import Attributes, ShardSet
+from auheat.store.shard_set import ShardSet
 
-_ROW_BYTES = 2**28  # no row of an array is larger, nor a photo, nor `attributes`
+TEXTS = ("id", "path", "person", "split")
 
-_ERRORS = (
-    *(OSError, ValueError, KeyError, EOFError, SyntaxError, TypeError, OverflowError),
-    *(RuntimeError, zipfile.BadZipFile, zlib.error, RecursionError),
-)
+
+Progress = Callable[[int], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """What an export will hold: rows, the longest text of each column in characters, and the
+    bytes of all photos (None without photos).
+    """
+
+    rows: int
+    widths: Mapping[str, int]
+    photos: int | None
+
+
+def measure_extent(material: ShardSet, split: str | None) -> Extent:
+    """Count what the rows of a split need; reads texts and lengths alone."""
+    rows, widths = 0, dict.fromkeys(TEXTS, 1)
+    photos = 0 if "image" in material.datasets else None
+    wanted = [*TEXTS, *([] if photos is None else ["image_length"])]
+    for block in material.blocks(split, wanted):
+        rows += len(block["id"])
+        for name in TEXTS:
+            widths[name] = max([widths[name], *map(len, block[name])])
+        if photos is not None:
+            photos += int(block["image_length"].sum())
+    return Extent(rows, widths, photos)
+
+
+def attributes_of(material: ShardSet, split: str | None) -> dict[str, dict[str, Any]]:
+    """Return the attributes that an export says; `thin_rows` only where all rows are in it."""
+    attributes = {name: dict(own) for name, own in material.attributes.items()}
+    if split is not None:
+        attributes["heatmap"].pop("thin_rows", None)
+    return attributes
 
 
 def write_npz(
@@ -63,7 +78,7 @@ def write_npz(
                 _write_array(archive, name, np.dtype(np.uint8), (cast(int, extent.photos),), flat)
                 _write_lengths(archive, material, split, extent)
             elif name in TEXTS:
-                dtype = np.dtype(f"<U{extent.widths[name][1]}")
+                dtype = np.dtype(f"<U{extent.widths[name]}")
                 arrays = (np.array(values, dtype) for values in blocks)
                 _write_array(archive, name, dtype, (extent.rows,), arrays)
             else:
@@ -110,85 +125,3 @@ def _write_array(
         np.lib.format.write_array_header_1_0(stream, header)
         for part in parts:
             stream.write(np.ascontiguousarray(part).tobytes())
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Column:
-    """An array of an archive as a stream behind its header."""
-
-    stream: IO[bytes]
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-
-    def read(self) -> Any:
-        """Return the next row."""
-        return self._take(self.shape[1:])
-
-    def read_all(self) -> Array:
-        """Return the whole of a small array."""
-        return self._take(self.shape)
-
-    def read_bytes(self, n: int) -> bytes:
-        """Return the next n bytes; raises ValueError where they are too many, or not there."""
-        data = self.stream.read(n) if 0 <= n <= _ROW_BYTES else b""
-        if len(data) != n:
-            raise ValueError("cut short, or a row that is too large")
-        return data
-
-    def _take(self, shape: tuple[int, ...]) -> Array:
-        n = self.dtype.itemsize
-        for length in shape:
-            n *= length
-        return np.frombuffer(bytearray(self.read_bytes(n)), self.dtype).reshape(shape)
-
-
-def _open_column(archive: zipfile.ZipFile, name: str, stack: ExitStack) -> _Column:
-    info = archive.getinfo(f"{name}.npy")
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ValueError(f"{name}: compressed in a way that is not read")
-    stream = stack.enter_context(archive.open(info))
-    if np.lib.format.read_magic(stream) != (1, 0):
-        raise ValueError(f"{name}: not .npy of version 1.0")
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-    if fortran or dtype.hasobject or min(shape, default=0) < 0:
-        raise ValueError(f"{name}: {dtype} {shape} in an order or of a type that is not read")
-    return _Column(stream, dtype, shape)
-
-
-def describe_npz(file: Path) -> tuple[Attributes, int]:
-    """Return the attributes and the number of rows of an .npz; raises `AuheatError`."""
-    try:
-        with ExitStack() as stack:
-            archive = stack.enter_context(zipfile.ZipFile(file))
-            there = {name.removesuffix(".npy") for name in archive.namelist()}
-            columns = {n: _open_column(archive, n, stack) for n in FORMATS[FORMAT] if n in there}
-            about = json.loads(str(_open_column(archive, "attributes", stack).read_all()))
-            if not isinstance(about, dict) or not all(isinstance(v, dict) for v in about.values()):
-                raise ValueError("attributes that are none")
-            return about, check_form(file, {n: _describe(n, c) for n, c in columns.items()})
-    except _ERRORS as error:
-        raise AuheatError(f"{file}: not an export that can be read: {error}") from error
-
-
-def _describe(name: str, column: _Column) -> tuple[str, tuple[int, ...]]:
-    text = name in TEXTS and column.dtype.kind == "U"
-    return "text" if text else column.dtype.str, column.shape
-
-
-def read_npz(file: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of an .npz; raises `AuheatError`."""
-    try:
-        with ExitStack() as stack:
-            archive = stack.enter_context(zipfile.ZipFile(file))
-            there = {name.removesuffix(".npy") for name in archive.namelist()}
-            columns = {n: _open_column(archive, n, stack) for n in FORMATS[FORMAT] if n in there}
-            at, photos = 0, columns.pop("image", None)
-            for _ in range(columns["id"].shape[0]):
-                row = {name: plain_value(name, c.read()[()]) for name, c in columns.items()}
-                if photos is not None:
-                    start, length = row.pop("image_start"), row.pop("image_length")
-                    at = check_place(start, length, at, photos.shape[0])
-                    row["image"] = photos.read_bytes(length)
-                yield row
-    except _ERRORS as error:
-        raise AuheatError(f"{file}: cannot be read: {error}") from error

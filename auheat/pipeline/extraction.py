@@ -26,7 +26,8 @@ from auheat.shards.manifest import ShardEntry
 from auheat.shards.schema import FORMAT_VERSION, LANDMARKS
 from auheat.shards.writer import ShardFolder, write_shard
 from auheat.store.store import write_source
-from auheat.store.summary import Summary, check_positive, summarize
+from auheat.store.summary import Summary, summarize
+from auheat.utils.checks import check_positive
 from auheat.utils.locking import check_free, lock_store
 
 PHOTOS = "photos"

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from auheat.errors import AuheatError
+from auheat.pipeline.photo_loading import check_present
 from auheat.records import Array, Landmarks, Sample, Status
 from auheat.shards.reader import read_columns
 from auheat.shards.schema import shard_name
@@ -38,21 +39,12 @@ class ExtractionJob:
     kept: dict[str, Any] | None = None
 
     def check_presence(self, status: Array) -> None:
-        """Raise `AuheatError` where the photos of a whole shard, or their folder, have vanished.
-
-        One absent photo is a row with a status; a disk that was taken away is not.
-        """
-        there = self.bytes[self.at] >= 0
-        lost = [
-            row
-            for row, s, was in zip(self.wanted, status, there, strict=True)
-            if was and s == Status.UNREADABLE and not (self.source / row.path).exists()
-        ]
-        if lost and (len(lost) == there.sum() > 1 or not self.source.is_dir()):
-            raise AuheatError(
-                f"{self.source}: its photos have vanished (finished shards are kept: bring them "
-                "back, and the same command goes on)"
-            )
+        """Raise `AuheatError` where the photos of a whole shard, or their folder, have vanished."""
+        listed = self.bytes[self.at] >= 0
+        unread = np.flatnonzero(listed & (status == Status.UNREADABLE))
+        check_present(
+            self.source, int(listed.sum()), [self.wanted[i].path for i in unread.tolist()]
+        )
 
     def columns(self, found: Landmarks, sizes: Array) -> dict[str, Column]:
         """Return what a landmark shard holds: the rows found, among those kept."""

@@ -18,6 +18,7 @@ from auheat.facs.records import Frame
 from auheat.heatmaps.face_frame import fit_frame
 from auheat.images.decoding import decode, encode_like
 from auheat.records import Array
+from auheat.utils.checks import check_one_of
 
 CROPS = ("none", "auto")
 
@@ -77,8 +78,7 @@ class Framing:
 
 def check_framing(crop: str, align: bool, side: int) -> None:
     """Raise `AuheatError` for a framing that cannot be."""
-    if crop not in CROPS:
-        raise AuheatError(f"--crop: {crop!r} is not known (one of {', '.join(CROPS)})")
+    check_one_of("--crop", crop, CROPS)
     if align and crop != "none":
         raise AuheatError("--align, --crop: an aligned face is cropped already (leave one out)")
     if not 16 <= side <= 4096:

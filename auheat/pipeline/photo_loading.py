@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeAlias, TypeVar
 import cv2
 import numpy as np
 
+from auheat.errors import AuheatError
 from auheat.images.decoding import decode, read_bytes
 from auheat.images.headers import UnreadableImageError
 from auheat.records import Array, Box
@@ -68,12 +69,31 @@ def decode_small(file: Path) -> Decoded:
         image = decode(read_bytes(file))
     except UnreadableImageError:
         return None
+    return _shrink(image), (image.shape[0], image.shape[1])
+
+
+def _shrink(image: Array) -> Array:
+    """Return an image with no side over `DETECTION_SIDE`."""
     height, width = image.shape[:2]
-    shrink = DETECTION_SIDE / max(height, width)
-    if shrink < 1:
-        small = (max(1, round(width * shrink)), max(1, round(height * shrink)))
-        image = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
-    return image, (height, width)
+    factor = DETECTION_SIDE / max(height, width)
+    if factor >= 1:
+        return image
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
+def check_present(source: Path, tried: int, unread: Iterable[Path | str]) -> None:
+    """Raise `AuheatError` where all of several photos, or their folder, have vanished.
+
+    `unread` are those of the `tried` photos that could not be read. One absent photo is a row with
+    a status; a disk that was taken away is not.
+    """
+    gone = sum(not (source / path).exists() for path in unread)
+    if gone and (gone == tried > 1 or not source.is_dir()):
+        raise AuheatError(
+            f"{source}: its photos have vanished (finished shards are kept: bring them back, and "
+            "the same command goes on)"
+        )
 
 
 def measure(file: Path) -> tuple[int, int]:
@@ -122,10 +142,5 @@ def decode_view(photo: tuple[Path, Box | None]) -> DetectorView | None:
     y, foot = (int(np.clip(v, 0, height)) for v in (top - above, bottom + above + 1))
     if right < 0 or bottom < 0 or left >= width or top >= height:
         return DetectorView(np.zeros((64, 64, 3), np.uint8), (height, width), (0, 0), (64, 64))
-    crop = np.ascontiguousarray(image[y:foot, x:end])
-    extent = (foot - y, end - x)
-    shrink = DETECTION_SIDE / max(extent)
-    if shrink < 1:
-        small = (max(1, round(extent[1] * shrink)), max(1, round(extent[0] * shrink)))
-        crop = cv2.resize(crop, small, interpolation=cv2.INTER_AREA)
-    return DetectorView(crop, (height, width), (x, y), extent)
+    crop = _shrink(np.ascontiguousarray(image[y:foot, x:end]))
+    return DetectorView(crop, (height, width), (x, y), (foot - y, end - x))

@@ -25,7 +25,8 @@ from auheat.shards.schema import FORMAT_VERSION, LANDMARKS, SHARDS
 from auheat.shards.writer import ShardFolder, write_shard
 from auheat.store.shard_set import digest_settings
 from auheat.store.store import check_name, list_finished, read_source
-from auheat.store.summary import Summary, check_positive, summarize
+from auheat.store.summary import Summary, summarize
+from auheat.utils.checks import check_one_of, check_positive
 from auheat.utils.locking import lock_store
 
 MAX_SIZE = 1024
@@ -200,9 +201,7 @@ def _make(
 
 def _choose_codebook(codebook: str | None, geometry: str) -> str:
     """Return the codebook's name or file; raises `AuheatError` where the geometry has its own."""
-    if geometry not in GEOMETRIES:
-        known = ", ".join(GEOMETRIES)
-        raise AuheatError(f"--geometry: {geometry!r} is not known (one of {known})")
+    check_one_of("--geometry", geometry, GEOMETRIES)
     if geometry == "reference" and codebook not in (None, REFERENCE_CODEBOOK):
         raise AuheatError(
             f"--codebook: {codebook!r}, but --geometry reference draws {REFERENCE_CODEBOOK} alone "

@@ -20,7 +20,7 @@ from auheat.heatmaps.render_bytes import render_bytes
 from auheat.images.decoding import make_portable, read_bytes
 from auheat.images.headers import UnreadableImageError, read_header
 from auheat.pipeline.framing import Frames, Framing, move, reframe
-from auheat.pipeline.photo_loading import count_threads, work_ahead
+from auheat.pipeline.photo_loading import check_present, count_threads, work_ahead
 from auheat.records import Array, Status
 from auheat.shards.reader import read_columns
 from auheat.shards.writer import Column
@@ -142,18 +142,13 @@ class ShardBuilder:
         files = [self.source / path for path in rows["path"]]
         about = zip(rows["size"].tolist(), rows["bytes"].tolist(), strict=True)
         jobs = list(zip(files, readable.tolist(), about, moves, strict=True))
-        some = [jobs[i : i + _AT_ONCE] for i in range(0, len(jobs), _AT_ONCE)]
+        parts = [jobs[i : i + _AT_ONCE] for i in range(0, len(jobs), _AT_ONCE)]
         threads = count_threads(self.workers)
         threads = threads if threads > 1 else 0
-        with closing(work_ahead(_read_photos, some, threads, 4 * threads)) as read:
+        with closing(work_ahead(_read_photos, parts, threads, 4 * threads)) as read:
             photos = [photo for part in read for photo in part]
-        lost = [i for i in np.flatnonzero(readable) if not photos[i]]
-        gone = [i for i in lost if not (self.source / rows["path"][i]).exists()]
-        if gone and (len(gone) == readable.sum() > 1 or not self.source.is_dir()):
-            raise AuheatError(
-                f"{self.source}: its photos have vanished (finished shards are kept: bring them "
-                "back, and the same command goes on)"
-            )
+        unread = [rows["path"][i] for i in np.flatnonzero(readable) if not photos[i]]
+        check_present(self.source, int(readable.sum()), unread)
         return photos
 
 

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from auheat.errors import AuheatError
 from auheat.shards.manifest import ShardEntry
 from auheat.shards.writer import ShardFolder
+from auheat.utils.checks import check_one_of
 from auheat.utils.devices import count_cores, limit_cores
 
 BACKENDS = ("threads", "loky", "dask", "ray")
@@ -89,8 +90,7 @@ _ENGINES: MappingProxyType[str, _Engine] = MappingProxyType(
 
 def check_backend(backend: str) -> str:
     """Return a backend that is known and installed; raises `AuheatError` for another."""
-    if backend not in BACKENDS:
-        raise AuheatError(f"--backend: {backend!r} is not known (one of {', '.join(BACKENDS)})")
+    check_one_of("--backend", backend, BACKENDS)
     if backend != "threads":
         try:
             importlib.import_module(_ENGINES[backend].package)

@@ -6,11 +6,7 @@ report costs no inference. What an evaluation of an earlier version lacks is not
 
 from __future__ import annotations
 
-import lzma
 import math
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -52,27 +48,9 @@ from auheat.reporting.tables import (
     units_context,
 )
 from auheat.runs.run_folder import METRICS, RESULT, RUNS, find_run
+from auheat.utils.npz import DAMAGE
 
 _T = TypeVar("_T")
-
-
-_DAMAGE = (
-    OSError,
-    ValueError,
-    KeyError,
-    TypeError,
-    IndexError,
-    AttributeError,
-    EOFError,
-    ArithmeticError,
-    RuntimeError,  # text nested too deep, an encrypted archive
-    lzma.LZMAError,
-    tokenize.TokenError,
-    zipfile.BadZipFile,
-    zlib.error,
-    cv2.error,
-)
-"""What reading or drawing a file raises whose content is not what was once written."""
 
 
 def write_report(
@@ -116,7 +94,7 @@ def _guard(read: Callable[[], _T], what: Path, remedy: str) -> _T:
         return read()
     except AuheatError:
         raise
-    except _DAMAGE as error:
+    except (OSError, *DAMAGE, cv2.error) as error:
         told = f"{type(error).__name__}: {error}"
         raise AuheatError(f"{what}: unreadable ({told}); {remedy}") from error
 

@@ -19,7 +19,7 @@ import numpy as np
 from auheat.errors import AuheatError
 from auheat.records import Array
 from auheat.shards.manifest import read_manifest
-from auheat.shards.schema import BYTES_OF, FORMAT_VERSION, FORMATS, MAX_ROWS
+from auheat.shards.schema import BYTES_OF, FORMAT_VERSION, MAX_ROWS
 
 MAX_RATIO = 1032
 """Deflate shrinks nothing to less than 1/1032 (zlib's own limit)."""
@@ -171,8 +171,3 @@ def content_digest(folder: Path) -> str:
 def _digest_attributes(digest: Any, attributes: Mapping[str, Any]) -> None:
     for key in sorted(attributes):
         digest.update(f"{key}={json.dumps(attributes[key], default=str)};".encode())
-
-
-def known_datasets(kind: str) -> tuple[str, ...]:
-    """Return the datasets that every shard of a format has."""
-    return tuple(name for name, spec in FORMATS[kind].items() if spec.needed)

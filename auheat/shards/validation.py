@@ -24,7 +24,7 @@ from auheat.shards.reader import find_traps, open_shard, plain_attributes, read_
 from auheat.shards.schema import BACKUP, FORMAT_VERSION, FORMATS, MANIFEST
 from auheat.shards.writer import crc_of
 from auheat.utils.files import PART, file_digest
-from auheat.utils.paths import stays_inside
+from auheat.utils.paths import is_inside_name
 
 STRUCTURE = "(structure)"
 """Stands for a dataset where HDF5's own bookkeeping is damaged, which belongs to all of them."""
@@ -256,7 +256,7 @@ def _check_ids(columns: Mapping[str, Any], file: str, seen: dict[str, str]) -> I
             problem = f"{key!r} is in {seen[key]}, too" if key else "empty"
             yield "S8", problem, "id", row
         seen[key] = file
-    yield from _check_rows("S9", "path", columns["path"], stays_inside)
+    yield from _check_rows("S9", "path", columns["path"], is_inside_name)
     yield from _check_rows("S10", "split", columns["split"], lambda v: v in ("", *SPLITS.values()))
 
 

@@ -104,15 +104,24 @@ def find_rendered(store: Path, name: str | None = None, option: str = "--name") 
 
     Raises `AuheatError` listing what is there, and the `option` that chooses.
     """
-    there = sorted(p.name for p in (store / SHARDS).glob("*/") if has_manifest(p))
-    if not there:
+    names = sorted(p.name for p in (store / SHARDS).glob("*/") if has_manifest(p))
+    if not names:
         raise AuheatError(f"{store / SHARDS}: no shards (run `auheat render` first)")
-    if name is None and len(there) > 1:
-        raise AuheatError(f"{store / SHARDS}: choose one with {option} ({', '.join(there)})")
-    chosen = there[0] if name is None else name
-    if chosen not in there:
-        raise AuheatError(f"{store / SHARDS}: no {chosen!r} (there: {', '.join(there)})")
+    if name is None and len(names) > 1:
+        raise AuheatError(f"{store / SHARDS}: choose one with {option} ({', '.join(names)})")
+    chosen = names[0] if name is None else name
+    if chosen not in names:
+        raise AuheatError(f"{store / SHARDS}: no {chosen!r} (there: {', '.join(names)})")
     return store / SHARDS / chosen
+
+
+def list_rendered(store: Path, name: str | None) -> tuple[list[Path], dict[str, Any]]:
+    """Return the files and the fingerprint of finished training shards; raises `AuheatError`."""
+    folder = find_rendered(store, name, "--shards")
+    files, fingerprint = list_finished(folder, "auheat render")
+    if not files:
+        raise AuheatError(f"{folder}: no rows (run `auheat render` again)")
+    return files, fingerprint
 
 
 def check_name(name: str) -> str:

@@ -87,13 +87,6 @@ def summarize(
     return Summary(stage, folder, total, resumed, counts, seconds, details, tuple(warnings))
 
 
-def check_positive(**values: int | None) -> None:
-    """Raise `AuheatError` for an option (named as its parameter) that is below 1."""
-    for key, value in values.items():
-        if value is not None and value < 1:
-            raise AuheatError(f"--{key.replace('_', '-')}: {value} (expected 1 or more)")
-
-
 def write_failed(folder: Path, rows: Iterable[tuple[str, str, int]]) -> int:
     """Write failed.csv (id, path, status) of a stage and return its number of rows."""
     text = io.StringIO(newline="")

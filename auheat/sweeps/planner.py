@@ -24,6 +24,7 @@ from auheat.sweeps.grid import (
 )
 from auheat.training.config import TrainConfig, make_config
 from auheat.training.presets import PRESETS
+from auheat.utils.checks import check_distinct
 
 _INSTEAD = {"method": "methods", "au_weight": "lambdas", "seed": "seeds"}
 
@@ -87,7 +88,7 @@ def _check_given(
             raise AuheatError(f"{key}: not the same for every run of a sweep (expected {instead})")
     if not seeds:
         raise AuheatError("--seeds: an empty list (expected one or more, such as 0)")
-    _check_distinct("--seeds", seeds)
+    check_distinct("--seeds", seeds, str)
     if data is None:
         return
     if preset != "paper":
@@ -97,7 +98,7 @@ def _check_given(
             raise AuheatError(f"data: {value!r} is not known (one of {', '.join(DATA)})")
     if not data:
         raise AuheatError(f"data: an empty list (expected some of {', '.join(DATA)})")
-    _check_distinct("data", data)
+    check_distinct("data", data, str)
 
 
 def _check_preset(
@@ -143,9 +144,9 @@ def _make_part(
     _check_known(
         "--layers", numbers, range(1, N_LAYERS + 1).__contains__, f"some of 1 to {N_LAYERS}"
     )
-    _check_distinct("--methods", part.methods)
-    _check_distinct("--lambdas", part.lambdas)
-    _check_distinct("--layers", part.layers)
+    check_distinct("--methods", part.methods, str)
+    check_distinct("--lambdas", part.lambdas, str)
+    check_distinct("--layers", part.layers, format_layers)
     if not (part.methods and part.lambdas and all(part.layers) and part.layers):
         raise AuheatError("sweep: an empty list of methods, lambdas or layers (leave it out)")
     if layers is not None and not part.positive():
@@ -167,13 +168,6 @@ def _check_known(
     for value in values:
         if not fits(value):
             raise AuheatError(f"{option}: {value!r} is not known (expected {expected})")
-
-
-def _check_distinct(option: str, values: Sequence[Any]) -> None:
-    for value in values:
-        if list(values).count(value) > 1:
-            text = format_layers(value) if isinstance(value, tuple) else value
-            raise AuheatError(f"{option}: {text} is given twice (each run once is enough)")
 
 
 def _configure(training: Mapping[str, Any], **swept: Any) -> TrainConfig:

@@ -14,7 +14,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,7 +22,6 @@ from typing import Any, TypeAlias
 
 import joblib
 import torch
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from auheat import __version__
@@ -39,10 +38,11 @@ from auheat.sweeps.single_run import (
     sum_seconds,
 )
 from auheat.sweeps.tables import write_markdown
-from auheat.training.runner import format_duration, identify_weights
+from auheat.training.runner import identify_weights
+from auheat.utils.checks import format_duration
 from auheat.utils.devices import count_cores, limit_cores
-from auheat.utils.files import cannot_write, write_json, write_whole
-from auheat.utils.locking import LOCK_SECONDS
+from auheat.utils.files import write_json, write_whole
+from auheat.utils.locking import LOCK, hold
 
 SWEEPS = "sweeps"
 
@@ -50,8 +50,6 @@ STATE, TABLE, PAGE = "sweep.json", "sweep.csv", "sweep.md"
 
 SWEEP_VERSION = 0
 
-
-_LOCK = ".lock"
 
 _WATCH_SECONDS = 1.0
 
@@ -115,7 +113,8 @@ def sweep(
     tasks = _make_tasks(plan, places)
     _check_grid(folder, plan, overwrite)
     tasks = _check_tasks(tasks, overwrite)
-    with _lock(folder):
+    busy = f"{folder}: another process is at this sweep (wait for it, or use another --name)"
+    with hold(folder / LOCK, busy):
         started = time.perf_counter()
         work = SweepRunner(
             folder, plan, places, {task.cell.name: RunState() for task in tasks}, tell
@@ -124,26 +123,6 @@ def sweep(
         chosen = work.write()
     seconds = round(time.perf_counter() - started, 3)
     return SweepSummary(folder, work.records, resumed, chosen, seconds)
-
-
-@contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Be the one process that makes a sweep; raises `AuheatError` where another one is."""
-    lock = FileLock(folder / _LOCK)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=LOCK_SECONDS)
-    except Timeout as error:
-        raise AuheatError(
-            f"{folder}: another process is at this sweep (wait for it, or use another --name)"
-        ) from error
-    except (OSError, NotImplementedError) as error:
-        reason = error if isinstance(error, OSError) else OSError("it has no locks")
-        raise cannot_write(folder, reason) from error
-    try:  # what fails from here on is not the lock's
-        yield
-    finally:
-        lock.release()
 
 
 def _make_tasks(plan: SweepPlan, places: Mapping[str, Path]) -> list[Task]:

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from auheat.data.dataset import ShardDataset
 from auheat.errors import AuheatError
 from auheat.evaluation.evaluator import evaluate
 from auheat.runs import run_folder
 from auheat.runs.run_folder import ARRAYS, RESULT, VAL_ARRAYS, VAL_RESULT
-from auheat.store.store import find_rendered, list_finished
 from auheat.sweeps.grid import SweepRun
 from auheat.sweeps.results import RunState, read_scores
 from auheat.training.config import TrainConfig
 from auheat.training.runner import describe_settings, train
 from auheat.training.training_data import describe_training_data, load_training_data
 from auheat.utils.devices import pick_device
-from auheat.utils.files import cannot_write
+from auheat.utils.locking import hold
 
 _LOCK_SECONDS = 5.0
 """How long a run is waited for: the processes of a killed sweep take a second or two to end."""
@@ -56,7 +52,7 @@ def check_material(store: Path, config: TrainConfig) -> dict[str, Any]:
     if config.weights not in ("auto", "none") and not Path(config.weights).is_file():
         raise AuheatError(f"--weights: {config.weights}: no such file (auto, none, or a file)")
     material = load_training_data(store, config)
-    files, _ = list_finished(find_rendered(store, config.shards, "--shards"), "auheat render")
+    files = material.dataset.files
     if not len(ShardDataset(files, "test", config.image_size, config.classes)):
         raise AuheatError(f"{material.folder}: no test photos (each run is scored on them)")
     return describe_training_data(material, processes=1)
@@ -98,9 +94,11 @@ def make_run(task: Task, tell: Tell) -> RunState:
         notes.append(text)
         tell(text)
 
-    state, error = "done", ""
+    state, error, run = "done", "", task.run
+    busy = f"{run}: another process trains this run (wait for it, then the same command goes on)"
     try:
-        with _lock(task.run):
+        # beside the folder, which may be removed and made anew under the lock
+        with hold(run.with_name(f".{run.name}.lock"), busy, _LOCK_SECONDS):
             train(task.store, task.cell.config, task.anew, note)
             for split in task.splits:
                 if not is_scored(task.run, split):
@@ -108,27 +106,6 @@ def make_run(task: Task, tell: Tell) -> RunState:
     except Exception as reason:  # whatever it is, the other runs go on
         state, error = "failed", _describe_error(reason)
     return RunState(state, sum_seconds(task.run), error, tuple(notes))
-
-
-@contextlib.contextmanager
-def _lock(run: Path) -> Iterator[None]:
-    """Be the one process that makes a run; raises `AuheatError` where another one is."""
-    # beside the folder, which may be removed and made anew under the lock
-    lock = FileLock(run.with_name(f".{run.name}.lock"))
-    try:
-        run.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=_LOCK_SECONDS)
-    except Timeout as error:
-        raise AuheatError(
-            f"{run}: another process trains this run (wait for it, then the same command goes on)"
-        ) from error
-    except (OSError, NotImplementedError) as error:
-        reason = error if isinstance(error, OSError) else OSError("it has no locks")
-        raise cannot_write(run.parent, reason) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def is_finished(task: Task) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -17,6 +17,7 @@ from auheat.models.resnet import N_LAYERS
 from auheat.store.store import check_name
 from auheat.training.optim import OPTIMIZERS, SCHEDULES
 from auheat.training.presets import CROP, CROP_FROM, PRESETS, RECIPES
+from auheat.utils.checks import check_distinct, check_one_of
 
 MIN_SIDE = 16
 """Of photos with a shorter side the last layer would make a map of a single pixel."""
@@ -93,8 +94,8 @@ def make_config(preset: str = "none", **settings: Any) -> TrainConfig:
     """
     given = {k: v for k, v in settings.items() if v is not None}
     recipe = given.get("recipe", "none")
-    _check_one_of("--preset", preset, PRESETS)
-    _check_one_of("--recipe", recipe, RECIPES)
+    check_one_of("--preset", preset, PRESETS)
+    check_one_of("--recipe", recipe, RECIPES)
     if "none" not in (preset, recipe):
         raise AuheatError(f"--recipe: {recipe!r} beside --preset {preset!r} (one of the two)")
     chosen = {**RECIPES[recipe], **PRESETS[preset]}
@@ -106,7 +107,7 @@ def make_config(preset: str = "none", **settings: Any) -> TrainConfig:
         chosen = {"crop_from": _fit_crop(row, chosen), **chosen}
     config = TrainConfig(**{"image_size": row.image_size, "backbone": row.standard, **chosen})
     check_backbone(config.method, config.backbone)
-    _check_one_of("--optimizer", config.optimizer, OPTIMIZERS)
+    check_one_of("--optimizer", config.optimizer, OPTIMIZERS)
     for key in ("epochs", "batch_size", "lr"):
         if not 0 < getattr(config, key) < math.inf:
             raise AuheatError(f"--{key.replace('_', '-')}: {getattr(config, key)} (expected > 0)")
@@ -129,8 +130,8 @@ def make_config(preset: str = "none", **settings: Any) -> TrainConfig:
         raise AuheatError(f"--val-fraction: {config.val_fraction} (expected between 0 and 1)")
     if not config.layers or not set(config.layers) <= set(range(1, N_LAYERS + 1)):
         raise AuheatError(f"--layers: {config.layers} (expected some of 1 to {N_LAYERS})")
-    _check_distinct("--layers", config.layers)
-    _check_distinct("--classes", config.classes or ())
+    check_distinct("--layers", config.layers)
+    check_distinct("--classes", config.classes or ())
     _check_engine(config)
     return config
 
@@ -143,9 +144,9 @@ def _fit_crop(row: Method, chosen: Mapping[str, Any]) -> int:
 
 def _check_engine(config: TrainConfig) -> None:
     """Raise `AuheatError` for what no run could do of schedule, precision, passes and crops."""
-    _check_one_of("--schedule", config.schedule, {"auto": None, **SCHEDULES})
-    _check_one_of("--augment", config.augment, AUGMENTATIONS)
-    _check_one_of("--amp", config.amp, AMP)
+    check_one_of("--schedule", config.schedule, {"auto": None, **SCHEDULES})
+    check_one_of("--augment", config.augment, AUGMENTATIONS)
+    check_one_of("--amp", config.amp, AMP)
     on_cpu = config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available())
     if config.amp == "fp16" and on_cpu:
         raise AuheatError("--amp: 'fp16' needs CUDA (bf16 works on a CPU too)")
@@ -188,17 +189,6 @@ def check_parts(config: TrainConfig, processes: int) -> None:
         )
     if config.sync_bn and config.freeze_bn:
         raise AuheatError("--sync-bn: nothing to sync with --freeze-bn (one of the two)")
-
-
-def _check_one_of(option: str, value: str, known: Mapping[str, Any]) -> None:
-    if value not in known:
-        raise AuheatError(f"{option}: {value!r} is not known (one of {', '.join(known)})")
-
-
-def _check_distinct(option: str, values: Sequence[Any]) -> None:
-    for value in values:
-        if values.count(value) > 1:
-            raise AuheatError(f"{option}: {value!r} is given twice (once is enough)")
 
 
 AMP: Mapping[str, torch.dtype] = MappingProxyType(

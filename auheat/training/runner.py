@@ -38,6 +38,7 @@ from auheat.training.training_data import (
     load_training_data,
     write_split_and_maps,
 )
+from auheat.utils.checks import format_duration
 from auheat.utils.distributed import World, join
 from auheat.utils.files import file_digest
 
@@ -167,13 +168,6 @@ def _estimate_time(engine: Trainer, done: int, rate: float) -> list[str]:
     return lines
 
 
-def format_duration(seconds: float) -> str:
-    """Return a time to wait with its unit: seconds, from 90 on minutes, from 90 of those hours."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
 def sync_batchnorm(model: Classifier, backbone: str) -> Classifier:
     """Make batch normalisation span all processes; parameters and their names are kept."""
     convert = nn.SyncBatchNorm.convert_sync_batchnorm
@@ -225,7 +219,7 @@ def _describe(config: TrainConfig, material: TrainingData, world: World) -> dict
     """Return config.json: all that evaluation needs besides photos, on any machine."""
     asked = read_manifest(material.folder).fingerprint
     made_with = read_attributes(material.dataset.files[0])
-    book = codebook.read_codebook(material.dataset.files)
+    book = material.book
     return {
         "format": run_folder.RUN_VERSION,
         "auheat": __version__,

@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from auheat.data.dataset import ShardDataset, split_validation
+from auheat.data.dataset import ShardDataset, mean_heatmaps, split_validation
 from auheat.errors import AuheatError
+from auheat.facs.records import Codebook
 from auheat.heatmaps.plan import Plan, plan_heatmaps
 from auheat.records import Array
-from auheat.runs import checkpoint, codebook, run_folder
+from auheat.runs import checkpoint, run_folder
+from auheat.runs.codebook import read_codebook
 from auheat.shards.reader import read_attributes
 from auheat.shards.schema import SHARDS
-from auheat.store.store import find_rendered, list_finished
+from auheat.store.store import list_rendered
 from auheat.training.config import TrainConfig
 from auheat.utils.files import write_json
 
@@ -27,7 +29,7 @@ from auheat.utils.files import write_json
 class TrainingData:
     """The photos of one run: all of train, which of its rows are learnt from or held out.
 
-    `plan` is that of the heatmaps they were rendered with.
+    `book` and `plan` are those of the heatmaps they were rendered with.
     """
 
     folder: Path
@@ -37,6 +39,7 @@ class TrainingData:
     val: Array
     plan: Plan
     about: dict[str, Any]
+    book: Codebook
 
 
 def load_training_data(store: Path, config: TrainConfig) -> TrainingData:
@@ -45,8 +48,8 @@ def load_training_data(store: Path, config: TrainConfig) -> TrainingData:
     Rows of split "val" are the validation set where there are any, else it is cut from train.
     Raises `AuheatError` where there is too little to train on.
     """
-    folder = find_rendered(store, config.shards, "--shards")
-    files, fingerprint = list_finished(folder, "auheat render")
+    files, fingerprint = list_rendered(store, config.shards)
+    folder = files[0].parent
     size, classes = config.image_size, config.classes
     learnt_from = config.crop_from or size
     train = ShardDataset(files, "train", learnt_from, classes)
@@ -84,8 +87,9 @@ def load_training_data(store: Path, config: TrainConfig) -> TrainingData:
             "those of expressions, as `auheat render` draws them without --generic, --landmarks "
             "and --geometry)"
         )
-    plan = plan_heatmaps(codebook.read_codebook(files), train.class_names)
-    return TrainingData(folder, train, chosen, val, val_rows, plan, about)
+    book = read_codebook(files)
+    plan = plan_heatmaps(book, train.class_names)
+    return TrainingData(folder, train, chosen, val, val_rows, plan, about, book)
 
 
 def describe_training_data(material: TrainingData, processes: int) -> dict[str, Any]:
@@ -98,18 +102,10 @@ def write_split_and_maps(run: Path, material: TrainingData) -> None:
     """Note the rows held out, and each class's mean training heatmap (K, h, w) in [0, 1]."""
     held_out = [material.held_out.ids[i] for i in material.val]
     write_json(run / run_folder.SPLIT, {"val": held_out})
-    total: dict[int, Any] = {}
-    count: dict[int, int] = {}
-    for index in material.train.tolist():
-        label = int(material.dataset.labels[index])
-        heatmap, valid = material.dataset.read_heatmap(index)
-        if valid:
-            total[label] = total.get(label, 0) + heatmap.astype(np.float64) / 255
-            count[label] = count.get(label, 0) + 1
-    if not total:
+    means = mean_heatmaps(material.dataset, material.train)
+    if not means:
         raise AuheatError(f"{material.folder}: no training photo has a heatmap")
-    blank = np.zeros_like(next(iter(total.values())))
+    blank = np.zeros_like(next(iter(means.values())))
     classes = range(len(material.dataset.class_names))
-    means = [total[k] / count[k] if k in total else blank for k in classes]
-    maps = torch.from_numpy(np.stack(means).astype(np.float32))
+    maps = torch.from_numpy(np.stack([means.get(k, blank) for k in classes]).astype(np.float32))
     checkpoint.save_tensors(run / run_folder.MAPS, {"mean_heatmap": maps})

@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -24,31 +24,50 @@ LOCK_SECONDS = 0.5
 
 
 @contextlib.contextmanager
-def lock_store(store: Path) -> Iterator[None]:
-    """Be the one process that writes to a store; the system frees the lock of one that died.
+def hold(
+    path: Path,
+    message: str | Callable[[], str],
+    timeout: float = LOCK_SECONDS,
+    remove: bool = False,
+) -> Iterator[None]:
+    """Hold a lock file; the system frees the lock of a process that died.
 
-    Raises `AuheatError` that names the owner where another process holds it, or where the store
-    cannot be written.
+    Raises `AuheatError` with `message` where another process still holds it after `timeout`
+    seconds, or where it cannot be made. `remove` takes the file away afterwards.
     """
+    lock = FileLock(path)
     try:
-        store.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(store / LOCK)
-        lock.acquire(timeout=LOCK_SECONDS)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=timeout)
     except Timeout as error:
-        raise AuheatError(
-            f"{store}: in use by {_describe_owner(store)} (wait for it, or use another --store)"
-        ) from error
+        raise AuheatError(message if isinstance(message, str) else message()) from error
     except (OSError, NotImplementedError) as error:
         reason = error if isinstance(error, OSError) else OSError("it has no locks")
-        raise cannot_write(store, reason) from error
-    try:
-        with contextlib.suppress(OSError):  # it only informs others
-            write_json(store / OWNER, _describe_self())
+        raise cannot_write(path.parent, reason) from error
+    try:  # what fails from here on is not the lock's
         yield
     finally:
-        with contextlib.suppress(OSError):
-            (store / OWNER).unlink(missing_ok=True)
         lock.release()
+        if remove:
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def lock_store(store: Path) -> Iterator[None]:
+    """Lock a store for writing; raises `AuheatError` that names the process which has it."""
+
+    def message() -> str:
+        owner = _describe_owner(store)
+        return f"{store}: in use by {owner} (wait for it, or use another --store)"
+
+    with hold(store / LOCK, message):
+        try:
+            with contextlib.suppress(OSError):  # it only informs others
+                write_json(store / OWNER, _describe_self())
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                (store / OWNER).unlink(missing_ok=True)
 
 
 def check_free(store: Path) -> None:

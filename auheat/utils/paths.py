@@ -8,7 +8,7 @@ import stat
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
 from auheat.errors import AuheatError
 from auheat.records import SUFFIXES
@@ -23,7 +23,7 @@ def is_plain_name(name: str) -> bool:
 
 
 def is_inside_name(name: str) -> bool:
-    """Whether a relative path from a label file stays below the folder it is meant for.
+    """Whether a relative path stays below the folder it is meant for, on any system (rule S9).
 
     Refused are absolute paths, `..`, backslashes, NUL, drive letters, and the folder itself.
     """
@@ -49,10 +49,10 @@ def find_names(source: Path) -> Iterator[str]:
 
 
 class Fence:
-    """Refuses what lies outside a folder, once links are followed; a `follow` fence has a gate.
+    """Rejects paths that resolve outside a root folder; with `follow`, links may leave it.
 
-    A folder is resolved once, however many photos are looked at in it. `hint` is what a refusal
-    says of the gate.
+    A folder is resolved once, however many photos are looked at in it. `hint` is what the
+    error says of the option that allows it.
     """
 
     def __init__(self, root: Path, follow: bool, hint: str = "; --follow-links allows it") -> None:
@@ -212,14 +212,7 @@ def _is_text(fence: Fence, name: str, odd: Callable[[AuheatError], None]) -> boo
     return False
 
 
-def some(names: Collection[str], most: int = 3) -> str:
+def list_few(names: Collection[str], most: int = 3) -> str:
     """Return the first few names for a message."""
     shown = [repr(name) for _, name in zip(range(most), names, strict=False)]
     return ", ".join(shown) + (", ..." if len(names) > most else "")
-
-
-def stays_inside(path: str) -> bool:
-    """Whether a shard's path names something below the source folder, on any system (rule S9)."""
-    plain = PurePosixPath(path)
-    parts = {*plain.parts, *PureWindowsPath(path).parts}
-    return bool(path) and not plain.is_absolute() and ".." not in parts and "\0" not in path

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 from training_helpers import NAMES, make_store
 
-from auheat.data.dataset import WORKER_START, ShardDataset, _decode, fit_square, split_validation
+from auheat.data.dataset import WORKER_START, ShardDataset, fit_square, split_validation
 from auheat.errors import AuheatError
-from auheat.images.decoding import decode
+from auheat.images.decoding import decode, decode_stored
 from auheat.images.headers import UnreadableImageError
 from auheat.shards.reader import read_columns
 
@@ -163,8 +163,8 @@ def test_dataset_pickles_without_its_open_files(shards):
 
 def test_loader_workers_return_the_same_batches(shards):
     dataset = ShardDataset(shards, "test", image_size=24)
-    helper = {"num_workers": 1, "multiprocessing_context": WORKER_START}
-    alone, helped = (list(DataLoader(dataset, 5, **about)) for about in ({}, helper))
+    alone = list(DataLoader(dataset, 5))
+    helped = list(DataLoader(dataset, 5, num_workers=1, multiprocessing_context=WORKER_START))
     assert [len(b["label"]) for b in alone] == [5, 5, 2]
     for a, b in zip(alone, helped, strict=True):
         assert all(torch.equal(a[key], b[key]) for key in a)
@@ -262,8 +262,8 @@ def test_a_photo_that_ends_too_early_is_no_photo_whatever_opencv_makes_of_it():
     pixels = np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)
     data = cv2.imencode(".jpg", pixels)[1].tobytes()
     with pytest.raises(UnreadableImageError, match="cut short"):
-        _decode(data[:-40])
-    np.testing.assert_array_equal(_decode(data)[..., ::-1], decode(data))
+        decode_stored(data[:-40])
+    np.testing.assert_array_equal(decode_stored(data)[..., ::-1], decode(data))
 
 
 def test_a_person_of_many_photos_is_one_name_in_memory(tmp_path):

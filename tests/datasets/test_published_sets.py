@@ -10,7 +10,7 @@ import sets
 from click.testing import CliRunner
 
 from auheat.cli import main
-from auheat.datasets.registry import detect_dataset, read_dataset, read_samples
+from auheat.datasets.registry import read_dataset, read_samples
 from auheat.errors import AuheatError
 from auheat.pipeline.extraction import extract
 from auheat.pipeline.rendering import render
@@ -44,12 +44,12 @@ RAFDB = ["Surprise", "Fear", "Disgust", "Happiness", "Sadness", "Anger", "Neutra
 
 def test_compound_classes_are_the_canonical_compound_names(tmp_path, rafdb, stub_detector):
     source = sets.rafdb_compound(tmp_path / "c")
-    assert detect_dataset(source) == "rafdb-compound"
+    assert read_dataset(source).layout == "rafdb-compound"
     extract(source, tmp_path / "s")
     rows = read_rows(tmp_path / "s")
     assert [rows[k]["label"] for k in sorted(rows, key=lambda k: int(k[-5:]))] == COMPOUND
     assert {row["split"] for row in rows.values()} == {"train", "test"}
-    assert detect_dataset(source / "compound") == "rafdb-compound"
+    assert read_dataset(source / "compound").layout == "rafdb-compound"
     rafdb.rename(source / "basic")
     listing = read_dataset(source)
     assert (listing.layout, len(listing.samples)) == ("rafdb", 12)
@@ -59,7 +59,7 @@ def test_compound_classes_are_the_canonical_compound_names(tmp_path, rafdb, stub
 def test_a_compound_list_is_not_taken_for_the_basic_one_whatever_its_folder_is_called(tmp_path):
     source = sets.rafdb_compound(tmp_path) / "compound"
     moved = source.rename(tmp_path / "set")
-    assert detect_dataset(moved) == "rafdb-compound"
+    assert read_dataset(moved).layout == "rafdb-compound"
     assert read_samples(moved)[0].label in COMPOUND
     file = moved / "EmoLabel/list_patition_label.txt"
     file.write_text("".join(file.read_text().splitlines(keepends=True)[:7]))
@@ -70,7 +70,7 @@ def test_a_compound_list_is_not_taken_for_the_basic_one_whatever_its_folder_is_c
 
 def test_numbered_rafdb_folders_are_read_where_label_files_prove_them(tmp_path, stub_detector):
     source = sets.rafdb_numbered(tmp_path / "k")
-    assert detect_dataset(source) == "rafdb-numbered"
+    assert read_dataset(source).layout == "rafdb-numbered"
     summary = extract(source, tmp_path / "s")
     rows = read_rows(tmp_path / "s")
     for split, width in (("train", 5), ("test", 4)):
@@ -128,7 +128,7 @@ def test_affectnet_ids_are_names_and_rows_without_an_expression_are_counted(
     tmp_path, stub_detector
 ):
     source = sets.affectnet(tmp_path / "a")
-    assert detect_dataset(source) == "affectnet"
+    assert read_dataset(source).layout == "affectnet"
     summary = extract(source, tmp_path / "s")
     rows = read_rows(tmp_path / "s")
     train = {k: r for k, r in rows.items() if r["split"] == "train"}
@@ -192,7 +192,8 @@ def test_fer2013_rows_become_photos_in_the_store_once(tmp_path, stub_detector):
     (tmp_path / "f").mkdir()
     source = sets.fer_table(tmp_path / "f")
     before = sorted(source.iterdir())
-    assert detect_dataset(source) == detect_dataset(source / "fer2013.csv") == "fer2013"
+    for path in (source, source / "fer2013.csv"):
+        assert read_dataset(path, unpack=tmp_path / "p").layout == "fer2013"
     extract(source, tmp_path / "s")
     rows = read_rows(tmp_path / "s")
     splits = ("train", "val", "test")
@@ -247,7 +248,7 @@ def test_bad_rows_of_fer2013_are_named(tmp_path, old, new, said):
 
 def test_ferplus_takes_the_most_votes_and_counts_what_it_drops(tmp_path, stub_detector):
     source = sets.ferplus(tmp_path / "f")
-    assert detect_dataset(source) == "ferplus"
+    assert read_dataset(source, unpack=tmp_path / "p").layout == "ferplus"
     summary = extract(source, tmp_path / "s")
     rows = read_rows(tmp_path / "s")
     assert {k: (r["label"], r["split"]) for k, r in rows.items()} == {
@@ -338,7 +339,7 @@ def test_each_face_of_an_expw_photo_has_the_points_of_its_own_box(tmp_path, stub
 
 def test_sfew_has_named_folders_and_test_photos_without_labels(tmp_path, stub_detector):
     source = sets.sfew(tmp_path / "f")
-    assert detect_dataset(source) == "sfew"
+    assert read_dataset(source).layout == "sfew"
     extract(source, tmp_path / "s")
     rows = read_rows(tmp_path / "s")
     found = Counter((row["label"], row["split"]) for row in rows.values())
@@ -351,7 +352,7 @@ def test_sfew_has_named_folders_and_test_photos_without_labels(tmp_path, stub_de
 
 def test_ckplus_takes_the_last_frames_and_the_first_where_asked(tmp_path, stub_detector):
     source = sets.ckplus(tmp_path / "c")
-    assert detect_dataset(source) == "ckplus"
+    assert read_dataset(source).layout == "ckplus"
     summary = extract(source, tmp_path / "s")
     found = {k: (r["label"], r["person"]) for k, r in read_rows(tmp_path / "s").items()}
     assert found == {

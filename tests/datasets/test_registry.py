@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from auheat.datasets.registry import DATASETS, detect_dataset, read_samples
+from auheat.datasets.registry import DATASETS, read_dataset, read_samples
 from auheat.errors import AuheatError
 from auheat.utils.paths import is_plain_name
 
@@ -22,7 +22,7 @@ def touch(root: Path, *names: str) -> Path:
 
 def test_rafdb_ids_become_names_and_prefixes_become_splits(rafdb):
     samples = read_samples(rafdb)
-    assert detect_dataset(rafdb) == "rafdb"
+    assert read_dataset(rafdb).layout == "rafdb"
     assert len(samples) == 12
     by_id = {s.id: s for s in samples}
     assert by_id["train_00000"].label == "Happiness"

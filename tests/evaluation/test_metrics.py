@@ -75,11 +75,6 @@ def test_a_tie_is_no_rank1_and_one_class_has_neither_margin_nor_rank1():
     assert (alone.margin.item(), alone.rank1.item()) == (0, 0)
 
 
-def test_balanced_mean_weighs_classes_equally():
-    values, labels = torch.tensor([1.0, 1.0, 1.0, 0.0]), torch.tensor([0, 0, 0, 3])
-    assert metrics.balanced_mean(values, labels, 5) == pytest.approx(0.5)
-
-
 def test_confusion_and_accuracies_by_hand():
     counts = metrics.confusion(torch.tensor([0, 1, 1, 0]), torch.tensor([0, 0, 1, 0]), 3)
     assert counts.tolist() == [[2, 1, 0], [0, 1, 0], [0, 0, 0]]

@@ -319,7 +319,7 @@ def test_stores_of_several_folders_say_that_they_are_rendered_before(tmp_path):
         render(tmp_path / "all")
 
 
-def test_an_exported_hdf5_file_is_no_store(two, tmp_path):
-    export(two[0], tmp_path / "a.h5", "hdf5")
+def test_an_export_is_no_store(two, tmp_path):
+    export(two[0], tmp_path / "tars")
     with pytest.raises(AuheatError, match="run `auheat extract` first"):
-        merge([two[1], tmp_path / "a.h5"], tmp_path / "all")
+        merge([two[1], tmp_path / "tars"], tmp_path / "all")

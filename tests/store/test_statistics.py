@@ -176,7 +176,7 @@ def test_the_command_prints_tables_or_json(small, tmp_path):
 
 def test_export_and_merge_print_tables_or_json(small, tmp_path):
     run = CliRunner().invoke
-    for name, kind in (("a.npz", "npz"), ("tars", "webdataset"), ("b.h5", "hdf5")):
+    for name, kind in (("a.npz", "npz"), ("tars", "webdataset")):
         words = ["export", str(tmp_path / name), "--store", str(small), "--format", kind]
         table = run(main, words)
         assert table.exit_code == 0, table.output

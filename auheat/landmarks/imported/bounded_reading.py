@@ -5,19 +5,15 @@ What an array claims is checked before its numbers are read.
 
 from __future__ import annotations
 
-import lzma
-import math
-import struct
-import tokenize
-import zipfile
-import zlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, NamedTuple, NoReturn
+from typing import IO, NoReturn
 
 import numpy as np
 
 from auheat.errors import AuheatError
 from auheat.records import N_POINTS, Array
+from auheat.utils.npz import DAMAGE, Claim, read_npz
 
 MAX_UNPACKED = 2**31
 """Most bytes of the arrays of an archive: some million rows."""
@@ -28,23 +24,6 @@ LONGEST = 2**20
 
 
 ARRAYS = ("id", "landmarks", "score", "status")
-
-
-_BROKEN = (
-    ValueError,
-    TypeError,
-    SyntaxError,
-    EOFError,
-    OverflowError,
-    RecursionError,
-    MemoryError,
-    RuntimeError,
-    struct.error,
-    lzma.LZMAError,
-    tokenize.TokenError,
-    zipfile.BadZipFile,
-    zlib.error,
-)  # what zipfile and NumPy raise for bytes that are no archive, or no array
 
 
 class Lines:
@@ -67,14 +46,6 @@ class Lines:
         return line
 
 
-class _Claim(NamedTuple):
-    """What the header of an array says, before its numbers are read."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[np.generic]
-    size: int
-
-
 def read_archive(file: Path) -> dict[str, Array]:
     """Return `id` (N,) str and `landmarks` (N, 68, 2), with `score` and `status` (N,) if given.
 
@@ -82,42 +53,13 @@ def read_archive(file: Path) -> dict[str, Array]:
     than it has or than MAX_UNPACKED bytes. Memory: the arrays, and a MiB.
     """
     try:
-        with zipfile.ZipFile(file) as archive:
-            members = {f"{key}.npy": key for key in ARRAYS}
-            infos = [info for info in archive.infolist() if info.filename in members]
-            claims = {}
-            for info in infos:
-                with archive.open(info) as stream:
-                    claims[members[info.filename]] = _read_claim(stream, info.file_size)
-            _check_claims(file, claims)
-            found = {}
-            for info in infos:
-                with archive.open(info) as stream:
-                    array = np.lib.format.read_array(stream, allow_pickle=False)
-                found[members[info.filename]] = array
-    except _BROKEN as error:
-        said = " ".join(str(error).split())[:200] or type(error).__name__
-        raise AuheatError(f"{file}: cannot be read ({said})") from error
-    return found
+        return read_npz(file, ARRAYS, lambda claims: _check_claims(file, claims))
+    except DAMAGE as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise AuheatError(f"{file}: cannot be read ({reason})") from error
 
 
-def _read_claim(stream: IO[bytes], member: int) -> _Claim:
-    version = np.lib.format.read_magic(stream)
-    if version == (1, 0):
-        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-    elif version == (2, 0):
-        shape, _, dtype = np.lib.format.read_array_header_2_0(stream)
-    else:
-        raise ValueError(f"an array of version {version[0]}.{version[1]}")
-    if dtype.hasobject:
-        raise ValueError("Python objects, as only allow_pickle=True would read them")
-    size = math.prod(shape) * dtype.itemsize
-    if min(shape, default=1) < 0 or size != member - stream.tell():
-        raise ValueError(f"an array claims {size} bytes and has {member - stream.tell()}")
-    return _Claim(shape, dtype, size)
-
-
-def _check_claims(file: Path, claims: dict[str, _Claim]) -> None:
+def _check_claims(file: Path, claims: Mapping[str, Claim]) -> None:
     def refuse(what: str) -> NoReturn:
         raise AuheatError(f"{file}: {what}")
 

@@ -30,9 +30,7 @@ MODELS = MappingProxyType(
 
 
 WHEEL = "mediapipe-0.10.21-cp311-cp311-manylinux_2_28_x86_64.whl"
-
-WHEEL_SHA256 = "05dc4a9e593655a79558d05d6227d31018c2537a4bd3362b51e230cf22aecfe3"
-"""The release file from which a build takes the models, and its digest."""
+"""The release file from which a build takes the models."""
 
 
 _VERSION = "0.10.21"

@@ -147,7 +147,7 @@ def test_the_build_step_fetches_the_files_that_are_looked_for():
     for node in ast.parse(setup.read_text()).body:
         if isinstance(node, ast.Assign) and isinstance(node.value, (ast.Constant, ast.Dict)):
             constants[node.targets[0].id] = ast.literal_eval(node.value)
-    assert constants["WHEEL_SHA256"] == model_files.WHEEL_SHA256
+    assert constants["WHEEL"] == f"mediapipe=={model_files._VERSION}"
     fetched = {PurePosixPath(k): v for k, v in constants["MODELS"].items()}
     assert fetched == {model_files._MEMBERS[k]: v for k, v in model_files.MODELS.items()}
 

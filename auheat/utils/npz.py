@@ -1,0 +1,85 @@
+"""Archives of NumPy arrays from a stranger: what an array claims is checked before it is read."""
+
+from __future__ import annotations
+
+import lzma
+import math
+import struct
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+from numpy.lib.format import MAGIC_PREFIX
+
+from auheat.records import Array
+
+DAMAGE = (
+    *(ValueError, TypeError, LookupError, AttributeError, SyntaxError, EOFError, ArithmeticError),
+    *(MemoryError, RuntimeError),  # text nested too deep, an archive that is encrypted
+    *(struct.error, lzma.LZMAError, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+)
+"""What reading a file raises whose content is not what was once written."""
+
+
+class Claim(NamedTuple):
+    """What the header of an array says, before its numbers are read."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    size: int
+
+
+def read_npz(
+    file: Path,
+    names: Collection[str] | None = None,
+    check: Callable[[dict[str, Claim]], None] | None = None,
+) -> dict[str, Array]:
+    """Return the arrays of an .npz, or those of them that are called `names`.
+
+    `check` gets what they claim before any is read. Raises OSError, or one of `DAMAGE` where the
+    file is no such archive, holds pickled objects, or claims more than it has.
+    """
+    with file.open("rb") as handle:
+        if handle.read(len(MAGIC_PREFIX)) == MAGIC_PREFIX:
+            raise ValueError("an array, and not an archive of arrays")
+    with zipfile.ZipFile(file) as archive:
+        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        if names is not None:
+            members = {key: info for key, info in members.items() if key in names}
+        claims = {}
+        for key, info in members.items():
+            with archive.open(info) as stream:
+                claims[key] = _read_claim(stream, info.file_size)
+        if check is not None:
+            check(claims)
+        arrays = {}
+        for key, info in members.items():
+            with archive.open(info) as stream:
+                arrays[key] = read_npy(stream)
+    return arrays
+
+
+def read_npy(stream: IO[bytes]) -> Array:
+    """Return the array of an .npy, which is never unpickled; raises OSError or one of `DAMAGE`."""
+    array: Array = np.lib.format.read_array(stream, allow_pickle=False)
+    return array
+
+
+def _read_claim(stream: IO[bytes], member: int) -> Claim:
+    version = np.lib.format.read_magic(stream)
+    if version == (1, 0):
+        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+    elif version == (2, 0):
+        shape, _, dtype = np.lib.format.read_array_header_2_0(stream)
+    else:
+        raise ValueError(f"an array of version {version[0]}.{version[1]}")
+    if dtype.hasobject:
+        raise ValueError("Object arrays, as only allow_pickle=True would read them")
+    size = math.prod(shape) * dtype.itemsize
+    if min(shape, default=1) < 0 or size != member - stream.tell():
+        raise ValueError(f"an array claims {size} bytes and has {member - stream.tell()}")
+    return Claim(shape, dtype, size)
