@@ -62,13 +62,13 @@ def au_alignment_loss(features: Tensor, heatmap: Tensor, valid: Tensor) -> Tenso
         0.0
     """
     size = (features.shape[2], features.shape[3])
-    known = valid.float() if valid.ndim == 3 else valid[:, None, None].float().expand_as(heatmap)
-    target = resize_heatmap(torch.where(known > 0, heatmap.float(), 0), size)
+    area = valid.float() if valid.ndim == 3 else valid[:, None, None].float().expand_as(heatmap)
+    target = resize_heatmap(torch.where(area > 0, heatmap.float(), 0), size)
     # summed in float32 as they are read: a copy of half-precision features would double the traffic
-    seen = features.mean(1, dtype=torch.float32) * resize_heatmap(known, size)
+    seen = features.mean(1, dtype=torch.float32) * resize_heatmap(area, size)
     seen = F.normalize(seen.flatten(1), dim=1, eps=_EPS)
     wanted = F.normalize(target.flatten(1), dim=1, eps=_EPS)
-    weight = known.mean((1, 2))
+    weight = area.mean((1, 2))
     apart = torch.where(weight > 0, weight * (1 - (seen * wanted).sum(1)), 0)
     return apart.sum() / torch.where(weight.sum() > 0, weight.sum(), 1)
 
@@ -113,29 +113,29 @@ def contrastive_alignment_loss(
         (True, True)
     """
     size = (features.shape[2], features.shape[3])
-    known = valid.float() if valid.ndim == 3 else valid[:, None, None].expand(-1, *size).float()
-    weight = known.mean((1, 2))
+    area = valid.float() if valid.ndim == 3 else valid[:, None, None].expand(-1, *size).float()
+    weight = area.mean((1, 2))
     # what is not known may be NaN, whose product with a gradient of zero would be NaN again
     class_maps = torch.where((weight > 0)[:, None, None, None], class_maps.float(), 0)
-    there = class_maps.flatten(2).amax(2) > 0
+    has_map = class_maps.flatten(2).amax(2) > 0
     if labels.ndim == 1:
         labels = F.one_hot(labels, class_maps.shape[1])
-    wanted = torch.where(there, labels.float(), 0)
+    wanted = torch.where(has_map, labels.float(), 0)
     weight = torch.where(wanted.sum(1) > 0, weight, 0)
     wanted = wanted / wanted.sum(1, keepdim=True).clamp(min=_EPS)
     maps = F.adaptive_avg_pool2d(class_maps, size)
-    r = _correlate(features.mean(1, dtype=torch.float32), maps, resize_heatmap(known, size))
-    told = torch.where(there, scale * r, -torch.inf)
-    told = torch.where((weight > 0)[:, None], told, 0).log_softmax(1)
+    r = _correlate(features.mean(1, dtype=torch.float32), maps, resize_heatmap(area, size))
+    log_probs = torch.where(has_map, scale * r, -torch.inf)
+    log_probs = torch.where((weight > 0)[:, None], log_probs, 0).log_softmax(1)
     if class_weights is not None:
         wanted = wanted * class_weights
-    rows = -torch.where(wanted > 0, wanted * told, 0).sum(1)
+    rows = -torch.where(wanted > 0, wanted * log_probs, 0).sum(1)
     return (weight * rows).sum() / torch.where(weight.sum() > 0, weight.sum(), 1)
 
 
-def _correlate(one: Tensor, maps: Tensor, known: Tensor) -> Tensor:
+def _correlate(one: Tensor, maps: Tensor, area: Tensor) -> Tensor:
     """Return Pearson's r of maps (B, h, w) with maps (B, K, h, w), (B, K), weighted by `known`."""
-    share = (known / known.sum((1, 2), keepdim=True).clamp(min=_EPS))[:, None].flatten(2)
+    share = (area / area.sum((1, 2), keepdim=True).clamp(min=_EPS))[:, None].flatten(2)
     a, b = one[:, None].flatten(2), maps.flatten(2)
     a = (a - (share * a).sum(2, keepdim=True)) * share.sqrt()
     b = (b - (share * b).sum(2, keepdim=True)) * share.sqrt()
@@ -176,8 +176,8 @@ def total_loss(
         alignment = torch.stack([au_alignment_loss(f, heatmap, valid) for f in aligned]).sum()
     if contrast_weight:
         assert class_maps is not None
-        told = class_maps, labels, valid, class_weights
-        terms = [contrastive_alignment_loss(f, *told) for f in aligned]
+        inputs = class_maps, labels, valid, class_weights
+        terms = [contrastive_alignment_loss(f, *inputs) for f in aligned]
         contrast = torch.stack(terms).sum()
     total = add_up(classes, alignment, contrast, au_weight, contrast_weight)
     return Loss(total, classes, alignment, contrast)

@@ -146,7 +146,7 @@ def test_known_shares_limit_the_comparison_and_weigh_the_row():
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [(" * resize_heatmap(known, size)", ""), ("weight * (1 - ", "(1 - "), ("1 - (seen", "(seen")],
+    [(" * resize_heatmap(area, size)", ""), ("weight * (1 - ", "(1 - "), ("1 - (seen", "(seen")],
 )
 def test_a_loss_that_is_off_is_noticed(old, new, monkeypatch):
     mutate(monkeypatch, losses, "au_alignment_loss", old, new)
@@ -211,8 +211,8 @@ def test_contrast_is_the_cross_entropy_of_correlations_with_the_classes_heatmaps
         ("scale * r", "r"),
         ("weight * rows", "rows"),
         ("wanted * class_weights", "wanted"),
-        ("torch.where(there, scale * r, -torch.inf)", "scale * r"),
-        (", resize_heatmap(known, size))", ", torch.ones_like(resize_heatmap(known, size)))"),
+        ("torch.where(has_map, scale * r, -torch.inf)", "scale * r"),
+        (", resize_heatmap(area, size))", ", torch.ones_like(resize_heatmap(area, size)))"),
     ],
 )
 def test_a_contrast_that_is_off_is_noticed(old, new, monkeypatch):

@@ -1,4 +1,4 @@
-"""Random variation of a batch: photo, heatmap and landmarks move as one.
+"""Augmentation of a batch: photos and heatmaps move as one.
 
 One affine resampling each for photos and heatmaps, on their device. Everything random is drawn
 on the CPU from one generator, so that a seed means the same on every device.
@@ -15,8 +15,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from auheat.records import MIRROR
 
 _GRAY = (0.299, 0.587, 0.114)
 
@@ -63,30 +61,6 @@ class Rows(NamedTuple):
     step: int = 1
 
 
-class Varied(NamedTuple):
-    """Images (B, 3, S, S), heatmaps (B, h, w) and landmarks (B, 68, 2) after one variation."""
-
-    images: Tensor
-    heatmaps: Tensor
-    landmarks: Tensor
-
-
-def augment(
-    images: Tensor,
-    heatmaps: Tensor,
-    landmarks: Tensor,
-    generator: torch.Generator,
-    settings: Augmentation | None = None,
-) -> Varied:
-    """Vary a batch: images (B, 3, S, S) in [0, 1], heatmaps (B, h, w), landmarks (B, 68, 2) px.
-
-    Flip, rotation, scale and shift move all three; light, colour and erasing touch the images
-    alone. Values stay in [0, 1].
-    """
-    varied, maps, theta = vary(images, heatmaps, generator, settings)
-    return Varied(varied, maps, warp_landmarks(landmarks, theta.to(landmarks), images.shape[-1]))
-
-
 def vary(
     images: Tensor,
     heatmaps: Tensor,
@@ -95,11 +69,12 @@ def vary(
     side: int | None = None,
     rows: Rows | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Vary images and heatmaps as `augment` does; return them and the affines (B, 2, 3).
+    """Augment images (B, 3, S, S) in [0, 1] and heatmaps (B, h, w); return them and the affines.
 
-    With a `side` below S, crops of side x side px are taken at random whole pixels: images
-    (B, 3, side, side) and the heatmaps of what they show. `rows` are those of a larger batch
-    that images and heatmaps hold.
+    Flip, rotation, scale and shift move both by one affine (B, 2, 3); light, colour and erasing
+    touch the images alone. Values stay in [0, 1]. With a `side` below S, crops of side x side px
+    are taken at random whole pixels: images (B, 3, side, side) and the heatmaps of what they show.
+    `rows` are those of a larger batch that images and heatmaps hold.
     """
     settings = Augmentation() if settings is None else settings
     rows = Rows(len(images)) if rows is None else rows
@@ -150,17 +125,6 @@ def warp_heatmaps(heatmaps: Tensor, theta: Tensor) -> Tensor:
     grid = F.affine_grid(theta, list(maps.shape), align_corners=False)
     moved = F.grid_sample(maps, grid, padding_mode="zeros", align_corners=False)
     return moved.view(heatmaps.shape)
-
-
-def warp_landmarks(landmarks: Tensor, theta: Tensor, side: int) -> Tensor:
-    """Move landmarks (B, 68, 2) px of S x S images; in a flipped face, left and right swap."""
-    linear, shift = theta[:, :, :2], theta[:, :, 2]
-    old = (2 * landmarks + 1) / side - 1 - shift[:, None]
-    new = old @ torch.linalg.inv(linear).transpose(1, 2)
-    flipped = torch.linalg.det(linear) < 0
-    partner = torch.as_tensor(MIRROR, device=new.device)
-    new = torch.where(flipped[:, None, None], new[:, partner], new)
-    return ((new + 1) * side - 1) / 2
 
 
 def vary_colour(

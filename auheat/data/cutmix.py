@@ -1,4 +1,4 @@
-"""What two methods do to features and batches while they train: ADL's dropping, CutMix's mixing."""
+"""CutMix (Yun et al., ICCV 2019): a box of one photo is pasted into another, heatmaps included."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from auheat.utils.maps import resize_heatmap
 
 
 class Batch(NamedTuple):
-    """What a step learns from.
+    """A training batch.
 
     images (B, 3, H, W) in [0, 1] and heatmaps (B, h, w); labels (B,), or (B, K) shares that sum
     to one; valid (B,) bool, or (B, h, w) the share of each cell whose heatmap is known.
@@ -56,8 +56,8 @@ def cutmix(batch: Batch, classes: int, generator: torch.Generator) -> Batch:
     mask = batch.images.new_ones(1, height, width)
     mask[:, top:bottom, left:right] = 0
     part = resize_heatmap(mask, (batch.heatmaps.shape[1], batch.heatmaps.shape[2]))
-    there = batch.valid[:, None, None]
-    heatmaps, known = torch.where(there, batch.heatmaps, 0), there.to(batch.heatmaps.dtype)
+    valid = batch.valid[:, None, None]
+    heatmaps, known_share = torch.where(valid, batch.heatmaps, 0), valid.to(batch.heatmaps.dtype)
     area = (bottom - top) * (right - left) / (height * width)
     shares = F.one_hot(batch.labels, classes).to(batch.images.dtype)
     maps = batch.class_maps
@@ -65,7 +65,7 @@ def cutmix(batch: Batch, classes: int, generator: torch.Generator) -> Batch:
         images,
         part * heatmaps + (1 - part) * heatmaps[order],
         (1 - area) * shares + area * shares[order],
-        part * known + (1 - part) * known[order],
+        part * known_share + (1 - part) * known_share[order],
         None if maps is None else part * maps + (1 - part) * maps[order],
     )
 

@@ -1,4 +1,4 @@
-"""The batches of an epoch: in which order, whose rows, and early on their device."""
+"""Batch sampler and loader of training: order, ranks, and prefetch to the device."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _FIELDS = ("image", "heatmap", "landmarks", "label", "valid")
 
 
 def balance_weights(labels: Array) -> Tensor:
-    """Return how likely each row is drawn, (N,) f64 that sum to 1: every class as likely."""
+    """Return class-balanced sampling probabilities of the rows, (N,) f64."""
     count = np.bincount(labels)[labels]
     return torch.from_numpy(1 / (count * len(np.unique(labels))))
 
 
 class BatchSampler(Sampler[list[int]]):
-    """This process's rows of each batch of an epoch.
+    """Batch sampler: this rank's rows of each batch of an epoch.
 
     The batches themselves are the same for every number of processes: process r has the
     positions p with p mod size = r. `seed` decides the order; with None the rows come as they are,
@@ -75,8 +75,7 @@ class BatchSampler(Sampler[list[int]]):
 
 
 class BatchLoader:
-    """Batches of a dataset in an order, on a device: image, heatmap, landmarks, label
-    and valid.
+    """Batches on a device, in a sampler's order: image, heatmap, landmarks, label and valid.
 
     Rows in memory are taken in one go, others decoded by worker processes. For CUDA, while one
     batch is learnt from the next is copied, from pinned memory and in a stream of its own.

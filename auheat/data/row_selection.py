@@ -1,4 +1,4 @@
-"""Which rows of a training shard can be learnt from, and as what: read once, without pixels."""
+"""Selection of training rows by split, label and status, read once and without pixels."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ ITEM_DATASETS = ("image", "heatmap", "valid", "landmarks")
 
 _KIND = "auheat-training"
 
-_TOLD = ("id", "split", "status", "label")
+_COLUMNS = ("id", "split", "status", "label")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowTable:
-    """What a shard says of its rows: ids, splits (N,) and persons as UTF-8, status, label (N,).
+    """A shard's row metadata: ids, splits (N,) and persons as UTF-8, status, label (N,).
 
     `names` are its classes, in the order of `label`, `map_size` is (h, w). `digest` changes with
     ids, splits, labels, status, and what the shard was made by.
@@ -62,7 +62,7 @@ def list_files(shards: Path | str | Sequence[Path]) -> list[Path]:
 
 
 def read_row_table(file: Path) -> RowTable:
-    """Read what decides on a shard's rows.
+    """Read a shard's row metadata.
 
     Raises `AuheatError` for what is no training shard of this version, has no photos, or whose
     labels have no name.
@@ -80,7 +80,7 @@ def read_row_table(file: Path) -> RowTable:
                 "without it)"
             )
         try:
-            ids, splits, status, label = (shard[name][:] for name in _TOLD)
+            ids, splits, status, label = (shard[name][:] for name in _COLUMNS)
             persons = shard["person"][:]
             map_size = shard["heatmap"].shape[1:]
             names = tuple(plain_attributes(shard["label"])["names"])
@@ -121,7 +121,7 @@ def _select_each(
 
 
 def order_classes(names: Sequence[str], asked: Sequence[str] | None) -> tuple[str, ...]:
-    """Return the classes to tell apart: those asked for, else all; raises `AuheatError`."""
+    """Return the classes to distinguish: those asked for, else all; raises `AuheatError`."""
     for name in asked or ():
         if name not in names:
             raise RequestError(
@@ -150,8 +150,8 @@ def select_rows(table: RowTable, split: str | None, classes: Sequence[str]) -> S
     """
     number = {name: i for i, name in enumerate(classes)}
     # one entry more than there are names: label -1 finds it, too
-    known = np.array([*(number.get(name, -1) for name in table.names), -1], np.int64)
-    new = known[table.label]
+    class_of = np.array([*(number.get(name, -1) for name in table.names), -1], np.int64)
+    new = class_of[table.label]
     given = table.splits
     here = np.ones(len(given), bool) if split is None else given == split.encode()
     if split == "train":

@@ -1,4 +1,4 @@
-"""The order in which a stream visits its rows: mixed, and yet read in long stretches.
+"""Block shuffle of a stream: random order, and yet long reads.
 
 Rows are cut into blocks of neighbours. The blocks are permuted, `window` of them at a time are
 taken together, and the rows of such a window are permuted. Everything is computed from the seed by

@@ -1,4 +1,4 @@
-"""Training shards as a stream of batches, for sets that no memory holds and for many processes."""
+"""Streaming dataset over training shards, for sets larger than memory and many processes."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ class ShardStream(IterableDataset[Item]):
         return int(self._shared[1])
 
     def set_epoch(self, epoch: int, position: int = 0) -> None:
-        """Let the next iteration be that of an epoch, from a position of its global order on."""
+        """Set the epoch of the next iteration, and the position of its global order to begin at."""
         if epoch < 0 or not 0 <= position <= self.rows:
             raise RequestError(
                 f"set_epoch: epoch {epoch}, position {position} (from 0, at most {self.rows})"
@@ -253,14 +253,14 @@ class ShardStream(IterableDataset[Item]):
         return chosen
 
     def state_dict(self, taken: int = 0) -> dict[str, Any]:
-        """Return plain values that say where the epoch is after `taken` more batches."""
+        """Return the state after `taken` more batches, as plain values."""
         position, count = self.position, self.count_batches(self.position)
         passed = position + taken * self.find_place()[1] * self.batch_size
         at = passed if taken < count else self.rows  # a tail that is left out is over, too
         return self._describe() | {"epoch": self.epoch, "position": at}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was called, with any number of ranks, workers, and batch size.
+        """Resume where `state_dict` was called, with any number of ranks, workers, and batch size.
 
         Raises `AuheatError` for a state of another set of rows, order or seed.
         """
@@ -276,7 +276,7 @@ class ShardStream(IterableDataset[Item]):
         self.set_epoch(epoch, position)
 
     def _describe(self) -> dict[str, Any]:
-        """Return what decides on the order."""
+        """Return what determines the order."""
         about: dict[str, Any] = {
             "version": _STATE,
             "data": self.digest,
@@ -348,10 +348,10 @@ class StreamLoader:
             self._taken, self._resumed = 0, False
 
     def state_dict(self) -> dict[str, Any]:
-        """Return plain values that say where the epoch is, after the batches taken so far."""
+        """Return the state after the batches taken so far, as plain values."""
         return self.stream.state_dict(self._taken)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Let the next iteration go on from a state; raises `AuheatError` where it does not fit."""
+        """Resume the next iteration from a state; raises `AuheatError` where it does not fit."""
         self.stream.load_state_dict(state)
         self._taken, self._resumed = 0, True

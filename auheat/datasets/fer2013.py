@@ -8,9 +8,11 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import MappingProxyType
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -189,72 +191,103 @@ def read_ferplus(folder: Folder) -> None:
     place = _find_votes(folder.source)
     if place is None:
         raise StoreError(f"{folder.source}: no {_VOTES_FILE} (FER+ has it at its root)")
-    written = any((folder.source / place / home).is_dir() for _, home in USAGES.values())
-    table = _find_table(folder.source)
-    if not written:
-        if table is None:
-            raise StoreError(
-                f"{folder.source}: no photos for {_VOTES_FILE} (put fer2013.csv beside it, or "
-                "FER2013Train/, FER2013Valid/ and FER2013Test/)"
+    homes = {usage: home for usage, (_, home) in USAGES.items()}
+    pixels = None
+    if any((folder.source / place / home).is_dir() for home in homes.values()):
+        homes = {usage: place + home for usage, home in homes.items()}
+        if table := _find_table(folder.source):
+            folder.notes.append(
+                f"{table.name} was left out (--dataset fer2013 reads its own labels)"
             )
-        unpack(folder, table)
-    elif table is not None:
-        folder.notes.append(f"{table.name} was left out (--dataset fer2013 reads its own labels)")
-    usages = _read_usages(table) if table is not None and not written else None
-    prefix = place if written else ""
-    listed, left_out = {split: 0 for split, _ in USAGES.values()}, set[str]()
-    for i, (file, line, usage, name, votes) in enumerate(_read_votes(folder, place)):
-        where = f"{file}: line {line}"
-        split, home = USAGES[usage]
-        listed[split] += 1
+    else:
+        pixels = _unpack_pixels(folder)
+    usages = None if pixels is None else _read_usages(pixels)
+    listed, left_out = Counter[str](), set[str]()
+    for i, row in enumerate(_read_votes(folder, place)):
+        listed[USAGES[row.usage][0]] += 1
         if usages is not None:
-            _check_order(where, i, usage, name, usages)
-        if not name:
-            folder.dropped["rows without a photo"] += 1
-            continue
-        if not is_plain_name(name):
-            raise StoreError(f"{where}: {name!r} is not a plain file name")
-        said, reason = _count_votes(votes, where)
-        key, path = name.rpartition(".")[0] or name, f"{prefix}{home}/{name}"
-        if reason:
-            folder.dropped[reason] += 1
+            _check_order(i, row, usages)
+        if path := _add_row(folder, row, homes[row.usage]):
             left_out.add(path)
-            continue
-        folder.add(key, path, VOTES[said], split, said=said, file=file, line=line)
-    folder.counts = {split: n for split, n in listed.items() if n}
-    homes = [prefix + home for _, home in USAGES.values()]
-    folder.note_unlisted(*(h for h in homes if (folder.base / h).is_dir()), besides=left_out)
-    if usages is not None and len(usages) != sum(listed.values()):
+    folder.counts = {split: listed[split] for split, _ in USAGES.values() if listed[split]}
+    present = (home for home in homes.values() if (folder.base / home).is_dir())
+    folder.note_unlisted(*present, besides=left_out)
+    if usages is not None and len(usages) != listed.total():
         raise StoreError(
-            f"{table}: {len(usages)} rows, {_VOTES_FILE} has {sum(listed.values())} (the same rows "
+            f"{pixels}: {len(usages)} rows, {_VOTES_FILE} has {listed.total()} (the same rows "
             "in the same order are expected)"
         )
+
+
+def _unpack_pixels(folder: Folder) -> Path:
+    """Write the photos of fer2013.csv as files; return the table."""
+    table = _find_table(folder.source)
+    if table is None:
+        raise StoreError(
+            f"{folder.source}: no photos for {_VOTES_FILE} (put fer2013.csv beside it, or "
+            "FER2013Train/, FER2013Valid/ and FER2013Test/)"
+        )
+    unpack(folder, table)
+    return table
+
+
+def _add_row(folder: Folder, row: _Row, home: str) -> str:
+    """Add a row's photo; return its path where it was dropped for its votes, else ""."""
+    if not row.name:
+        folder.dropped["rows without a photo"] += 1
+        return ""
+    if not is_plain_name(row.name):
+        raise StoreError(f"{row.where}: {row.name!r} is not a plain file name")
+    said, reason = _count_votes(row.votes, row.where)
+    key, path = row.name.rpartition(".")[0] or row.name, f"{home}/{row.name}"
+    if reason:
+        folder.dropped[reason] += 1
+        return path
+    label, split = VOTES[said], USAGES[row.usage][0]
+    folder.add(key, path, label, split, said=said, file=row.file, line=row.line)
+    return ""
 
 
 def _read_usages(table: Path) -> list[str]:
     return [row["Usage"] for _, row in read_label_table(table, ("pixels", "Usage"))]
 
 
-def _check_order(where: str, i: int, usage: str, name: str, usages: list[str]) -> None:
+def _check_order(i: int, row: _Row, usages: list[str]) -> None:
     """Raise `AuheatError` unless row i of the votes belongs to row i of the pixels."""
-    match = _NAME.fullmatch(name)
-    if i >= len(usages) or usage != usages[i] or (name and (not match or int(match[1]) != i)):
-        there = usages[i] if i < len(usages) else "no row"
+    match = _NAME.fullmatch(row.name)
+    usage = usages[i] if i < len(usages) else "no row"
+    if row.usage != usage or (row.name and (not match or int(match[1]) != i)):
         raise StoreError(
-            f"{where}: {usage} {name!r}, but row {i} of the photos is {there} (both files must "
-            "have the same rows in the same order)"
+            f"{row.where}: {row.usage} {row.name!r}, but row {i} of the photos is {usage} (both "
+            "files must have the same rows in the same order)"
         )
 
 
-def _read_votes(folder: Folder, place: str) -> Iterator[tuple[Path, int, str, str, list[str]]]:
-    """Yield file, line, usage, photo's name and the ten votes of each row."""
+class _Row(NamedTuple):
+    """A row of FER+'s labels: where it stands, its usage, its photo's name and the ten votes."""
+
+    file: Path
+    line: int
+    usage: str
+    name: str
+    votes: list[str]
+
+    @property
+    def where(self) -> str:
+        """The row's place, for an error."""
+        return f"{self.file}: line {self.line}"
+
+
+def _read_votes(folder: Folder, place: str) -> Iterator[_Row]:
+    """Yield the rows of fer2013new.csv, or of each folder's label.csv."""
     file = folder.source / _VOTES_FILE
     if file.is_file():
         for line, row in read_label_table(folder.within(file), ("Usage", "Image name", *VOTES)):
             if row["Usage"] not in USAGES:
                 known = ", ".join(USAGES)
                 raise StoreError(f"{file}: line {line}: Usage {row['Usage']!r} (known: {known})")
-            yield file, line, row["Usage"], row["Image name"], [row[name] for name in VOTES]
+            votes = [row[name] for name in VOTES]
+            yield _Row(file, line, row["Usage"], row["Image name"], votes)
         return
     for usage, (_, home) in USAGES.items():
         file = folder.source / place / home / "label.csv"
@@ -263,7 +296,7 @@ def _read_votes(folder: Folder, place: str) -> Iterator[tuple[Path, int, str, st
                 raise StoreError(
                     f"{file}: line {line}: {len(cells)} fields (expected name, box, ten votes)"
                 )
-            yield file, line, usage, cells[0], cells[2:]
+            yield _Row(file, line, usage, cells[0], cells[2:])
 
 
 def _count_votes(cells: list[str], where: str) -> tuple[str, str]:

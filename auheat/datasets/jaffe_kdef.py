@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from auheat.datasets.layout import Folder
-from auheat.utils.paths import find_names, some
+from auheat.utils.paths import find_names, list_few
 
 KDEF_IMAGES = ("frontal", "all")
 
@@ -83,4 +83,6 @@ def read_kdef(folder: Folder) -> None:
 
 def _note_odd(folder: Folder, odd: list[str], form: str) -> None:
     if odd:
-        folder.notes.append(f"{len(odd)} photos not called as in {form} were left out: {some(odd)}")
+        folder.notes.append(
+            f"{len(odd)} photos not called as in {form} were left out: {list_few(odd)}"
+        )

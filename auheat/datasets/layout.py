@@ -12,7 +12,7 @@ from typing import Any
 from auheat.errors import StoreError
 from auheat.expressions import SPLITS, SYNONYMS
 from auheat.records import Array, Box, Sample
-from auheat.utils.paths import Fence, PhotoWalk, some, walk_photos
+from auheat.utils.paths import Fence, PhotoWalk, list_few, walk_photos
 
 WORDS = {"": "photos", "train": "train photos", "val": "val photos", "test": "test photos"}
 """Split -> what a note calls its photos."""
@@ -85,7 +85,7 @@ class Folder:
         if walk.again:
             self.notes.append(
                 f"{len(walk.again)} links lead to photos that are listed anyway, and were left "
-                f"out: {some(walk.again)}"
+                f"out: {list_few(walk.again)}"
             )
         return walk
 
@@ -135,10 +135,11 @@ class Folder:
         """
         listed = {sample.path.as_posix() for sample in self.samples}
         walks = (self.walk(start) for start in starts)
-        found = [p for w in walks for p in w.photos if p not in listed and p not in besides]
-        if found:
+        unlisted = [p for w in walks for p in w.photos if p not in listed and p not in besides]
+        if unlisted:
             self.notes.append(
-                f"{len(found)} photos on disk are named by no row, and were left out: {some(found)}"
+                f"{len(unlisted)} photos on disk are named by no row, and were left out: "
+                f"{list_few(unlisted)}"
             )
 
 

@@ -21,7 +21,7 @@ from auheat.evaluation.metrics import centre_vectors
 from auheat.evaluation.model_maps import bring_to_grid, predict_maps
 from auheat.evaluation.scorer import BatchScores, MapScorer
 from auheat.explanation.inputs import gather_photos, match_detector, name_outputs, remove_earlier
-from auheat.explanation.panel import draw_explanation, encode_png
+from auheat.explanation.panel import draw_explanation
 from auheat.explanation.scores import (
     ExplanationData,
     summarize_aus,
@@ -40,6 +40,7 @@ from auheat.records import Array, Landmarks, Sample, Status
 from auheat.runs import checkpoint, codebook, run_folder
 from auheat.utils.devices import pick_device
 from auheat.utils.files import write_json, write_whole
+from auheat.visualization.drawing import encode_picture
 
 FOLDER = "explain"
 """Folder in a run's own for what the command writes, unless another is named."""
@@ -80,13 +81,13 @@ class Explanation(ExplanationData):
         """Write the panel as PNG and return its path; raises `AuheatError`."""
         path = Path(file)
         try:
-            write_whole(path, encode_png(self.panel()))
+            write_whole(path, encode_picture(self.panel()))
         except OSError as error:
             raise _cannot_write(path, error) from error
         return path
 
     def _repr_png_(self) -> bytes | None:
-        return encode_png(self.panel()) if self.explained else None
+        return encode_picture(self.panel()) if self.explained else None
 
     def __repr__(self) -> str:
         result = f"{self.expression} {self.probability:.0%}" if self.explained else self.notes[0]

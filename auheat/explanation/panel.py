@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 
-from auheat.errors import RequestError
 from auheat.explanation.panel_cells import (
     CELL,
     draw_expected_cell,
@@ -17,19 +15,19 @@ from auheat.explanation.panel_cells import (
 )
 from auheat.explanation.scores import AUScore, ExplanationData
 from auheat.records import Array, Status
-from auheat.visualization.overlays import overlay
-from auheat.visualization.text import (
+from auheat.visualization.drawing import (
     GRAY,
     INK,
     LINE,
     Color,
-    fill_box,
+    fill,
     measure_text,
     rule,
     shorten,
     wrap,
     write,
 )
+from auheat.visualization.overlays import overlay
 
 MARGIN, GAP = 40, 24
 
@@ -59,14 +57,6 @@ def draw_explanation(found: ExplanationData) -> Array:
     below = _units(page, found, left, foot)
     ends.append(_scores(page, found, left, below + 36, WIDTH - MARGIN))
     return page[: max(ends) + 26]
-
-
-def encode_png(image: Array) -> bytes:
-    """Return RGB pixels (H, W, 3) u8 as PNG bytes; raises `AuheatError` where that fails."""
-    done, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    if not done:
-        raise RequestError(f"panel: {image.shape[1]} x {image.shape[0]} px cannot be encoded")
-    return data.tobytes()
 
 
 def _head(page: Array, found: ExplanationData) -> None:
@@ -141,8 +131,8 @@ def _bars(page: Array, found: ExplanationData, at: tuple[int, int], width: int) 
         true = name == found.label
         tint = BLUE if i == 0 else (150, 176, 212)
         write(page, shorten(name, 11, width // 2), (x, base), 11, GREEN if true else INK)
-        fill_box(page, (left, base - _BAR + 1, right, base + 1), (238, 240, 244))
-        fill_box(page, (left, base - _BAR + 1, left + share * (right - left), base + 1), tint)
+        fill(page, (left, base - _BAR + 1, right, base + 1), (238, 240, 244))
+        fill(page, (left, base - _BAR + 1, left + share * (right - left), base + 1), tint)
         write(page, f"{100 * share:.1f} %", (x + width, base), 11, INK, align="right")
     return y + 32 + len(found.probabilities) * _ROW
 
@@ -180,7 +170,7 @@ def _units(page: Array, found: ExplanationData, left: int, y: int) -> int:
         write(page, title, (x, y), 11, INK, bold=True)
     for i, (unit, tint) in enumerate(zip(found.units, tint_units(found.units), strict=True)):
         base = y + 32 + i * _ROW
-        fill_box(page, (left, base - 11, left + 11, base), tint)
+        fill(page, (left, base - 11, left + 11, base), tint)
         write(page, unit.code, (left + 20, base), 11, INK, bold=True)
         about = unit.name + "".join(_about(unit))
         write(page, shorten(about, 11, CELL - 84), (left + 84, base), 11, INK)
@@ -212,9 +202,9 @@ def _share(
     if share is None:
         write(page, "outside the photo", (x, base), 10, GRAY)
         return
-    fill_box(page, (x, base - _BAR + 1, end, base + 1), (238, 240, 244))
+    fill(page, (x, base - _BAR + 1, end, base + 1), (238, 240, 244))
     tint = (70, 150, 110) if share >= 1 else (196, 170, 130)
-    fill_box(page, (x, base - _BAR + 1, x + share / most * (end - x), base + 1), tint)
+    fill(page, (x, base - _BAR + 1, x + share / most * (end - x), base + 1), tint)
     line = x + round((end - x) / most)
     page[base - _BAR - 1 : base + 3, line] = GRAY
     write(page, f"x {share:.2f}", (end + 66, base), 11, INK, align="right")

@@ -11,8 +11,8 @@ import numpy as np
 from auheat.explanation.scores import AUScore, ExplanationData
 from auheat.heatmaps.class_maps import REGION
 from auheat.records import Array
+from auheat.visualization.drawing import GRAY, WHITE, Color, draw_dots, fill, wrap, write
 from auheat.visualization.overlays import overlay
-from auheat.visualization.text import GRAY, WHITE, Color, fill_box, wrap, write
 
 CELL = 352
 """Side of a cell, in px."""
@@ -74,21 +74,11 @@ def place_in_cell(points: Array, size: tuple[int, int], place: Place) -> Array:
     return moved
 
 
-def _dots(cell: Array, points: Array) -> None:
-    """Draw landmarks, faint."""
-    before = cell.copy()
-    for x, y in points:
-        at = (round(float(x) * 16), round(float(y) * 16))
-        cv2.circle(cell, at, 24, (20, 20, 20), -1, cv2.LINE_AA, 4)
-        cv2.circle(cell, at, 17, (120, 255, 150), -1, cv2.LINE_AA, 4)
-    cell[:] = cv2.addWeighted(cell, 0.75, before, 0.25, 0)
-
-
 def draw_overview_cell(found: ExplanationData) -> Array:
     """Draw the whole photo with its landmarks, and the part that the network saw."""
     fitted, place = fit_cell(found.overview)
     cell = _in_cell(fitted, place)
-    _dots(cell, place_in_cell(found.landmarks, found.size, place))
+    draw_dots(cell, place_in_cell(found.landmarks, found.size, place), 0.75)
     height, width = found.frame
     corners = np.array([[0, 0], [width, 0], [width, height], [0, height]]) - 0.5
     back = cv2.invertAffineTransform(found.transform.astype(np.float64))
@@ -123,7 +113,7 @@ def draw_expected_cell(found: ExplanationData, outlines: Sequence[Sequence[Array
     """Draw the face with its landmarks, and the region of each AU, outlined and named."""
     fitted, place = fit_cell(found.picture)
     cell = _in_cell(fitted, place)
-    _dots(cell, place_in_cell(found.points, found.image.shape[:2], place))
+    draw_dots(cell, place_in_cell(found.points, found.image.shape[:2], place), 0.75)
     for lines, tint in zip(outlines, tint_units(found.units), strict=True):
         for line in lines:
             _line(cell, line, tint, 2)
@@ -196,8 +186,8 @@ def _draw_tag(cell: Array, text: str, tint: Color, at: tuple[float, float], outl
     ends = [tuple(int(v) for v in np.rint(16 * p)) for p in (edge, target)]
     for color, width in (((25, 25, 25), 3), (tint, 1)):
         cv2.line(cell, ends[0], ends[1], color, width, cv2.LINE_AA, 4)
-    fill_box(cell, (x - wide / 2 - 1, y - high / 2 - 1, x + wide / 2 + 1, y + high / 2 + 1), WHITE)
-    fill_box(cell, (x - wide / 2, y - high / 2, x + wide / 2, y + high / 2), tint)
+    fill(cell, (x - wide / 2 - 1, y - high / 2 - 1, x + wide / 2 + 1, y + high / 2 + 1), WHITE)
+    fill(cell, (x - wide / 2, y - high / 2, x + wide / 2, y + high / 2), tint)
     write(cell, text, (x, y + 4.5), 9, WHITE, bold=True, align="middle")
 
 

@@ -59,7 +59,7 @@ def decode(data: bytes) -> Array:
 
 
 def decode_stored(data: bytes) -> Array:
-    """Return the BGR pixels (H, W, 3) u8 of a photo of a shard; raises `UnreadableImageError`.
+    """Decode a photo of a shard to BGR pixels (H, W, 3) u8; raises `UnreadableImageError`.
 
     It was checked when it was stored. What is checked again is what not every OpenCV tells: a
     JPEG without its end may get gray pixels, a PNG's checksums may be passed over.

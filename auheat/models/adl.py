@@ -42,7 +42,7 @@ DROP_RATE, DROP_THRESHOLD = 0.75, 0.8
 
 
 def drop_attended(features: Tensor, drop: Tensor, threshold: float = DROP_THRESHOLD) -> Tensor:
-    """Hide where features (B, C, h, w) attend most, or weight them by how much they attend.
+    """Apply ADL's drop mask or importance map to features (B, C, h, w).
 
     Choe and Shim, Attention-based Dropout Layer, CVPR 2019, section 3: attention is the channel
     mean; the drop mask is 0 where it exceeds `threshold` x its highest value and else 1, the

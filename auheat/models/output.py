@@ -1,4 +1,4 @@
-"""What every classifier returns, and the attention of a layer."""
+"""The output of every classifier, and the attention of a layer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Output(NamedTuple):
-    """What a classifier says: logits (B, K), maps (B, K, h, w), and what else is trained.
+    """A classifier's output: logits (B, K), maps (B, K, h, w), and what else is trained.
 
     In evaluation mode `maps` are the method's own. In training, where no loss reads them, those
     that take a walk back (the gradient CAMs, PRM) are not made: the head's plain class maps

@@ -37,7 +37,7 @@ def find_parts(parts: Sequence[Sequence[str]]) -> Found:
     """Look for the weight files of a network's parts, each with the names it goes by.
 
     A part without names has nothing published; of one that is not at hand the first name is
-    told. Where `find_file` looks.
+    returned. Where `find_file` looks.
     """
     files = [(names[0], find_file(names)) for names in parts if names]
     return Found(

@@ -84,9 +84,9 @@ class Source:
 
 
 def split_share(share: Tensor, excitement: Tensor) -> Tensor:
-    """Divide shares by the sum over what they are to be split among; nothing to choose, nothing."""
-    there = excitement > 0
-    return torch.where(there, share / torch.where(there, excitement, 1), 0)
+    """Return share / excitement, 0 where there is no excitement to split it among."""
+    reached = excitement > 0
+    return torch.where(reached, share / torch.where(reached, excitement, 1), 0)
 
 
 class Walk:
@@ -147,14 +147,14 @@ def peak_response_maps(
     Each map is the sum over channels of the units where the walk ends.
     """
     start, positive = share_peaks(maps, window), weight.relu()
-    found = []
+    responses = []
     for k in range(maps.shape[1]):
         source = Source(top, positive[k : k + 1])
         share = source.backward_share(split_share(start[:, k : k + 1], source.forward_activation()))
         for walk in walks:
             share = walk.go_back(share)
-        found.append(share.sum(1))
-    return torch.stack(found, 1)
+        responses.append(share.sum(1))
+    return torch.stack(responses, 1)
 
 
 class PeakHead(nn.Module):

@@ -144,10 +144,10 @@ class ShardBuilder:
         files = [self.source / path for path in rows["path"]]
         about = zip(rows["size"].tolist(), rows["bytes"].tolist(), strict=True)
         jobs = list(zip(files, readable.tolist(), about, moves, strict=True))
-        some = [jobs[i : i + _AT_ONCE] for i in range(0, len(jobs), _AT_ONCE)]
+        parts = [jobs[i : i + _AT_ONCE] for i in range(0, len(jobs), _AT_ONCE)]
         threads = count_threads(self.workers)
         threads = threads if threads > 1 else 0
-        with closing(work_ahead(_read_photos, some, threads, 4 * threads)) as read:
+        with closing(work_ahead(_read_photos, parts, threads, 4 * threads)) as read:
             photos = [photo for part in read for photo in part]
         unread = [rows["path"][i] for i in np.flatnonzero(readable) if not photos[i]]
         check_present(self.source, int(readable.sum()), unread)

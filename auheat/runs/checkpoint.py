@@ -15,7 +15,7 @@ from auheat.errors import StoreError
 from auheat.models.network import Classifier
 from auheat.models.registry import build_classifier
 from auheat.runs.run_folder import BEST, LAST, read_config, read_progress
-from auheat.utils.files import sync
+from auheat.utils.files import finish, sync
 
 _OPTIMIZER, _EMA = "optimizer/", "ema/"
 
@@ -30,8 +30,7 @@ def save_tensors(file: Path, tensors: Mapping[str, Tensor], **metadata: Any) -> 
     try:
         safetensors.torch.save_file(plain, part, {k: json.dumps(v) for k, v in metadata.items()})
         sync(part)
-        part.replace(file)
-        sync(file.parent)
+        finish(part, file)
     except (OSError, safetensors.SafetensorError) as error:
         raise StoreError(
             f"{file}: cannot be written: {error} (finished epochs are kept; with space on the "

@@ -111,7 +111,7 @@ def read_codebook(files: Sequence[Path]) -> Codebook:
 
 def _check_drawn(file: Path, book: Codebook) -> None:
     rows = read_columns(file, ["valid", "landmarks", "label", "heatmap", "image"])
-    some = np.flatnonzero(rows["valid"])[:_CHECKED_ROWS]
+    checked = np.flatnonzero(rows["valid"])[:_CHECKED_ROWS]
     about = read_attributes(file)
     if about.get("geometry", "face") != "face":  # the authors' own maps know no regions
         return
@@ -120,8 +120,10 @@ def _check_drawn(file: Path, book: Codebook) -> None:
     unknown = {c.au for cues in book.expressions.values() for c in cues} - set(book.regions)
     if unknown:
         raise StoreError(f"{file}: units {sorted(unknown)} have no region in this auheat")
-    sizes = np.array([decode(rows["image"][i]).shape[:2] for i in some]).reshape(-1, 2)
+    sizes = np.array([decode(rows["image"][i]).shape[:2] for i in checked]).reshape(-1, 2)
     shape = rows["heatmap"].shape[1:]
-    maps, _ = render_heatmaps(rows["landmarks"][some], rows["label"][some], plan, sizes, shape)
-    if np.abs(255 * maps - rows["heatmap"][some]).max(initial=0) > 2:
+    maps, _ = render_heatmaps(
+        rows["landmarks"][checked], rows["label"][checked], plan, sizes, shape
+    )
+    if np.abs(255 * maps - rows["heatmap"][checked]).max(initial=0) > 2:
         raise StoreError(f"{file}: drawn with other regions (run `auheat render --overwrite`)")

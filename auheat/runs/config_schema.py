@@ -1,4 +1,4 @@
-"""What a run's config.json must hold to be of use."""
+"""Schema of a run's config.json."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def _are_layers(value: Any) -> bool:
 
 
 def _are_names(value: Any) -> bool:
-    there = isinstance(value, list) and all(map(_is_text, value))
-    return there and len(value) == len(set(value)) > 0
+    names = isinstance(value, list) and all(map(_is_text, value))
+    return names and len(value) == len(set(value)) > 0
 
 
 def _is_framing(value: Any) -> bool:
@@ -56,8 +56,8 @@ def _is_framing(value: Any) -> bool:
         return False
     numbers = [value.get("scale"), value.get("middle")]
     measured = all(
-        isinstance(some, list) and len(some) == length and all(map(_is_finite, some))
-        for some, length in zip(numbers, (3, 2), strict=True)
+        isinstance(listed, list) and len(listed) == length and all(map(_is_finite, listed))
+        for listed, length in zip(numbers, (3, 2), strict=True)
     )
     aspect = value.get("aspect", 1)  # an older auheat did not note it
     plain = _is_count(value.get("align")) and is_size(value.get("side"))

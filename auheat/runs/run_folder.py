@@ -49,12 +49,12 @@ def find_run(store: Path, run: str | Path | None = None) -> Path:
     """
     if run is not None and (Path(run) / CONFIG).is_file():
         return Path(run)
-    there = sorted((store / RUNS).glob(f"*/{CONFIG}"), key=lambda f: f.stat().st_mtime_ns)
-    names = [file.parent.name for file in there]
+    configs = sorted((store / RUNS).glob(f"*/{CONFIG}"), key=lambda f: f.stat().st_mtime_ns)
+    names = [file.parent.name for file in configs]
     if not names:
         raise StoreError(f"{run or store / RUNS}: no run (run `auheat train` first)")
     if run is None:
-        trained = [file.parent for file in there if (file.parent / BEST).is_file()]
+        trained = [file.parent for file in configs if (file.parent / BEST).is_file()]
         if not trained:
             raise StoreError(
                 f"{store / RUNS}: no run has finished an epoch (run the same `auheat train` to "
@@ -80,8 +80,8 @@ def read_config(run: Path) -> dict[str, Any]:
         for key in path.split("."):
             value = value.get(key) if isinstance(value, dict) else None
         if not fits(value):
-            told = f"{path} is {str(value)[:_SHOWN]!r}" if value is not None else f"no {path}"
-            raise StoreError(f"{run / CONFIG}: {told} (expected {expected}, as `train` wrote it)")
+            what = f"{path} is {str(value)[:_SHOWN]!r}" if value is not None else f"no {path}"
+            raise StoreError(f"{run / CONFIG}: {what} (expected {expected}, as `train` wrote it)")
     unknown = set(config["class_names"]) - set(config["shard_classes"])
     if unknown:
         raise StoreError(
@@ -128,8 +128,8 @@ def read_progress(run: Path) -> dict[str, Any]:
     """
     metadata = read_metadata(run / LAST)
     best = metadata.get("best")
-    there = isinstance(best, dict) and all(is_number(best.get(key)) for key in _BEST_KEYS)
-    if not (there and is_size(metadata.get("epochs_done"))):
+    complete = isinstance(best, dict) and all(is_number(best.get(key)) for key in _BEST_KEYS)
+    if not (complete and is_size(metadata.get("epochs_done"))):
         raise StoreError(
             f"{run / LAST}: no progress in it (`auheat train --overwrite` starts anew)"
         )

@@ -60,9 +60,9 @@ class ShardSet:
     @property
     def datasets(self) -> list[str]:
         """The datasets of FORMAT.md that the shards have, but for where a row's photo lies."""
-        known = FORMATS[str(self.attributes[ROOT]["format"])]
+        spec = FORMATS[str(self.attributes[ROOT]["format"])]
         flat = ("image_start", "image_length")
-        return [name for name in known if name in self.attributes and name not in flat]
+        return [name for name in spec if name in self.attributes and name not in flat]
 
     def check(self, number: int) -> None:
         """Raise `AuheatError` where a shard's bytes are not those that its manifest knows."""
@@ -111,8 +111,8 @@ def open_shard_set(folder: Path, command: str) -> ShardSet:
 def read_shard_attributes(file: Path) -> dict[str, dict[str, Any]]:
     """Return the attributes of a shard (as `ROOT`) and of its datasets; raises `AuheatError`."""
     with open_shard(file) as shard:
-        found = {name: plain_attributes(shard[name]) for name in sorted(shard)}
-        return found | {ROOT: plain_attributes(shard)}
+        attributes = {name: plain_attributes(shard[name]) for name in sorted(shard)}
+        return attributes | {ROOT: plain_attributes(shard)}
 
 
 def _take_thin(attributes: dict[str, dict[str, Any]]) -> int:

@@ -106,14 +106,14 @@ def find_rendered(store: Path, name: str | None = None, option: str = "--name") 
 
     Raises `AuheatError` listing what is there, and the `option` that chooses.
     """
-    there = sorted(p.name for p in (store / SHARDS).glob("*/") if has_manifest(p))
-    if not there:
+    names = sorted(p.name for p in (store / SHARDS).glob("*/") if has_manifest(p))
+    if not names:
         raise StoreError(f"{store / SHARDS}: no shards (run `auheat render` first)")
-    if name is None and len(there) > 1:
-        raise RequestError(f"{store / SHARDS}: choose one with {option} ({', '.join(there)})")
-    chosen = there[0] if name is None else name
-    if chosen not in there:
-        raise RequestError(f"{store / SHARDS}: no {chosen!r} (there: {', '.join(there)})")
+    if name is None and len(names) > 1:
+        raise StoreError(f"{store / SHARDS}: choose one with {option} ({', '.join(names)})")
+    chosen = names[0] if name is None else name
+    if chosen not in names:
+        raise StoreError(f"{store / SHARDS}: no {chosen!r} (there: {', '.join(names)})")
     return store / SHARDS / chosen
 
 

@@ -25,7 +25,7 @@ TOP = (5,)
 
 
 class RunKey(NamedTuple):
-    """What a table tells runs apart by, all seeds together.
+    """A configuration of a sweep, all seeds together: what a table's rows and columns differ in.
 
     `data` is a name of `DATA`, "" for any other set; `au_weight` is lambda; `layers` are those
     aligned, deep to shallow, () where lambda is 0.
@@ -64,7 +64,7 @@ class TableRow:
 
 @dataclass(frozen=True, slots=True)
 class TableSpec:
-    """What a sweep lays out: `kind` is "methods" (tables 1 and 2), "layers" (3) or "lambdas".
+    """A table of a sweep: `kind` is "methods" (tables 1 and 2), "layers" (3) or "lambdas".
 
     `method` is that of all rows, "" where rows are methods; `layers` likewise.
     """
@@ -90,23 +90,21 @@ class SweepPlan:
         """The data sets that runs are of, in order."""
         return tuple(dict.fromkeys(cell.setting.data for cell in self.cells))
 
-    def find(self, setting: RunKey) -> list[SweepRun]:
-        """Return the runs of a setting, one for each seed."""
-        return [cell for cell in self.cells if cell.setting == setting]
-
     def needs_validation(self, setting: RunKey) -> bool:
         """Whether a choice among several lambdas, or the table of one, looks at this setting."""
-        return any(setting in some for table in self.tables for some in list_compared(table))
+        return any(
+            setting in compared for table in self.tables for compared in list_compared(table)
+        )
 
     def list_tables(self, setting: RunKey) -> list[str]:
         """Return the kinds of tables that show a setting."""
-        shown = {
+        kinds = {
             table.kind
             for table in self.tables
             for row in table.rows
             if setting in (row.without, *row.candidates)
         }
-        return sorted(shown)
+        return sorted(kinds)
 
 
 @dataclass(frozen=True, slots=True)

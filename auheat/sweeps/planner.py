@@ -1,4 +1,4 @@
-"""From what was asked for to the runs and tables of a sweep; every request is checked here."""
+"""Planning of a sweep: its runs and tables from the request, which is checked here."""
 
 from __future__ import annotations
 
@@ -25,10 +25,6 @@ from auheat.sweeps.grid import (
 from auheat.training.config import TrainConfig, make_config
 from auheat.training.presets import PRESETS
 from auheat.utils.checks import check_distinct
-
-SWEPT = ("name", "method", "au_weight", "layers", "seed")
-"""The settings of a run that a sweep decides; all others are the same for every run."""
-
 
 _INSTEAD = {"method": "methods", "au_weight": "lambdas", "seed": "seeds"}
 
@@ -65,15 +61,14 @@ def plan_sweep(
     else:
         training = {**given, "train_preset": train_preset or "none"}
         parts = {_data_of(given): (_make_part(methods, lambdas, layers, training, seeds),)}
-    if given.get("contrast_weight") and not any(
-        p.positive() for some in parts.values() for p in some
-    ):
+    positive = [part.positive() for grids in parts.values() for part in grids]
+    if given.get("contrast_weight") and not any(positive):
         raise RequestError(
             "--contrast-weight: no lambda above 0 (runs without AUs have no contrast either)"
         )
     name = check_name(name or (preset if preset != "none" else "grid"))
     cells = tuple(_make_cells(name, parts, seeds, training))
-    tables = tuple(table for key, some in parts.items() for table in _lay_tables(key, some))
+    tables = tuple(table for key, grids in parts.items() for table in _lay_tables(key, grids))
     grid = {
         "preset": preset,
         "data": list(parts),
@@ -131,7 +126,7 @@ def _make_part(
     training: Mapping[str, Any],
     seeds: Sequence[int],
 ) -> SubGrid:
-    """Return the part of all combinations, what is not given being the training's own."""
+    """Return the grid of all combinations; what is not given is the training configuration's."""
     if methods is None and lambdas is None and layers is None and len(seeds) < 2:
         raise RequestError(
             f"sweep: nothing to vary (expected --preset {' or '.join(GRIDS)}, or some of "
@@ -190,9 +185,9 @@ def _make_cells(
     training: Mapping[str, Any],
 ) -> Iterator[SweepRun]:
     """Return every run once, in the order of the tables; configurations are checked."""
-    for data, some in parts.items():
+    for data, grids in parts.items():
         recipe = {"recipe": data} if data else {}
-        for setting in dict.fromkeys(s for part in some for s in part.settings(data)):
+        for setting in dict.fromkeys(s for part in grids for s in part.settings(data)):
             # what "without AUs" stands for is the plain classifier, which no heatmap has taught
             plain = {} if setting.au_weight else {"contrast_weight": 0.0}
             for seed in seeds:

@@ -1,4 +1,4 @@
-"""Results of a sweep's runs: their scores, the choice of lambda, and sweep.csv.
+"""Results of a sweep: the runs' scores, the choice of lambda, sweep.csv.
 
 Lambda is chosen on the validation split alone; `choose_lambda` is given no other scores.
 """
@@ -77,11 +77,10 @@ def read_results(
         record = records[cell.name]
         folder = stores[cell.setting.data] / RUNS / cell.name
         done = record.state == "done"
-        judged = done and plan.needs_validation(cell.setting)
+        validated = done and plan.needs_validation(cell.setting)
         scores = read_scores(folder / RESULT) if done else {}
-        results.append(
-            RunResult(cell, record, scores, read_scores(folder / VAL_RESULT) if judged else {})
-        )
+        validation = read_scores(folder / VAL_RESULT) if validated else {}
+        results.append(RunResult(cell, record, scores, validation))
     return results
 
 
@@ -121,13 +120,13 @@ def score_contrasts(results: Sequence[RunResult]) -> dict[RunKey, tuple[float, .
     These are the ones whose every run has them: a mean over fewer seeds than another's may be
     higher by its luck with them.
     """
-    judged: dict[RunKey, tuple[float, ...]] = {}
+    means_of: dict[RunKey, tuple[float, ...]] = {}
     for setting, n in Counter(result.cell.setting for result in results).items():
-        scores = [score_of(results, setting, key, "val") for key in VALIDATION]
-        means = tuple(score.mean for score in scores if score and score.n == n)
+        spreads = [score_of(results, setting, key, "val") for key in VALIDATION]
+        means = tuple(score.mean for score in spreads if score and score.n == n)
         if len(means) == len(VALIDATION):
-            judged[setting] = means
-    return judged
+            means_of[setting] = means
+    return means_of
 
 
 def choose_lambda(
@@ -150,13 +149,10 @@ def write_csv(
 ) -> bytes:
     """Return sweep.csv: a line for each run, numbers as evaluation.json has them."""
     text = io.StringIO()
-    writer: csv.DictWriter[str] | None = None
-    for result in results:
-        line = _csv_row(plan, result, stores, chosen)
-        if writer is None:
-            writer = csv.DictWriter(text, list(line), lineterminator="\n")
-            writer.writeheader()
-        writer.writerow(line)
+    lines = [_csv_row(plan, result, stores, chosen) for result in results]
+    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
     return text.getvalue().encode()
 
 

@@ -1,4 +1,4 @@
-"""Sweeps: a grid of runs trained, evaluated and laid out as the paper's tables, by one call.
+"""Running a sweep: a grid of runs trained, evaluated and laid out as the paper's tables.
 
 STORE/sweeps/NAME holds sweep.json (the grid, each run's state), sweep.csv (a line for each run)
 and sweep.md (the tables). All three are written again after each run, so that a sweep that is
@@ -56,7 +56,7 @@ _WATCH_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class SweepSummary:
-    """What a sweep came to: its folder, each run's record, and lambda where one was chosen.
+    """Summary of a sweep: its folder, each run's state, and lambda where one was chosen.
 
     `resumed` of the runs were finished before this call, which took `seconds`.
     """
@@ -193,7 +193,10 @@ _Made: TypeAlias = Generator[tuple[str, RunState], None, None]
 
 
 class SweepRunner:
-    """A sweep at work: its records, and the files that show them."""
+    """Trains and evaluates a plan's runs, in turn or in parallel, and writes the sweep's files.
+
+    `records` has every run's state; all files are written again whenever one changes.
+    """
 
     def __init__(
         self,
@@ -204,10 +207,10 @@ class SweepRunner:
         tell: Tell,
     ) -> None:
         self.folder, self.plan, self.places, self.records = folder, plan, places, records
-        self._tell, self._told = tell, set[str]()
+        self._tell, self._noted = tell, set[str]()
 
     def make(self, tasks: Sequence[Task], jobs: int) -> int:
-        """Make every run that is not finished; return how many were."""
+        """Train and evaluate every run that is not finished; return how many were."""
         waiting = []
         for task in tasks:
             if is_finished(task):
@@ -219,7 +222,7 @@ class SweepRunner:
             self._tell(f"{resumed} of {len(tasks)} runs were finished already")
         self.write()
         many = jobs > 1 and len(waiting) > 1
-        done = self._make_beside(waiting, jobs) if many else self._make_in_turn(waiting)
+        done = self._run_in_parallel(waiting, jobs) if many else self._run_in_turn(waiting)
         try:
             bar = tqdm(total=len(tasks), initial=resumed, desc="sweep", unit="run")
             with bar, contextlib.closing(done):  # closed, it ends its processes
@@ -238,7 +241,7 @@ class SweepRunner:
             ) from error
         return resumed
 
-    def _make_in_turn(self, tasks: Sequence[Task]) -> _Made:
+    def _run_in_turn(self, tasks: Sequence[Task]) -> _Made:
         for task in tasks:
             name = task.cell.name
             self.records[name] = RunState("running")
@@ -246,8 +249,8 @@ class SweepRunner:
             self._tell(f"{name}: started")
             yield name, make_run(task, self._note_once)
 
-    def _make_beside(self, tasks: Sequence[Task], jobs: int) -> _Made:
-        """Make runs in processes of their own; which of them wait is not known here."""
+    def _run_in_parallel(self, tasks: Sequence[Task], jobs: int) -> _Made:
+        """Train runs in parallel processes; which of them wait is not known here."""
         threads = max(1, count_cores() // jobs)
         self._tell(f"{len(tasks)} runs, {jobs} at a time with {threads} threads each")
         with joblib.parallel_config("loky", inner_max_num_threads=threads):
@@ -263,9 +266,9 @@ class SweepRunner:
                 ) from error
 
     def _note_once(self, note: str) -> None:
-        """Pass on what training says, once for all runs it says it of."""
-        if note not in self._told:
-            self._told.add(note)
+        """Pass on a note of training, once for all runs that have it."""
+        if note not in self._noted:
+            self._noted.add(note)
             self._tell(note)
 
     def _note(self, name: str, record: RunState, jobs: int) -> None:
@@ -279,18 +282,18 @@ class SweepRunner:
     def _describe_progress(self, jobs: int) -> str:
         """Return how long the other runs will take, by those of the same method or data set."""
         rest = [c for c in self.plan.cells if self.records[c.name].state in ("waiting", "running")]
-        known = [
+        finished = [
             (c.setting, self.records[c.name].seconds)
             for c in self.plan.cells
             if self.records[c.name].state == "done" and self.records[c.name].seconds
         ]
-        if not rest or not known:
+        if not rest or not finished:
             return "" if not rest else f"; {len(rest)} to go"
         total = 0.0
         for cell in rest:
-            alike = [t for s, t in known if s[:2] == cell.setting[:2]]
-            alike = alike or [t for s, t in known if s.data == cell.setting.data]
-            alike = alike or [t for _, t in known]
+            alike = [t for s, t in finished if s[:2] == cell.setting[:2]]
+            alike = alike or [t for s, t in finished if s.data == cell.setting.data]
+            alike = alike or [t for _, t in finished]
             total += sum(alike) / len(alike)
         return f"; {len(rest)} to go, about {format_duration(total / jobs)}"
 

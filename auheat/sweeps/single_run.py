@@ -1,4 +1,4 @@
-"""One run of a sweep: made, scored, or found finished; and what is checked before it begins."""
+"""One run of a sweep: checked beforehand, trained, evaluated, or recognised as finished."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def check_material(store: Path, config: TrainConfig) -> dict[str, Any]:
 
 
 def find_difference(task: Task, data: Mapping[str, Any]) -> str:
-    """Return in what a run that is there differs from the one asked for, "" for nothing.
+    """Return how an existing run differs from the one asked for, "" for not at all.
 
     `data` is what its config.json would have under that name if it were begun now. A run whose
     files cannot be read differs, so that it can be made anew like any other.
@@ -70,7 +70,9 @@ def find_difference(task: Task, data: Mapping[str, Any]) -> str:
         old = run_folder.read_config(task.run)
         if (task.run / run_folder.LAST).is_file():
             run_folder.read_progress(task.run)
-            run_folder.read_metadata(task.run / run_folder.BEST)  # there before the other one
+            run_folder.read_metadata(
+                task.run / run_folder.BEST
+            )  # best.safetensors is written before last.safetensors
     except AuheatError as error:
         return f"files that cannot be read: {error}"
     new = {"settings": describe_settings(task.cell.config), "data": dict(data)}

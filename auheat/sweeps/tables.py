@@ -25,7 +25,6 @@ PAPER_COLUMNS = {column.key: column for column in COLUMNS if column.paper}
 
 _SAME_SIZE = 0.01
 
-
 Choices = Mapping[tuple[RunKey, ...], RunKey | None]
 
 
@@ -76,8 +75,8 @@ def _format_contrast(plan: SweepPlan) -> str:
     weights = sorted({cell.config.contrast_weight for cell in plan.cells} - {0.0})
     if not weights:
         return ""
-    values = ", ".join(f"{weight:g}" for weight in weights)
-    return f" Runs with AUs have a contrast of weight {values} too, those without (λ 0) none."
+    listed = ", ".join(f"{weight:g}" for weight in weights)
+    return f" Runs with AUs have a contrast of weight {listed} too, those without (λ 0) none."
 
 
 def _failure_lines(results: Sequence[RunResult]) -> list[str]:
@@ -113,13 +112,13 @@ def format_mean(key: str, score: Spread | None) -> str:
 
 
 def _cell(
-    page: _Page, setting: RunKey | None, key: str, known: published.PublishedScores | None = None
+    page: _Page, setting: RunKey | None, key: str, cited: published.PublishedScores | None = None
 ) -> str:
     """Return a test score of a setting, and the published one beside it."""
     if setting is None:
         return "-"
     text = format_mean(key, score_of(page.results, setting, key))
-    value = getattr(known, key, None)
+    value = getattr(cited, key, None)  # margin and rank-1 were not published
     if value is None or text == "-" or not corresponds(page.results, setting):
         return text
     return f"{text} {_CITED_MARK}{value:.2f})*"
@@ -178,8 +177,8 @@ _BASELINES = (
 
 def _baseline_rows(page: _Page, table: TableSpec, keys: Sequence[str]) -> list[list[str]]:
     """Return the baselines of the table's first run that has been scored."""
-    shown = {s for row in table.rows for s in (row.without, *row.candidates)}
-    first = next((r for r in page.results if r.cell.setting in shown and r.scores), None)
+    settings = {s for row in table.rows for s in (row.without, *row.candidates)}
+    first = next((r for r in page.results if r.cell.setting in settings and r.scores), None)
     if first is None:
         return []
     rows = []
@@ -205,8 +204,10 @@ def _choice_lines(page: _Page, table: TableSpec) -> list[str]:
         "(of equal ones the higher validation ATT-COS, then the smaller λ). The test photos had "
         "no part in it."
     )
-    scored = score_contrasts(page.results)
-    missing = sorted({s.au_weight for choice in choices for s in choice if s not in scored})
+    validated = score_contrasts(page.results)
+    missing = sorted(
+        {s.au_weight for candidates in choices for s in candidates if s not in validated}
+    )
     if missing:
         text += f" Not all scored on validation yet: λ = {', '.join(f'{v:g}' for v in missing)}."
         text += " A λ of which a run has no such score cannot be chosen."
@@ -214,17 +215,17 @@ def _choice_lines(page: _Page, table: TableSpec) -> list[str]:
 
 
 def _row_cells(
-    page: _Page, setting: RunKey | None, known: published.PublishedScores | None
+    page: _Page, setting: RunKey | None, cited: published.PublishedScores | None
 ) -> list[str]:
-    return [_cell(page, setting, key, known) for key in PAPER_COLUMNS]
+    return [_cell(page, setting, key, cited) for key in PAPER_COLUMNS]
 
 
 def _layer_tables(page: _Page, table: TableSpec) -> list[str]:
-    paper = published.LAYERS if _is_ablation(table) else {}
+    cited = published.LAYERS if _is_ablation(table) else {}
     rows = []
     for row in table.rows:
         chosen = page.choices[row.candidates]
-        scores = paper.get(row.candidates[0].layers)
+        scores = cited.get(row.candidates[0].layers)
         rows.append([row.title, _format_lambda(chosen), *_row_cells(page, chosen, scores)])
     heading = ["layers", "λ", *(column.paper for column in PAPER_COLUMNS.values())]
     title = _title("Table 3", "which layers are aligned", table)
@@ -253,14 +254,14 @@ def _lambda_tables(page: _Page, table: TableSpec) -> list[str]:
 
 def _lambda_row(page: _Page, row: TableRow, chosen: bool, same: bool) -> list[str]:
     setting = row.candidates[0]
-    paper = published.LAMBDAS.get(setting.au_weight) if same else None
+    cited = published.LAMBDAS.get(setting.au_weight) if same else None
     if same and not setting.au_weight:
-        paper = published.METHODS["rafdb"]["cam"].without
+        cited = published.METHODS["rafdb"]["cam"].without
     title = f"**{row.title}** (chosen)" if chosen else row.title
     validation = [
         format_mean(key, score_of(page.results, setting, key, "val")) for key in VALIDATION
     ]
-    return [title, *validation, *_row_cells(page, setting, paper)]
+    return [title, *validation, *_row_cells(page, setting, cited)]
 
 
 _WRITERS: Mapping[str, Callable[[_Page, TableSpec], list[str]]] = {

@@ -19,7 +19,7 @@ _CYCLE_RISE = 0.25
 
 @dataclass(frozen=True, slots=True)
 class ScheduleConfig:
-    """What a schedule may depend on.
+    """Length and shape of a learning-rate schedule.
 
     `steps` are those of one epoch; `warmup` is in epochs, None being the schedule's own; every
     `step_epochs` epochs "step" multiplies the rate by `step_factor`.
@@ -45,10 +45,6 @@ def one_cycle_rate(progress: float, warm: float = _CYCLE_RISE, start: float = 0.
     if progress < warm:
         return start + (1 - start) * (1 - cosine_rate(progress / warm))
     return cosine_rate((progress - warm) / (1 - warm))
-
-
-def _constant(step: int, course: ScheduleConfig) -> float:
-    return _rise(step, course)
 
 
 def _step(step: int, course: ScheduleConfig) -> float:
@@ -79,7 +75,7 @@ def _rise(step: int, course: ScheduleConfig) -> float:
 
 
 SCHEDULES: Mapping[str, Callable[[int, ScheduleConfig], float]] = MappingProxyType(
-    {"constant": _constant, "step": _step, "cosine": _cosine, "onecycle": _one_cycle}
+    {"constant": _rise, "step": _step, "cosine": _cosine, "onecycle": _one_cycle}
 )
 """Name -> share of the highest rate of a step, counted from 0 over all epochs.
 
@@ -90,10 +86,9 @@ how long the rate rises, by default a quarter of the run.
 
 
 def group_parameters(model: Classifier, lr: float, head_lr: float = 1.0) -> list[dict[str, Any]]:
-    """Return the parameters with their rates: one group, or backbone and head at `head_lr`.
+    """Return parameter groups: one, or the backbone and the head at `head_lr` times the rate.
 
-    `head_lr` is a multiple of `lr`. A network without a `backbone` of its own (the transformers) is
-    one group.
+    A network without a `backbone` of its own (the transformers) is one group.
     """
     backbone = getattr(model, "backbone", None)
     if head_lr == 1 or backbone is None:
@@ -137,7 +132,7 @@ def make_optimizer(
 
 
 class Ema:
-    """A second network whose weights follow a trained one's: w <- decay w + (1 - decay) new.
+    """Exponential moving average of a network's weights: w <- decay w + (1 - decay) new.
 
     Polyak and Juditsky 1992; the average starts at the weights the network has now. Running means
     and variances of batch normalisation are averaged like weights, counters are copied.
@@ -150,7 +145,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Take one step towards the weights that a network has now."""
+        """Update the average: w <- decay w + (1 - decay) new."""
         means, news = _floats(self.model), _floats(model)
         torch._foreach_lerp_(means, news, 1 - self.decay)
         for mean, new in zip(self.model.buffers(), model.buffers(), strict=True):

@@ -1,4 +1,4 @@
-"""Training: from shards to a run's folder.
+"""Training a classifier from shards into a run's folder.
 
 The learning rate and all randomness are functions of seed, epoch and step, so a stopped run that
 goes on equals one that was never stopped. The test split is never looked at.
@@ -48,7 +48,7 @@ SLOW_SECONDS = 3600
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """What a training run did: its best epoch (from 1) by validation accuracy, and how fast.
+    """Summary of a training run: its best epoch (from 1) by validation accuracy, and how fast.
 
     `resumed` epochs were there already; `rate` is images per second of this call's epochs.
     """
@@ -119,7 +119,7 @@ def train(
 def _start(
     run: Path, config: TrainConfig, material: TrainingData, overwrite: bool, world: World
 ) -> int:
-    """Make a run's folder ready for its next epoch; return how many are done."""
+    """Prepare a run's folder for its next epoch; return how many are done."""
     done = run_folder.start_run(run, _describe(config, material, world), overwrite)
     if done >= config.epochs:
         return done
@@ -131,7 +131,7 @@ def _start(
 def _prepare(
     config: TrainConfig, material: TrainingData, device: torch.device, world: World
 ) -> tuple[Trainer, tuple[str, ...]]:
-    """Return the engine of a run that begins, and what is to be said of it."""
+    """Return the trainer of a run, and notes on its weights, processes and photos."""
     model, notes = _build(config, len(material.dataset.class_names))
     if config.sync_bn and world.size > 1:
         model = sync_batchnorm(model, config.backbone)
@@ -178,7 +178,7 @@ def sync_batchnorm(model: Classifier, backbone: str) -> Classifier:
 
 
 def _run_epochs(engine: Trainer, run: Path, done: int, best: dict[str, Any]) -> None:
-    """Train what is left of a run and save each epoch; `best` is the best line so far, or {}."""
+    """Train the remaining epochs and save each; `best` is the best line so far, or {}."""
     epochs = engine.config.epochs
     with tensorboard_writer(run, engine.config.tensorboard and engine.world.is_main, done) as note:
         for epoch in range(done, epochs):
@@ -202,7 +202,7 @@ def _run_epochs(engine: Trainer, run: Path, done: int, best: dict[str, Any]) -> 
             _append_metrics(run, line)
             note(line)
             engine.save(run, epochs_done=epoch + 1, best=best)
-    engine.world.barrier()  # nobody reads what is not written yet
+    engine.world.barrier()  # all files are written when any process goes on
 
 
 def _raise_uncompiled(error: RuntimeError) -> None:
@@ -216,7 +216,7 @@ def _raise_uncompiled(error: RuntimeError) -> None:
 
 
 def _describe(config: TrainConfig, material: TrainingData, world: World) -> dict[str, Any]:
-    """Return config.json: all that evaluation needs besides photos, on whatever machine."""
+    """Return config.json: all that evaluation needs besides photos, on any machine."""
     asked = read_manifest(material.folder).fingerprint
     made_with = read_attributes(material.dataset.files[0])
     book = material.book
@@ -250,7 +250,7 @@ def _choose_weights(config: TrainConfig) -> Found:
 
 
 def identify_weights(config: TrainConfig) -> dict[str, str]:
-    """Return names and sha256 of the weights a run starts from: "auto" does not say which.
+    """Return names and sha256 of the weights a run starts from, which "auto" leaves open.
 
     They follow from method, backbone and weights of the settings. Raises `AuheatError` for a file
     that cannot be read.
@@ -269,17 +269,17 @@ def identify_weights(config: TrainConfig) -> dict[str, str]:
 
 
 def _build(config: TrainConfig, classes: int) -> tuple[Classifier, tuple[str, ...]]:
-    """Return a classifier with the weights asked for, and what is to be said of them."""
+    """Return a classifier with the weights asked for, and notes on them."""
     model = build_classifier(config.method, config.backbone, classes)
     if config.weights == "none":
         return model, ("weights: none, trained from scratch",)
-    found = _choose_weights(config)
+    weights = _choose_weights(config)
     notes: list[str] = []
-    for file in found.files:
+    for file in weights.files:
         notes += [f"weights: {file}", *find_method(config.method).load(model, file)]
-    if found.missing or not found.files:
-        named = f" ({', '.join(found.missing)})" if found.missing else ""
-        what = "the rest is" if found.files else "it is"
+    if weights.missing or not weights.files:
+        named = f" ({', '.join(weights.missing)})" if weights.missing else ""
+        what = "the rest is" if weights.files else "it is"
         notes.append(
             f"warning: no published weights of {config.backbone}{named} in AUHEAT_WEIGHTS or "
             f"torch's hub cache: {what} trained from scratch, which takes far more photos"
@@ -298,7 +298,7 @@ def _append_metrics(run: Path, line: dict[str, Any]) -> None:
 
 
 def _cut_metrics(run: Path, done: int) -> None:
-    """Drop the line of an epoch that was measured but not saved, the first one's too."""
+    """Drop the line of an epoch that was measured but not saved."""
     file = run / run_folder.METRICS
     if file.is_file():
         lines = file.read_text(encoding="utf-8").splitlines()[:done]

@@ -17,7 +17,7 @@ BOARD = "tensorboard"
 def tensorboard_writer(
     run: Path, wanted: bool, done: int = 0
 ) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Yield what notes an epoch's line; it does nothing unless `wanted`.
+    """Yield a function that writes an epoch's metrics; it does nothing unless `wanted`.
 
     Epochs from `done` + 1 on that were noted before are replaced. Raises `AuheatError` where
     TensorBoard is missing.

@@ -1,7 +1,7 @@
-"""The engine of a run: its epochs, one step at a time.
+"""The training loop: epochs, steps, gradients and validation.
 
-A step learns from one batch, whatever shares it out: processes have rows of it, and pass it through
-the network in `accumulate` parts. All that is random is drawn for the whole batch, and every
+A step learns from one batch, however it is split: ranks have rows of it, and pass them through the
+network in `accumulate` parts. All that is random is drawn for the whole batch, and every
 mean of the loss is over the whole batch, so that the gradient is that of one process in one
 pass. (Batch normalisation, unless frozen or synced, sees its own part; so does ADL's draw.)
 """
@@ -45,20 +45,20 @@ _TIMED_STEPS, _TIMED_SECONDS = 5, 10
 class MicroBatch(NamedTuple):
     """A part of a batch that passes through the network at once.
 
-    `labels` are those before mixing. `share` is its part of the batch's rows and `known` (a scalar)
-    of the weights of its heatmaps, None for a whole batch; after the `last` one gradients are
-    synced.
+    `labels` are those before mixing. `share` is its part of the batch's rows and
+    `heatmap_share` (a scalar) of the weights of its heatmaps, None for a whole batch; after the
+    `last` one gradients are synced.
     """
 
     seen: Batch
     labels: Tensor
     share: float = 1.0
-    known: Tensor | None = None
+    heatmap_share: Tensor | None = None
     last: bool = True
 
 
 class Trainer:
-    """One run's model, data and optimizer, an epoch at a time.
+    """Trains one run's model, an epoch at a time, and validates it.
 
     `on_rate`, if set, is given the images per second of the first steps to come.
     """
@@ -72,7 +72,7 @@ class Trainer:
         device: torch.device,
         world: World | None = None,
     ) -> None:
-        """Bring the photos into memory where they fit, else let processes decode them."""
+        """Cache the photos in memory where they fit, else let worker processes decode them."""
         self.config, self.material, self.device = config, material, device
         self.model, self.optimizer = model, optimizer
         self.world = World() if world is None else world
@@ -93,8 +93,12 @@ class Trainer:
 
     @property
     def best_model(self) -> Classifier:
-        """The network that is validated, and kept where it is the best: the mean one, if any."""
+        """The network that is validated and saved as best: the moving average, if any."""
         return self.model if self.ema is None else self.ema.model
+
+    @property
+    def _mean_model(self) -> Classifier | None:
+        return None if self.ema is None else self.ema.model
 
     def _make_targets(self) -> Targets:
         material = self.material
@@ -117,17 +121,15 @@ class Trainer:
         )
 
     def load(self, run: Path) -> dict[str, Any]:
-        """Go on from a run's last.safetensors; return its metadata."""
-        mean = None if self.ema is None else self.ema.model
-        metadata = checkpoint.load_state(run, self.model, self.optimizer, mean)
+        """Resume from a run's last.safetensors; return its metadata."""
+        metadata = checkpoint.load_state(run, self.model, self.optimizer, self._mean_model)
         self._scaler.load_state_dict(metadata.get("scaler") or self._scaler.state_dict())
         return metadata
 
     def save(self, run: Path, **metadata: Any) -> None:
-        """Write a run's last.safetensors: all that it takes to go on."""
-        mean = None if self.ema is None else self.ema.model
+        """Write a run's last.safetensors: all that it takes to resume."""
         metadata["scaler"] = self._scaler.state_dict()
-        checkpoint.save_state(run, self.model, self.optimizer, mean, **metadata)
+        checkpoint.save_state(run, self.model, self.optimizer, self._mean_model, **metadata)
 
     def run_epoch(self, epoch: int) -> dict[str, Any]:
         """Train and validate once; return the epoch's line for metrics.jsonl."""
@@ -154,7 +156,7 @@ class Trainer:
         torch.manual_seed(seed)
         self.feed.order.set_epoch(seed)
         chance = torch.Generator().manual_seed(seed)
-        self.start_learning()
+        self._set_train_mode()
         rows: list[Tensor] = []
         checked: list[Tensor] = []
         batches = tqdm(
@@ -183,7 +185,7 @@ class Trainer:
         return dict(zip(names, torch.cat(checked).mean(0).tolist(), strict=True))
 
     def _report_rate(self, times: list[float]) -> None:
-        """Hand images per second to `on_rate`, once: after a few steps, or seconds.
+        """Report images per second to `on_rate`, once: after a few steps, or seconds.
 
         `times` are the epoch's start and the end of each step; the first step also warms up.
         """
@@ -194,8 +196,8 @@ class Trainer:
             self.on_rate(images / seconds)
             self.on_rate = None
 
-    def start_learning(self) -> None:
-        """Put the network into training mode, but for normalisation that is frozen."""
+    def _set_train_mode(self) -> None:
+        """Set training mode, except for frozen batch normalisation."""
         self._run.train()
         if self.config.freeze_bn:
             for module in self.model.modules():
@@ -213,10 +215,10 @@ class Trainer:
             self.ema.update(self.model)
 
     def backward(self, batch: Item, n: int, chance: torch.Generator) -> Tensor:
-        """Leave the gradients of a batch of n rows, of which these are this process's.
+        """Compute the gradients of a batch of n rows, of which these are this process's.
 
-        Returns this process's part of the loss, of its three terms and of the share of right
-        answers, (5,): summed over the processes they are the batch's.
+        Returns this process's part of the loss, of its three terms and of the accuracy, (5,):
+        summed over the processes they are the batch's.
         """
         self.optimizer.zero_grad(set_to_none=True)
         sums: list[Tensor] = []
@@ -233,7 +235,7 @@ class Trainer:
         return sums[0] if len(sums) == 1 else torch.stack(sums).sum(0)
 
     def _split(self, batch: Item, n: int, chance: torch.Generator) -> Iterator[MicroBatch]:
-        """Vary a batch and yield it in parts."""
+        """Augment a batch and yield its micro-batches."""
         seen, labels = self._vary(batch, n, chance)
         # same number of micro-batches on each rank, none empty
         count = min(self.config.accumulate, n // self.world.size)
@@ -244,20 +246,18 @@ class Trainer:
         for number, rows in enumerate(torch.arange(len(labels)).tensor_split(count)):
             own = slice(int(rows[0]), int(rows[-1]) + 1)
             part = seen.map(itemgetter(own))
-            known = known_share(part.valid).sum() / total
-            yield MicroBatch(part, labels[own], len(rows) / n, known, number + 1 == count)
+            weight = known_share(part.valid).sum() / total
+            yield MicroBatch(part, labels[own], len(rows) / n, weight, number + 1 == count)
 
     def _vary(self, batch: Item, n: int, chance: torch.Generator) -> tuple[Batch, Tensor]:
-        """Return a batch's photos and heatmaps, varied and mixed, and its labels before."""
+        """Return a batch augmented and mixed, and its labels before mixing."""
         rows = Rows(n, self.world.rank, self.world.size)
         images, heatmaps = _as_floats(batch)
         settings = AUGMENTATIONS[self.config.augment]
         side = self.config.image_size
         images, heatmaps, theta = vary(images, heatmaps, chance, settings, side, rows)
-        maps = None
-        if self._targets is not None:
-            size = (heatmaps.shape[1], heatmaps.shape[2])
-            maps = self._targets.draw(batch["landmarks"], self.material.dataset.image_size, size)
+        maps = self._class_maps(batch)
+        if maps is not None:
             maps = warp_heatmaps(maps, theta.to(maps))
         seen = Batch(images, heatmaps, batch["label"], batch["valid"], maps)
         if self._mix is not None:  # a photo's partner may be another process's
@@ -267,16 +267,23 @@ class Trainer:
         images = seen.images.contiguous(memory_format=torch.channels_last)
         return seen._replace(images=images), batch["label"]
 
+    def _class_maps(self, batch: Item) -> Tensor | None:
+        """Return every class's heatmap on the photos as they were read, None without a contrast."""
+        if self._targets is None:
+            return None
+        height, width = batch["heatmap"].shape[1:]
+        return self._targets.draw(batch["landmarks"], batch["image"].shape[-1], (height, width))
+
     def _rescale(self, loss: Loss, part: MicroBatch) -> Loss:
-        """Return what a part's loss adds to that of the whole batch."""
-        if part.known is None:
+        """Scale a micro-batch's loss to its part of the whole batch's."""
+        if part.heatmap_share is None:
             return loss
-        aligned = part.known * loss.alignment, part.known * loss.contrast
+        aligned = part.heatmap_share * loss.alignment, part.heatmap_share * loss.contrast
         parts = part.share * loss.classes, *aligned
         return Loss(add_up(*parts, self.config.au_weight, self.config.contrast_weight), *parts)
 
     def _no_sync(self, last: bool) -> AbstractContextManager[Any]:
-        """Return in what the processes' gradients are averaged, for the last part alone."""
+        """Return DDP's `no_sync` for all micro-batches but the last."""
         if last or not isinstance(self._shared, DistributedDataParallel):
             return nullcontext()
         return self._shared.no_sync()
@@ -289,17 +296,17 @@ class Trainer:
         config, targets = self.config, self._targets
         class_weights = None if targets is None else targets.class_weights
         contrast = config.contrast_weight, seen.class_maps, class_weights
-        known = seen.labels, seen.heatmaps, seen.valid
-        return total_loss(output, *known, config.au_weight, config.layers, *contrast)
+        targeted = seen.labels, seen.heatmaps, seen.valid
+        return total_loss(output, *targeted, config.au_weight, config.layers, *contrast)
 
     def _validate(self) -> dict[str, float]:
         """Return accuracy and the training loss over the rows held out."""
         for model in (self.model, self.best_model):
             self.world.sync_buffers(model)
         sums = self.world.sum(self._sum_held_out(self.best_model.eval())).cpu()
-        n, known, classes, *aligned, hits = sums.unbind(1)
+        n, weights, classes, *aligned, hits = sums.unbind(1)
         classes, hits = (classes / n).float(), (hits / n).float()
-        alignment, contrast = (torch.where(known > 0, v / known, 0).float() for v in aligned)
+        alignment, contrast = (torch.where(weights > 0, v / weights, 0).float() for v in aligned)
         parts = classes, alignment, contrast
         loss = add_up(*parts, self.config.au_weight, self.config.contrast_weight)
         totals = torch.zeros(5)
@@ -318,18 +325,15 @@ class Trainer:
         sums = torch.zeros(len(self._val), 6, dtype=torch.float64, device=self.device)
         for step, batch in enumerate(self._val):
             images, heatmaps = _as_floats(batch)
-            maps = None
-            if self._targets is not None:
-                size = (heatmaps.shape[1], heatmaps.shape[2])
-                maps = self._targets.draw(batch["landmarks"], images.shape[-1], size)
+            maps = self._class_maps(batch)
             images = images.contiguous(memory_format=torch.channels_last)
             seen = Batch(images, heatmaps, batch["label"], batch["valid"], maps)
             output = model(images)
             loss = self._loss(output, seen)
-            n, known = len(seen.labels), known_share(seen.valid).double().sum()
+            n, weight = len(seen.labels), known_share(seen.valid).double().sum()
             hits = n * _accuracy(output.logits, seen.labels).double()
-            aligned = loss.alignment.double() * known, loss.contrast.double() * known
-            means = known.new_tensor(n), known, loss.classes.double() * n, *aligned, hits
+            aligned = loss.alignment.double() * weight, loss.contrast.double() * weight
+            means = weight.new_tensor(n), weight, loss.classes.double() * n, *aligned, hits
             sums[step] = torch.stack(means)
         return sums
 
@@ -339,7 +343,7 @@ def _as_floats(batch: Item) -> tuple[Tensor, Tensor]:
 
 
 def _in_float32(output: Output) -> Output:
-    """Return an output whose logits the loss can take without losing digits."""
+    """Return an output with float32 logits, so that the loss loses no digits."""
     extra = tuple(logits.float() for logits in output.aux_logits)
     return output._replace(logits=output.logits.float(), aux_logits=extra)
 
@@ -353,7 +357,7 @@ def _accuracy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _check_finite(rows: Tensor, epoch: int, first: int) -> None:
-    """Raise for the first of an epoch's steps, from step `first`, whose loss is not finite."""
+    """Raise for the first step whose loss is not finite; `rows` are losses from step `first` on."""
     bad = (~torch.isfinite(rows).all(1)).nonzero()
     if len(bad):
         raise AuheatError(

@@ -1,4 +1,4 @@
-"""Several processes that train one network, as `torchrun` starts them.
+"""Distributed training: the ranks that `torchrun` starts.
 
 Every process draws the same random numbers and walks through the same order of photos; each takes
 its rows of every batch. Sums over the processes then are those of a single one.
@@ -31,7 +31,7 @@ _GRACE_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """This process's place among all that train: `rank` of `size`, and the same on its machine."""
+    """This process's rank among `size`, and the same on its machine."""
 
     rank: int = 0
     size: int = 1
@@ -40,7 +40,7 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the one process that writes files and talks."""
+        """Whether this is rank 0, which alone writes files and messages."""
         return self.rank == 0
 
     def device(self, name: str) -> torch.device:
@@ -67,7 +67,7 @@ class World:
         return values
 
     def broadcast(self, value: Any) -> Any:
-        """Return the first process's value, a plain one."""
+        """Return rank 0's value, a plain one."""
         if self.size == 1:
             return value
         box = [value]
@@ -79,7 +79,7 @@ class World:
         self.broadcast(None)
 
     def gather(self, rows: Tensor, n: int) -> Tensor:
-        """Return all n rows of a batch of which each process has every `size`-th."""
+        """Return all n rows of a batch, of which each rank has every `size`-th."""
         if self.size == 1:
             return rows
         most = -(-n // self.size)
@@ -95,20 +95,22 @@ class World:
                 dist.broadcast(buffer, 0)
 
     def wrap_ddp(self, model: nn.Module, device: torch.device) -> nn.Module:
-        """Return what averages the gradients of all processes; alone, the model itself."""
+        """Return the model in DDP, which averages gradients; alone, the model itself."""
         if self.size == 1:
             return model
         own = None if device.type == "cpu" else [device]
         # buffers are levelled before they are used, once an epoch; torch has renamed the option
-        known = inspect.signature(DistributedDataParallel).parameters
-        option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        parameters = inspect.signature(DistributedDataParallel).parameters
+        option = (
+            "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"
+        )
         options: dict[str, Any] = {option: False, "gradient_as_bucket_view": True}
         return DistributedDataParallel(model, own, **options)
 
 
 @contextmanager
 def join() -> Iterator[World]:
-    """Yield this process's place; with torchrun, after all have met.
+    """Join the process group that torchrun started, and yield this process's `World`.
 
     Where one of several fails, all end: the first to fail raises its error, the others
     `SystemExit` with code 1, without a word. Inside another `join` it changes nothing.

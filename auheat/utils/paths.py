@@ -49,10 +49,10 @@ def find_names(source: Path) -> Iterator[str]:
 
 
 class Fence:
-    """Refuses what lies outside a folder, once links are followed; a `follow` fence has a gate.
+    """Rejects paths that resolve outside a root folder; with `follow`, links may leave it.
 
-    A folder is resolved once, however many photos are looked at in it. `hint` is what a refusal
-    says of the gate.
+    A folder is resolved once, however many photos are looked at in it. `hint` is what the
+    error says of the option that allows it.
     """
 
     def __init__(self, root: Path, follow: bool, hint: str = "; --follow-links allows it") -> None:
@@ -216,7 +216,7 @@ def _is_text(fence: Fence, name: str, odd: Callable[[AuheatError], None]) -> boo
     return False
 
 
-def some(names: Collection[str], most: int = 3) -> str:
+def list_few(names: Collection[str], most: int = 3) -> str:
     """Return the first few names for a message."""
     shown = [repr(name) for _, name in zip(range(most), names, strict=False)]
     return ", ".join(shown) + (", ..." if len(names) > most else "")

@@ -5,7 +5,6 @@ The face is the mean face of `facs.yaml`, drawn in lines; no photo is needed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from auheat.facs.records import Codebook, Cue
 from auheat.heatmaps.plan import plan_heatmaps
 from auheat.heatmaps.render import render_heatmaps
 from auheat.records import Array
+from auheat.visualization.drawing import caption, fit, grid, rule, write, write_plot
 
 SIDE = 190
 """Side of one face in the picture, in pixels."""
@@ -25,7 +25,7 @@ SIDE = 190
 COLUMNS = 7
 
 
-_WHITE, _INK, _PALE, _HOT = (255, 255, 255), (40, 40, 48), (120, 124, 132), (214, 40, 30)
+_PALE, _HOT = (120, 124, 132), (214, 40, 30)
 
 _LINES = (
     (range(17), False),
@@ -75,31 +75,10 @@ def draw_face(heat: Array, points: Array) -> Array:
     return np.rint(canvas * (1 - alpha) + np.array(_HOT) * alpha).astype(np.uint8)
 
 
-def _label(picture: Array, title: str, lines: Sequence[str]) -> Array:
-    """Return the picture with a title and small lines under it."""
-    width = picture.shape[1]
-    strip = np.full((24 + 15 * len(lines), width, 3), 255, np.uint8)
-    rows = [(title, 17, 0.46, _INK), *((t, 33 + 15 * i, 0.36, _PALE) for i, t in enumerate(lines))]
-    for text, y, size, color in rows:
-        while text and cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, 1)[0][0] > width - 12:
-            size -= 0.02
-        cv2.putText(strip, text, (8, y), cv2.FONT_HERSHEY_SIMPLEX, size, color, 1, cv2.LINE_AA)
-    return np.vstack([picture, strip])
-
-
-def _grid(cells: Sequence[Array]) -> Array:
-    blank = np.full_like(cells[0], 255)
-    rows = []
-    for start in range(0, len(cells), COLUMNS):
-        row = list(cells[start : start + COLUMNS])
-        rows.append(np.hstack(row + [blank] * (COLUMNS - len(row))))
-    return np.vstack(rows)
-
-
 def _heading(text: str, width: int) -> Array:
     strip = np.full((40, width, 3), 255, np.uint8)
-    cv2.putText(strip, text, (8, 27), cv2.FONT_HERSHEY_SIMPLEX, 0.62, _INK, 1, cv2.LINE_AA)
-    cv2.line(strip, (8, 38), (width - 8, 38), (225, 225, 228), 1)
+    write(strip, text, (8, 27), fit(text, 13, width - 16), bold=True)
+    rule(strip, 38, 8, width - 8)
     return strip
 
 
@@ -111,16 +90,16 @@ def draw_codebook(book: Codebook) -> Array:
         units = " ".join(_short(cue) for cue in book.expressions[name])
         half = units.rfind(" ", 0, 30) if len(units) > 30 else -1
         lines = [units, ""] if half < 0 else [units[:half], units[half + 1 :]]
-        expressions.append(_label(draw_face(heat, points), name, lines))
+        expressions.append(caption(draw_face(heat, points), name, lines))
     used = {cue.au for cues in book.expressions.values() for cue in cues}
     units_drawn = [
-        _label(draw_face(heat, points), f"AU{au}{'' if au in used else ' (not used)'}", [region])
+        caption(draw_face(heat, points), f"AU{au}{'' if au in used else ' (not used)'}", [region])
         for au, heat in draw_units(book).items()
         for region in [book.regions[au].name]
     ]
     width = COLUMNS * SIDE
-    parts = [_heading(book.title, width), _grid(expressions)]
-    parts += [_heading("Action units", width), _grid(units_drawn)]
+    parts = [_heading(book.title, width), grid(expressions, COLUMNS)]
+    parts += [_heading("Action units", width), grid(units_drawn, COLUMNS)]
     return np.vstack(parts)
 
 
@@ -135,10 +114,5 @@ def plot_codebook(book: Codebook, out: Path) -> Path:
     """Write the picture of a codebook as PNG or JPEG; raises `AuheatError` where it cannot."""
     if out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise RequestError(f"--plot: {out}: not a picture's name (.png or .jpg)")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    picture = cv2.cvtColor(draw_codebook(book), cv2.COLOR_RGB2BGR)
-    done, data = cv2.imencode(out.suffix, picture)
-    if not done:
-        raise RequestError(f"--plot: {out}: cannot be encoded")
-    out.write_bytes(data.tobytes())
+    write_plot(out, draw_codebook(book))
     return out

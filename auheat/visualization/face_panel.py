@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 from auheat.records import Array
+from auheat.visualization.drawing import draw_dots
 from auheat.visualization.overlays import colorize, overlay
 
 PANEL = 168
@@ -29,7 +30,9 @@ def draw_panel(photo: Array, points: Array, heatmap: Array, side: int = PANEL) -
     )
     face = cv2.resize(large, (side, side), interpolation=cv2.INTER_AREA)
     heat = _warp_heat(heatmap, (height, width), view, side)
-    return np.hstack([_mark(face, points, view), colorize(heat), overlay(face, heat)])
+    drawn = face.copy()
+    draw_dots(drawn, points @ view[:, :2].T + view[:, 2])
+    return np.hstack([drawn, colorize(heat), overlay(face, heat)])
 
 
 def draw_bare(shape: tuple[int, int], points: Array, heatmap: Array, side: int = PANEL) -> Array:
@@ -41,7 +44,8 @@ def draw_bare(shape: tuple[int, int], points: Array, heatmap: Array, side: int =
     view = _view(shape, points, side)
     blank = np.full((side, side, 3), _GRAY, np.uint8)
     heat = _warp_heat(heatmap, shape, view, side)
-    return np.hstack([_mark(blank, points, view), colorize(heat)])
+    draw_dots(blank, points @ view[:, :2].T + view[:, 2])
+    return np.hstack([blank, colorize(heat)])
 
 
 def _warp_heat(heatmap: Array, shape: tuple[int, int], view: Array, side: int) -> Array:
@@ -57,17 +61,6 @@ def _warp_heat(heatmap: Array, shape: tuple[int, int], view: Array, side: int) -
         borderMode=cv2.BORDER_REPLICATE,
     )
     return heat
-
-
-def _mark(face: Array, points: Array, view: Array) -> Array:
-    """Return the face with its landmarks as dots."""
-    marked = face.copy()
-    for x, y in points @ view[:, :2].T + view[:, 2]:
-        if np.isfinite(x):
-            at = (round(float(x) * 16), round(float(y) * 16))
-            cv2.circle(marked, at, 28, (20, 20, 20), -1, cv2.LINE_AA, 4)
-            cv2.circle(marked, at, 20, (80, 255, 120), -1, cv2.LINE_AA, 4)
-    return marked
 
 
 def _view(shape: tuple[int, int], points: Array, side: int) -> Array:

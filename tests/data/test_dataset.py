@@ -163,8 +163,8 @@ def test_dataset_pickles_without_its_open_files(shards):
 
 def test_loader_workers_return_the_same_batches(shards):
     dataset = ShardDataset(shards, "test", image_size=24)
-    helper = {"num_workers": 1, "multiprocessing_context": WORKER_START}
-    alone, helped = (list(DataLoader(dataset, 5, **about)) for about in ({}, helper))
+    alone = list(DataLoader(dataset, 5))
+    helped = list(DataLoader(dataset, 5, num_workers=1, multiprocessing_context=WORKER_START))
     assert [len(b["label"]) for b in alone] == [5, 5, 2]
     for a, b in zip(alone, helped, strict=True):
         assert all(torch.equal(a[key], b[key]) for key in a)

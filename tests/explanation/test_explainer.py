@@ -25,7 +25,6 @@ from auheat.evaluation.model_maps import CAM, predict_maps, view_maps
 from auheat.evaluation.scorer import MapScorer
 from auheat.explanation.explainer import Explainer, explain_to
 from auheat.explanation.inputs import name_outputs
-from auheat.explanation.panel import encode_png
 from auheat.explanation.panel_cells import (
     CELL,
     draw_overview_cell,
@@ -48,7 +47,7 @@ from auheat.runs.run_folder import BEST, CONFIG
 from auheat.store.store import list_finished
 from auheat.training.config import make_config
 from auheat.training.runner import train
-from auheat.visualization.text import measure_text, plain, shorten, wrap
+from auheat.visualization.drawing import encode_picture, measure_text, plain, shorten, wrap
 
 SIDE = 64
 NAMES = ("Happiness", "Surprise", "Anger")
@@ -758,7 +757,7 @@ def test_the_portrait_is_found_framed_and_explained(portrait, detector, monkeypa
     photo, points = portrait
     monkeypatch.setattr("auheat.explanation.inputs.load_detector", lambda *_: detector)
     file = tmp_path / "portrait.png"
-    file.write_bytes(encode_png(photo))
+    file.write_bytes(encode_picture(photo))
     found = auheat.explain(
         make_run(tmp_path / "run"), file, device="cpu", label="happy", tell=lambda _: None
     )
@@ -798,7 +797,8 @@ def test_tags_never_cover_each_other(places, apart):
 def test_text_keeps_within_its_width(text, cap, width):
     assert measure_text(shorten(text, cap, width), cap) <= width
     assert all(measure_text(line, cap) <= width for line in wrap(text, cap, width))
-    assert plain(text).isascii()
+    assert plain(text).isprintable()
+    assert plain(plain(text)) == plain(text)
 
 
 def test_a_panel_holds_the_longest_of_everything(square):

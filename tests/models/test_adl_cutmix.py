@@ -191,7 +191,7 @@ def test_the_pasted_part_of_a_face_that_is_not_valid_neither_draws_nor_repels_at
         ("mix", cutmix, "draw_box", "math.sqrt(1 - kept)", "(1 - kept)"),
         ("mix", cutmix, "cutmix", "(1 - area) * shares + area", "kept * shares + (1 - kept)"),
         ("mix", cutmix, "cutmix", "(1 - part) * heatmaps[order]", "(1 - part) * heatmaps"),
-        ("mix", cutmix, "cutmix", "(1 - part) * known[order]", "(1 - part) * known"),
+        ("mix", cutmix, "cutmix", "(1 - part) * known_share[order]", "(1 - part) * known_share"),
     ],
 )
 def test_a_regularizer_that_is_off_is_noticed(check, owner, name, old, new, monkeypatch):

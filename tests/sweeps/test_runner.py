@@ -145,7 +145,7 @@ def test_the_page_has_mean_and_deviation_over_the_seeds(swept):
     assert [weight for weight, _ in rows] == ["0", "1", "4"]
     for weight, cells in rows:
         layers = (5,) if float(weight) else ()
-        own = [c.name for c in plan.find(RunKey("", "cam", float(weight), layers))]
+        own = [c.name for c in plan.cells if c.setting == RunKey("", "cam", float(weight), layers)]
         assert len(own) == 2
         wanted = []
         for key, file, digits in [
@@ -483,7 +483,7 @@ def test_initial_weights_are_identified_once_for_each_network(swept, monkeypatch
 def test_a_run_from_before_the_contrast_was_made_without_it(swept, tmp_path):
     finished, plan, _ = swept
     store = shutil.copytree(finished, tmp_path / "copy")
-    cell = plan.find(RunKey("", "cam", 4.0, (5,)))[0]
+    cell = next(c for c in plan.cells if c.setting == RunKey("", "cam", 4.0, (5,)))
     run = store / "runs" / cell.name
     config = json.loads((run / "config.json").read_text())
     del config["settings"]["contrast_weight"]

@@ -107,7 +107,7 @@ def test_parts_without_a_valid_heatmap_weigh_nothing(store, monkeypatch):
     for parts in seen:
         valid = sum(n for _, n in parts)
         assert sum(part.share for part, _ in parts) == pytest.approx(1)
-        assert [part.known.item() for part, _ in parts] == pytest.approx(
+        assert [part.heatmap_share.item() for part, _ in parts] == pytest.approx(
             [n / valid for _, n in parts]
         )
     assert {n for parts in seen for _, n in parts} == {0, 1, 2}

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -227,35 +227,53 @@ def _read_text(file: Path, kind: str, name: str) -> PointTable:
 
 
 def _find_columns(header: list[str], kind: str, where: str) -> _Columns:
+    """Return where a header has points, names and scores; raises `AuheatError`."""
     at = {cell: i for i, cell in enumerate(header)}
+    columns = _KINDS[kind](at, _find_points(header, kind, where))
+    if kind == "py-feat" and columns.name is None:
+        raise StoreError(f"{where}: no column `input` (it names each row's photo)")
+    used = (*columns.points, columns.name, columns.status, *columns.others())
+    twice = [header[i] for i in used if i is not None and header.count(header[i]) > 1]
+    if twice:
+        raise StoreError(f"{where}: two columns {twice[0]!r} (expected one)")
+    return columns
+
+
+def _find_points(header: list[str], kind: str, where: str) -> tuple[int, ...]:
+    """Return the columns of x and y of each point in turn; raises `AuheatError`."""
     mark = "" if kind == "csv" else "_"
-    found = {cell for cell in header if (m := _NUMBERED.fullmatch(cell)) and m[2] == mark}
+    cells = {cell for cell in header if (m := _NUMBERED.fullmatch(cell)) and m[2] == mark}
     wanted = [f"{axis}{mark}{p}" for p in range(N_POINTS) for axis in "xy"]
-    if found != set(wanted):
+    if cells != set(wanted):
         advice = "; OpenFace writes them with -2Dfp" if kind == "openface" else ""
+        n_x, n_y = (sum(cell[0] == axis for cell in cells) for axis in "xy")
         raise StoreError(
-            f"{where}: {sum(cell[0] == 'x' for cell in found)} x and "
-            f"{sum(cell[0] == 'y' for cell in found)} y of points ({N_POINTS} in iBUG order: "
+            f"{where}: {n_x} x and {n_y} y of points ({N_POINTS} in iBUG order: "
             f"x{mark}0 to x{mark}{N_POINTS - 1}, y{mark}0 to y{mark}{N_POINTS - 1}{advice})"
         )
-    points = tuple(at[cell] for cell in wanted)
-    names = ("id",) if kind == "csv" else _NAMES
-    name = next((at[cell] for cell in names if cell in at), None)
-    if kind == "csv":
-        columns = _Columns(points, name, score=at.get("score"), status=at.get("status"))
-    elif kind == "openface":
-        face, frame = at.get("face_id", at.get("face")), at.get("frame")
-        columns = _Columns(points, name, at["confidence"], face, frame, at.get("success"))
-    elif name is None:
-        raise StoreError(f"{where}: no column `input` (it names each row's photo)")
-    else:
-        score, frame = at.get("FaceScore"), at.get("frame")
-        columns = _Columns(points, name, score=score, frame=frame, face_number=-1)
-    used = [header[i] for i in (*points, name, columns.status, *columns.others()) if i is not None]
-    doubled = [cell for cell in used if header.count(cell) > 1]
-    if doubled:
-        raise StoreError(f"{where}: two columns {doubled[0]!r} (expected one)")
-    return columns
+    at = {cell: i for i, cell in enumerate(header)}
+    return tuple(at[cell] for cell in wanted)
+
+
+def _find_name(at: Mapping[str, int]) -> int | None:
+    return next((at[cell] for cell in _NAMES if cell in at), None)
+
+
+def _csv_columns(at: Mapping[str, int], points: tuple[int, ...]) -> _Columns:
+    return _Columns(points, at.get("id"), score=at.get("score"), status=at.get("status"))
+
+
+def _openface_columns(at: Mapping[str, int], points: tuple[int, ...]) -> _Columns:
+    face, frame = at.get("face_id", at.get("face")), at.get("frame")
+    return _Columns(points, _find_name(at), at["confidence"], face, frame, at.get("success"))
+
+
+def _pyfeat_columns(at: Mapping[str, int], points: tuple[int, ...]) -> _Columns:
+    score, frame = at.get("FaceScore"), at.get("frame")
+    return _Columns(points, _find_name(at), score=score, frame=frame, face_number=-1)
+
+
+_KINDS = {"csv": _csv_columns, "openface": _openface_columns, "py-feat": _pyfeat_columns}
 
 
 def _read_blocks(
