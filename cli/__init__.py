@@ -16,13 +16,13 @@ from .codebooks import codebooks
 from .common import (
     Group,
     backend_option,
+    fail_option,
     json_option,
     overwrite_option,
     print_fields,
     print_summary,
     retry_option,
     store_option,
-    strict_option,
     workers_option,
 )
 from .data import export, merge, stats
@@ -46,7 +46,7 @@ def main() -> None:
     auheat train                        shards -> an interpretable classifier
     auheat evaluate                     a run -> scores, beside their baselines
     auheat explain RUN photo.jpg        a run + any photo -> what it saw there, as a picture
-    auheat sweep --preset demo          a grid of runs -> the paper's tables
+    auheat sweep --grid demo          a grid of runs -> the paper's tables
     auheat report                       one HTML page to look at
 
     No photos at hand? `auheat demo rafdb/` makes a small labelled set.
@@ -84,7 +84,7 @@ def demo(folder: Path, train: int, test: int, seed: int, as_json: bool) -> None:
     "fer2013, expw, sfew, ckplus, csv, folders, jaffe, kdef, photos.",
 )
 @click.option(
-    "--images",
+    "--variant",
     default="auto",
     show_default=True,
     help="RAF-DB: aligned, original; CK+: last1 to last5 frames [last3], or last3+neutral with the "
@@ -105,7 +105,7 @@ def demo(folder: Path, train: int, test: int, seed: int, as_json: bool) -> None:
     help="How the mesh's 468 vertices become 68 points: fitted, or index (one vertex each).",
 )
 @click.option(
-    "--model",
+    "--detector-model",
     type=click.Path(path_type=Path),
     help="fan: FAN's weights; mediapipe: face_landmarker.task.",
 )
@@ -128,7 +128,7 @@ def demo(folder: Path, train: int, test: int, seed: int, as_json: bool) -> None:
 @click.option("--shard-size", default=1024, show_default=True, help="Rows per shard.")
 @retry_option
 @overwrite_option
-@strict_option
+@fail_option
 @json_option
 def extract(src: Path, as_json: bool, **settings: Any) -> None:
     """Find 68 landmarks on every photo in SRC.
@@ -158,7 +158,7 @@ def extract(src: Path, as_json: bool, **settings: Any) -> None:
 @store_option
 @click.option("--codebook", help="A name or a YAML file [default: martinez].")
 @click.option("--name", help="What to call the shards [default: codebook, and what is special].")
-@click.option("--size", default=56, show_default=True, help="Side of the heatmap in pixels.")
+@click.option("--map-size", default=56, show_default=True, help="Side of the heatmap in pixels.")
 @click.option("--generic", is_flag=True, help="Show all AUs of the codebook, whatever the label.")
 @click.option("--landmarks", is_flag=True, help="Show the landmarks themselves, and no AUs.")
 @click.option("--per-au", is_flag=True, help="Add a heatmap for each action unit.")
@@ -173,23 +173,25 @@ def extract(src: Path, as_json: bool, **settings: Any) -> None:
     "--crop", default="none", show_default=True, help="auto: cut out faces small in their photos."
 )
 @click.option("--align", is_flag=True, help="Turn and scale faces to one place; maps follow.")
-@click.option("--side", default=224, show_default=True, help="Side of aligned photos in pixels.")
+@click.option(
+    "--photo-size", default=224, show_default=True, help="Side of aligned photos in pixels."
+)
 @click.option("--no-images", is_flag=True, help="Write heatmaps and ids, and no photos.")
 @click.option("--keep-low-confidence", is_flag=True, help="Let doubtful faces count as valid.")
 @workers_option
 @backend_option
 @retry_option
 @overwrite_option
-@strict_option
+@fail_option
 @json_option
 def render(as_json: bool, **settings: Any) -> None:
     """Draw one action-unit heatmap per face and write self-contained training shards.
 
     \b
     auheat render --codebook martinez
-    auheat render --codebook my-codebook.yaml --size 112
+    auheat render --codebook my-codebook.yaml --map-size 112
     auheat render --generic --per-au
-    auheat render --align --side 112 --name aligned
+    auheat render --align --photo-size 112 --name aligned
     auheat render --no-images --name maps-alone
     auheat render --geometry reference
     """
@@ -246,12 +248,12 @@ def verify(store: Path, repair: bool, as_json: bool) -> None:
     help="A mediapipe 0.10.21 wheel, or a folder with the .tflite files.",
 )
 @json_option
-def models(source: Path | None, as_json: bool) -> None:
+def detectors(source: Path | None, as_json: bool) -> None:
     """Show where the landmark models lie, or install them from a wheel or folder.
 
     \b
-    auheat models
-    auheat models --from mediapipe-0.10.21-cp311-cp311-manylinux_2_28_x86_64.whl
+    auheat detectors
+    auheat detectors --from mediapipe-0.10.21-cp311-cp311-manylinux_2_28_x86_64.whl
     """
     from auheat.landmarks.mesh.model_files import MODELS, find_model, install_models
 

@@ -82,8 +82,8 @@ retry_option = click.option(
 overwrite_option = click.option(
     "--overwrite", is_flag=True, help="Make anew what was made with other settings."
 )
-strict_option = click.option(
-    "--strict", is_flag=True, help="Exit 1 if any row has a bad status (see failed.csv)."
+fail_option = click.option(
+    "--fail-on-bad", is_flag=True, help="Exit 1 if any row has a bad status (see failed.csv)."
 )
 
 

@@ -51,7 +51,9 @@ def export(as_json: bool, **settings: Any) -> None:
 
 @click.command()
 @click.argument("stores", nargs=-1, required=True, type=click.Path(path_type=Path))
-@store_option
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="The new store."
+)
 @click.option(
     "--prefix",
     help="Put NAME/ in front of ids and paths: auto (the stores' folder names), or a,b,...",
@@ -62,14 +64,14 @@ def export(as_json: bool, **settings: Any) -> None:
 @overwrite_option
 @json_option
 def merge(as_json: bool, **settings: Any) -> None:
-    """Join STORES that were made with equal settings to a new one, --store.
+    """Join STORES that were made with equal settings to a new one, --out.
 
     Each of them must be finished. An id that is in two of them is an error that names both places.
     What is to be rendered is rendered before: afterwards the photos lie in several folders.
 
     \b
-    auheat merge part-1 part-2 part-3 --store whole
-    auheat merge rafdb affectnet --store both --prefix auto
+    auheat merge part-1 part-2 part-3 --out whole
+    auheat merge rafdb affectnet --out both --prefix auto
     """
     from auheat.store.merging import merge as run
 

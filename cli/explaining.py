@@ -23,11 +23,11 @@ from .common import json_option, print_table, store_option
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda.")
 @click.option("--detector", help="mesh, fan, mediapipe [default: the run's].")
 @click.option(
-    "--model",
+    "--detector-model",
     type=click.Path(path_type=Path),
     help="fan: FAN's weights; mediapipe: face_landmarker.task.",
 )
-@click.option("--strict", is_flag=True, help="Exit 1 if any photo has a bad status.")
+@click.option("--fail-on-bad", is_flag=True, help="Exit 1 if any photo has a bad status.")
 @json_option
 def explain(
     run: str,
@@ -37,8 +37,8 @@ def explain(
     out: Path | None,
     device: str,
     detector: str | None,
-    model: Path | None,
-    strict: bool,
+    detector_model: Path | None,
+    fail_on_bad: bool,
     as_json: bool,
 ) -> None:
     """Explain what RUN (a name or folder) says of IMAGES, photos and folders of them.
@@ -65,7 +65,7 @@ def explain(
 
     photos = gather_photos(images, partial(click.echo, err=True))
     folder = find_run(store, run)
-    explainer = Explainer(folder, device, detector, model)
+    explainer = Explainer(folder, device, detector, detector_model)
     for note in explainer.notes:
         click.echo(note, err=True)
     target = folder / FOLDER if out is None else out
@@ -97,5 +97,5 @@ def explain(
         print_table(rows)
         where = f", written to {target}" if explained else ""
         click.echo(f"{explained} of {len(photos)} photos explained{where}")
-    if not explained or (strict and bad):
+    if not explained or (fail_on_bad and bad):
         sys.exit(1)

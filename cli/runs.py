@@ -25,10 +25,8 @@ from .common import (
     "--preset",
     default="none",
     show_default=True,
-    help="demo: a narrow network, minutes; methods: the same on smaller photos.",
-)
-@click.option(
-    "--recipe", help="rafdb, affectnet: the paper's settings for that set [default: none]."
+    help="demo: a narrow network, minutes; methods: the same on smaller photos; rafdb, affectnet: "
+    "the paper's settings for that set.",
 )
 @click.option(
     "--method",
@@ -57,7 +55,9 @@ from .common import (
 )
 @click.option("--optimizer", help="sgd (Nesterov) or adamw [default: sgd].")
 @click.option("--lr", type=float, help="Highest learning rate.")
-@click.option("--head-lr", type=float, help="The head's rate, in multiples of --lr [default: 1].")
+@click.option(
+    "--head-lr-factor", type=float, help="The head's rate, in multiples of --lr [default: 1]."
+)
 @click.option("--weight-decay", type=float, help="[default: 0.0005]")
 @click.option(
     "--schedule",
@@ -74,7 +74,7 @@ from .common import (
     help="affine (moved, tinted, erased), crop (mirrored alone), none [default: affine].",
 )
 @click.option(
-    "--crop-from",
+    "--resize",
     type=int,
     help="Resize to this side, learn from random crops; 0: none [default: 0].",
 )
@@ -138,9 +138,9 @@ def train(
     auheat train --preset demo
     auheat train --preset demo --au-weight 0 --name without-aus
     auheat train --preset demo --contrast-weight 0.3 --name apart
-    auheat train --recipe rafdb --device cuda --amp bf16
+    auheat train --preset rafdb --device cuda --amp bf16
     auheat train --method layercam --balance --warmup 2 --ema 0.999
-    torchrun --nproc-per-node 2 -m auheat.cli train --recipe affectnet --sync-bn
+    torchrun --nproc-per-node 2 -m auheat.cli train --preset affectnet --sync-bn
     """
     from auheat.training.config import make_config
     from auheat.training.runner import train as run
@@ -166,7 +166,7 @@ def train(
     type=click.Path(path_type=Path),
     help="Score another tool's heatmaps: an .npz, or a folder of one file per photo.",
 )
-@click.option("--strict", is_flag=True, help="--maps: exit 1 if a photo has no map.")
+@click.option("--require-all-maps", is_flag=True, help="--maps: exit 1 if a photo has no map.")
 @click.option(
     "--save-maps", type=click.Path(path_type=Path), help="Write the run's maps to this .npz."
 )
@@ -218,11 +218,11 @@ def evaluate(store: Path, as_json: bool, **settings: Any) -> None:
 @click.command()
 @click.argument("runs", nargs=-1)
 @store_option
-@click.option("--name", help="Which shards, where there are several.")
+@click.option("--shards", help="Which shards, where there are several.")
 @click.option("--out", type=click.Path(path_type=Path), help="HTML file [default: in the store].")
 @json_option
 def report(
-    store: Path, runs: tuple[str, ...], name: str | None, out: Path | None, as_json: bool
+    store: Path, runs: tuple[str, ...], shards: str | None, out: Path | None, as_json: bool
 ) -> None:
     """Write one self-contained HTML page: faces, heatmaps, counts, and RUNS side by side.
 
@@ -235,7 +235,7 @@ def report(
     """
     from auheat.reporting.page import write_report
 
-    print_fields({"report": str(write_report(store, runs, name, out))}, as_json)
+    print_fields({"report": str(write_report(store, runs, shards, out))}, as_json)
 
 
 def _numbers(text: str | None) -> tuple[int, ...] | None:

@@ -32,27 +32,27 @@ def _training_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.command()
 @store_option
 @click.option(
-    "--preset",
+    "--grid",
     default="none",
     show_default=True,
     help="A grid by name. demo: 9 narrow runs for the set of `auheat demo`, about half an hour; "
     "paper: tables 1 to 3 and figure 5, 67 runs.",
 )
 @click.option("--methods", help="Such as cam,layercam; those of `train --method` [default: cam].")
-@click.option("--lambdas", help="Weights of the AU loss, 0 for none [default: 0 and train's].")
+@click.option("--au-weights", help="Weights of the AU loss, 0 for none [default: 0 and train's].")
 @click.option("--layers", help="Which layers to align, such as 5,5+4 [default: 5].")
 @click.option("--seeds", default="0", show_default=True, help="Such as 0,1,2.")
 @click.option(
     "--rafdb",
     type=click.Path(path_type=Path, file_okay=False),
-    help="preset paper: the store of RAF-DB; alone, only its part is run.",
+    help="grid paper: the store of RAF-DB; alone, only its part is run.",
 )
 @click.option(
     "--affectnet",
     type=click.Path(path_type=Path, file_okay=False),
-    help="preset paper: the store of AffectNet; alone, only its part is run.",
+    help="grid paper: the store of AffectNet; alone, only its part is run.",
 )
-@click.option("--name", help="What to call the sweep [default: the preset's name, or grid].")
+@click.option("--name", help="What to call the sweep [default: the grid's name].")
 @click.option(
     "--jobs",
     default=1,
@@ -62,16 +62,13 @@ def _training_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--dry-run", is_flag=True, help="List the runs, and make none; needs no store.")
 @overwrite_option
 @json_option
-@click.option(
-    "--train-preset",
-    help="The preset of `train` for every run: none, demo, methods [default: none].",
-)
+@click.option("--preset", help="The preset of `train` for every run [default: none].")
 @_training_options
 def sweep(
     store: Path,
-    preset: str,
+    grid: str,
     methods: str | None,
-    lambdas: str | None,
+    au_weights: str | None,
     layers: str | None,
     seeds: str,
     rafdb: Path | None,
@@ -85,7 +82,7 @@ def sweep(
 ) -> None:
     """Train and evaluate a grid of runs, and lay them out as the paper's tables.
 
-    The grid is a preset's, or every combination of --methods, --lambdas, --layers and --seeds; all
+    The grid is one by name, or every combination of --methods, --au-weights, --layers and --seeds; all
     further options are those of `train`, for every run. Where a table needs one of several lambdas,
     validation photos choose it, never the test photos. STORE/sweeps/NAME gets sweep.md (the
     tables), sweep.csv (a line for each run), sweep.json and the report of its runs. A sweep
@@ -93,22 +90,22 @@ def sweep(
     (exit code 1), the others go on.
 
     \b
-    auheat sweep --preset demo
-    auheat sweep --preset paper --dry-run
-    auheat sweep --preset paper --rafdb rafdb-data --affectnet affectnet-data --device cuda
-    auheat sweep --methods cam,layercam --lambdas 0,1,4 --seeds 0,1,2 --train-preset demo
-    auheat sweep --layers 5,5+4,5+4+3 --recipe rafdb
+    auheat sweep --grid demo
+    auheat sweep --grid paper --dry-run
+    auheat sweep --grid paper --rafdb rafdb-data --affectnet affectnet-data --device cuda
+    auheat sweep --methods cam,layercam --au-weights 0,1,4 --seeds 0,1,2 --preset demo
+    auheat sweep --layers 5,5+4,5+4+3 --preset rafdb
     """
     from auheat.sweeps.planner import plan_sweep
     from auheat.sweeps.runner import sweep as run
 
     given = {"rafdb": rafdb, "affectnet": affectnet}
     stores = {data: place for data, place in given.items() if place is not None}
-    _check_stores(preset, stores, dry_run)
+    _check_stores(grid, stores, dry_run)
     plan = plan_sweep(
-        preset,
+        grid,
         _list(methods, "--methods", str),
-        _list(lambdas, "--lambdas", float),
+        _list(au_weights, "--au-weights", float),
         _list(layers, "--layers", _layers),
         _list(seeds, "--seeds", int) or [0],
         data=list(stores) or None,
@@ -133,13 +130,13 @@ def _tell(note: str) -> None:
     tqdm.write(note, file=sys.stderr)
 
 
-def _check_stores(preset: str, stores: dict[str, Path], dry_run: bool) -> None:
-    if preset != "paper" and stores:
+def _check_stores(grid: str, stores: dict[str, Path], dry_run: bool) -> None:
+    if grid != "paper" and stores:
         option = f"--{next(iter(stores))}"
-        raise AuheatError(f"{option}: for --preset paper alone (--store for any other grid)")
-    if preset == "paper" and not stores and not dry_run:
+        raise AuheatError(f"{option}: for --grid paper alone (--store for any other grid)")
+    if grid == "paper" and not stores and not dry_run:
         raise AuheatError(
-            "--preset paper: no store given (expected --rafdb STORE, --affectnet STORE, or both)"
+            "--grid paper: no store given (expected --rafdb STORE, --affectnet STORE, or both)"
         )
 
 

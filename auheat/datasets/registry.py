@@ -119,7 +119,7 @@ DATASETS: dict[str, Layout] = {
 def read_samples(
     source: Path,
     dataset: str = "auto",
-    images: str = "auto",
+    variant: str = "auto",
     follow_links: bool = False,
     unpack: Path | None = None,
 ) -> list[Sample]:
@@ -128,36 +128,36 @@ def read_samples(
     Paths in the samples are relative to `source` (to `read_dataset(...).source` for FER2013, whose
     photos are written to a folder in `unpack`). Arguments and errors are `read_dataset`'s.
     """
-    return read_dataset(source, dataset, images, follow_links, unpack).samples
+    return read_dataset(source, dataset, variant, follow_links, unpack).samples
 
 
 def read_dataset(
     source: Path,
     dataset: str = "auto",
-    images: str = "auto",
+    variant: str = "auto",
     follow_links: bool = False,
     unpack: Path | None = None,
 ) -> Listing:
     """List the photos of a data set, and tell how labels were understood and what looks wrong.
 
     `source` is a folder (or a CSV of "csv" or "fer2013"); `dataset` a name from `DATASETS` or
-    "auto"; `images` chooses among a set's photos: RAF-DB aligned or original, CK+ last3 and
+    "auto"; `variant` chooses among a set's photos: RAF-DB aligned or original, CK+ last3 and
     others, KDEF frontal or all. Links inside the source that leave it are an error unless
     `follow_links`. Raises `AuheatError` for a source that is absent or empty, an unknown name, or
     labels that cannot be trusted.
     """
     choices = dict.fromkeys(choice for layout in DATASETS.values() for choice in layout.images)
-    if images != "auto" and images not in choices:
-        raise AuheatError(f"--images: {images!r} is unknown (known: {', '.join(choices)})")
+    if variant != "auto" and variant not in choices:
+        raise AuheatError(f"--variant: {variant!r} is unknown (known: {', '.join(choices)})")
     name, saw = _detect(source) if dataset == "auto" else (dataset, "as asked")
     if name not in DATASETS:
         raise AuheatError(f"--dataset: {name!r} is unknown (known: auto, {', '.join(DATASETS)})")
     layout = DATASETS[name]
     _check_source(source, layout.files)
-    if images != "auto" and images not in layout.images:
+    if variant != "auto" and variant not in layout.images:
         has = ", ".join(layout.images) or "nothing to choose"
-        raise AuheatError(f"--images: {images!r} is not of {name} (it has: {has})")
-    chosen = layout.images[0] if images == "auto" and layout.images else images
+        raise AuheatError(f"--variant: {variant!r} is not of {name} (it has: {has})")
+    chosen = layout.images[0] if variant == "auto" and layout.images else variant
     folder = Folder(source, chosen, follow_links, unpack)
     layout.read(folder)
     folder.samples.sort(key=lambda sample: sample.id)

@@ -51,7 +51,7 @@ def evaluate(
     split: str = "test",
     shards: str | None = None,
     maps: Path | None = None,
-    strict: bool = False,
+    require_all_maps: bool = False,
     save_maps: Path | None = None,
     kind: str = "attention",
 ) -> Evaluation:
@@ -65,7 +65,7 @@ def evaluate(
     `maps` are another tool's heatmaps (see `auheat.evaluation.external_maps`), scored in the place
     of a run's; the files go to evaluations/NAME of the store. With a `run`, its classes, codebook,
     input size and mean heatmap are used, else the shards'. Photos without a map are counted, or
-    refused where `strict` is set. `save_maps` writes the run's maps of a `kind` to such a file.
+    refused where `require_all_maps` is set. `save_maps` writes the run's maps of a `kind` to such a file.
     Raises `AuheatError`.
     """
     if split not in SPLITS:
@@ -74,8 +74,8 @@ def evaluate(
         raise AuheatError(f"--kind: {kind!r} is not known (one of {', '.join(KINDS)})")
     if kind != next(iter(KINDS)) and save_maps is None:
         raise AuheatError(f"--kind: {kind} of what (--save-maps names the file to write)")
-    if strict and maps is None:
-        raise AuheatError("--strict: needs --maps (a run has a map of every photo)")
+    if require_all_maps and maps is None:
+        raise AuheatError("--require-all-maps: needs --maps (a run has a map of every photo)")
     if save_maps is not None:
         check_target(save_maps)
     target = pick_device(device)
@@ -83,7 +83,7 @@ def evaluate(
         task = plan_run(store, run_folder.find_run(store, run), target, split, shards)
     else:
         beside = None if run is None else run_folder.find_run(store, run)
-        task = plan_given(store, maps, beside, target, split, shards, strict)
+        task = plan_given(store, maps, beside, target, split, shards, require_all_maps)
     with torch.inference_mode():
         result, arrays, saved = _score(task, split, KINDS[kind], save_maps is not None)
     _write(task.folder, split, result, arrays)

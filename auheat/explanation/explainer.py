@@ -287,7 +287,7 @@ class _Settings(TypedDict, total=False):
     label: str
     device: str
     detector: str | None
-    model: Path | None
+    detector_model: Path | None
     tell: Callable[[str], None]
 
 
@@ -311,13 +311,13 @@ def explain(
     label: str = "",
     device: str = "auto",
     detector: str | None = None,
-    model: Path | None = None,
+    detector_model: Path | None = None,
     tell: Callable[[str], None] = tqdm.write,
 ) -> Explanation | list[Explanation]:
     """Explain what a run says of photos: of one, or of a list of photos and folders.
 
     `run` is a folder, wherever it was copied to, or a name in `store`/runs. `label` is the true
-    expression of all photos, where it is known. `detector` and `model` replace the detector that
+    expression of all photos, where it is known. `detector` and `detector_model` replace the detector that
     the run was trained with. The face is framed as the photos of training were
     (`auheat.pipeline.reframing.frame_photo`). Nothing is written. A detector that differs from the
     run's is told to `tell`, and what in a folder is left out. One photo without a face, or
@@ -327,7 +327,7 @@ def explain(
     if one and Path(images).is_dir():  # type: ignore[arg-type]
         raise AuheatError(f"{images}: a folder (expected a photo, or a list: [{str(images)!r}])")
     photos = gather_photos([images] if one else images, tell)  # type: ignore[list-item,arg-type]
-    explainer = Explainer(run_folder.find_run(Path(store), run), device, detector, model)
+    explainer = Explainer(run_folder.find_run(Path(store), run), device, detector, detector_model)
     for note in explainer.notes:
         tell(note)
     found = list(explainer(photos, label))

@@ -81,8 +81,8 @@ def find_task(model: Path | None = None) -> Path:
     named = model or os.environ.get(VARIABLE)
     if not named:
         raise AuheatError(
-            "mediapipe: no task file is named (give Google's face_landmarker.task with --model or "
-            f"{VARIABLE})"
+            "mediapipe: no task file is named (give Google's face_landmarker.task with "
+            f"--detector-model or {VARIABLE})"
         )
     path = Path(named)
     if not path.is_file():

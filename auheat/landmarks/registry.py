@@ -13,7 +13,7 @@ def _mesh(device: str, landmark_map: str, model: Path | None, engine: str) -> De
     from auheat.landmarks.mesh.detector import MeshDetector
 
     if model is not None:
-        raise AuheatError(f"--model: {model}: mesh takes no file (fan and mediapipe do)")
+        raise AuheatError(f"--detector-model: {model}: mesh takes no file (fan and mediapipe do)")
     return MeshDetector(device, landmark_map, engine)
 
 

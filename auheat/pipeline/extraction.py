@@ -41,10 +41,10 @@ def extract(
     src: Path,
     store: Path,
     dataset: str = "auto",
-    images: str = "auto",
+    variant: str = "auto",
     detector: str = "mesh",
     landmark_map: str = "fitted",
-    model: Path | None = None,
+    detector_model: Path | None = None,
     device: str = "auto",
     engine: str = "auto",
     batch_size: int | None = None,
@@ -54,28 +54,28 @@ def extract(
     shard_size: int = 1024,
     retry_failed: bool = False,
     overwrite: bool = False,
-    strict: bool = False,
+    fail_on_bad: bool = False,
     follow_links: bool = False,
 ) -> Summary:
     """Find 68 landmarks on every photo of a data set and write them to `store`/landmarks.
 
-    `dataset`, `images` and `follow_links` are `read_dataset`'s; photos out of a table are written
-    to `store`/photos. `detector` is a name (with its `landmark_map`, `model` file, `device` and
+    `dataset`, `variant` and `follow_links` are `read_dataset`'s; photos out of a table are written
+    to `store`/photos. `detector` is a name (with its `landmark_map`, `detector_model` file, `device` and
     `engine`, see `load_detector`), "dataset" for the points that a set carries itself, or a file or
     folder of points that exist already, matched to the photos by their ids. `limit` takes that many
     photos, spread evenly over the set; `workers` threads decode photos (default: one per core)
     while the detector computes in batches (default: as suits the device). Another `backend`
     ("loky", "dask", "ray") has `workers` processes that each make whole shards, with a detector and
     a core of their own. A photo that fails is a row with a status, listed in failed.csv; with
-    `strict` it is an error, once all is written. `retry_failed` looks again at those rows alone,
+    `fail_on_bad` it is an error, once all is written. `retry_failed` looks again at those rows alone,
     whose photos may have been replaced; `overwrite` makes everything anew. Raises `AuheatError`.
     """
     check_positive(batch_size=batch_size, workers=workers, limit=limit, shard_size=shard_size)
     if retry_failed and overwrite:
         raise AuheatError("--retry-failed, --overwrite: one keeps what the other removes")
     check_free(store)  # before minutes go by in listing photos and loading networks
-    listing = read_dataset(src, dataset, images, follow_links, store / PHOTOS)
-    made_by = _Settings(detector, device, landmark_map, model, engine, batch_size)
+    listing = read_dataset(src, dataset, variant, follow_links, store / PHOTOS)
+    made_by = _Settings(detector, device, landmark_map, detector_model, engine, batch_size)
     locate = _open(made_by, listing, workers, check_backend(backend))
     photos = PhotoList(listing.source, take_spread(listing.samples, limit), shard_size)
     total, about = len(photos.samples), _describe(listing, locate)
@@ -106,7 +106,8 @@ def extract(
         seconds = time.perf_counter() - started
         details = {**listing.details(), "detector": locate.name, **locate.details()}
         notes = [*listing.notes, *find_leaks(listing), *locate.notes()]
-        return summarize("extract", folder.folder, total, kept, seconds, strict, details, notes)
+        done = (total, kept, seconds, fail_on_bad, details, notes)
+        return summarize("extract", folder.folder, *done)
 
 
 def _describe(listing: Listing, locate: DetectorSource | ImportedSource) -> dict[str, str]:
@@ -150,7 +151,7 @@ def _open(
     if settings != _Settings(name, "auto", "fitted", None, "auto", None):
         raise AuheatError(
             f"--detector: {name}: its points are read, not found (leave out --landmark-map, "
-            "--model, --device, --engine and --batch-size)"
+            "--detector-model, --device, --engine and --batch-size)"
         )
     if backend != "threads":
         raise AuheatError(f"--backend: {backend}: points that are read need no workers")

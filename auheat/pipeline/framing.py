@@ -82,7 +82,7 @@ def check_framing(crop: str, align: bool, side: int) -> None:
     if align and crop != "none":
         raise AuheatError("--align, --crop: an aligned face is cropped already (leave one out)")
     if not 16 <= side <= 4096:
-        raise AuheatError(f"--side: {side} (expected 16 to 4096 pixels)")
+        raise AuheatError(f"--photo-size: {side} (expected 16 to 4096 pixels)")
 
 
 def crop_faces(points: Array, sizes: Array) -> tuple[Array, Array, Array]:

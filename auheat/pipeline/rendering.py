@@ -44,7 +44,7 @@ def render(
     store: Path,
     codebook: str | None = None,
     name: str | None = None,
-    size: int = 56,
+    map_size: int = 56,
     generic: bool = False,
     landmarks: bool = False,
     per_au: bool = False,
@@ -52,18 +52,18 @@ def render(
     geometry: str = "face",
     crop: str = "none",
     align: bool = False,
-    side: int = 224,
+    photo_size: int = 224,
     no_images: bool = False,
     keep_low_confidence: bool = False,
     workers: int | None = None,
     backend: str = "threads",
     retry_failed: bool = False,
     overwrite: bool = False,
-    strict: bool = False,
+    fail_on_bad: bool = False,
 ) -> Summary:
     """Draw one heatmap per face and write self-contained shards to `store`/shards/`name`.
 
-    `codebook` is a name or a YAML file (default: martinez), `size` is the side of the square map
+    `codebook` is a name or a YAML file (default: martinez), `map_size` is the side of the square map
     that covers the whole photo. The map shows the AUs of the row's expression; with `generic` all
     AUs of the codebook, whatever the label; with `landmarks` a Gaussian at every landmark off the
     jaw. `per_au` and `per_class` add a map for each AU and each expression of the codebook.
@@ -72,16 +72,16 @@ def render(
     LOW_CONFIDENCE row's heatmap counts as valid only with `keep_low_confidence`.
 
     `crop` "auto" stores MARGIN times the face's box where a face is small in its photo; `align`
-    stores faces upright and of one size, `side` px (but leaves a set that is aligned already as it
+    stores faces upright and of one size, `photo_size` px (but leaves a set that is aligned already as it
     is); landmarks and maps follow. `no_images` leaves the photos' bytes out. `backend` is that of
     `extract`. A rerun makes what is unfinished or whose landmarks have changed; with `retry_failed`
-    also shards in which a photo could not be read. Raises `AuheatError`, and with `strict` also for
+    also shards in which a photo could not be read. Raises `AuheatError`, and with `fail_on_bad` also for
     rows with a bad status.
     """
-    check_positive(size=size, workers=workers)
-    if size > MAX_SIZE:
-        raise AuheatError(f"--size: {size} (expected at most {MAX_SIZE} pixels)")
-    check_framing(crop, align, side)
+    check_positive(map_size=map_size, workers=workers)
+    if map_size > MAX_SIZE:
+        raise AuheatError(f"--map-size: {map_size} (expected at most {MAX_SIZE} pixels)")
+    check_framing(crop, align, photo_size)
     check_backend(backend)
     if retry_failed and overwrite:
         raise AuheatError("--retry-failed, --overwrite: one keeps what the other removes")
@@ -93,9 +93,9 @@ def render(
         files, made_with = list_finished(store / LANDMARKS, "auheat extract")
         labels = {label for file in files for label in read_columns(file, ["label"])["label"]}
         names = tuple(label for label in EXPRESSIONS if label in labels)
-        drawing = HeatmapSpec(book, names, mode, geometry, per_au, per_class, size)
+        drawing = HeatmapSpec(book, names, mode, geometry, per_au, per_class, map_size)
         aligned = align and is_aligned(*_sample_points(files), book.frame)
-        framing = Framing(crop, align and not aligned, side, book.frame)
+        framing = Framing(crop, align and not aligned, photo_size, book.frame)
         kept = (keep_low_confidence, not no_images)
         making = ShardBuilder(read_source(store), drawing, framing, *kept, workers)
         usual = drawing.name + framing.suffix
@@ -105,10 +105,10 @@ def render(
         resumed, seconds = run(backend, workers, retry_failed)
         details = drawing.details | ({"images": "none"} if no_images else {})
         if framing.align or crop != "none":
-            details["framing"] = f"aligned, {side} px" if align else f"crop {crop}"
+            details["framing"] = f"aligned, {photo_size} px" if align else f"crop {crop}"
         notes = ["--align: these faces are aligned already, and left as they are"] * aligned
         photos = made_with["photos"]
-        return summarize("render", target, photos, resumed, seconds, strict, details, notes)
+        return summarize("render", target, photos, resumed, seconds, fail_on_bad, details, notes)
 
 
 def _sample_points(files: Sequence[Path]) -> tuple[Array, Array]:

@@ -78,18 +78,18 @@ _DAMAGE = (
 def write_report(
     store: Path,
     runs: Sequence[str] = (),
-    name: str | None = None,
+    shards: str | None = None,
     out: Path | None = None,
 ) -> Path:
     """Write the report of a store and of its runs, and return its path.
 
-    `runs` are names or folders, by default all of the store's; `name` chooses the shards where
+    `runs` are names or folders, by default all of the store's; `shards` chooses the shards where
     there are several; `out` defaults to report.html in the store. Raises `AuheatError`.
     """
     found = [read_run(find_run(store, run)) for run in runs or list_runs(store)]
-    if name is None and found:
-        name = found[0].settings.get("shards") or None
-    content = describe_store(store, name) | describe_runs(found)
+    if shards is None and found:
+        shards = found[0].settings.get("shards") or None
+    content = describe_store(store, shards) | describe_runs(found)
     units = {a["au"]: a["name"] for row in content["codebook"] for a in row["aus"]}
     content["unit_names"] = {f"AU{au}": text for au, text in units.items()}
     return write_page(store / "report.html" if out is None else out, content)

@@ -64,12 +64,12 @@ class _Part:
 
 def merge(
     stores: Sequence[Path],
-    store: Path,
+    out: Path,
     prefix: str | None = None,
     skip_duplicates: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Write the rows of several finished stores, in their order, to a new one, `store`.
+    """Write the rows of several finished stores, in their order, to a new one, `out`.
 
     Their landmarks must have been found with equal settings (but for source, photos and shard_size)
     and so must the shards/NAME that all of them have (but for their classes: the merged ones have
@@ -80,7 +80,7 @@ def merge(
     with commas. Photos of several folders, or with a prefix, cannot be rendered after the merge.
     Memory is that of one shard, and some 250 bytes for each row. Raises `AuheatError`.
     """
-    parts = _open_parts(stores, store, prefix)
+    parts = _open_parts(stores, out, prefix)
     for part in parts[1:]:
         _check_equal(parts[0].landmarks, part.landmarks, _OWN)
     skipped = _find_duplicates(parts, skip_duplicates)
@@ -89,16 +89,16 @@ def merge(
         for part in parts:
             _check_equal(parts[0].rendered[name], part.rendered[name], _OWN_RENDERED)
             _check_made_from(part, name)
-    _check_target(store, common)
-    with lock_store(store):
-        stages = _write_all(parts, store, common, skip_duplicates, overwrite)
+    _check_target(out, common)
+    with lock_store(out):
+        stages = _write_all(parts, out, common, skip_duplicates, overwrite)
     left_out = sorted({name for part in parts for name in part.others})
     notes = [f"shards/{name}: left out, not in every store" for name in left_out]
     if skipped and common:
         notes.append("thin_rows of shards with skipped rows counts at most")
     rows = sum(int(keep.sum()) for part in parts for keep in part.keep)
     return {
-        "store": str(store),
+        "store": str(out),
         "stores": len(parts),
         "rows": rows,
         "skipped": skipped,
@@ -112,11 +112,11 @@ def _open_parts(stores: Sequence[Path], target: Path, prefix: str | None) -> lis
     """Open the stores; raises `AuheatError` where one is unfinished, or they are no several."""
     places = [store.resolve() for store in stores]
     if len(places) < 2 or len(set(places)) < len(places):
-        raise AuheatError("merge: two stores or more, each once (auheat merge A B --store OUT)")
+        raise AuheatError("merge: two stores or more, each once (auheat merge A B --out C)")
     own = target.resolve()
     for store in places:
         if store in (own, *own.parents) or own in store.parents:
-            raise AuheatError(f"--store: {target}: in or around {store} (choose a place apart)")
+            raise AuheatError(f"--out: {target}: in or around {store} (choose a place apart)")
     names = [{f.name for f in (s / SHARDS).glob("*/") if has_manifest(f)} for s in places]
     common = sorted(set.intersection(*names))
     parts = []
@@ -171,7 +171,7 @@ def _check_target(store: Path, names: Sequence[str]) -> None:
     """Raise `AuheatError` where the merge would leave shards of something else beside its own."""
     for folder in sorted((store / SHARDS).glob("*/")):
         if folder.name not in names:
-            raise AuheatError(f"{folder}: no part of this merge (choose another --store)")
+            raise AuheatError(f"{folder}: no part of this merge (choose another --out)")
 
 
 def _find_duplicates(parts: Sequence[_Part], skip: bool) -> int:

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 from auheat.models.registry import METHODS
 from auheat.sweeps.published import LAMBDAS, LAYERS
 from auheat.training.config import TrainConfig
-from auheat.training.presets import RECIPES
+from auheat.training.presets import PRESETS
 
 DATA = ("rafdb", "affectnet")
-"""The paper's data sets, which are also the names of its recipes."""
+"""The paper's data sets, which are also the names of its presets."""
 
 
 TOP = (5,)
@@ -132,15 +132,15 @@ class SubGrid:
 
 
 @dataclass(frozen=True, slots=True)
-class Preset:
-    """A grid by name: the parts for each data set, and the training preset they are run with."""
+class Grid:
+    """A grid by name: the parts for each data set, and the training settings they are run with."""
 
     parts: Mapping[str, tuple[SubGrid, ...]]
     training: Mapping[str, Any]
 
 
 def _paper_parts(data: str) -> tuple[SubGrid, ...]:
-    weight = float(RECIPES[data]["au_weight"])
+    weight = float(PRESETS[data]["au_weight"])
     parts = (SubGrid(tuple(METHODS), (0.0, weight)),)
     if data != "rafdb":
         return parts
@@ -152,10 +152,10 @@ def _paper_parts(data: str) -> tuple[SubGrid, ...]:
     )
 
 
-GRIDS: Mapping[str, Preset] = MappingProxyType(
+GRIDS: Mapping[str, Grid] = MappingProxyType(
     {
-        "paper": Preset(MappingProxyType({data: _paper_parts(data) for data in DATA}), {}),
-        "demo": Preset(
+        "paper": Grid(MappingProxyType({data: _paper_parts(data) for data in DATA}), {}),
+        "demo": Grid(
             MappingProxyType(
                 {
                     "": (
@@ -165,13 +165,13 @@ GRIDS: Mapping[str, Preset] = MappingProxyType(
                     )
                 }
             ),
-            MappingProxyType({"train_preset": "methods"}),
+            MappingProxyType({"preset": "methods"}),
         ),
     }
 )
 """Name -> grid.
 
-"paper" is tables 1 to 3 and figure 5, with its recipes; "demo" a small one for `auheat demo`.
+"paper" is tables 1 to 3 and figure 5, with its presets; "demo" a small one for `auheat demo`.
 """
 
 

@@ -24,68 +24,68 @@ from auheat.sweeps.grid import (
     format_layers,
 )
 from auheat.training.config import TrainConfig, make_config
-from auheat.training.presets import PRESETS
 
 SWEPT = ("name", "method", "au_weight", "layers", "seed")
 """The settings of a run that a sweep decides; all others are the same for every run."""
 
 
-_INSTEAD = {"method": "methods", "au_weight": "lambdas", "seed": "seeds"}
+_INSTEAD = {"method": "methods", "au_weight": "au_weights", "seed": "seeds"}
 
 _HARMLESS = ("device", "workers", "tensorboard")
 
 
 def plan_sweep(
-    preset: str = "none",
+    grid: str = "none",
     methods: Sequence[str] | None = None,
-    lambdas: Sequence[float] | None = None,
+    au_weights: Sequence[float] | None = None,
     layers: Sequence[Sequence[int]] | None = None,
     seeds: Sequence[int] = (0,),
     name: str | None = None,
-    train_preset: str | None = None,
+    preset: str | None = None,
     data: Sequence[str] | None = None,
     **settings: Any,
 ) -> SweepPlan:
-    """Return the runs and tables of a grid: a preset's, or all combinations of what is given.
+    """Return the runs and tables of a grid: one by name, or all combinations of what is given.
 
-    `train_preset` and `settings` are those of `make_config`, the same for every run, but that
-    runs without AUs (lambda 0) have no contrast either. `data` takes some of the paper preset's
+    `preset` and `settings` are those of `make_config`, the same for every run, but that
+    runs without AUs (lambda 0) have no contrast either. `data` takes some of the paper grid's
     sets [default: both]. Nothing is read from disk. Raises `AuheatError` for what no run could
     use, for a setting that the grid decides, for a value given twice, and for an empty grid.
     """
     given = {key: value for key, value in settings.items() if value is not None}
-    chosen = {"methods": methods, "lambdas": lambdas, "layers": layers}
-    _check_given(preset, given, seeds, data)
-    if preset != "none":
-        _check_preset(preset, chosen, given, train_preset)
-        row = GRIDS[preset]
+    chosen = {"methods": methods, "au_weights": au_weights, "layers": layers}
+    _check_given(grid, given, seeds, data)
+    if grid != "none":
+        _check_grid(grid, chosen, preset)
+        row = GRIDS[grid]
         training = {**row.training, **given}
-        training |= {"train_preset": train_preset} if train_preset else {}
+        training |= {"preset": preset} if preset else {}
         parts = {key: row.parts[key] for key in row.parts if data is None or key in data}
     else:
-        training = {**given, "train_preset": train_preset or "none"}
-        parts = {_data_of(given): (_make_part(methods, lambdas, layers, training, seeds),)}
+        training = {**given, "preset": preset or "none"}
+        data_set = preset if preset in DATA else ""
+        parts = {data_set: (_make_part(methods, au_weights, layers, training, seeds),)}
     if given.get("contrast_weight") and not any(
         p.positive() for some in parts.values() for p in some
     ):
         raise AuheatError(
-            "--contrast-weight: no lambda above 0 (runs without AUs have no contrast either)"
+            "--contrast-weight: no AU weight above 0 (runs without AUs have no contrast either)"
         )
-    name = check_name(name or (preset if preset != "none" else "grid"))
+    name = check_name(name or (grid if grid != "none" else "grid"))
     cells = tuple(_make_cells(name, parts, seeds, training))
     tables = tuple(table for key, some in parts.items() for table in _lay_tables(key, some))
-    grid = {
-        "preset": preset,
+    asked = {
+        "grid": grid,
         "data": list(parts),
         **{key: _plain(value) for key, value in chosen.items()},
         "seeds": list(seeds),
         **{key: _plain(v) for key, v in sorted(training.items()) if key not in _HARMLESS},
     }
-    return SweepPlan(name, grid, cells, tables)
+    return SweepPlan(name, asked, cells, tables)
 
 
 def _check_given(
-    preset: str, given: Mapping[str, Any], seeds: Sequence[int], data: Sequence[str] | None
+    grid: str, given: Mapping[str, Any], seeds: Sequence[int], data: Sequence[str] | None
 ) -> None:
     """Raise `AuheatError` for settings that the grid decides, and for a list that leaves no run."""
     for key, instead in _INSTEAD.items():
@@ -96,8 +96,8 @@ def _check_given(
     _check_distinct("--seeds", seeds)
     if data is None:
         return
-    if preset != "paper":
-        raise AuheatError(f"data: for preset paper alone, not {preset} (leave it out)")
+    if grid != "paper":
+        raise AuheatError(f"data: for grid paper alone, not {grid} (leave it out)")
     for value in data:
         if value not in DATA:
             raise AuheatError(f"data: {value!r} is not known (one of {', '.join(DATA)})")
@@ -106,47 +106,40 @@ def _check_given(
     _check_distinct("data", data)
 
 
-def _check_preset(
-    preset: str, chosen: Mapping[str, Any], given: Mapping[str, Any], train_preset: str | None
-) -> None:
-    if preset not in GRIDS:
-        raise AuheatError(f"--preset: {preset!r} is not known (one of none, {', '.join(GRIDS)})")
+def _check_grid(grid: str, chosen: Mapping[str, Any], preset: str | None) -> None:
+    if grid not in GRIDS:
+        raise AuheatError(f"--grid: {grid!r} is not known (one of none, {', '.join(GRIDS)})")
     for key, value in chosen.items():
         if value is not None:
-            raise AuheatError(f"--{key}: not beside --preset {preset}, which has its own")
-    if preset == "paper" and (train_preset or given.get("recipe")):
-        option = "--train-preset" if train_preset else "--recipe"
-        raise AuheatError(f"{option}: not beside --preset paper, whose recipes are the paper's")
-
-
-def _data_of(given: Mapping[str, Any]) -> str:
-    recipe = str(given.get("recipe", ""))
-    return recipe if recipe in DATA else ""
+            option = f"--{key.replace('_', '-')}"
+            raise AuheatError(f"{option}: not beside --grid {grid}, which has its own")
+    if grid == "paper" and preset:
+        raise AuheatError("--preset: not beside --grid paper, whose presets are the paper's own")
 
 
 def _make_part(
     methods: Sequence[str] | None,
-    lambdas: Sequence[float] | None,
+    au_weights: Sequence[float] | None,
     layers: Sequence[Sequence[int]] | None,
     training: Mapping[str, Any],
     seeds: Sequence[int],
 ) -> SubGrid:
     """Return the part of all combinations, what is not given being the training's own."""
-    if methods is None and lambdas is None and layers is None and len(seeds) < 2:
+    if methods is None and au_weights is None and layers is None and len(seeds) < 2:
         raise AuheatError(
-            f"sweep: nothing to vary (expected --preset {' or '.join(GRIDS)}, or some of "
-            "--methods, --lambdas, --layers, --seeds)"
+            f"sweep: nothing to vary (expected --grid {' or '.join(GRIDS)}, or some of "
+            "--methods, --au-weights, --layers, --seeds)"
         )
     base = _configure(training)
     part = SubGrid(
         tuple(methods if methods is not None else (base.method,)),
-        tuple(float(v) for v in (lambdas if lambdas is not None else {0.0, base.au_weight})),
+        tuple(float(v) for v in (au_weights if au_weights is not None else {0.0, base.au_weight})),
         tuple(_order(some) for some in (layers if layers is not None else (base.layers,))),
     )
     part = replace(part, lambdas=tuple(sorted(part.lambdas)))
     for option, values, known, expected in (
         ("--methods", part.methods, METHODS.__contains__, f"one of {', '.join(METHODS)}"),
-        ("--lambdas", part.lambdas, lambda v: 0 <= v < math.inf, "0 or more"),
+        ("--au-weights", part.lambdas, lambda v: 0 <= v < math.inf, "0 or more"),
         (
             "--layers",
             [number for some in part.layers for number in some],
@@ -158,12 +151,12 @@ def _make_part(
             if not known(value):
                 raise AuheatError(f"{option}: {value!r} is not known (expected {expected})")
     _check_distinct("--methods", part.methods)
-    _check_distinct("--lambdas", part.lambdas)
+    _check_distinct("--au-weights", part.lambdas)
     _check_distinct("--layers", part.layers)
     if not (part.methods and part.lambdas and all(part.layers) and part.layers):
-        raise AuheatError("sweep: an empty list of methods, lambdas or layers (leave it out)")
+        raise AuheatError("sweep: an empty list of methods, AU weights or layers (leave it out)")
     if layers is not None and not part.positive():
-        raise AuheatError("--layers: no lambda above 0 (without AUs no layer is aligned)")
+        raise AuheatError("--layers: no AU weight above 0 (without AUs no layer is aligned)")
     return part
 
 
@@ -183,11 +176,7 @@ def _check_distinct(option: str, values: Sequence[Any]) -> None:
 
 
 def _configure(training: Mapping[str, Any], **swept: Any) -> TrainConfig:
-    settings = {key: value for key, value in training.items() if key != "train_preset"}
-    preset = training.get("train_preset", "none")
-    if preset not in PRESETS:
-        raise AuheatError(f"--train-preset: {preset!r} is not known (one of {', '.join(PRESETS)})")
-    return make_config(preset, **settings, **swept)
+    return make_config(**training, **swept)
 
 
 def _make_cells(
@@ -198,13 +187,13 @@ def _make_cells(
 ) -> Iterator[SweepRun]:
     """Return every run once, in the order of the tables; configurations are checked."""
     for data, some in parts.items():
-        recipe = {"recipe": data} if data else {}
+        preset = {"preset": data} if data else {}
         for setting in dict.fromkeys(s for part in some for s in part.settings(data)):
             # what "without AUs" stands for is the plain classifier, which no heatmap has taught
             plain = {} if setting.au_weight else {"contrast_weight": 0.0}
             for seed in seeds:
                 config = _configure(
-                    {**training, **recipe, **plain},
+                    {**training, **preset, **plain},
                     method=setting.method,
                     au_weight=setting.au_weight,
                     layers=setting.layers or TOP,

@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from auheat import __version__
 from auheat.errors import AuheatError
+from auheat.runs.run_folder import RENAMED
 from auheat.sweeps.grid import RunKey, SweepPlan
 from auheat.sweeps.results import RunState, choose_all, read_results, write_csv
 from auheat.sweeps.single_run import (
@@ -52,6 +53,9 @@ SWEEP_VERSION = 0
 
 
 _LOCK = ".lock"
+
+_RENAMED = {"preset": "grid", "train_preset": "preset", "lambdas": "au_weights", **RENAMED}
+"""What a sweep.json of earlier versions calls its grid's parts -> their names now."""
 
 _WATCH_SECONDS = 1.0
 
@@ -163,7 +167,7 @@ def _check_grid(folder: Path, plan: SweepPlan, overwrite: bool) -> None:
     if not file.is_file():
         return
     try:
-        before = json.loads(file.read_text(encoding="utf-8"))["grid"]
+        before = _rename(json.loads(file.read_text(encoding="utf-8"))["grid"])
         keys = sorted({*before, *plan.grid})
     except (OSError, ValueError, KeyError, TypeError) as error:
         if overwrite:
@@ -177,6 +181,14 @@ def _check_grid(folder: Path, plan: SweepPlan, overwrite: bool) -> None:
                 "(--overwrite takes this grid and keeps the runs that are in both, --name keeps "
                 "both)"
             )
+
+
+def _rename(grid: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a grid with the names of now where an earlier version wrote it."""
+    if "grid" in grid:
+        return dict(grid)
+    unused = "train_preset" if "recipe" in grid else ""
+    return {_RENAMED.get(key, key): value for key, value in grid.items() if key != unused}
 
 
 def _format_value(value: Any) -> str:

@@ -16,7 +16,7 @@ from auheat.models.registry import Method, check_backbone, find_method
 from auheat.models.resnet import N_LAYERS
 from auheat.store.store import check_name
 from auheat.training.optim import OPTIMIZERS, SCHEDULES
-from auheat.training.presets import CROP, CROP_FROM, PRESETS, RECIPES
+from auheat.training.presets import CROP, PRESETS, RESIZE
 
 MIN_SIDE = 16
 """Of photos with a shorter side the last layer would make a map of a single pixel."""
@@ -29,11 +29,12 @@ class TrainConfig:
     `au_weight` is the paper's lambda, 0 for a plain classifier, `contrast_weight` of the loss that
     tells a class's heatmap from the others'; `layers` (1 to 5) are aligned by both;
     `classes` leaves out the others; `name` defaults to one made of the settings; `optimizer`
-    is "sgd" (Nesterov) or "adamw". `lr` is the highest rate, the head's is `head_lr` times that;
+    is "sgd" (Nesterov) or "adamw". `lr` is the highest rate, the head's
+    is `head_lr_factor` times that;
     `schedule` "auto" is cosine of sgd and onecycle of adamw, `warmup` is in epochs.
 
     `batch_size` is what one step learns from, by all processes and `accumulate` passes together.
-    `crop_from` (px, 0: none) is the side photos are resized to before a crop of `image_size`.
+    `resize` (px, 0: none) is the side photos are resized to before a crop of `image_size`.
     `clip` (largest norm of the gradient) and `ema` (decay) are 0 for none. `freeze_bn` keeps
     batch normalisation in evaluation mode, `sync_bn` spans it over processes, `balance` draws every
     class as often. `workers` None is as many as suit; it, `device` and `tensorboard` do not
@@ -41,7 +42,7 @@ class TrainConfig:
     """
 
     name: str = ""
-    recipe: str = "none"
+    preset: str = "none"
     shards: str | None = None
     classes: tuple[str, ...] | None = None
     method: str = "cam"
@@ -56,13 +57,13 @@ class TrainConfig:
     lr: float = 0.01
     weight_decay: float = 5e-4
     optimizer: str = "sgd"
-    head_lr: float = 1.0
+    head_lr_factor: float = 1.0
     schedule: str = "auto"
     warmup: float | None = None
     step_epochs: int = 10
     step_factor: float = 0.1
     augment: str = "affine"
-    crop_from: int = 0
+    resize: int = 0
     balance: bool = False
     accumulate: int = 1
     clip: float = 0.0
@@ -92,18 +93,14 @@ def make_config(preset: str = "none", **settings: Any) -> TrainConfig:
     Raises `AuheatError` for an unknown preset or a value that no run could use.
     """
     given = {k: v for k, v in settings.items() if v is not None}
-    recipe = given.get("recipe", "none")
     _check_one_of("--preset", preset, PRESETS)
-    _check_one_of("--recipe", recipe, RECIPES)
-    if "none" not in (preset, recipe):
-        raise AuheatError(f"--recipe: {recipe!r} beside --preset {preset!r} (one of the two)")
-    chosen = {**RECIPES[recipe], **PRESETS[preset]}
-    row = find_method(given.get("method", chosen.get("method", TrainConfig().method)))
-    if "backbone" in PRESETS[preset]:  # the presets that have one are for narrow ones
+    chosen = {"preset": preset, **PRESETS[preset]}
+    row = find_method(given.get("method", TrainConfig().method))
+    if "backbone" in chosen:  # the presets that have one are for narrow ones
         chosen |= {"backbone": row.narrow, **row.narrow_settings}
     chosen |= given
-    if recipe != "none":
-        chosen = {"crop_from": _fit_crop(row, chosen), **chosen}
+    if "resize" in PRESETS[preset] and "resize" not in given:
+        chosen["resize"] = _fit_resize(row, chosen)
     config = TrainConfig(**{"image_size": row.image_size, "backbone": row.standard, **chosen})
     check_backbone(config.method, config.backbone)
     _check_one_of("--optimizer", config.optimizer, OPTIMIZERS)
@@ -135,10 +132,10 @@ def make_config(preset: str = "none", **settings: Any) -> TrainConfig:
     return config
 
 
-def _fit_crop(row: Method, chosen: Mapping[str, Any]) -> int:
-    """Return from what side a recipe crops: the paper's proportion, for its 224 px networks."""
+def _fit_resize(row: Method, chosen: Mapping[str, Any]) -> int:
+    """Return the side to crop from: the paper's proportion, for its 224 px networks alone."""
     side = chosen.get("image_size", row.image_size)
-    return round(side * CROP_FROM / CROP) if row.image_size == CROP else 0
+    return round(side * RESIZE / CROP) if row.image_size == CROP else 0
 
 
 def _check_engine(config: TrainConfig) -> None:
@@ -153,12 +150,12 @@ def _check_engine(config: TrainConfig) -> None:
         "warmup": (0 <= (config.warmup or 0) < config.epochs, f"0 to under {config.epochs} epochs"),
         "step_epochs": (config.step_epochs > 0, "1 or more"),
         "step_factor": (0 < config.step_factor <= 1, "above 0, at most 1"),
-        "head_lr": (0 < config.head_lr < math.inf, "> 0"),
+        "head_lr_factor": (0 < config.head_lr_factor < math.inf, "> 0"),
         "clip": (0 <= config.clip < math.inf, "0 or more"),
         "ema": (0 <= config.ema < 1, "0 to under 1"),
         "workers": ((config.workers or 0) >= 0, "0 or more"),
-        "crop_from": (
-            config.crop_from == 0 or config.crop_from >= config.image_size,
+        "resize": (
+            config.resize == 0 or config.resize >= config.image_size,
             f"0, or at least --image-size {config.image_size}",
         ),
         "accumulate": (

@@ -121,10 +121,10 @@ def _prepare(
         model = sync_norms(model)
     model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = make_optimizer(
-        model, config.optimizer, config.lr, config.weight_decay, config.head_lr
+        model, config.optimizer, config.lr, config.weight_decay, config.head_lr_factor
     )
-    if config.head_lr != 1 and len(optimizer.param_groups) == 1:
-        notes = (*notes, f"head_lr: {config.method} has one rate for all of its network")
+    if config.head_lr_factor != 1 and len(optimizer.param_groups) == 1:
+        notes = (*notes, f"head_lr_factor: {config.method} has one rate for all of its network")
     if world.size > 1:
         each = config.batch_size // world.size
         notes = (*notes, f"{world.size} processes, {each} photos of each batch for every one")

@@ -48,7 +48,7 @@ def load_training_data(store: Path, config: TrainConfig) -> TrainingData:
     folder = find_rendered(store, config.shards, "--shards")
     files, fingerprint = list_finished(folder, "auheat render")
     size, classes = config.image_size, config.classes
-    learnt_from = config.crop_from or size
+    learnt_from = config.resize or size
     train = ShardDataset(files, "train", learnt_from, classes)
     val = ShardDataset(files, "val", size, classes)
     if len(train.class_names) < 2:

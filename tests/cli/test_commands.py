@@ -20,7 +20,7 @@ from auheat.training.config import TrainConfig
 
 COMMANDS = (
     *("demo", "extract", "render", "train", "evaluate", "explain", "sweep", "report"),
-    *("export", "merge", "stats", "codebooks", "verify", "models"),
+    *("export", "merge", "stats", "codebooks", "verify", "detectors"),
 )
 
 
@@ -208,7 +208,7 @@ def test_codebooks_are_listed_and_shown():
 
 
 def test_models_are_found():
-    assert "face_landmark_with_attention.tflite" in run("models").output
+    assert "face_landmark_with_attention.tflite" in run("detectors").output
 
 
 def auheat(*arguments) -> list[str]:

@@ -135,10 +135,10 @@ def test_photos_without_a_map_are_told_or_refused(saved, tmp_path):
     assert back.left_out == {"no map": 3}
     assert (back.n, back.n_valid) == (result.n - 3, result.n_valid - 2)
     with pytest.raises(AuheatError, match="no map of 2 photos, such as test"):
-        evaluate(store, maps=some, strict=True)
+        evaluate(store, maps=some, require_all_maps=True)
     neutral = arrays["label"] == "Neutral"
     needed = write(tmp_path, id=arrays["id"][~neutral], map=arrays["map"][~neutral])
-    assert evaluate(store, maps=needed, strict=True).n_valid == result.n_valid
+    assert evaluate(store, maps=needed, require_all_maps=True).n_valid == result.n_valid
 
 
 def test_maps_of_training_photos_are_told_and_not_scored(saved, tmp_path):
@@ -288,8 +288,8 @@ def test_options_that_would_do_nothing_are_refused(saved, tmp_path):
     store = saved[0]
     with pytest.raises(AuheatError, match="--kind: cam of what"):
         evaluate(store, kind="cam")
-    with pytest.raises(AuheatError, match="--strict: needs --maps"):
-        evaluate(store, strict=True)
+    with pytest.raises(AuheatError, match="--require-all-maps: needs --maps"):
+        evaluate(store, require_all_maps=True)
     with pytest.raises(AuheatError, match="a folder"):
         evaluate(store, save_maps=tmp_path)
 

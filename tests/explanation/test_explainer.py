@@ -486,7 +486,7 @@ def test_photos_that_fail_are_named_and_the_others_go_on(photo_of, tmp_path):
     several = json.loads((out / "many.json").read_text())["notes"]
     assert "the largest central one" in several[0]
     assert "doubtful" in json.loads((out / "vague.json").read_text())["notes"][0]
-    command(*asked, "--strict", code=1)
+    command(*asked, "--fail-on-bad", code=1)
 
 
 def test_odd_entries_of_a_folder_are_left_out_and_named(photo_of, tmp_path):

@@ -527,7 +527,7 @@ def test_exports_of_real_stages_equal_them(tmp_path):
     faults.make_photos(tmp_path)
     points = str(tmp_path / "points.npz")
     extract(tmp_path / "photos", tmp_path / "s", detector=points, shard_size=4, workers=1)
-    render(tmp_path / "s", size=12, per_au=True, per_class=True, workers=1)
+    render(tmp_path / "s", map_size=12, per_au=True, per_class=True, workers=1)
     for kind, name in KINDS.items():
         export(tmp_path / "s", tmp_path / name, kind)
         assert_same_rows(read_export(tmp_path / name), wanted(tmp_path / "s", kind))

@@ -42,7 +42,7 @@ from auheat.training.runner import identify_weights
 from auheat.training.trainer import Trainer
 
 QUICK = {
-    "train_preset": "methods",
+    "preset": "methods",
     "image_size": 16,
     "epochs": 1,
     "batch_size": 8,
@@ -76,7 +76,7 @@ def store(tmp_path):
 def swept(tmp_path_factory):
     """A store with a finished sweep of a choice of lambda and two seeds; tests only read it."""
     store = make_store(tmp_path_factory.mktemp("swept"))
-    plan = quick(lambdas=[0, 1, 4], seeds=[0, 1])
+    plan = quick(au_weights=[0, 1, 4], seeds=[0, 1])
     return store, plan, sweep(store, plan, tell=silent)
 
 
@@ -163,7 +163,7 @@ def test_the_page_has_mean_and_deviation_over_the_seeds(swept):
 
 
 def test_tables_1_to_3_show_the_lambda_that_the_figure_marks():
-    plan = plan_sweep(lambdas=[0, 1, 4], layers=[[5], [5, 4]])
+    plan = plan_sweep(au_weights=[0, 1, 4], layers=[[5], [5, 4]])
     results = []
     for r in made_up(plan, 10):
         best = {(5,): 1.0, (5, 4): 4.0}.get(r.cell.setting.layers)
@@ -270,8 +270,8 @@ def test_the_choice_is_the_best_by_brute_force(scores):
 
 
 def test_a_stopped_sweep_goes_on_and_repeats_no_epoch(store, monkeypatch):
-    plan = quick(lambdas=[0, 4], seeds=[0], epochs=2)
-    plan = replace(plan, cells=(*plan.cells, *quick(lambdas=[9], epochs=2).cells))
+    plan = quick(au_weights=[0, 4], seeds=[0], epochs=2)
+    plan = replace(plan, cells=(*plan.cells, *quick(au_weights=[9], epochs=2).cells))
     first, second, third = (cell.name for cell in plan.cells)
     original = Trainer.run_epoch
 
@@ -308,7 +308,7 @@ def test_a_stopped_sweep_goes_on_and_repeats_no_epoch(store, monkeypatch):
 
 
 def test_a_run_that_fails_is_told_and_the_others_are_kept(store, monkeypatch):
-    options = ("--store", store, "--methods", "cam,apvit", "--train-preset", "methods")
+    options = ("--store", store, "--methods", "cam,apvit", "--preset", "methods")
     options += ("--image-size", 32, "--epochs", 1, "--batch-size", 8, "--device", "cpu")
     original = runner.train
 
@@ -354,7 +354,7 @@ def test_a_run_that_fails_is_told_and_the_others_are_kept(store, monkeypatch):
 
 
 def test_an_evaluation_older_than_its_weights_or_of_another_split_is_made_anew(store):
-    plan = quick(lambdas=[0])
+    plan = quick(au_weights=[0])
     sweep(store, plan, tell=silent)
     (name,) = (cell.name for cell in plan.cells)
     run, file = store / "runs" / name, store / "runs" / name / "evaluation.json"
@@ -378,9 +378,9 @@ def test_an_evaluation_older_than_its_weights_or_of_another_split_is_made_anew(s
 
 
 def test_another_grid_of_the_same_name_is_an_error_and_keeps_what_is_in_both(store):
-    sweep(store, quick(lambdas=[0]), tell=silent)
+    sweep(store, quick(au_weights=[0]), tell=silent)
     before = stamps(store)
-    other = quick(lambdas=[0, 9])
+    other = quick(au_weights=[0, 9])
     with pytest.raises(AuheatError, match=r"made with lambdas \[0\], now \[0, 9\]"):
         sweep(store, other, tell=silent)
     assert stamps(store) == before
@@ -388,7 +388,7 @@ def test_another_grid_of_the_same_name_is_an_error_and_keeps_what_is_in_both(sto
     assert summary.resumed == 1
     assert before.items() <= stamps(store).items()
     assert len(lines_of(store)) == 2
-    longer = quick(lambdas=[0], epochs=2)
+    longer = quick(au_weights=[0], epochs=2)
     with pytest.raises(AuheatError, match="made with epochs 1, now 2"):
         sweep(store, longer, tell=silent)
     assert sweep(store, longer, overwrite=True, tell=silent).resumed == 0
@@ -400,7 +400,7 @@ def test_another_grid_of_the_same_name_is_an_error_and_keeps_what_is_in_both(sto
 
 
 def test_other_shards_of_the_same_name_are_an_error_before_any_run(store, tmp_path):
-    plan = quick(lambdas=[0])
+    plan = quick(au_weights=[0])
     sweep(store, plan, tell=silent)
     make_store(tmp_path / "other", seed=1)
     (store / "shards").rename(tmp_path / "old")
@@ -458,7 +458,7 @@ def test_a_run_that_is_another_or_damaged_is_told_and_overwrite_makes_it_alone_a
 
 
 def test_a_damaged_run_is_whole_again_when_it_was_made_anew(store):
-    plan = quick(lambdas=[0])
+    plan = quick(au_weights=[0])
     (run,) = (store / "runs" / cell.name for cell in plan.cells)
     sweep(store, plan, tell=silent)
     (run / "config.json").write_text("{")
@@ -514,11 +514,11 @@ def test_what_no_run_could_use_is_an_error_before_the_first_run(store, tmp_path,
         (store, {}, {"jobs": 0}, "--jobs: 0"),
     ]:
         with pytest.raises(AuheatError, match=words):
-            sweep(where, quick(lambdas=[0, 4], **changes), tell=silent, **arguments)
+            sweep(where, quick(au_weights=[0, 4], **changes), tell=silent, **arguments)
         assert not (where / "sweeps").exists()
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(AuheatError, match="torchrun"):
-        sweep(store, quick(lambdas=[0]), tell=silent)
+        sweep(store, quick(au_weights=[0]), tell=silent)
 
 
 def test_two_stores_are_checked_before_the_first_run(store, tmp_path):
@@ -535,11 +535,11 @@ def test_one_process_at_a_time_makes_a_sweep(store):
         FileLock(folder / ".lock"),
         pytest.raises(AuheatError, match="another process is at this sweep"),
     ):
-        sweep(store, quick(lambdas=[0]), tell=silent)
+        sweep(store, quick(au_weights=[0]), tell=silent)
 
 
 def test_one_process_at_a_time_makes_a_run(store, monkeypatch):
-    first, second = (cell.name for cell in quick(lambdas=[0, 4]).cells)
+    first, second = (cell.name for cell in quick(au_weights=[0, 4]).cells)
     monkeypatch.setattr(single_run, "_LOCK_SECONDS", 0.01)
     made = []
 
@@ -556,11 +556,11 @@ def test_one_process_at_a_time_makes_a_run(store, monkeypatch):
     runs = store / "runs"
     runs.mkdir()
     with FileLock(runs / f".{first}.lock"):
-        failed = sweep(store, quick(lambdas=[0, 4]), tell=silent).failed
+        failed = sweep(store, quick(au_weights=[0, 4]), tell=silent).failed
     assert failed[first].startswith(f"{runs / first}: another process trains this run (wait for it")
     assert failed[second] == "enough"
     assert made == [second]
-    assert sweep(store, quick(lambdas=[0]), overwrite=True, tell=silent).failed.keys() == {first}
+    assert sweep(store, quick(au_weights=[0]), overwrite=True, tell=silent).failed.keys() == {first}
     assert made == [second, first]
 
 
@@ -569,7 +569,7 @@ def test_one_process_at_a_time_makes_a_run(store, monkeypatch):
 def test_a_process_ends_itself_when_the_sweep_that_started_it_is_killed(monkeypatch):
     monkeypatch.setattr(sweeping, "_WATCH_SECONDS", 0.02)
     monkeypatch.setattr(sweeping, "make_run", lambda *_: time.sleep(60))
-    (cell,) = quick(lambdas=[0]).cells
+    (cell,) = quick(au_weights=[0]).cells
     task = single_run.Task(Path(), cell, ("test",))
     here, there = os.pipe()
     parent = os.fork()
@@ -597,7 +597,7 @@ def test_runs_made_side_by_side_have_the_same_scores(swept, tmp_path, monkeypatc
     store, _, _ = swept
     monkeypatch.setattr("auheat.sweeps.runner.count_cores", lambda: 2)  # one thread each, as here
     beside = make_store(tmp_path)
-    plan = quick(lambdas=[0, 4])
+    plan = quick(au_weights=[0, 4])
     notes = []
     assert len(sweep(beside, plan, jobs=2, tell=notes.append).done) == 2
     for cell in plan.cells:
@@ -610,7 +610,7 @@ def test_runs_made_side_by_side_have_the_same_scores(swept, tmp_path, monkeypatc
 
 def test_each_run_is_told_once_with_the_time_left(store):
     notes = []
-    sweep(store, quick(lambdas=[0, 4]), tell=notes.append)
+    sweep(store, quick(au_weights=[0, 4]), tell=notes.append)
     told = [note for note in notes if note.startswith("grid-")]
     assert re.fullmatch(r"grid-cam-au0-seed0: started", told[0])
     assert re.fullmatch(r"grid-cam-au0-seed0: done, \d+ s; 1 to go, about \d+ s", told[1])
@@ -650,9 +650,9 @@ def test_published_figures_stand_beside_runs_of_their_own_data_and_network_alone
 
     for other in (
         (plan, made_up(plan, 70)),  # the demonstration set in RAF-DB's layout
-        (thin := plan_sweep(["none"][0], seeds=[0, 1], recipe="rafdb", backbone="resnet18"),
+        (thin := plan_sweep(["none"][0], seeds=[0, 1], preset="rafdb", backbone="resnet18"),
          made_up(thin, 3068)),
-        (free := plan_sweep(methods=["cam", "prm"], lambdas=[0, 4]), made_up(free, 3068)),
+        (free := plan_sweep(methods=["cam", "prm"], au_weights=[0, 4]), made_up(free, 3068)),
     ):  # fmt: skip
         text = write_markdown(*other, choose_all(*other))
         assert not re.search(r"\*\(\d", text)
@@ -672,7 +672,7 @@ def test_runs_with_a_contrast_have_no_published_figure_beside_them():
 
 
 def test_a_layer_or_set_the_paper_has_not_has_no_published_figure():
-    plan = plan_sweep(methods=["cam"], lambdas=[0, 4], layers=[[5, 3], [5]], recipe="rafdb")
+    plan = plan_sweep(methods=["cam"], au_weights=[0, 4], layers=[[5, 3], [5]], preset="rafdb")
     results = made_up(plan, 3068)
     text = write_markdown(plan, results, choose_all(plan, results))
     table = text.partition("## Table 3")[2]
@@ -693,7 +693,7 @@ def test_scores_of_seeds_are_spread_as_statistics_has_it():
 
 @pytest.mark.parametrize("how", ["failed", "without att_cos"])
 def test_a_lambda_that_lacks_a_seed_is_not_chosen_and_that_is_said(how):
-    plan = plan_sweep(lambdas=[0, 1, 4], seeds=[0, 1])
+    plan = plan_sweep(au_weights=[0, 1, 4], seeds=[0, 1])
     results = []
     for r in made_up(plan, 10):
         weight, seed = r.cell.setting.au_weight, r.cell.config.seed
@@ -709,7 +709,7 @@ def test_a_lambda_that_lacks_a_seed_is_not_chosen_and_that_is_said(how):
 
 
 def test_a_choice_without_validation_scores_is_none_and_said():
-    plan = plan_sweep(lambdas=[0, 1, 4])
+    plan = plan_sweep(au_weights=[0, 1, 4])
     results = [RunResult(cell, RunState(), {}, {}) for cell in plan.cells]
     choices = choose_all(plan, results)
     (candidates,) = (

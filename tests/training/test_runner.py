@@ -20,10 +20,13 @@ from auheat import losses
 from auheat.cli import main
 from auheat.data.dataset import ShardDataset
 from auheat.errors import AuheatError
+from auheat.evaluation.evaluator import evaluate
 from auheat.facs import codebooks
 from auheat.models import apvit
 from auheat.models.apvit import ApvitShape
+from auheat.reporting.page import write_report
 from auheat.runs import checkpoint, codebook, run_folder
+from auheat.runs.run_folder import read_config
 from auheat.training import optim, runner, trainer
 from auheat.training import time_estimate as forecasting
 from auheat.training.config import TrainConfig, make_config
@@ -37,8 +40,8 @@ QUICK = {"image_size": 32, "epochs": 2, "batch_size": 8, "device": "cpu", "name"
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def quick(**changes):
-    return make_config("demo", **(QUICK | changes))
+def quick(preset="demo", **changes):
+    return make_config(preset, **(QUICK | changes))
 
 
 def silent(_):
@@ -183,7 +186,9 @@ def test_optimizer_state_survives_the_file(store, optimizer):
     config = quick(epochs=1, optimizer=optimizer, name=optimizer)
     summary = train(store, config, tell=silent)
     model, _ = checkpoint.load_classifier(summary.run, run_folder.LAST)
-    fresh = optim.make_optimizer(model, optimizer, config.lr, config.weight_decay, config.head_lr)
+    fresh = optim.make_optimizer(
+        model, optimizer, config.lr, config.weight_decay, config.head_lr_factor
+    )
     metadata = checkpoint.load_state(summary.run, model, fresh)
     assert metadata["epochs_done"] == 1
     key = {"sgd": "momentum_buffer", "adamw": "exp_avg"}[optimizer]
@@ -373,7 +378,7 @@ def test_schedules_start_peak_and_end_where_they_should():
 
 def test_presets_give_way_to_what_is_asked_for():
     assert make_config("demo", epochs=3, lr=None) == replace(
-        TrainConfig(**PRESETS["demo"]), epochs=3
+        TrainConfig(preset="demo", **PRESETS["demo"]), epochs=3
     )
     assert make_config().run_name == "cam-resnet50-au4-seed0"
 
@@ -457,3 +462,22 @@ def test_a_checkpoint_without_progress_is_one_clear_error(store):
         checkpoint.save_tensors(run / "last.safetensors", tensors, **metadata)
         with pytest.raises(AuheatError, match="last.safetensors: no progress in it"):
             train(store, quick(epochs=1), tell=silent)
+
+
+def test_a_run_of_an_earlier_version_goes_on_and_is_read_by_the_names_of_now(store):
+    config = quick("rafdb", epochs=1, backbone="thin", weights="none", resize=40)
+    run = train(store, config, tell=silent).run
+    file = run / "config.json"
+    told = json.loads(file.read_text())
+    names = {"preset": "recipe", "head_lr_factor": "head_lr", "resize": "crop_from"}
+    assert set(names) <= set(told["settings"])
+    old = {names.get(key, key): value for key, value in told["settings"].items()}
+    file.write_text(json.dumps(told | {"settings": old}))
+    assert read_config(run)["settings"] == told["settings"]
+    evaluate(store, run)
+    assert "head lr factor" in write_report(store, [str(run)]).read_text()
+    assert train(store, config, tell=silent).resumed == 1
+    assert json.loads(file.read_text()) == told
+    file.write_text(json.dumps(told | {"settings": old | {"head_lr": 3.0}}))
+    with pytest.raises(AuheatError, match="trained with head_lr_factor 3.0"):
+        train(store, config, tell=silent)

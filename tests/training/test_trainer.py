@@ -32,8 +32,8 @@ ALL = {
     "clip": 1.0,
     "balance": True,
     "amp": "bf16",
-    "crop_from": 36,
-    "head_lr": 3.0,
+    "resize": 36,
+    "head_lr_factor": 3.0,
 }
 CPU = torch.device("cpu")
 
@@ -280,7 +280,7 @@ def test_crops_are_learnt_from_and_whole_photos_validated(store, monkeypatch):
     monkeypatch.setattr(
         ShardDataset, "cache", lambda self: sides.append(self.image_size) or original(self)
     )
-    run = train(store, quick(name="crop", augment="crop", crop_from=37), tell=silent).run
+    run = train(store, quick(name="crop", augment="crop", resize=37), tell=silent).run
     assert sides == [37, 32]
     assert states(run)[0]
 
