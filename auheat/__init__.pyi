@@ -7,6 +7,8 @@ from .evaluation.bootstrap import interval as interval
 from .evaluation.bootstrap import paired_interval as paired_interval
 from .evaluation.evaluator import evaluate as evaluate
 from .explanation.explainer import explain as explain
+from .explanation.explainer import explain_to as explain_to
+from .exporters.exporter import export as export
 from .expressions import EXPRESSIONS as EXPRESSIONS
 from .facs.codebooks import list_codebooks as list_codebooks
 from .facs.codebooks import load_codebook as load_codebook
@@ -22,8 +24,14 @@ from .pipeline.rendering import render as render
 from .records import Landmarks as Landmarks
 from .records import Sample as Sample
 from .records import Status as Status
+from .reporting.page import report as report
+from .reporting.store_stats import stats as stats
 from .shards.reader import content_digest as content_digest
 from .shards.reader import read_columns as read_columns
+from .store.maintenance import verify as verify
+from .store.merging import merge as merge
+from .sweeps.runner import sweep as sweep
+from .training.config import TrainConfig as TrainConfig
 from .training.config import make_config as make_config
 from .training.runner import train as train
 
@@ -39,22 +47,30 @@ __all__ = [
     "ShardStream",
     "Status",
     "StreamLoader",
+    "TrainConfig",
     "au_alignment_loss",
     "content_digest",
     "contrastive_alignment_loss",
     "evaluate",
     "explain",
+    "explain_to",
+    "export",
     "extract",
     "interval",
     "list_codebooks",
     "load_codebook",
     "load_detector",
     "make_config",
+    "merge",
     "paired_interval",
     "plan_heatmaps",
     "read_columns",
     "read_samples",
     "render",
     "render_heatmaps",
+    "report",
+    "stats",
+    "sweep",
     "train",
+    "verify",
 ]

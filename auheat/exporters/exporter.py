@@ -16,7 +16,6 @@ from typing import Any
 
 import h5py
 from filelock import FileLock, Timeout
-from tqdm import tqdm
 
 from auheat.errors import AuheatError
 from auheat.exporters import hdf5, npz, webdataset
@@ -26,9 +25,10 @@ from auheat.shards.reader import content_digest
 from auheat.store.shard_set import ROOT, Attributes, ShardSet, open_shard_set
 from auheat.store.store import find_rendered
 from auheat.utils import files
+from auheat.utils.console import progress
 from auheat.utils.files import PART, file_digest, sync, write_json
 from auheat.utils.locking import LOCK_SECONDS
-from auheat.utils.paths import stays_inside
+from auheat.utils.paths import find_store, stays_inside
 
 FORMATS: Mapping[str, tuple[str, ...]] = {
     "webdataset": ("",),
@@ -50,8 +50,9 @@ _ABOUT_BYTES = 2**26
 
 
 def export(
-    store: Path,
-    out: Path,
+    out: str | Path,
+    store: str | Path | None = None,
+    *,
     format: str = "webdataset",  # noqa: A002 (the option's name)
     shards: str | None = None,
     split: str | None = None,
@@ -60,20 +61,38 @@ def export(
 ) -> dict[str, Any]:
     """Write finished training shards to `out` in a format that other code reads.
 
-    "webdataset" is a folder of tar files with `shard_size` samples each (default 1024), "npz" one
-    file of NumPy arrays, "hdf5" one shard of FORMAT.md, at most 1,048,576 rows. `shards` names the
-    shards where there are several; `split` takes the rows of train, val or test alone (a row
-    without one is of train). Rows that are UNREADABLE have no sample in webdataset and are counted;
-    the other formats have all rows. The result is what export.json says, and `out`. Memory is that
-    of one shard of the store. Raises `AuheatError`.
+    Rows that are UNREADABLE have no sample in webdataset and are counted; npz has all rows. Memory
+    is that of one shard of the store.
+
+    Args:
+        out: Folder (webdataset) or file (npz) to write.
+        store: Folder of the shards; None: $AUHEAT_STORE, else auheat-data.
+        format: "webdataset" (a folder of tar files) or "npz" (one file of NumPy arrays).
+        shards: Name of the shards, where there are several.
+        split: "train", "val" or "test" alone; None: all. A row without a split is of train.
+        shard_size: Samples per tar, 1 or more, webdataset alone; None: 1024.
+        overwrite: Replace an export that is there already.
+
+    Returns:
+        What export.json says, and `out`.
+
+    Raises:
+        AuheatError: Where there are no shards, and where something would be lost or cannot be
+            written.
+
+    Example:
+        >>> import auheat
+        >>> auheat.export("tars", "store")["rows"]  # doctest: +SKIP
+        350
     """
+    out, store = Path(out), find_store(store)
     _check_request(store, out, format, split, shard_size)
     _check_place(store, out, format, overwrite)
     material = open_shard_set(find_rendered(store, shards, "--shards"), "auheat render")
     extent = hdf5.measure_extent(material, split)
     if extent.rows == 0:
         raise AuheatError(f"{material.folder}: no rows of split {split!r} (leave out --split)")
-    with tqdm(total=material.rows, desc="check", unit="row", leave=False) as bar:
+    with progress(total=material.rows, desc="check", unit="row", leave=False) as bar:
         for number, entry in enumerate(material.entries):
             material.check(number)
             bar.update(entry.rows)
@@ -193,7 +212,7 @@ def _write_folder(
     _remove(part, old)
     try:
         part.mkdir()
-        with tqdm(total=about["rows"], desc="export", unit="row") as bar:
+        with progress(total=about["rows"], desc="export", unit="row") as bar:
             counts, about["left_out"] = webdataset.write_tars(
                 part, material, split, size, bar.update
             )
@@ -217,7 +236,7 @@ def _write_file(
     steps = extent.rows * (len(material.datasets) if as_npz else 1)
     _remove(part)
     try:
-        with tqdm(total=steps, desc="export", unit="value" if as_npz else "row") as bar:
+        with progress(total=steps, desc="export", unit="value" if as_npz else "row") as bar:
             write(part, material, split, extent, bar.update)
         sync(part)
         about["files"] = {out.name: _sum_up(part) | {"rows": extent.rows}}

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from auheat.errors import AuheatError
 from auheat.expressions import EXPRESSIONS
@@ -26,7 +25,9 @@ from auheat.shards.writer import ShardFolder, write_shard
 from auheat.store.shard_set import digest_settings
 from auheat.store.store import check_name, list_finished, read_source
 from auheat.store.summary import Summary, check_positive, summarize
+from auheat.utils.console import progress
 from auheat.utils.locking import lock_store
+from auheat.utils.paths import find_store
 
 MAX_SIZE = 1024
 """Side of the largest heatmap: a shard's maps are held in memory."""
@@ -41,7 +42,8 @@ REFERENCE_CODEBOOK = "belharbi2024"
 
 
 def render(
-    store: Path,
+    store: str | Path | None = None,
+    *,
     codebook: str | None = None,
     name: str | None = None,
     map_size: int = 56,
@@ -61,23 +63,47 @@ def render(
     overwrite: bool = False,
     fail_on_bad: bool = False,
 ) -> Summary:
-    """Draw one heatmap per face and write self-contained shards to `store`/shards/`name`.
+    """Draw one AU heatmap per face and write self-contained shards to `store`/shards/`name`.
 
-    `codebook` is a name or a YAML file (default: martinez), `map_size` is the side of the square map
-    that covers the whole photo. The map shows the AUs of the row's expression; with `generic` all
-    AUs of the codebook, whatever the label; with `landmarks` a Gaussian at every landmark off the
-    jaw. `per_au` and `per_class` add a map for each AU and each expression of the codebook.
-    `geometry` "reference" draws the paper authors' own maps (codebook belharbi2024, nothing
-    beside). `name` defaults to the codebook's, followed by what is special (martinez-generic). A
-    LOW_CONFIDENCE row's heatmap counts as valid only with `keep_low_confidence`.
+    The map shows the AUs that the codebook expects of the row's expression. A rerun makes what is
+    unfinished or whose landmarks have changed.
 
-    `crop` "auto" stores MARGIN times the face's box where a face is small in its photo; `align`
-    stores faces upright and of one size, `photo_size` px (but leaves a set that is aligned already as it
-    is); landmarks and maps follow. `no_images` leaves the photos' bytes out. `backend` is that of
-    `extract`. A rerun makes what is unfinished or whose landmarks have changed; with `retry_failed`
-    also shards in which a photo could not be read. Raises `AuheatError`, and with `fail_on_bad` also for
-    rows with a bad status.
+    Args:
+        store: Folder that `extract` wrote; None: $AUHEAT_STORE, else auheat-data.
+        codebook: Name or YAML file; None: martinez.
+        name: What to call the shards; None: the codebook, and what is special ("martinez-generic").
+        map_size: Side of the square map that covers the photo, in px, 1 to 1024.
+        generic: Show all AUs of the codebook, whatever the label.
+        landmarks: Show a Gaussian at every landmark off the jaw, and no AUs.
+        per_au: Add a map for each action unit.
+        per_class: Add a map for each expression.
+        geometry: "face", or "reference": the paper authors' own maps (codebook belharbi2024).
+        crop: "auto" cuts out faces that are small in their photos; "none".
+        align: Store faces upright and of one size; a set that is aligned already is left as it is.
+        photo_size: Side of aligned photos in px, 16 to 4096.
+        no_images: Leave the photos' bytes out.
+        keep_low_confidence: Let maps of LOW_CONFIDENCE faces count as valid.
+        workers: Threads, or processes, 1 or more; None: one per core.
+        backend: "threads", "loky", "dask", "ray", as of `extract`.
+        retry_failed: Make again the shards in which a photo could not be read.
+        overwrite: Make anew what was made with other settings.
+        fail_on_bad: Raise, once all is written, if any row has a bad status.
+
+    Returns:
+        Rows by status, time, maps that are valid, and warnings.
+
+    Raises:
+        AuheatError: Where there are no landmarks, and for requests that cannot be met.
+
+    Example:
+        >>> import auheat
+        >>> from auheat.demo import write_demo
+        >>> _ = write_demo("rafdb", train=1, test=1)
+        >>> _ = auheat.extract("rafdb", "store")
+        >>> auheat.render("store", codebook="martinez").details["valid"]
+        12
     """
+    store = find_store(store)
     check_positive(map_size=map_size, workers=workers)
     if map_size > MAX_SIZE:
         raise AuheatError(f"--map-size: {map_size} (expected at most {MAX_SIZE} pixels)")
@@ -166,7 +192,7 @@ class _Run:
             if not self.folder.has(number, entry.sha256) or (retry and self._has_lost(entry.file))
         ]
         kept = manifest.rows - sum(entry.rows for _, entry in tasks)
-        with tqdm(total=manifest.rows, initial=kept, desc="render", unit="photo") as bar:
+        with progress(total=manifest.rows, initial=kept, desc="render", unit="photo") as bar:
             making = self.making if backend == "threads" else replace(self.making, workers=1)
             target = (self.folder.folder, self.folder.run)
             work = partial(_make, self.landmarks, target, making, self.about)

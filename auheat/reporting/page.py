@@ -52,6 +52,7 @@ from auheat.reporting.tables import (
     units_context,
 )
 from auheat.runs.run_folder import METRICS, RESULT, RUNS, find_run
+from auheat.utils.paths import find_store
 
 _T = TypeVar("_T")
 
@@ -75,24 +76,42 @@ _DAMAGE = (
 """What reading or drawing a file raises whose content is not what was once written."""
 
 
-def write_report(
-    store: Path,
-    runs: Sequence[str] = (),
+def report(
+    runs: Sequence[str | Path] = (),
+    store: str | Path | None = None,
+    *,
     shards: str | None = None,
-    out: Path | None = None,
+    out: str | Path | None = None,
 ) -> Path:
-    """Write the report of a store and of its runs, and return its path.
+    """Write one self-contained HTML page of a store and its runs, and return its path.
 
-    `runs` are names or folders, by default all of the store's; `shards` chooses the shards where
-    there are several; `out` defaults to report.html in the store. Raises `AuheatError`.
+    It shows faces, heatmaps and counts, and runs side by side.
+
+    Args:
+        runs: Names or folders of runs; empty: all of the store's.
+        store: Folder of the shards; None: $AUHEAT_STORE, else auheat-data.
+        shards: Name of the shards to show, where there are several; None: those of the first run.
+        out: HTML file to write; None: report.html in the store.
+
+    Returns:
+        The file that was written.
+
+    Raises:
+        AuheatError: Where there are no shards, or a run's files are damaged.
+
+    Example:
+        >>> import auheat
+        >>> auheat.report(["with-aus", "without-aus"], "store")  # doctest: +SKIP
+        PosixPath('store/report.html')
     """
+    store = find_store(store)
     found = [read_run(find_run(store, run)) for run in runs or list_runs(store)]
     if shards is None and found:
         shards = found[0].settings.get("shards") or None
     content = describe_store(store, shards) | describe_runs(found)
     units = {a["au"]: a["name"] for row in content["codebook"] for a in row["aus"]}
     content["unit_names"] = {f"AU{au}": text for au, text in units.items()}
-    return write_page(store / "report.html" if out is None else out, content)
+    return write_page(store / "report.html" if out is None else Path(out), content)
 
 
 def list_runs(store: Path) -> list[str]:

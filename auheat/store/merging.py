@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from auheat.errors import AuheatError
 from auheat.expressions import EXPRESSIONS
@@ -35,6 +34,7 @@ from auheat.store.shard_set import (
 )
 from auheat.store.store import check_name, list_sources, write_source, write_sources
 from auheat.store.summary import summarize
+from auheat.utils.console import progress
 from auheat.utils.locking import lock_store
 
 _OWN = ("source", "photos", "shard_size", "merged")
@@ -63,8 +63,9 @@ class _Part:
 
 
 def merge(
-    stores: Sequence[Path],
-    out: Path,
+    stores: Sequence[str | Path],
+    out: str | Path,
+    *,
     prefix: str | None = None,
     skip_duplicates: bool = False,
     overwrite: bool = False,
@@ -74,13 +75,30 @@ def merge(
     Their landmarks must have been found with equal settings (but for source, photos and shard_size)
     and so must the shards/NAME that all of them have (but for their classes: the merged ones have
     the union, in canonical order, and labels are numbered anew). Shards that only some have are
-    left out, and told. An id that is there twice raises `AuheatError` naming both places; with
-    `skip_duplicates` it is kept once, where all that is stored of it is equal. `prefix` puts
-    "NAME/" in front of ids and paths: "auto" takes the stores' folder names, or they are given,
-    with commas. Photos of several folders, or with a prefix, cannot be rendered after the merge.
-    Memory is that of one shard, and some 250 bytes for each row. Raises `AuheatError`.
+    left out, and noted. Photos of several folders, or with a prefix, cannot be rendered after the
+    merge. Memory is that of one shard, and some 250 bytes for each row.
+
+    Args:
+        stores: Two folders or more.
+        out: Folder of the new store.
+        prefix: Put NAME/ in front of ids and paths: "auto" (the stores' folder names), or names
+            with commas between them; None: nothing.
+        skip_duplicates: Keep a row once whose id is in several stores and all of it equal.
+        overwrite: Make anew what was made with other settings.
+
+    Returns:
+        Counts of stores, rows, skipped rows and stages, the shards' names, and notes.
+
+    Raises:
+        AuheatError: For settings that differ, and for an id that is there twice, naming both.
+
+    Example:
+        >>> import auheat
+        >>> auheat.merge(["part-1", "part-2"], "whole")["rows"]  # doctest: +SKIP
+        700
     """
-    parts = _open_parts(stores, out, prefix)
+    out = Path(out)
+    parts = _open_parts([Path(store) for store in stores], out, prefix)
     for part in parts[1:]:
         _check_equal(parts[0].landmarks, part.landmarks, _OWN)
     skipped = _find_duplicates(parts, skip_duplicates)
@@ -248,7 +266,7 @@ def _write_all(
         "merged": len(parts),
     }
     stages = {}
-    with tqdm(total=rows * (1 + len(names)), desc="merge", unit="row") as bar:
+    with progress(total=rows * (1 + len(names)), desc="merge", unit="row") as bar:
         folder = ShardFolder(store / LANDMARKS, made_with, overwrite)
         _note_sources(parts, store)
         for number, (part, k) in enumerate(plan):

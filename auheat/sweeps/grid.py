@@ -98,6 +98,23 @@ class SweepPlan:
         """Whether a choice among several lambdas, or the table of one, looks at this setting."""
         return any(setting in some for table in self.tables for some in list_compared(table))
 
+    def describe(self) -> list[dict[str, Any]]:
+        """Return each run and what it is for as plain values."""
+        return [
+            {
+                "run": cell.name,
+                "data": cell.setting.data,
+                "method": cell.setting.method,
+                "au_weight": cell.setting.au_weight,
+                "layers": format_layers(cell.setting.layers),
+                "seed": cell.config.seed,
+                "backbone": cell.config.backbone,
+                "epochs": cell.config.epochs,
+                "tables": self.list_tables(cell.setting),
+            }
+            for cell in self.cells
+        ]
+
     def list_tables(self, setting: RunKey) -> list[str]:
         """Return the kinds of tables that show a setting."""
         shown = {

@@ -97,7 +97,9 @@ def _check_given(
     if data is None:
         return
     if grid != "paper":
-        raise AuheatError(f"data: for grid paper alone, not {grid} (leave it out)")
+        raise AuheatError(
+            f"--{data[0] if data else 'rafdb'}: for --grid paper alone (--store for any other)"
+        )
     for value in data:
         if value not in DATA:
             raise AuheatError(f"data: {value!r} is not known (one of {', '.join(DATA)})")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 
@@ -14,85 +13,36 @@ from auheat.data.augmentation import AUGMENTATIONS
 from auheat.errors import AuheatError
 from auheat.models.registry import Method, check_backbone, find_method
 from auheat.models.resnet import N_LAYERS
-from auheat.store.store import check_name
 from auheat.training.optim import OPTIMIZERS, SCHEDULES
 from auheat.training.presets import CROP, PRESETS, RESIZE
+from auheat.training.settings import TrainConfig as TrainConfig
+from auheat.training.settings import TrainSettings as TrainSettings
 
 MIN_SIDE = 16
 """Of photos with a shorter side the last layer would make a map of a single pixel."""
 
 
-@dataclass(frozen=True, slots=True)
-class TrainConfig:
-    """Everything that decides what a run becomes (apart from the photos).
-
-    `au_weight` is the paper's lambda, 0 for a plain classifier, `contrast_weight` of the loss that
-    tells a class's heatmap from the others'; `layers` (1 to 5) are aligned by both;
-    `classes` leaves out the others; `name` defaults to one made of the settings; `optimizer`
-    is "sgd" (Nesterov) or "adamw". `lr` is the highest rate, the head's
-    is `head_lr_factor` times that;
-    `schedule` "auto" is cosine of sgd and onecycle of adamw, `warmup` is in epochs.
-
-    `batch_size` is what one step learns from, by all processes and `accumulate` passes together.
-    `resize` (px, 0: none) is the side photos are resized to before a crop of `image_size`.
-    `clip` (largest norm of the gradient) and `ema` (decay) are 0 for none. `freeze_bn` keeps
-    batch normalisation in evaluation mode, `sync_bn` spans it over processes, `balance` draws every
-    class as often. `workers` None is as many as suit; it, `device` and `tensorboard` do not
-    change what a run becomes.
-    """
-
-    name: str = ""
-    preset: str = "none"
-    shards: str | None = None
-    classes: tuple[str, ...] | None = None
-    method: str = "cam"
-    backbone: str = "resnet50"
-    weights: str = "auto"
-    image_size: int = 224
-    au_weight: float = 4.0
-    contrast_weight: float = 0.0
-    layers: tuple[int, ...] = (5,)
-    epochs: int = 30
-    batch_size: int = 32
-    lr: float = 0.01
-    weight_decay: float = 5e-4
-    optimizer: str = "sgd"
-    head_lr_factor: float = 1.0
-    schedule: str = "auto"
-    warmup: float | None = None
-    step_epochs: int = 10
-    step_factor: float = 0.1
-    augment: str = "affine"
-    resize: int = 0
-    balance: bool = False
-    accumulate: int = 1
-    clip: float = 0.0
-    ema: float = 0.0
-    freeze_bn: bool = False
-    sync_bn: bool = False
-    amp: str = "none"
-    compile: bool = False
-    val_fraction: float = 0.1
-    seed: int = 0
-    device: str = "auto"
-    workers: int | None = None
-    tensorboard: bool = False
-
-    @property
-    def run_name(self) -> str:
-        """The name given, or method, backbone, the weights of what is aligned, and seed."""
-        told = f"-contrast{self.contrast_weight:g}" if self.contrast_weight else ""
-        made = f"{self.method}-{self.backbone}-au{self.au_weight:g}{told}-seed{self.seed}"
-        return check_name(self.name or made.replace("+", "p").replace(":", "-"))
-
-
-def make_config(preset: str = "none", **settings: Any) -> TrainConfig:
+def make_config(preset: str = "none", **settings: Unpack[TrainSettings]) -> TrainConfig:
     """Return the settings of a preset with those given (not None) put in their place.
 
     Backbone and image size, where neither preset nor caller gives them, are the method's own.
-    Raises `AuheatError` for an unknown preset or a value that no run could use.
+
+    Args:
+        preset: Name of settings to begin with: "none", "demo", "methods", "rafdb", "affectnet".
+        **settings: Fields of `TrainConfig`.
+
+    Returns:
+        The settings, checked.
+
+    Raises:
+        AuheatError: For an unknown preset or a value that no run could use.
+
+    Example:
+        >>> import auheat
+        >>> auheat.make_config("demo", au_weight=0.0).run_name
+        'cam-thin-au0-seed0'
     """
-    given = {k: v for k, v in settings.items() if v is not None}
+    given: dict[str, Any] = {k: v for k, v in settings.items() if v is not None}
     _check_one_of("--preset", preset, PRESETS)
     chosen = {"preset": preset, **PRESETS[preset]}
     row = find_method(given.get("method", TrainConfig().method))

@@ -7,14 +7,13 @@ goes on equals one that was never stopped. The test split is never looked at.
 from __future__ import annotations
 
 import json
+import logging
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
-from tqdm import tqdm
 
 from auheat import __version__
 from auheat.errors import AuheatError
@@ -25,7 +24,7 @@ from auheat.pipeline.reframing import describe_framing
 from auheat.runs import checkpoint, codebook, run_folder
 from auheat.shards.manifest import read_manifest
 from auheat.shards.reader import read_attributes
-from auheat.training.config import TrainConfig, check_parts
+from auheat.training.config import TrainConfig, TrainSettings, check_parts, make_config
 from auheat.training.optim import make_optimizer
 from auheat.training.sync_batchnorm import sync_norms
 from auheat.training.tensorboard import tensorboard_writer
@@ -37,8 +36,12 @@ from auheat.training.training_data import (
     load_training_data,
     write_split_and_maps,
 )
+from auheat.utils.console import log_notes
 from auheat.utils.distributed import World, join
 from auheat.utils.files import file_digest
+from auheat.utils.paths import find_store
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,18 +67,46 @@ class RunSummary:
 
 
 def train(
-    store: Path,
-    config: TrainConfig,
+    store: str | Path | None = None,
+    config: TrainConfig | None = None,
+    *,
+    preset: str = "none",
     overwrite: bool = False,
-    tell: Callable[[str], None] = tqdm.write,
+    **settings: Unpack[TrainSettings],
 ) -> RunSummary:
-    """Train a classifier on a store's shards and write `store`/runs/NAME.
+    """Train a classifier whose attention is drawn to the heatmaps, and write `store`/runs/NAME.
 
-    The same call goes on where a stopped run was, and does nothing for a finished one. What
-    should be known beforehand (weights, speed, estimated time) goes to `tell`. Started by
-    `torchrun`, all processes train one network, and the first alone writes and tells. Raises
-    `AuheatError`; Ctrl-C raises `KeyboardInterrupt` with a text that says how to go on.
+    The best epoch is chosen on photos held out from train; the test photos stay unseen. The same
+    call goes on where a stopped run was, and does nothing for a finished one. Started by
+    `torchrun`, all processes train one network, and the first alone writes and logs.
+
+    Args:
+        store: Folder of the shards; None: $AUHEAT_STORE, else auheat-data.
+        config: All settings at once, as `make_config` makes them; None: from `preset` and
+            `settings`.
+        preset: Name of settings to begin with: "none", "demo", "methods", "rafdb", "affectnet".
+        overwrite: Train anew a run of this name that has other settings.
+        **settings: Fields of `TrainConfig` that replace those of the preset.
+
+    Returns:
+        The run's folder, its best epoch by validation accuracy, and how fast it was.
+
+    Raises:
+        AuheatError: Where there are no shards, for settings that no run could use, for `config`
+            beside settings, and for a run of this name with other settings.
+        KeyboardInterrupt: On Ctrl-C, with a text that says how to go on.
+
+    Example:
+        >>> import auheat
+        >>> auheat.train("store", preset="demo", name="with-aus").best_epoch  # doctest: +SKIP
+        37
     """
+    if config is None:
+        config = make_config(preset, **settings)
+    elif settings or preset != "none":
+        given = ", ".join([*settings, *(["preset"] if preset != "none" else [])])
+        raise AuheatError(f"train: {given} beside config (put them in the config, or leave it out)")
+    store = find_store(store)
     with join() as world:
         device = world.device(config.device)
         check_parts(config, world.size)
@@ -91,8 +122,7 @@ def train(
             engine, notes = _prepare(config, material, device, world)
             best = engine.load(run)["best"] if done else {}
             notes = (*notes, *forecast(engine, done))
-            for note in notes if world.is_main else ():
-                tell(note)
+            log_notes(_LOG, notes if world.is_main else ())
             started = time.perf_counter()
             _run_epochs(engine, run, done, best)
             seconds = time.perf_counter() - started

@@ -28,9 +28,9 @@ def test_a_twelfth_method_is_one_head_one_row_one_test(tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "METHODS", table)
     config = make_config("demo", method="lse", image_size=32, epochs=1, batch_size=8)
     store = make_store(tmp_path)
-    summary = train(store, config, tell=lambda _: None)
+    summary = train(store, config)
     assert summary.run.name == "lse-thin-au4-seed0"
-    assert evaluate(store).run == "lse-thin-au4-seed0"
+    assert evaluate(store=store).run == "lse-thin-au4-seed0"
 
 
 def test_a_model_that_knows_nothing_of_auheat_learns_from_heatmaps_by_one_hook():

@@ -261,7 +261,7 @@ def test_a_photo_of_the_training_set_is_seen_as_it_was_in_training(how, photo_of
         photo_of(f"set/{label}/{i}.{kind}", (130 + i, 120 + 2 * i), **place)
     store = tmp_path / "store"
     extract(tmp_path / "set", store, detector="mesh", device="cpu", workers=1)
-    render(store, "martinez", name="made", workers=1, **how)
+    render(store, codebook="martinez", name="made", workers=1, **how)
     files, asked = list_finished(store / "shards" / "made", "auheat render")
     framing = describe_framing(files, asked, BOOK.frame)
     assert (framing["crop"], framing["align"]) == (how.get("crop", "none"), how.get("side", 0))
@@ -283,7 +283,7 @@ def test_a_photo_of_the_training_set_is_seen_as_it_was_in_training(how, photo_of
 def test_training_notes_how_faces_lie_in_its_photos(tmp_path):
     store = make_store(tmp_path)
     config = make_config("demo", name="noted", epochs=1, image_size=32, batch_size=8, device="cpu")
-    train(store, config, tell=lambda _: None)
+    train(store, config)
     noted = run_folder.read_config(store / "runs" / "noted")["framing"]
     points = np.stack(
         [item["landmarks"].numpy() for item in ShardDataset(store / "shards/martinez", "train", 40)]
@@ -446,7 +446,7 @@ def test_a_method_of_each_kind_is_explained(method, photo_of, tmp_path):
 def test_a_run_copied_elsewhere_explains_without_its_store(photo_of, tmp_path, finder):
     store = make_store(tmp_path / "store")
     config = make_config("demo", name="few", epochs=1, image_size=32, batch_size=8, device="cpu")
-    train(store, config, tell=lambda _: None)
+    train(store, config)
     file = photo_of("face.png", **LARGE)
     before = auheat.explain("few", file, store=store, device="cpu", tell=lambda _: None)
     copied = shutil.copytree(store / "runs" / "few", tmp_path / "elsewhere" / "run")

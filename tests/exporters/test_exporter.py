@@ -62,7 +62,7 @@ def test_the_stores_of_these_tests_are_valid(store):
 @pytest.mark.parametrize("split", [None, "train", "val", "test"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_export_read_again_has_every_field_of_every_row(store, tmp_path, kind, split):
-    told = export(store, tmp_path / KINDS[kind], kind, split=split, shard_size=None)
+    told = export(tmp_path / KINDS[kind], store, format=kind, split=split, shard_size=None)
     found = read_export(tmp_path / KINDS[kind])
     assert_same_rows(found, wanted(store, kind, split))
     assert_same_rows(found, wanted(store, kind, split))  # as often as it is asked
@@ -77,14 +77,14 @@ def test_an_export_read_again_has_every_field_of_every_row(store, tmp_path, kind
 @pytest.mark.parametrize("kind", KINDS)
 def test_shards_without_photos_are_exported_without_them(tmp_path, kind):
     store = write_store(tmp_path / "s", Made(ODD, images=False))
-    told = export(store, tmp_path / KINDS[kind], kind)
+    told = export(tmp_path / KINDS[kind], store, format=kind)
     assert told["photos"] is False
     assert_same_rows(read_export(tmp_path / KINDS[kind]), wanted(store, kind))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_equal_shards_give_equal_bytes(store, tmp_path, kind):
-    sums = [export(store, tmp_path / f"{n}{KINDS[kind]}", kind)["files"] for n in "ab"]
+    sums = [export(tmp_path / f"{n}{KINDS[kind]}", store, format=kind)["files"] for n in "ab"]
     assert [e["sha256"] for e in sums[0].values()] == [e["sha256"] for e in sums[1].values()]
 
 
@@ -95,7 +95,7 @@ def test_ids_of_any_characters_survive_every_format(tmp_path_factory, ids):
     folder = tmp_path_factory.mktemp("ids")
     store = write_store(folder / "s", Made(ids, status=[0] * len(ids), persons=ids))
     for kind, name in KINDS.items():
-        export(store, folder / name, kind, shard_size=2 if kind == "webdataset" else None)
+        export(folder / name, store, format=kind, shard_size=2 if kind == "webdataset" else None)
         found = list(read_export(folder / name))
         assert [row["id"] for row in found] == [row["person"] for row in found] == ids
 
@@ -103,7 +103,7 @@ def test_ids_of_any_characters_survive_every_format(tmp_path_factory, ids):
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # webdataset's own, of 1.0.2
 def test_webdatasets_own_reader_gives_each_row_once_and_decodes_it(store, tmp_path):
     wds = pytest.importorskip("webdataset")
-    export(store, tmp_path / "tars", shard_size=2)
+    export(tmp_path / "tars", store, shard_size=2)
     files = sorted(map(str, (tmp_path / "tars").glob("*.tar")))
     assert len(files) == 5
     samples = list(wds.WebDataset(files, shardshuffle=False).decode("rgb8"))
@@ -132,7 +132,7 @@ def test_webdatasets_own_reader_gives_each_row_once_and_decodes_it(store, tmp_pa
 
 
 def test_tars_hold_plain_files_of_nobody_and_no_time(store, tmp_path):
-    export(store, tmp_path / "tars", shard_size=4)
+    export(tmp_path / "tars", store, shard_size=4)
     names = []
     for file in sorted((tmp_path / "tars").glob("*.tar")):
         with tarfile.open(file) as tar:
@@ -148,7 +148,7 @@ def test_tars_hold_plain_files_of_nobody_and_no_time(store, tmp_path):
 
 
 def test_numpys_own_loader_reads_every_array(store, tmp_path):
-    export(store, tmp_path / "a.npz", "npz")
+    export(tmp_path / "a.npz", store, format="npz")
     rows = wanted(store, "npz")
     with np.load(tmp_path / "a.npz", allow_pickle=False) as arrays:
         assert set(arrays) == {*rows[0], "image_start", "image_length", "names", "attributes"}
@@ -165,7 +165,7 @@ def test_numpys_own_loader_reads_every_array(store, tmp_path):
 
 @pytest.mark.parametrize("split", [None, "test"])
 def test_an_hdf5_export_is_a_valid_shard_of_the_format(store, tmp_path, split):
-    export(store, tmp_path / "stage" / "00000.h5", "hdf5", split=split)
+    export(tmp_path / "stage" / "00000.h5", store, format="hdf5", split=split)
     file, rows = tmp_path / "stage" / "00000.h5", len(wanted(store, "hdf5", split))
     told = json.loads((tmp_path / "stage" / "00000.h5.export.json").read_text())["files"][file.name]
     entry = ShardEntry(file.name, rows, told["bytes"], told["sha256"])
@@ -192,7 +192,7 @@ def test_an_hdf5_export_is_a_valid_shard_of_the_format(store, tmp_path, split):
 def test_too_many_rows_for_one_shard_are_refused(store, tmp_path, monkeypatch):
     monkeypatch.setattr(hdf5, "MAX_ROWS", 10)
     with pytest.raises(AuheatError, match="11 rows .at most 10 in one file"):
-        export(store, tmp_path / "a.h5", "hdf5")
+        export(tmp_path / "a.h5", store, format="hdf5")
     assert {file.name for file in tmp_path.iterdir()} == {"store"}
 
 
@@ -218,20 +218,20 @@ def test_bad_requests_say_what_would_be_right_and_change_nothing(
     (tmp_path / "photos" / "mine.npz").write_bytes(b"mine")
     before = {file: file.is_dir() or file.read_bytes() for file in tmp_path.rglob("*")}
     with pytest.raises(AuheatError, match=words):
-        export(store, tmp_path / out, **settings)
+        export(tmp_path / out, store, **settings)
     assert {file: file.is_dir() or file.read_bytes() for file in tmp_path.rglob("*")} == before
 
 
 def test_an_empty_folder_is_a_place_to_export_to(store, tmp_path):
     (tmp_path / "tars").mkdir()
-    export(store, tmp_path / "tars")
+    export(tmp_path / "tars", store)
     assert len(read_export(tmp_path / "tars")) == 9
 
 
 def test_two_processes_never_write_one_export(store, tmp_path):
     with FileLock(tmp_path / "tars.lock"), pytest.raises(AuheatError, match="another process"):
-        export(store, tmp_path / "tars")
-    export(store, tmp_path / "tars")
+        export(tmp_path / "tars", store)
+    export(tmp_path / "tars", store)
     assert {file.name for file in tmp_path.iterdir()} == {"store", "tars"}
 
 
@@ -252,21 +252,21 @@ def test_ctrl_c_leaves_nothing_and_says_so(store, tmp_path, kind, monkeypatch):
 def test_a_split_without_rows_is_refused(tmp_path):
     store = write_store(tmp_path / "s", Made(["a", "b"], splits=["train", ""]))
     with pytest.raises(AuheatError, match="no rows of split 'val'"):
-        export(store, tmp_path / "x", split="val")
+        export(tmp_path / "x", store, split="val")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_overwrite_replaces_the_whole_export_and_nothing_else(store, tmp_path, kind):
     out = tmp_path / KINDS[kind]
-    export(store, out, kind)
+    export(out, store, format=kind)
     with pytest.raises(AuheatError, match="--overwrite replaces it"):
-        export(store, out, kind)
-    export(store, out, kind, split="val", overwrite=True)
+        export(out, store, format=kind)
+    export(out, store, format=kind, split="val", overwrite=True)
     assert_same_rows(read_export(out), wanted(store, kind, "val"))
     if kind == "webdataset":
         (out / "notes.txt").write_text("mine")
         with pytest.raises(AuheatError, match="and no export"):
-            export(store, out, kind, overwrite=True)
+            export(out, store, format=kind, overwrite=True)
         assert (out / "notes.txt").read_text() == "mine"
 
 
@@ -276,16 +276,16 @@ def test_damaged_or_unfinished_shards_are_never_exported(store, tmp_path):
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
     with pytest.raises(AuheatError, match=r"00001.h5: its bytes have changed \(run `auheat verify"):
-        export(store, tmp_path / "x")
+        export(tmp_path / "x", store)
     file.unlink()
     with pytest.raises(AuheatError, match="missing"):
-        export(store, tmp_path / "x")
+        export(tmp_path / "x", store)
     assert not (tmp_path / "x").exists()
 
 
 def export_all(store, folder) -> None:
     for kind, name in KINDS.items():
-        export(store, folder / name, kind, overwrite=True, split="val")
+        export(folder / name, store, format=kind, overwrite=True, split="val")
 
 
 def strike(store, folder, fault) -> bool:
@@ -304,7 +304,7 @@ def strike(store, folder, fault) -> bool:
 def test_killed_anywhere_an_export_is_the_old_one_or_the_new_one(tmp_path):
     store, out = write_store(tmp_path / "s", Made(ODD, shard_size=11)), tmp_path / "out"
     for kind, name in KINDS.items():
-        export(store, out / name, kind)
+        export(out / name, store, format=kind)
     shutil.copytree(out, tmp_path / "before")
     with faults.struck(faults.Fault(-1, "", None)) as calm:
         export_all(store, out)
@@ -342,7 +342,7 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(store, tmp_path, kind, room
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write beyond is an error, as ENOSPC
             resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
             try:
-                export(store, tmp_path / "out" / KINDS[kind], kind)
+                export(tmp_path / "out" / KINDS[kind], store, format=kind)
             except AuheatError as error:
                 gc.collect()
                 os._exit(len(heard) if "cannot be written: " in str(error) else 9)
@@ -390,7 +390,7 @@ def device(info):
     ],
 )
 def test_hostile_tars_are_an_error_and_touch_nothing(store, tmp_path, members, words):
-    export(store, tmp_path / "tars")
+    export(tmp_path / "tars", store)
     (tmp_path / "tars" / "000000.tar").write_bytes(tar_of(*members))
     before = set(tmp_path.rglob("*"))
     with pytest.raises(AuheatError, match=words):
@@ -424,7 +424,7 @@ def members_of(file) -> dict[str, bytes]:
     ],
 )
 def test_samples_that_lie_are_an_error(store, tmp_path, change, words):
-    export(store, tmp_path / "tars")
+    export(tmp_path / "tars", store)
     file = tmp_path / "tars" / "000000.tar"
     members = members_of(file)
     first = {n.split(".", 1)[1]: data for n, data in members.items() if n.startswith("000000000.")}
@@ -437,7 +437,7 @@ def test_samples_that_lie_are_an_error(store, tmp_path, change, words):
 
 
 def test_a_tar_cut_short_or_short_of_samples_is_an_error(store, tmp_path):
-    export(store, tmp_path / "tars")
+    export(tmp_path / "tars", store)
     file = tmp_path / "tars" / "000000.tar"
     good, members = file.read_bytes(), members_of(file)
     file.write_bytes(good[: len(good) // 2])
@@ -464,7 +464,7 @@ def test_a_tar_cut_short_or_short_of_samples_is_an_error(store, tmp_path):
     ],
 )
 def test_an_export_json_that_lies_is_an_error(store, tmp_path, change):
-    export(store, tmp_path / "tars")
+    export(tmp_path / "tars", store)
     file = tmp_path / "tars" / "export.json"
     file.write_text(json.dumps(change(json.loads(file.read_text()))))
     with pytest.raises(AuheatError):
@@ -503,7 +503,7 @@ def npy(values, **kwargs) -> bytes:
     ],
 )
 def test_an_npz_that_lies_is_an_error(store, tmp_path, change):
-    export(store, tmp_path / "a.npz", "npz")
+    export(tmp_path / "a.npz", store, format="npz")
     rewrite_npz(tmp_path / "a.npz", change)
     with pytest.raises(AuheatError):
         list(read_export(tmp_path / "a.npz"))
@@ -529,5 +529,5 @@ def test_exports_of_real_stages_equal_them(tmp_path):
     extract(tmp_path / "photos", tmp_path / "s", detector=points, shard_size=4, workers=1)
     render(tmp_path / "s", map_size=12, per_au=True, per_class=True, workers=1)
     for kind, name in KINDS.items():
-        export(tmp_path / "s", tmp_path / name, kind)
+        export(tmp_path / name, tmp_path / "s", format=kind)
         assert_same_rows(read_export(tmp_path / name), wanted(tmp_path / "s", kind))

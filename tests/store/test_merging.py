@@ -322,6 +322,6 @@ def test_stores_of_several_folders_say_that_they_are_rendered_before(tmp_path):
 
 
 def test_an_exported_hdf5_file_is_no_store(two, tmp_path):
-    export(two[0], tmp_path / "a.h5", "hdf5")
+    export(tmp_path / "a.h5", two[0], format="hdf5")
     with pytest.raises(AuheatError, match="run `auheat extract` first"):
         merge([two[1], tmp_path / "a.h5"], tmp_path / "all")

@@ -35,7 +35,7 @@ from auheat.sweeps.results import (
     spread,
     write_csv,
 )
-from auheat.sweeps.runner import sweep
+from auheat.sweeps.runner import run_plan
 from auheat.sweeps.tables import write_markdown
 from auheat.training import runner
 from auheat.training.runner import identify_weights
@@ -77,7 +77,7 @@ def swept(tmp_path_factory):
     """A store with a finished sweep of a choice of lambda and two seeds; tests only read it."""
     store = make_store(tmp_path_factory.mktemp("swept"))
     plan = quick(au_weights=[0, 1, 4], seeds=[0, 1])
-    return store, plan, sweep(store, plan, tell=silent)
+    return store, plan, run_plan(store, plan)
 
 
 def lines_of(store, name="grid"):
@@ -209,7 +209,7 @@ def test_a_finished_sweep_does_nothing_again(swept, monkeypatch):
 
     monkeypatch.setattr(single_run, "train", refuse)
     monkeypatch.setattr(single_run, "evaluate", refuse)
-    again = sweep(store, plan, tell=notes.append)
+    again = run_plan(store, plan, tell=notes.append)
     assert stamps(store) == before
     assert again.resumed == len(plan.cells)
     assert again.as_dict()["chosen"] == first.as_dict()["chosen"]
@@ -282,7 +282,7 @@ def test_a_stopped_sweep_goes_on_and_repeats_no_epoch(store, monkeypatch):
 
     monkeypatch.setattr(Trainer, "run_epoch", stop)
     with pytest.raises(KeyboardInterrupt, match=r"stopped, 1 of 3 runs are done"):
-        sweep(store, plan, tell=silent)
+        run_plan(store, plan)
     state = json.loads((store / "sweeps" / "grid" / "sweep.json").read_text())
     states = {name: run["state"] for name, run in state["runs"].items()}
     assert states == {first: "done", second: "stopped", third: "waiting"}
@@ -296,7 +296,7 @@ def test_a_stopped_sweep_goes_on_and_repeats_no_epoch(store, monkeypatch):
         return original(self, epoch)
 
     monkeypatch.setattr(Trainer, "run_epoch", watch)
-    summary = sweep(store, plan, tell=silent)
+    summary = run_plan(store, plan)
     assert trained == [(second, 1), (third, 0), (third, 1)]
     assert (store / "runs" / second / "metrics.jsonl").read_text().startswith(half)
     after = stamps(store)
@@ -355,7 +355,7 @@ def test_a_run_that_fails_is_told_and_the_others_are_kept(store, monkeypatch):
 
 def test_an_evaluation_older_than_its_weights_or_of_another_split_is_made_anew(store):
     plan = quick(au_weights=[0])
-    sweep(store, plan, tell=silent)
+    run_plan(store, plan)
     (name,) = (cell.name for cell in plan.cells)
     run, file = store / "runs" / name, store / "runs" / name / "evaluation.json"
     right = file.read_bytes()
@@ -363,7 +363,7 @@ def test_an_evaluation_older_than_its_weights_or_of_another_split_is_made_anew(s
     for damage in (b"{", right.replace(b'"test"', b'"val"'), right.replace(b"Sadness", b"Anger")):
         file.write_bytes(damage)
         assert not single_run.is_scored(run, "test")
-        sweep(store, plan, tell=silent)
+        run_plan(store, plan)
         timed = {"seconds": None, "images_per_second": None}
         assert json.loads(file.read_bytes()) | timed == json.loads(right) | timed
     later = time.time_ns() + 10**9
@@ -373,41 +373,41 @@ def test_an_evaluation_older_than_its_weights_or_of_another_split_is_made_anew(s
     (run / "evaluation.npz").unlink()
     os.utime(run / "best.safetensors")
     assert not single_run.is_scored(run, "test")
-    sweep(store, plan, tell=silent)
+    run_plan(store, plan)
     assert single_run.is_scored(run, "test")
 
 
 def test_another_grid_of_the_same_name_is_an_error_and_keeps_what_is_in_both(store):
-    sweep(store, quick(au_weights=[0]), tell=silent)
+    run_plan(store, quick(au_weights=[0]))
     before = stamps(store)
     other = quick(au_weights=[0, 9])
     with pytest.raises(AuheatError, match=r"made with lambdas \[0\], now \[0, 9\]"):
-        sweep(store, other, tell=silent)
+        run_plan(store, other)
     assert stamps(store) == before
-    summary = sweep(store, other, overwrite=True, tell=silent)
+    summary = run_plan(store, other, overwrite=True)
     assert summary.resumed == 1
     assert before.items() <= stamps(store).items()
     assert len(lines_of(store)) == 2
     longer = quick(au_weights=[0], epochs=2)
     with pytest.raises(AuheatError, match="made with epochs 1, now 2"):
-        sweep(store, longer, tell=silent)
-    assert sweep(store, longer, overwrite=True, tell=silent).resumed == 0
+        run_plan(store, longer)
+    assert run_plan(store, longer, overwrite=True).resumed == 0
     assert {line["epochs"] for line in lines_of(store).values()} == {"2"}
-    assert sweep(store, longer, overwrite=True, tell=silent).resumed == 1
+    assert run_plan(store, longer, overwrite=True).resumed == 1
     (store / "sweeps" / "grid" / "sweep.json").write_text("{")
     with pytest.raises(AuheatError, match="unreadable"):
-        sweep(store, longer, tell=silent)
+        run_plan(store, longer)
 
 
 def test_other_shards_of_the_same_name_are_an_error_before_any_run(store, tmp_path):
     plan = quick(au_weights=[0])
-    sweep(store, plan, tell=silent)
+    run_plan(store, plan)
     make_store(tmp_path / "other", seed=1)
     (store / "shards").rename(tmp_path / "old")
     (tmp_path / "other" / "shards").rename(store / "shards")
     with pytest.raises(AuheatError, match="trained with other shards"):
-        sweep(store, plan, tell=silent)
-    assert sweep(store, plan, overwrite=True, tell=silent).resumed == 0
+        run_plan(store, plan)
+    assert run_plan(store, plan, overwrite=True).resumed == 0
 
 
 def edit_config(run, part, key, value):
@@ -451,19 +451,19 @@ def test_a_run_that_is_another_or_damaged_is_told_and_overwrite_makes_it_alone_a
 
     monkeypatch.setattr(single_run, "train", note)
     with pytest.raises(AuheatError, match=f"{run.name}: trained with {words}"):
-        sweep(store, plan, tell=silent)
+        run_plan(store, plan)
     assert not made
-    assert sweep(store, plan, overwrite=True, tell=silent).resumed == 1
+    assert run_plan(store, plan, overwrite=True).resumed == 1
     assert made == [(run.name, True)]
 
 
 def test_a_damaged_run_is_whole_again_when_it_was_made_anew(store):
     plan = quick(au_weights=[0])
     (run,) = (store / "runs" / cell.name for cell in plan.cells)
-    sweep(store, plan, tell=silent)
+    run_plan(store, plan)
     (run / "config.json").write_text("{")
-    assert sweep(store, plan, overwrite=True, tell=silent).done == [run.name]
-    assert sweep(store, plan, tell=silent).resumed == 1
+    assert run_plan(store, plan, overwrite=True).done == [run.name]
+    assert run_plan(store, plan).resumed == 1
 
 
 def test_initial_weights_are_identified_once_for_each_network(swept, monkeypatch):
@@ -475,7 +475,7 @@ def test_initial_weights_are_identified_once_for_each_network(swept, monkeypatch
         return {"weights_file": "none", "weights_sha256": "none"}
 
     monkeypatch.setattr("auheat.sweeps.runner.identify_weights", identify)
-    assert sweep(store, plan, tell=silent).resumed == 6
+    assert run_plan(store, plan).resumed == 6
     assert asked == [("cam", "thin", "none")]
 
 
@@ -495,9 +495,9 @@ def test_a_run_from_before_the_contrast_was_made_without_it(swept, tmp_path):
     with pytest.raises(
         AuheatError, match=r"trained with contrast_weight 0\.0, now asked with 1\.0"
     ):
-        runner.train(store, other.config, tell=silent)
+        runner.train(store, other.config)
     assert json.loads((run / "config.json").read_text()) == config
-    assert runner.train(store, cell.config, tell=silent).notes == ("was finished already",)
+    assert runner.train(store, cell.config).notes == ("was finished already",)
 
 
 def test_what_no_run_could_use_is_an_error_before_the_first_run(store, tmp_path, monkeypatch):
@@ -514,17 +514,17 @@ def test_what_no_run_could_use_is_an_error_before_the_first_run(store, tmp_path,
         (store, {}, {"jobs": 0}, "--jobs: 0"),
     ]:
         with pytest.raises(AuheatError, match=words):
-            sweep(where, quick(au_weights=[0, 4], **changes), tell=silent, **arguments)
+            run_plan(where, quick(au_weights=[0, 4], **changes), **arguments)
         assert not (where / "sweeps").exists()
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(AuheatError, match="torchrun"):
-        sweep(store, quick(au_weights=[0]), tell=silent)
+        run_plan(store, quick(au_weights=[0]))
 
 
 def test_two_stores_are_checked_before_the_first_run(store, tmp_path):
     plan = plan_sweep("paper", device="cpu")
     with pytest.raises(AuheatError, match=r"gone.*no shards"):
-        sweep(store, plan, {"rafdb": store, "affectnet": tmp_path / "gone"}, tell=silent)
+        run_plan(store, plan, {"rafdb": store, "affectnet": tmp_path / "gone"})
     assert not (store / "runs").exists()
 
 
@@ -535,7 +535,7 @@ def test_one_process_at_a_time_makes_a_sweep(store):
         FileLock(folder / ".lock"),
         pytest.raises(AuheatError, match="another process is at this sweep"),
     ):
-        sweep(store, quick(au_weights=[0]), tell=silent)
+        run_plan(store, quick(au_weights=[0]))
 
 
 def test_one_process_at_a_time_makes_a_run(store, monkeypatch):
@@ -556,11 +556,11 @@ def test_one_process_at_a_time_makes_a_run(store, monkeypatch):
     runs = store / "runs"
     runs.mkdir()
     with FileLock(runs / f".{first}.lock"):
-        failed = sweep(store, quick(au_weights=[0, 4]), tell=silent).failed
+        failed = run_plan(store, quick(au_weights=[0, 4])).failed
     assert failed[first].startswith(f"{runs / first}: another process trains this run (wait for it")
     assert failed[second] == "enough"
     assert made == [second]
-    assert sweep(store, quick(au_weights=[0]), overwrite=True, tell=silent).failed.keys() == {first}
+    assert run_plan(store, quick(au_weights=[0]), overwrite=True).failed.keys() == {first}
     assert made == [second, first]
 
 
@@ -599,7 +599,7 @@ def test_runs_made_side_by_side_have_the_same_scores(swept, tmp_path, monkeypatc
     beside = make_store(tmp_path)
     plan = quick(au_weights=[0, 4])
     notes = []
-    assert len(sweep(beside, plan, jobs=2, tell=notes.append).done) == 2
+    assert len(run_plan(beside, plan, jobs=2, tell=notes.append).done) == 2
     for cell in plan.cells:
         for key in ("accuracy", "att_cos", "cam_cos", "margin"):
             found, wanted = (scores_of(s, cell.name)[key] for s in (beside, store))
@@ -610,7 +610,7 @@ def test_runs_made_side_by_side_have_the_same_scores(swept, tmp_path, monkeypatc
 
 def test_each_run_is_told_once_with_the_time_left(store):
     notes = []
-    sweep(store, quick(au_weights=[0, 4]), tell=notes.append)
+    run_plan(store, quick(au_weights=[0, 4]), tell=notes.append)
     told = [note for note in notes if note.startswith("grid-")]
     assert re.fullmatch(r"grid-cam-au0-seed0: started", told[0])
     assert re.fullmatch(r"grid-cam-au0-seed0: done, \d+ s; 1 to go, about \d+ s", told[1])
