@@ -39,7 +39,7 @@ AUGMENTATIONS = ("none", "crop", "affine")
 AMP = ("none", "bf16", "fp16")
 EVALUATED_SPLITS = ("test", "val")
 KINDS = ("attention", "cam", "cam-predicted")
-FORMATS = ("webdataset", "npz")
+FORMATS = ("webdataset", "npz", "hdf5")
 SPLITS = ("train", "val", "test")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 

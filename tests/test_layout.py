@@ -20,7 +20,8 @@ ORDER = [
     ("training", "evaluation"),
     ("explanation", "reporting"),
     ("sweeps",),
-    ("cli", "__main__"),
+    ("cli",),
+    ("__main__",),
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 SOURCES = sorted([*ROOT.glob("auheat/**/*.py"), *ROOT.glob("cli/*.py")])

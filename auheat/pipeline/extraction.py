@@ -103,7 +103,6 @@ def extract(
         14
     """
     src, store = Path(src), find_store(store)
-    detector_model = None if detector_model is None else Path(detector_model)
     check_positive(batch_size=batch_size, workers=workers, limit=limit, shard_size=shard_size)
     if retry_failed and overwrite:
         raise AuheatError("--retry-failed, --overwrite: one keeps what the other removes")
@@ -166,13 +165,14 @@ class _Settings:
     detector: str
     device: str
     landmark_map: str
-    model: Path | None
+    model: str | Path | None
     engine: str
     batch_size: int | None
 
     def load(self) -> Detector:
         """Load the detector; raises `AuheatError`."""
-        return load_detector(self.detector, self.device, self.landmark_map, self.model, self.engine)
+        model = None if self.model is None else Path(self.model)
+        return load_detector(self.detector, self.device, self.landmark_map, model, self.engine)
 
 
 def _open(

@@ -63,10 +63,6 @@ def quick(**changes):
     return plan_sweep(**{**QUICK, **changes})
 
 
-def silent(_):
-    pass
-
-
 @pytest.fixture
 def store(tmp_path):
     return make_store(tmp_path)
@@ -189,7 +185,7 @@ def test_tables_1_to_3_show_the_lambda_that_the_figure_marks():
 def test_the_state_tells_the_grid_and_each_runs_seconds(swept):
     store, plan, summary = swept
     state = json.loads((summary.folder / "sweep.json").read_text())
-    assert state["grid"]["lambdas"] == [0, 1, 4]
+    assert state["grid"]["au_weights"] == [0, 1, 4]
     assert state["grid"]["layers"] is None
     assert state["grid"]["epochs"] == 1
     assert "device" not in state["grid"]
@@ -200,20 +196,21 @@ def test_the_state_tells_the_grid_and_each_runs_seconds(swept):
         assert state["runs"][cell.name]["state"] == "done"
 
 
-def test_a_finished_sweep_does_nothing_again(swept, monkeypatch):
+def test_a_finished_sweep_does_nothing_again(swept, monkeypatch, caplog):
     store, plan, first = swept
-    before, notes = stamps(store), []
+    before = stamps(store)
+    caplog.set_level("INFO", "auheat")
 
-    def refuse(*_):
+    def refuse(*_, **__):
         raise AssertionError("trained or evaluated again")
 
     monkeypatch.setattr(single_run, "train", refuse)
     monkeypatch.setattr(single_run, "evaluate", refuse)
-    again = run_plan(store, plan, tell=notes.append)
+    again = run_plan(store, plan)
     assert stamps(store) == before
     assert again.resumed == len(plan.cells)
     assert again.as_dict()["chosen"] == first.as_dict()["chosen"]
-    assert notes == ["6 of 6 runs were finished already"]
+    assert caplog.messages == ["6 of 6 runs were finished already"]
 
 
 def adversarial(results):
@@ -312,10 +309,10 @@ def test_a_run_that_fails_is_told_and_the_others_are_kept(store, monkeypatch):
     options += ("--image-size", 32, "--epochs", 1, "--batch-size", 8, "--device", "cpu")
     original = runner.train
 
-    def fail(where, config, *rest):
+    def fail(where, config, **rest):
         if config.method == "cam" and config.au_weight:
             raise RuntimeError("out of\nmemory")
-        return original(where, config, *rest)
+        return original(where, config, **rest)
 
     monkeypatch.setattr(single_run, "train", fail)
     done = CliRunner().invoke(main, ["sweep", *map(str, options)])
@@ -377,11 +374,24 @@ def test_an_evaluation_older_than_its_weights_or_of_another_split_is_made_anew(s
     assert single_run.is_scored(run, "test")
 
 
+def test_a_sweep_of_an_earlier_version_goes_on(swept, tmp_path):
+    finished, plan, _ = swept
+    store = shutil.copytree(finished, tmp_path / "copy")
+    file = store / "sweeps" / "grid" / "sweep.json"
+    state = json.loads(file.read_text())
+    names = {"grid": "preset", "preset": "train_preset", "au_weights": "lambdas"}
+    assert set(names) <= set(state["grid"])
+    old = {names.get(key, key): value for key, value in state["grid"].items()}
+    file.write_text(json.dumps(state | {"grid": old}))
+    assert run_plan(store, plan).resumed == len(plan.cells)
+    assert json.loads(file.read_text())["grid"] == state["grid"]
+
+
 def test_another_grid_of_the_same_name_is_an_error_and_keeps_what_is_in_both(store):
     run_plan(store, quick(au_weights=[0]))
     before = stamps(store)
     other = quick(au_weights=[0, 9])
-    with pytest.raises(AuheatError, match=r"made with lambdas \[0\], now \[0, 9\]"):
+    with pytest.raises(AuheatError, match=r"made with au_weights \[0\], now \[0, 9\]"):
         run_plan(store, other)
     assert stamps(store) == before
     summary = run_plan(store, other, overwrite=True)
@@ -445,8 +455,8 @@ def test_a_run_that_is_another_or_damaged_is_told_and_overwrite_makes_it_alone_a
     damage(run)
     made = []
 
-    def note(_, config, anew, *rest):
-        made.append((config.name, anew))
+    def note(_, config, *, overwrite):
+        made.append((config.name, overwrite))
         raise AuheatError("enough")
 
     monkeypatch.setattr(single_run, "train", note)
@@ -543,7 +553,7 @@ def test_one_process_at_a_time_makes_a_run(store, monkeypatch):
     monkeypatch.setattr(single_run, "_LOCK_SECONDS", 0.01)
     made = []
 
-    def note(_, config, *rest):
+    def note(_, config, **rest):
         made.append(config.name)
         with (
             pytest.raises(AuheatError, match="another process trains"),
@@ -593,29 +603,31 @@ def test_a_process_ends_itself_when_the_sweep_that_started_it_is_killed(monkeypa
     assert ended
 
 
-def test_runs_made_side_by_side_have_the_same_scores(swept, tmp_path, monkeypatch):
+def test_runs_made_side_by_side_have_the_same_scores(swept, tmp_path, monkeypatch, caplog):
     store, _, _ = swept
     monkeypatch.setattr("auheat.sweeps.runner.count_cores", lambda: 2)  # one thread each, as here
     beside = make_store(tmp_path)
     plan = quick(au_weights=[0, 4])
-    notes = []
-    assert len(run_plan(beside, plan, jobs=2, tell=notes.append).done) == 2
+    caplog.set_level("INFO", "auheat")
+    assert len(run_plan(beside, plan, jobs=2).done) == 2
     for cell in plan.cells:
         for key in ("accuracy", "att_cos", "cam_cos", "margin"):
             found, wanted = (scores_of(s, cell.name)[key] for s in (beside, store))
             assert found == pytest.approx(wanted, abs=1e-6)
+    notes = caplog.messages
     assert notes[0] == "2 runs, 2 at a time with 1 threads each"
     assert sum(note.startswith("weights: none") for note in notes) == 1
 
 
-def test_each_run_is_told_once_with_the_time_left(store):
-    notes = []
-    run_plan(store, quick(au_weights=[0, 4]), tell=notes.append)
-    told = [note for note in notes if note.startswith("grid-")]
+def test_each_run_is_logged_once_with_the_time_left(store, caplog):
+    caplog.set_level("INFO", "auheat")
+    run_plan(store, quick(au_weights=[0, 4]))
+    told = [note for note in caplog.messages if note.startswith("grid-")]
     assert re.fullmatch(r"grid-cam-au0-seed0: started", told[0])
     assert re.fullmatch(r"grid-cam-au0-seed0: done, \d+ s; 1 to go, about \d+ s", told[1])
     assert re.fullmatch(r"grid-cam-au4-layers5-seed0: done, \d+ s", told[3])
     assert len(told) == 4
+    assert sum(note.startswith("weights: none") for note in caplog.messages) == 1
 
 
 def made_up(plan, n):

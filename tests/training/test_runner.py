@@ -44,10 +44,6 @@ def quick(preset="demo", **changes):
     return make_config(preset, **(QUICK | changes))
 
 
-def silent(_):
-    pass
-
-
 @pytest.fixture
 def store(tmp_path):
     return make_store(tmp_path)
@@ -276,11 +272,11 @@ def test_training_leaves_the_callers_randomness_alone(store):
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_what_should_be_known_is_told_before_the_first_epoch(store, monkeypatch):
-    told = []
+def test_what_should_be_known_is_logged_before_the_first_epoch(store, monkeypatch, caplog):
+    caplog.set_level("INFO", "auheat")
     monkeypatch.setattr(forecasting, "SLOW_SECONDS", 0)
-    train(store, quick(epochs=1), tell=told.append)
-    text = "\n".join(told)
+    train(store, quick(epochs=1))
+    text = "\n".join(caplog.messages)
     assert "weights: none" in text
     assert "cam on thin at 32 px, cpu: 28 photos to learn from, 4 held out" in text
     assert "images/s, 1 epochs: about" in text

@@ -44,10 +44,6 @@ def quick(**changes):
     return make_config("demo", **(QUICK | changes))
 
 
-def silent(_):
-    pass
-
-
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     return make_store(tmp_path_factory.mktemp("engine"))
