@@ -74,7 +74,7 @@ class BuildWithModels(build_py):
             except Exception as error:
                 if os.environ.get("AUHEAT_REQUIRE_MODELS") == "1":
                     raise
-                self.warn(f"landmark models not fetched ({error}); run `auheat models` for help")
+                self.warn(f"landmark models not fetched ({error}); run `auheat detectors` for help")
         # The list of data files is cached before this point, when the models did not exist yet.
         self.data_files = self._get_data_files()
         super().run()

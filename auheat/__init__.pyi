@@ -12,6 +12,7 @@ from .evaluation.bootstrap import interval as interval
 from .evaluation.bootstrap import paired_interval as paired_interval
 from .evaluation.evaluator import evaluate as evaluate
 from .explanation.explainer import explain as explain
+from .explanation.explainer import explain_to as explain_to
 from .exporters.exporter import export as export
 from .expressions import EXPRESSIONS as EXPRESSIONS
 from .facs.codebooks import list_codebooks as list_codebooks
@@ -33,9 +34,11 @@ from .pipeline.rendering import render as render
 from .records import Landmarks as Landmarks
 from .records import Sample as Sample
 from .records import Status as Status
+from .reporting.page import report as report
 from .reporting.store_stats import stats as stats
 from .shards.reader import content_digest as content_digest
 from .shards.reader import read_columns as read_columns
+from .store.maintenance import verify as verify
 from .store.merging import merge as merge
 from .sweeps.runner import sweep as sweep
 from .training.config import TrainConfig as TrainConfig
@@ -64,6 +67,7 @@ __all__ = [
     "contrastive_alignment_loss",
     "evaluate",
     "explain",
+    "explain_to",
     "export",
     "extract",
     "interval",
@@ -84,7 +88,9 @@ __all__ = [
     "register_method",
     "render",
     "render_heatmaps",
+    "report",
     "stats",
     "sweep",
     "train",
+    "verify",
 ]

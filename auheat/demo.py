@@ -15,11 +15,11 @@ from typing import Any
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from auheat.errors import MissingExtraError, RequestError, StoreError
 from auheat.landmarks.registry import load_detector
 from auheat.records import MIRROR, Array, Status
+from auheat.utils.console import progress
 
 SIDE = 100
 """Side of the written photos, as RAF-DB's aligned ones."""
@@ -116,7 +116,7 @@ def write_demo(folder: Path, train: int = 40, test: int = 10, seed: int = 0) -> 
     counts = dict(zip(_SPLITS, (train, test), strict=True))
     total = (train + test) * len(PROTOTYPES)
     lines = []
-    with tqdm(total=total, desc="demo", unit="photo") as bar:
+    with progress(total=total, desc="demo", unit="photo") as bar:
         for s, (split, n) in enumerate(counts.items()):
             for i in range(n * len(PROTOTYPES)):
                 k = i % len(PROTOTYPES)

@@ -134,7 +134,7 @@ def make_network(config, device):
     model = build_classifier("cam", config.backbone, CLASSES).to(device).train()
     model = model.to(memory_format=torch.channels_last)
     return model, make_optimizer(
-        model, config.optimizer, config.lr, config.weight_decay, config.head_lr
+        model, config.optimizer, config.lr, config.weight_decay, config.head_lr_factor
     )
 
 

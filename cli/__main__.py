@@ -2,4 +2,4 @@
 
 from auheat.cli import main
 
-main()
+main(prog_name="auheat")

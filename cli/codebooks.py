@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -12,16 +11,14 @@ import click
 
 from auheat.errors import AuheatError
 
-from .common import json_option, print_table
+from .common import FILE, Command, json_option, option, print_json, print_table
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("name", required=False)
-@click.option("--validate", metavar="FILE", help="Name every problem of a YAML file; exit 1 if any")
-@click.option("--diff", nargs=2, metavar="A B", help="Show how two codebooks differ.")
-@click.option(
-    "--plot", type=click.Path(path_type=Path), help="Draw NAME's maps and all regions to a picture."
-)
+@option("--validate", metavar="FILE", help="Name every problem of a YAML file; exit 1 if any")
+@option("--diff", nargs=2, metavar="A B", help="Show how two codebooks differ.")
+@option("--plot", type=FILE, help="Draw NAME's maps and all regions to a picture.")
 @json_option
 def codebooks(
     name: str | None,
@@ -58,7 +55,7 @@ def _list(as_json: bool) -> None:
 
     books = [load_codebook(known) for known in list_codebooks()]
     if as_json:
-        click.echo(json.dumps({book.name: book.title for book in books}, indent=1))
+        print_json({book.name: book.title for book in books})
         return
     rows = [(b.name, str(len(b.expressions)), b.title) for b in books]
     print_table([("codebook", "expressions", "title"), *rows])
@@ -76,7 +73,7 @@ def _show(name: str, plot: Path | None, as_json: bool) -> None:
     if as_json:
         about = {"name": book.name, "title": book.title, "citation": book.citation}
         told = about | {"notes": book.notes, "expressions": rows}
-        click.echo(json.dumps(told | ({"plot": str(plot)} if plot else {}), indent=1))
+        print_json(told | ({"plot": str(plot)} if plot else {}))
         return
     click.echo("\n".join(text for text in (book.title, book.citation, book.notes) if text) + "\n")
     for row in rows:
@@ -95,7 +92,7 @@ def _validate(file: str, as_json: bool) -> None:
 
     problems = validate_codebook(file)
     if as_json:
-        click.echo(json.dumps({"file": file, "problems": problems}, indent=1))
+        print_json({"file": file, "problems": problems})
     else:
         for problem in problems:
             click.echo(problem)
@@ -109,7 +106,7 @@ def _diff(a: str, b: str, as_json: bool) -> None:
 
     found = diff_codebooks(load_codebook(a), load_codebook(b))
     if as_json:
-        click.echo(json.dumps([asdict(difference) for difference in found], indent=1))
+        print_json([asdict(difference) for difference in found])
         return
     rows = [
         (d.expression, "" if d.au is None else f"AU{d.au}", d.kind, _value(d.a), _value(d.b))

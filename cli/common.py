@@ -1,17 +1,31 @@
-"""What the commands share: the error-catching group, common options, printing."""
+"""What the commands share: error handling, sections of help, common options, printing."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
+import os
 import signal
+import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
+import yaml
 
 from auheat.errors import AuheatError
+
+from .choices import BACKENDS, LOG_LEVELS, Choice
+
+_LEVEL, _PROGRESS = "auheat.level", "auheat.progress"
+_SWITCH = "AUHEAT_PROGRESS"  # `auheat.utils.console` reads it; tqdm, which that loads, is slow
+
+FILE = click.Path(path_type=Path)
+FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
 class Terminated(KeyboardInterrupt):
@@ -22,13 +36,63 @@ def _terminate(*_: object) -> NoReturn:
     raise Terminated
 
 
+class Option(click.Option):
+    """An option that stands in a section of its command's help."""
+
+    def __init__(self, *names: Any, section: str = "Options", **settings: Any) -> None:
+        super().__init__(*names, **settings)
+        self.section = section
+
+
+option = partial(click.option, cls=Option)
+
+
+class Command(click.Command):
+    """A command with sections in its help, options out of a file, and the options of logging."""
+
+    def __init__(self, *names: Any, **settings: Any) -> None:
+        super().__init__(*names, **settings)
+        self.params += [config_option, *make_log_options(hidden=True)]
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, section by section."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                sections.setdefault(getattr(param, "section", "Options"), []).append(record)
+        last = sections.pop("Options", [])
+        for title, rows in (*sections.items(), ("Options", last)):
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command with its messages on stderr."""
+        with _messages(ctx.meta):
+            return super().invoke(ctx)
+
+
 class Group(click.Group):
     """A group that turns what went wrong into one line and exit code 1.
 
     Ctrl-C is exit code 130, SIGTERM 143; either is a clean stop, with the store's lock given back.
+    Its commands are listed by `sections`: title -> commands.
     """
 
+    command_class = Command
+
+    def __init__(
+        self, *names: Any, sections: Mapping[str, Sequence[click.Command]], **settings: Any
+    ) -> None:
+        super().__init__(*names, **settings)
+        self.params += make_log_options(hidden=False)
+        self._sections = sections
+        for commands in sections.values():
+            for command in commands:
+                self.add_command(command)
+
     def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; SIGTERM stops it as Ctrl-C does."""
         before = None
         if threading.current_thread() is threading.main_thread():
             before = signal.signal(signal.SIGTERM, _terminate)
@@ -54,43 +118,167 @@ class Group(click.Group):
             ctx.exit(143 if isinstance(stop, Terminated) else 130)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's signature)
+        """Return the commands in the order of the sections."""
         return list(self.commands)
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands, section by section."""
+        width = max(map(len, self.list_commands(ctx)))
+        limit = formatter.width - width - 6
+        for title, commands in self._sections.items():
+            with formatter.section(title):
+                formatter.write_dl(
+                    [(c.name.ljust(width), c.get_short_help_str(limit)) for c in commands if c.name]
+                )
 
-store_option = click.option(
+
+class _Handler(logging.Handler):
+    """Writes messages to stderr, above the bars that are drawn there."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _messages(meta: Mapping[str, Any]) -> Iterator[None]:
+    """Show the library's messages from a level on, and progress bars unless they are not wanted."""
+    logger, handler, before = logging.getLogger("auheat"), _Handler(), os.environ.get(_SWITCH)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(meta.get(_LEVEL, "info").upper())
+    os.environ[_SWITCH] = "1" if meta.get(_PROGRESS, before != "0") else "0"
+    try:
+        yield
+    except AuheatError:
+        logger.debug("where the error comes from:", exc_info=True)
+        raise
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        os.environ.pop(_SWITCH)
+        os.environ.update({} if before is None else {_SWITCH: before})
+
+
+def make_log_options(hidden: bool) -> list[click.Parameter]:
+    """Return the options of messages, which stand before a command's name or behind it."""
+
+    def keep(key: str, value: Any = None) -> Callable[[click.Context, Any, Any], None]:
+        def note(ctx: click.Context, _: Any, given: Any) -> None:
+            if given:
+                ctx.meta[key] = given if value is None else value
+
+        return note
+
+    shared: dict[str, Any] = {"expose_value": False, "hidden": hidden}
+    return [
+        Option(
+            ["-v", "--verbose"], is_flag=True, callback=keep(_LEVEL, "debug"),
+            help="More messages, and where an error comes from.", **shared,
+        ),
+        Option(
+            ["-q", "--quiet"], is_flag=True, callback=keep(_LEVEL, "warning"),
+            help="Warnings alone, no other messages.", **shared,
+        ),
+        Option(
+            ["--log-level"], type=Choice(LOG_LEVELS), callback=keep(_LEVEL),
+            help="Messages from this level on  [default: info]", **shared,
+        ),
+        Option(
+            ["--no-progress"], is_flag=True, callback=_hide_progress,
+            help="Draw no progress bars.", **shared,
+        ),
+    ]  # fmt: skip
+
+
+def _hide_progress(ctx: click.Context, _: click.Parameter, given: bool) -> None:
+    if given:
+        ctx.meta[_PROGRESS] = False
+
+
+def _read_config(ctx: click.Context, _: click.Parameter, file: Path | None) -> None:
+    """Take the options of a YAML file as a command's defaults."""
+    if file is None:
+        return
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise click.UsageError(
+            f"{file}: no readable YAML ({' '.join(str(error).split())})"
+        ) from None
+    if not isinstance(values, dict):
+        raise click.UsageError(f"{file}: no options (expected lines such as `epochs: 30`)")
+    options = {
+        name.lstrip("-").replace("-", "_"): param
+        for param in ctx.command.params
+        if isinstance(param, click.Option) and param.expose_value
+        for name in param.opts
+    }
+    defaults = {}
+    for key, value in values.items():
+        param = options.get(str(key).replace("-", "_"))
+        if param is None:
+            known = ", ".join(sorted(options))
+            raise click.UsageError(f"{file}: {key}: no option of this command (one of {known})")
+        try:
+            defaults[param.name or ""] = param.type_cast_value(ctx, value)
+        except click.BadParameter as error:
+            raise click.UsageError(f"{file}: {key}: {error.message}") from None
+    ctx.default_map = {**(ctx.default_map or {}), **defaults}
+
+
+config_option = Option(
+    ["--config"],
+    type=click.Path(path_type=Path, dir_okay=False),
+    is_eager=True,
+    expose_value=False,
+    callback=_read_config,
+    help="YAML file of options, such as `epochs: 30`; those given here replace them.",
+)
+store_option = option(
     "--store",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("auheat-data"),
-    envvar="AUHEAT_STORE",
-    show_default=True,
-    show_envvar=True,
-    help="Folder that holds landmarks/ and shards/.",
+    type=FOLDER,
+    help="Folder of landmarks/, shards/, runs/  [default: $AUHEAT_STORE, or auheat-data]",
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
-workers_option = click.option(
-    "--workers", type=int, help="Threads that read photos, or processes [default: one per core]."
+shards_option = option("--shards", help="Which shards, where there are several.")
+json_option = option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+device_option = option(
+    "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N."
 )
-backend_option = click.option(
+model_option = option(
+    "--detector-model", type=FILE, help="fan: FAN's weights; mediapipe: face_landmarker.task."
+)
+workers_option = option(
+    "--workers", type=int, help="Threads that read photos, or processes  [default: one per core]"
+)
+backend_option = option(
     "--backend",
+    type=Choice(BACKENDS),
     default="threads",
     show_default=True,
-    help="threads; or loky, dask, ray: --workers processes that each make whole shards.",
+    help="All but threads: --workers processes that each make whole shards.",
 )
-retry_option = click.option(
+retry_option = option(
     "--retry-failed", is_flag=True, help="Look again at the rows that failed, and only at them."
 )
-overwrite_option = click.option(
+overwrite_option = option(
     "--overwrite", is_flag=True, help="Make anew what was made with other settings."
 )
-strict_option = click.option(
-    "--strict", is_flag=True, help="Exit 1 if any row has a bad status (see failed.csv)."
+fail_option = option(
+    "--fail-on-bad", is_flag=True, help="Exit 1 if any photo has a bad status, once all is written."
 )
+
+
+def print_json(value: Any) -> None:
+    """Print plain values as JSON."""
+    click.echo(json.dumps(value, indent=1))
 
 
 def print_summary(summary: Any, as_json: bool) -> None:
     """Print what a stage did, as a table or as JSON, and its warnings on stderr."""
     if as_json:
-        click.echo(json.dumps(summary.as_dict(), indent=1))
+        print_json(summary.as_dict())
         return
     rows = [(name, str(n)) for name, n in summary.status.items() if n]
     rows += [("total", str(summary.rows))]
@@ -101,19 +289,24 @@ def print_summary(summary: Any, as_json: bool) -> None:
     print_table([("status", "rows"), *rows])
     fresh = summary.rows - summary.resumed
     speed = f"{fresh} photos in {summary.seconds:.1f} s, {summary.rate:.0f}/s" if fresh else ""
-    there = f"{summary.resumed} were there already" if summary.resumed else ""
-    click.echo("; ".join(part for part in (speed, there) if part))
+    resumed = f"{summary.resumed} were there already" if summary.resumed else ""
+    click.echo("; ".join(part for part in (speed, resumed) if part))
     click.echo(f"written to {summary.folder}")
-    for warning in summary.warnings:
-        click.echo(f"note: {warning}", err=True)
+    print_notes(summary.warnings)
 
 
-def print_fields(fields: dict[str, Any], as_json: bool) -> None:
+def print_notes(notes: Sequence[str]) -> None:
+    """Print notes on stderr."""
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
+
+
+def print_fields(fields: Mapping[str, Any], as_json: bool = False) -> None:
     """Print names and values, as a table or as JSON."""
     if as_json:
-        click.echo(json.dumps(fields, indent=1))
+        print_json(fields)
     else:
-        print_table([(key, str(value)) for key, value in fields.items()])
+        print_table([(key, format_value(value)) for key, value in fields.items()])
 
 
 def print_table(rows: Sequence[tuple[str, ...]]) -> None:
@@ -122,3 +315,8 @@ def print_table(rows: Sequence[tuple[str, ...]]) -> None:
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         click.echo("  ".join(cells).rstrip())
+
+
+def format_value(value: Any) -> str:
+    """Return a value as text, a list with commas."""
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

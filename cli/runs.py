@@ -1,127 +1,158 @@
-"""The commands about runs: train, evaluate, report."""
+"""The commands about single runs: train, evaluate, explain, report."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any, get_type_hints
 
 import click
 
-from auheat import list_methods
-from auheat.errors import AuheatError
+from auheat.training.settings import TrainConfig
 
+from .choices import (
+    AMP,
+    AUGMENTATIONS,
+    DETECTOR,
+    EVALUATED_SPLITS,
+    KINDS,
+    METHOD,
+    OPTIMIZERS,
+    PRESETS,
+    SCHEDULES,
+    Choice,
+    Layers,
+    Listed,
+)
 from .common import (
+    FILE,
+    FOLDER,
+    Command,
+    device_option,
+    fail_option,
     json_option,
+    model_option,
+    option,
     overwrite_option,
     print_fields,
+    print_json,
     print_table,
+    shards_option,
     store_option,
 )
 
+SETTINGS: dict[str, dict[str, str]] = {
+    "Run": {
+        "name": "What to call the run  [default: made of its settings]",
+        "seed": "Another seed, another run.",
+        "tensorboard": "Also note each epoch for TensorBoard.",
+    },
+    "Data": {
+        "shards": "Which shards, where there are several.",
+        "classes": "Only these expressions, such as Happiness,Anger,Neutral.",
+        "val_fraction": "Share of train held out.",
+        "balance": "Draw every class as often.",
+        "augment": "affine: moved, tinted, erased; crop: mirrored alone.",
+        "resize": "Resize to this side, learn from random crops; 0: none.",
+    },
+    "Model": {
+        "method": "How attention and class maps are made.",
+        "backbone": "One of the method's, or timm:NAME  [default: the method's, resnet50 of cam]",
+        "weights": "auto (published files that are at hand, no download), none, or a file.",
+        "image_size": "Side of the input  [default: 224, of apvit 112]",
+    },
+    "AU loss": {
+        "au_weight": "Weight of the AU loss; 0: none.",
+        "contrast_weight": "Weight of telling its class's heatmap from the others'; 0: none.",
+        "layers": "Layers to align, 1 to 5, such as 5 or 5+4.",
+    },
+    "Optimisation": {
+        "epochs": "Passes over the photos.",
+        "batch_size": "Photos per step, of all processes together.",
+        "optimizer": "sgd is Nesterov's.",
+        "lr": "Highest learning rate.",
+        "head_lr_factor": "The head's rate, in multiples of --lr.",
+        "weight_decay": "Weight decay.",
+        "schedule": "auto: cosine of sgd, onecycle of adamw.",
+        "warmup": "Epochs in which the rate rises  [default: 0; onecycle: a quarter]",
+        "step_epochs": "step: epochs between two drops.",
+        "step_factor": "step: what a drop multiplies by.",
+        "accumulate": "Passes that share a batch, to save memory.",
+        "clip": "Largest norm of the gradient; 0: any.",
+        "ema": "Validate and keep mean weights of this decay; 0: none.",
+        "freeze_bn": "Leave batch normalisation's means alone.",
+        "sync_bn": "torchrun: normalise over all processes.",
+    },
+    "Hardware": {
+        "device": "auto, cpu, cuda.",
+        "workers": "Processes that decode photos  [default: as many as suit]",
+        "amp": "Number format to compute in: none is float32, fp16 needs CUDA.",
+        "compile": "Use torch.compile.",
+    },
+}
+"""Section -> setting -> help; type and default are those of `TrainConfig`."""
 
-@click.command()
-@store_option
-@click.option(
+_TYPES: dict[str, Any] = {
+    "classes": Listed(str),
+    "augment": Choice(AUGMENTATIONS),
+    "method": METHOD,
+    "layers": Layers(),
+    "optimizer": Choice(OPTIMIZERS),
+    "schedule": Choice(SCHEDULES),
+    "amp": Choice(AMP),
+}
+
+preset_option = option(
     "--preset",
-    default="none",
-    show_default=True,
-    help="demo: a narrow network, minutes; methods: the same on smaller photos.",
+    section="Run",
+    type=Choice(PRESETS),
+    help="Settings to begin with. demo: a narrow network, minutes; methods: the same on smaller "
+    "photos; rafdb, affectnet: the paper's for that set  [default: none]",
 )
-@click.option(
-    "--recipe", help="rafdb, affectnet: the paper's settings for that set [default: none]."
-)
-@click.option(
-    "--method",
-    help=f"{', '.join(list_methods())} [default: cam].",
-)
-@click.option(
-    "--backbone", help="One of the method's, or timm:NAME [default: the method's, resnet50 of cam]."
-)
-@click.option(
-    "--weights",
-    default=None,
-    help="auto (published files that are at hand, no download), none, or a file [default: auto].",
-)
-@click.option("--image-size", type=int, help="Side of the input [default: 224, of apvit 112].")
-@click.option("--au-weight", type=float, help="Weight of the AU loss; 0: none [default: 4].")
-@click.option(
-    "--contrast-weight",
-    type=float,
-    help="Weight of telling its class's heatmap from the others'; 0: none [default: 0].",
-)
-@click.option("--layers", help="Layers to align, 1 to 5, such as 5 or 5+4 [default: 5].")
-@click.option("--epochs", type=int, help="Passes over the photos [default: 30].")
-@click.option(
-    "--batch-size", type=int, help="Photos per step, of all processes together [default: 32]."
-)
-@click.option("--optimizer", help="sgd (Nesterov) or adamw [default: sgd].")
-@click.option("--lr", type=float, help="Highest learning rate.")
-@click.option("--head-lr", type=float, help="The head's rate, in multiples of --lr [default: 1].")
-@click.option("--weight-decay", type=float, help="[default: 0.0005]")
-@click.option(
-    "--schedule",
-    help="constant, step, cosine, onecycle, or auto: cosine of sgd, onecycle of adamw "
-    "[default: auto].",
-)
-@click.option(
-    "--warmup", type=float, help="Epochs in which the rate rises [default: 0; onecycle: a quarter]."
-)
-@click.option("--step-epochs", type=int, help="step: epochs between two drops [default: 10].")
-@click.option("--step-factor", type=float, help="step: what a drop multiplies by [default: 0.1].")
-@click.option(
-    "--augment",
-    help="affine (moved, tinted, erased), crop (mirrored alone), none [default: affine].",
-)
-@click.option(
-    "--crop-from",
-    type=int,
-    help="Resize to this side, learn from random crops; 0: none [default: 0].",
-)
-@click.option("--balance/--no-balance", default=None, help="Draw every class as often.")
-@click.option(
-    "--accumulate", type=int, help="Passes that share a batch, to save memory [default: 1]."
-)
-@click.option("--clip", type=float, help="Largest norm of the gradient; 0: any [default: 0].")
-@click.option(
-    "--ema", type=float, help="Judge and keep mean weights of this decay; 0: none [default: 0]."
-)
-@click.option(
-    "--freeze-bn/--no-freeze-bn", default=None, help="Leave batch normalisation's means alone."
-)
-@click.option(
-    "--sync-bn/--no-sync-bn", default=None, help="torchrun: normalise over all processes."
-)
-@click.option("--amp", help="Compute in none (float32), bf16, fp16 (CUDA) [default: none].")
-@click.option("--compile/--no-compile", default=None, help="Use torch.compile.")
-@click.option("--val-fraction", type=float, help="Share of train held out [default: 0.1].")
-@click.option("--classes", help="Only these expressions, such as Happiness,Anger,Neutral.")
-@click.option("--seed", type=int, help="Another seed, another run [default: 0].")
-@click.option("--device", default=None, help="auto, cpu, cuda [default: auto].")
-@click.option(
-    "--workers", type=int, help="Processes that decode photos [default: as many as suit]."
-)
-@click.option("--shards", help="Which shards, where there are several.")
-@click.option("--name", help="What to call the run [default: made of its settings].")
-@click.option(
-    "--tensorboard/--no-tensorboard", default=None, help="Also note each epoch for TensorBoard."
-)
+
+
+def training_options(without: tuple[str, ...] = ()) -> Callable[[Callable[..., Any]], Any]:
+    """Return a decorator that adds an option for each setting of training."""
+    defaults = {field.name: field.default for field in fields(TrainConfig)}
+    kinds = get_type_hints(TrainConfig)
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        rows = [(s, name, text) for s, some in SETTINGS.items() for name, text in some.items()]
+        for section, name, text in reversed(rows):
+            if name in without:
+                continue
+            default, flag = defaults[name], "--" + name.replace("_", "-")
+            if kinds[name] is bool:
+                command = option(
+                    f"{flag}/--no-{flag[2:]}", default=None, section=section, help=text
+                )(command)
+                continue
+            if default is not None and "[default" not in text:
+                shown = "+".join(map(str, default)) if isinstance(default, tuple) else default
+                shown = f"{default:g}" if isinstance(default, float) else shown
+                text = f"{text}  [default: {shown}]"
+            numbers = [kind for kind in (int, float) if kinds[name] in (kind, kind | None)]
+            kind = _TYPES.get(name) or (numbers[0] if numbers else str)
+            command = option(flag, type=kind, section=section, help=text)(command)
+        return command
+
+    return add
+
+
+@click.command(cls=Command)
+@store_option
+@preset_option
+@training_options()
 @overwrite_option
 @json_option
-def train(
-    store: Path,
-    preset: str,
-    layers: str | None,
-    classes: str | None,
-    overwrite: bool,
-    as_json: bool,
-    **settings: Any,
-) -> None:
+def train(as_json: bool, **settings: Any) -> None:
     """Train a classifier whose attention is drawn to the heatmaps (--au-weight 0: left alone).
 
     The best epoch is chosen on photos held out from train; the test photos stay unseen until
     `evaluate`. A stopped run goes on when the same command is given again, to the same weights.
-    With torchrun, several processes or GPUs share each batch of one run.
+    With torchrun, several processes or GPUs share each batch of one run. A preset has defaults of
+    its own.
 
     \b
     --backbone  ts-cam: deit-small, deit-tiny, thin-vit    apvit: apvit, thin-apvit
@@ -138,46 +169,50 @@ def train(
     auheat train --preset demo
     auheat train --preset demo --au-weight 0 --name without-aus
     auheat train --preset demo --contrast-weight 0.3 --name apart
-    auheat train --recipe rafdb --device cuda --amp bf16
+    auheat train --preset rafdb --device cuda --amp bf16
     auheat train --method layercam --balance --warmup 2 --ema 0.999
-    torchrun --nproc-per-node 2 -m auheat.cli train --recipe affectnet --sync-bn
+    auheat train --config settings.yaml --seed 1
+    torchrun --nproc-per-node 2 -m auheat train --preset affectnet --sync-bn
     """
-    from auheat.training.config import make_config
     from auheat.training.runner import train as run
     from auheat.utils.distributed import join
 
+    preset = settings.pop("preset") or "none"
     with join() as world:
-        config = make_config(preset, layers=_numbers(layers), classes=_names(classes), **settings)
-        summary = run(store, config, overwrite, lambda note: click.echo(note, err=True))
-    fields = summary.as_dict()
-    notes = fields.pop("notes")
+        summary = run(preset=preset, **settings).as_dict()
+    notes = summary.pop("notes")
     if world.is_main:
-        print_fields(fields | ({"notes": notes} if as_json else {}), as_json)
+        print_fields(summary | ({"notes": notes} if as_json else {}), as_json)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("run", required=False)
 @store_option
-@click.option("--split", default="test", show_default=True, help="test, or val.")
-@click.option("--shards", help="Score on these shards [default: those of the run].")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda.")
-@click.option(
+@option(
+    "--split",
+    type=Choice(EVALUATED_SPLITS),
+    default="test",
+    show_default=True,
+    help="val: the photos held out of training.",
+)
+@option("--shards", help="Score on these shards  [default: those of the run]")
+@device_option
+@option(
     "--maps",
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="Score another tool's heatmaps: an .npz, or a folder of one file per photo.",
 )
-@click.option("--strict", is_flag=True, help="--maps: exit 1 if a photo has no map.")
-@click.option(
-    "--save-maps", type=click.Path(path_type=Path), help="Write the run's maps to this .npz."
-)
-@click.option(
+@option("--require-all-maps", is_flag=True, help="--maps: exit 1 if a photo has no map.")
+@option("--save-maps", type=FILE, help="Write the run's maps to this .npz.")
+@option(
     "--kind",
+    type=Choice(KINDS),
     default="attention",
     show_default=True,
     help="--save-maps: attention, cam (of the true class), cam-predicted.",
 )
 @json_option
-def evaluate(store: Path, as_json: bool, **settings: Any) -> None:
+def evaluate(as_json: bool, **settings: Any) -> None:
     """Score RUN (a name or folder; by default the newest) on the test photos.
 
     Accuracy, and how far attention and CAM agree with the expected action units, each with its 95 %
@@ -194,7 +229,7 @@ def evaluate(store: Path, as_json: bool, **settings: Any) -> None:
     auheat evaluate --save-maps attention.npz
     auheat evaluate --maps saliency.npz
     """
-    from auheat.evaluation.evaluator import evaluate as score
+    from auheat.evaluation.evaluator import evaluate as run
     from auheat.reporting.console import (
         format_calibration,
         format_counts,
@@ -202,9 +237,9 @@ def evaluate(store: Path, as_json: bool, **settings: Any) -> None:
         tabulate_units,
     )
 
-    result = score(store, **settings).as_dict()
+    result = run(**settings).as_dict()
     if as_json:
-        click.echo(json.dumps(result, indent=1))
+        print_json(result)
         return
     print_table(tabulate_headline(result))
     click.echo()
@@ -215,15 +250,50 @@ def evaluate(store: Path, as_json: bool, **settings: Any) -> None:
             click.echo(line)
 
 
-@click.command()
+@click.command(cls=Command)
+@click.argument("run")
+@click.argument("images", nargs=-1, required=True, type=FILE)
+@store_option
+@option("--label", default="", help="The true expression of these photos, to be shown, too.")
+@option("--out", type=FOLDER, help="Folder  [default: RUN/explain]")
+@device_option
+@option("--detector", type=DETECTOR, help="Another detector  [default: the run's]")
+@model_option
+@fail_option
+@json_option
+def explain(fail_on_bad: bool, as_json: bool, **settings: Any) -> None:
+    """Explain what RUN (a name or folder) says of IMAGES, photos and folders of them.
+
+    Of each photo a picture NAME.png and its numbers NAME.json are written: expression, where the
+    network looked, which action units the codebook expects, and how far the two agree. RUN's
+    folder is enough: it may have been copied here without its store. A photo without a face gets a
+    line of its own; if none can be explained the exit code is 1.
+
+    \b
+    auheat explain with-aus photo.jpg
+    auheat explain with-aus photos/ --label happy --out explained
+    auheat explain runs/with-aus photo.jpg --json
+    """
+    from auheat.explanation.explainer import explain_to
+
+    summary = explain_to(**settings)
+    if as_json:
+        print_json(summary.as_dict())
+    else:
+        print_table(summary.tabulate())
+        written = f", written to {summary.folder}" if summary.explained else ""
+        click.echo(f"{summary.explained} of {len(summary.photos)} photos explained{written}")
+    if not summary.explained or (fail_on_bad and summary.bad):
+        sys.exit(1)
+
+
+@click.command(cls=Command)
 @click.argument("runs", nargs=-1)
 @store_option
-@click.option("--name", help="Which shards, where there are several.")
-@click.option("--out", type=click.Path(path_type=Path), help="HTML file [default: in the store].")
+@shards_option
+@option("--out", type=FILE, help="HTML file  [default: in the store]")
 @json_option
-def report(
-    store: Path, runs: tuple[str, ...], name: str | None, out: Path | None, as_json: bool
-) -> None:
+def report(as_json: bool, **settings: Any) -> None:
     """Write one self-contained HTML page: faces, heatmaps, counts, and RUNS side by side.
 
     RUNS are names or folders, by default all of the store's. Runs that differ in --au-weight or
@@ -233,20 +303,6 @@ def report(
     auheat report
     auheat report with-aus without-aus --out comparison.html
     """
-    from auheat.reporting.page import write_report
+    from auheat.reporting.page import report as run
 
-    print_fields({"report": str(write_report(store, runs, name, out))}, as_json)
-
-
-def _numbers(text: str | None) -> tuple[int, ...] | None:
-    """Read "5+4" or "5,4" as (5, 4)."""
-    if text is None:
-        return None
-    try:
-        return tuple(int(part) for part in text.replace(",", "+").split("+"))
-    except ValueError as error:
-        raise AuheatError(f"--layers: {text!r} (expected numbers such as 5 or 5+4)") from error
-
-
-def _names(text: str | None) -> tuple[str, ...] | None:
-    return None if text is None else tuple(part.strip() for part in text.split(","))
+    print_fields({"report": str(run(**settings))}, as_json)

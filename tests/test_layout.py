@@ -18,8 +18,10 @@ ORDER = [
     ("pipeline", "models", "visualization", "exporters", "demo"),
     ("losses", "runs"),
     ("training", "evaluation"),
-    ("explanation", "sweeps", "reporting"),
+    ("explanation", "reporting"),
+    ("sweeps",),
     ("cli",),
+    ("__main__",),
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 SOURCES = sorted([*ROOT.glob("auheat/**/*.py"), *ROOT.glob("cli/*.py")])

@@ -58,7 +58,7 @@ def test_the_wheel_works_away_from_the_checkout(wheel, tmp_path):
 
     assert "extract" in run("--help")
     assert "AU12" in run("codebooks", "martinez")
-    assert str(site) in run("models")
+    assert str(site) in run("detectors")
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ def prepare(work):
         told = write_demo(work / "set")
         (work / MARKED).write_text(json.dumps(told, default=str))
     extract(work / "set", work / "store")
-    render(work / "store", "martinez")
+    render(work / "store", codebook="martinez")
     return work / "store"
 
 
@@ -67,7 +67,7 @@ def run_one(store, method, au_weight, epochs):
     run = train(store, config).run
     file = run / RESULT
     if not file.is_file() or file.stat().st_mtime_ns < (run / BEST).stat().st_mtime_ns:
-        evaluate(store, run.name)
+        evaluate(run.name, store)
     scores = json.loads(file.read_text())
     lines = [json.loads(line) for line in (run / METRICS).read_text().splitlines()]
     return {

@@ -140,7 +140,7 @@ def run_one(options, name, fold):
     model = build_classifier(config.method, config.backbone, len(dataset.class_names))
     model = model.to(memory_format=torch.channels_last)
     optimizer = make_optimizer(
-        model, config.optimizer, config.lr, config.weight_decay, config.head_lr
+        model, config.optimizer, config.lr, config.weight_decay, config.head_lr_factor
     )
     # nothing is chosen by validation: it looks at one batch that was learnt from
     book, first = codebook.read_codebook(dataset.files), learnt[: config.batch_size]

@@ -28,7 +28,7 @@ def align(faces, mean):
 
 def main():
     source = Path(sys.argv[1])
-    neutral = [s for s in read_samples(source, images="original") if s.label == "Neutral"]
+    neutral = [s for s in read_samples(source, variant="original") if s.label == "Neutral"]
     found = load_detector()([decode(read_bytes(source / s.path)) for s in neutral])
     faces = found.points[found.status <= Status.MANY_FACES].astype(float)
     mean = faces[0]

@@ -11,12 +11,12 @@ from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
-from tqdm import tqdm
 
 from auheat.datasets.label_files import locate_columns, read_rows
 from auheat.datasets.layout import Folder, Listing
 from auheat.errors import StoreError
 from auheat.records import N_POINTS, Array, Box
+from auheat.utils.console import progress
 from auheat.utils.paths import is_inside_name
 
 AFFECTNET_LABELS = MappingProxyType(
@@ -163,7 +163,7 @@ def load_full_points(listing: Listing) -> Array:
     at = {sample.id: i for i, sample in enumerate(listing.samples)}
     points = np.full((len(at), N_POINTS, 2), np.nan, np.float32)
     for file, _ in _find_lists(listing.root):
-        rows = tqdm(_read_list(file), desc=file.name, unit="row", delay=2)
+        rows = progress(_read_list(file), desc=file.name, unit="row", delay=2)
         for line, row, columns in rows:
             i = at.get(row[columns["subDirectory_filePath"]])
             if "facial_landmarks" not in columns:
@@ -207,7 +207,7 @@ def read_reduced(folder: Folder) -> None:
         marks = folder.source / name / "annotations"
         left = {file.name for file in marks.glob("*_exp.npy")}
         photos = folder.walk(f"{name}/images").photos
-        for path in tqdm(photos, desc=name, unit="photo", delay=2):
+        for path in progress(photos, desc=name, unit="photo", delay=2):
             stem = path.rpartition("/")[2].rpartition(".")[0]
             file = marks / f"{stem}_exp.npy"
             if file.name not in left:
@@ -251,7 +251,7 @@ def _load(file: Path) -> Array:
 def load_reduced_points(listing: Listing) -> Array:
     """Return the 68 points of each photo from ID_lnd.npy, (N, 68, 2) f32 px; NaN where none."""
     points = np.full((len(listing.samples), N_POINTS, 2), np.nan, np.float32)
-    for i, sample in enumerate(tqdm(listing.samples, desc="_lnd.npy", unit="photo", delay=2)):
+    for i, sample in enumerate(progress(listing.samples, desc="_lnd.npy", unit="photo", delay=2)):
         marks = listing.root / sample.path.parts[0] / "annotations"
         file = marks / f"{sample.path.stem}_lnd.npy"
         if not file.exists():

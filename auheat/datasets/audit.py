@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from auheat.datasets.layout import WORDS, Listing
 from auheat.records import Array
+from auheat.utils.console import progress
 
 _PROBE = 4096  # bytes from the middle of a file that tell most files of one size apart
 
@@ -44,10 +44,10 @@ def find_leaks(listing: Listing) -> list[str]:
     split = np.array([code.get(sample.split, -1) for sample in listing.samples])
     rows = np.flatnonzero((split >= 0) & (listing.sizes > 0))
     rows = rows[_is_shared(listing.sizes[rows], split[rows])]
-    with tqdm(total=len(rows), desc="compare splits", unit="photo", delay=2) as bar:
+    with progress(total=len(rows), desc="compare splits", unit="photo", delay=2) as bar:
         equal = _group(listing, rows, split, _PROBE, bar)
     rows = np.array(sorted(row for group in equal for row in group), np.int64)
-    with tqdm(total=len(rows), desc="compare splits", unit="photo", delay=2) as bar:
+    with progress(total=len(rows), desc="compare splits", unit="photo", delay=2) as bar:
         leaks = _group(listing, rows, split, None, bar)
     if not leaks:
         return []

@@ -16,11 +16,11 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from auheat.datasets.label_files import read_column_names, read_label_table, read_rows
 from auheat.datasets.layout import Folder
 from auheat.errors import StoreError
+from auheat.utils.console import progress
 from auheat.utils.paths import is_plain_name
 
 FER_LABELS = MappingProxyType(
@@ -137,7 +137,7 @@ def unpack(folder: Folder, table: Path) -> None:
         shutil.rmtree(part, ignore_errors=True)
         for _, home in USAGES.values():
             (part / home).mkdir(parents=True)
-        rows = tqdm(_read_photos(table), desc=f"unpack {table.name}", unit="photo")
+        rows = progress(_read_photos(table), desc=f"unpack {table.name}", unit="photo")
         for line, row, _, path in rows:
             (part / path).write_bytes(_encode(row["pixels"], f"{table}: line {line}"))
         part.rename(target)

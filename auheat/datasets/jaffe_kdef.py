@@ -75,7 +75,7 @@ def read_kdef(folder: Folder) -> None:
             continue
         _, person, said, angle = (part.upper() for part in match.groups())
         if angle != "S" and folder.images != "all":
-            folder.dropped["photos from the side (--images all takes them)"] += 1
+            folder.dropped["photos from the side (--variant all takes them)"] += 1
             continue
         folder.add(path, path, CODES[said], "", person, said)
     _note_odd(folder, odd, "KDEF (AF01ANS.JPG)")

@@ -23,7 +23,7 @@ class Layout:
     """One data set layout.
 
     `about` describes it in a line; `detect` returns what of it a folder has, "" if nothing;
-    `read` adds its photos to a `Folder`. `images` are the values of `--images`, the default
+    `read` adds its photos to a `Folder`. `images` are the values of `--variant`, the default
     first. `known` holds the counts of complete copies. `points` returns the set's own landmarks
     (N, 68, 2) of a `Listing`. `files` says whether the source may be a CSV file.
     """

@@ -126,7 +126,7 @@ def read_compound(folder: Folder) -> None:
 def _read_list(folder: Folder, root: Path, labels: Mapping[str, str], known: str) -> None:
     photos = (root / "Image" / folder.images).relative_to(folder.source)
     if not (folder.source / photos).is_dir():
-        raise StoreError(f"{folder.source / photos}: no such folder (--images chooses {IMAGES})")
+        raise StoreError(f"{folder.source / photos}: no such folder (--variant chooses {IMAGES})")
     file = root / LABEL_FILE
     for number, line in read_lines(folder.within(file)):
         if not line.strip():

@@ -164,7 +164,7 @@ def register_dataset(name: str, layout: Layout) -> None:
 def read_samples(
     source: Path | str,
     dataset: str = "auto",
-    images: str = "auto",
+    variant: str = "auto",
     follow_links: bool = False,
     unpack: Path | None = None,
 ) -> list[Sample]:
@@ -192,36 +192,36 @@ def read_samples(
         >>> [(s.id, s.label) for s in read_samples(photos)][:2]
         [('happy/0.png', 'Happiness'), ('happy/1.png', 'Happiness')]
     """
-    return read_dataset(Path(source), dataset, images, follow_links, unpack).samples
+    return read_dataset(Path(source), dataset, variant, follow_links, unpack).samples
 
 
 def read_dataset(
     source: Path,
     dataset: str = "auto",
-    images: str = "auto",
+    variant: str = "auto",
     follow_links: bool = False,
     unpack: Path | None = None,
 ) -> Listing:
     """List the photos of a data set, and tell how labels were understood and what looks wrong.
 
     `source` is a folder (or a CSV of "csv" or "fer2013"); `dataset` a name from `DATASETS` or
-    "auto"; `images` chooses among a set's photos: RAF-DB aligned or original, CK+ last3 and
+    "auto"; `variant` chooses among a set's photos: RAF-DB aligned or original, CK+ last3 and
     others, KDEF frontal or all. Links inside the source that leave it are an error unless
     `follow_links`. Raises `AuheatError` for a source that is absent or empty, an unknown name, or
     labels that cannot be trusted.
     """
     choices = dict.fromkeys(choice for layout in DATASETS.values() for choice in layout.images)
-    if images != "auto" and images not in choices:
-        raise RequestError(f"--images: {images!r} is unknown (known: {', '.join(choices)})")
+    if variant != "auto" and variant not in choices:
+        raise RequestError(f"--variant: {variant!r} is unknown (known: {', '.join(choices)})")
     name, saw = _detect(source) if dataset == "auto" else (dataset, "as asked")
     layout = DATASETS.get(name)
     if layout is None:
         raise RequestError(f"--dataset: {name!r} is unknown (known: auto, {', '.join(DATASETS)})")
     _check_source(source, layout.files)
-    if images != "auto" and images not in layout.images:
+    if variant != "auto" and variant not in layout.images:
         has = ", ".join(layout.images) or "nothing to choose"
-        raise RequestError(f"--images: {images!r} is not of {name} (it has: {has})")
-    chosen = layout.images[0] if images == "auto" and layout.images else images
+        raise RequestError(f"--variant: {variant!r} is not of {name} (it has: {has})")
+    chosen = layout.images[0] if variant == "auto" and layout.images else variant
     folder = Folder(source, chosen, follow_links, unpack)
     layout.read(folder)
     folder.samples.sort(key=lambda sample: sample.id)

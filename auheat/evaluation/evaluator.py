@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from auheat.data.dataset import Item
 from auheat.errors import RequestError, StoreError
@@ -34,8 +33,10 @@ from auheat.heatmaps.class_maps import ClassMapRenderer
 from auheat.records import Array
 from auheat.runs import run_folder
 from auheat.runs.run_folder import ARRAYS, RESULT, VAL_ARRAYS, VAL_RESULT
+from auheat.utils.console import progress
 from auheat.utils.devices import pick_device
 from auheat.utils.files import write_json
+from auheat.utils.paths import find_store
 
 SPLITS = ("test", "val")
 
@@ -45,37 +46,59 @@ KINDS = {"attention": "", "cam": CAM, "cam-predicted": CAM_PREDICTED}
 
 
 def evaluate(
-    store: Path,
     run: str | Path | None = None,
-    device: str = "auto",
+    store: str | Path | None = None,
+    *,
     split: str = "test",
     shards: str | None = None,
-    maps: Path | None = None,
-    strict: bool = False,
-    save_maps: Path | None = None,
+    device: str = "auto",
+    maps: str | Path | None = None,
+    require_all_maps: bool = False,
+    save_maps: str | Path | None = None,
     kind: str = "attention",
 ) -> Evaluation:
-    """Score a run (a path, a name, or the newest) and write evaluation.json and .npz into it.
+    """Score a run on photos it has not learnt from and write evaluation.json and .npz into it.
 
-    `split` is "test", or "val" for the rows held out of training, whose scores go to
-    evaluation-val.json and .npz, which no report shows. Accuracy counts every row, map scores
-    the rows whose class has a heatmap and whose landmarks can be relied on. `shards` defaults to
-    those the run was trained on.
+    Accuracy counts every row, map scores the rows whose class has a heatmap and whose landmarks
+    can be relied on. Other tools' `maps` are scored in the place of a run's; those scores go to
+    `store`/evaluations/NAME. With a `run`, its classes, codebook, input size and mean heatmap are
+    used for them, else the shards'.
 
-    `maps` are another tool's heatmaps (see `auheat.evaluation.external_maps`), scored in the place
-    of a run's; the files go to evaluations/NAME of the store. With a `run`, its classes, codebook,
-    input size and mean heatmap are used, else the shards'. Photos without a map are counted, or
-    refused where `strict` is set. `save_maps` writes the run's maps of a `kind` to such a file.
-    Raises `AuheatError`.
+    Args:
+        run: Folder, or name in `store`/runs; None: the newest (with `maps`: no run).
+        store: Folder of the shards; None: $AUHEAT_STORE, else auheat-data.
+        split: "test", or "val" for the rows held out of training, whose scores go to
+            evaluation-val.json and .npz.
+        shards: Name of the shards; None: those of the run.
+        device: "auto", "cpu", "cuda", "cuda:N".
+        maps: An .npz, or a folder of one file per photo (see docs/metrics.md).
+        require_all_maps: Raise where a photo has no map in `maps`.
+        save_maps: File (.npz) to write the run's maps to.
+        kind: The maps to save: "attention" (of the top layer), "cam" (of the true class),
+            "cam-predicted".
+
+    Returns:
+        The scores with their intervals, beside the baselines.
+
+    Raises:
+        AuheatError: Where there is no such run, no photo to score, or maps that cannot be read.
+
+    Example:
+        >>> import auheat
+        >>> auheat.evaluate("with-aus", "store").accuracy  # doctest: +SKIP
+        0.886
     """
+    store = find_store(store)
+    maps = None if maps is None else Path(maps)
+    save_maps = None if save_maps is None else Path(save_maps)
     if split not in SPLITS:
         raise RequestError(f"--split: {split!r} is not known (one of {', '.join(SPLITS)})")
     if kind not in KINDS:
         raise RequestError(f"--kind: {kind!r} is not known (one of {', '.join(KINDS)})")
     if kind != next(iter(KINDS)) and save_maps is None:
         raise RequestError(f"--kind: {kind} of what (--save-maps names the file to write)")
-    if strict and maps is None:
-        raise RequestError("--strict: needs --maps (a run has a map of every photo)")
+    if require_all_maps and maps is None:
+        raise RequestError("--require-all-maps: needs --maps (a run has a map of every photo)")
     if save_maps is not None:
         check_target(save_maps)
     target = pick_device(device)
@@ -83,7 +106,7 @@ def evaluate(
         task = plan_run(store, run_folder.find_run(store, run), target, split, shards)
     else:
         beside = None if run is None else run_folder.find_run(store, run)
-        task = plan_given(store, maps, beside, target, split, shards, strict)
+        task = plan_given(store, maps, beside, target, split, shards, require_all_maps)
     with torch.inference_mode():
         result, arrays, saved = _score(task, split, KINDS[kind], save_maps is not None)
     _write(task.folder, split, result, arrays)
@@ -99,7 +122,7 @@ def _score(
     scorer = MapScorer(ClassMapRenderer(task.plan, task.side), task.mean_heatmap, task.device)
     saved: dict[str, list[Any]] = {key: [] for key in (IDS, MAPS, LABELS, PREDICTED)}
     started = time.perf_counter()
-    with tqdm(total=len(task.rows), desc="evaluate", unit="photo") as bar:
+    with progress(total=len(task.rows), desc="evaluate", unit="photo") as bar:
         for batch in task.batches(task.rows.tolist()):
             views = task.view(batch)
             scorer.update(views, batch)

@@ -5,15 +5,15 @@ Needs a run's folder and the package alone: no store, and no weights file that t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict, Unpack, overload
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from auheat.data.dataset import fit_square
 from auheat.errors import AuheatError, RequestError, StoreError
@@ -38,9 +38,13 @@ from auheat.pipeline.landmark_sources import DetectorSource
 from auheat.pipeline.reframing import PhotoFraming, frame_photo
 from auheat.records import Array, Landmarks, Sample, Status
 from auheat.runs import checkpoint, codebook, run_folder
+from auheat.utils.console import log_notes, progress
 from auheat.utils.devices import pick_device
 from auheat.utils.files import write_json, write_whole
+from auheat.utils.paths import find_store
 from auheat.visualization.drawing import encode_picture
+
+_LOG = logging.getLogger(__name__)
 
 FOLDER = "explain"
 """Folder in a run's own for what the command writes, unless another is named."""
@@ -164,7 +168,7 @@ class Explainer:
         true_class = self._find_label(label)
         rows = [Sample(str(i), photo) for i, photo in enumerate(photos)]
         batches = [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
-        with closing(self._finding(Path(), batches, tqdm(disable=True))) as located:
+        with closing(self._finding(Path(), batches, progress(shown=False))) as located:
             for batch, (marks, sizes) in zip(batches, located, strict=True):
                 yield from self._explain([row.path for row in batch], marks, sizes, true_class)
 
@@ -313,12 +317,11 @@ def _fit(pixels: Array, transform: Array, size: tuple[int, int]) -> Array:
 
 
 class _Settings(TypedDict, total=False):
-    store: str | Path
+    store: str | Path | None
     label: str
     device: str
     detector: str | None
-    model: Path | None
-    tell: Callable[[str], None]
+    detector_model: str | Path | None
 
 
 @overload
@@ -337,29 +340,45 @@ def explain(
     run: str | Path,
     images: str | Path | list[Any] | tuple[Any, ...],
     *,
-    store: str | Path = "auheat-data",
+    store: str | Path | None = None,
     label: str = "",
     device: str = "auto",
     detector: str | None = None,
-    model: Path | None = None,
-    tell: Callable[[str], None] = tqdm.write,
+    detector_model: str | Path | None = None,
 ) -> Explanation | list[Explanation]:
     """Explain a run's predictions for a photo, or for a list of photos and folders.
 
-    `run` is a folder, wherever it was copied to, or a name in `store`/runs. `label` is the true
-    expression of all photos, where it is known. `detector` and `model` replace the detector that
-    the run was trained with. The face is framed as the photos of training were
-    (`auheat.pipeline.reframing.frame_photo`). Nothing is written. A detector that differs from the
-    run's is told to `tell`, and what in a folder is left out. One photo without a face, or
-    unreadable, raises `AuheatError`; in a list it is an `Explanation` whose `status` says so.
+    The face is framed as the photos of training were. Nothing is written. A detector that differs
+    from the run's, and what in a folder is left out, is logged as a warning.
+
+    Args:
+        run: Folder of a run, wherever it was copied to, or a name in `store`/runs.
+        images: One photo, or a list of photos and folders.
+        store: Folder that holds the run; None: $AUHEAT_STORE, else auheat-data.
+        label: True expression of all photos, such as "happy"; "": not known.
+        device: "auto", "cpu", "cuda", "cuda:N".
+        detector: "mesh", "fan", "mediapipe"; None: the one that the run was trained with.
+        detector_model: File of the detector's weights (fan, mediapipe).
+
+    Returns:
+        An explanation, which a notebook shows as its panel; of a list, a list of them, whose
+        `status` says where no face was found.
+
+    Raises:
+        AuheatError: For a run or photos that are not there, a label that is none of the run's
+            classes, and one photo without a face.
+
+    Example:
+        >>> import auheat
+        >>> found = auheat.explain("with-aus", "photo.jpg", store="store")  # doctest: +SKIP
+        >>> found.expression, found.save("panel.png")  # doctest: +SKIP
+        ('Happiness', PosixPath('panel.png'))
     """
     one = isinstance(images, str | Path)
     if one and Path(images).is_dir():  # type: ignore[arg-type]
-        raise RequestError(f"{images}: a folder (expected a photo, or a list: [{str(images)!r}])")
-    photos = gather_photos([images] if one else images, tell)  # type: ignore[list-item,arg-type]
-    explainer = Explainer(run_folder.find_run(Path(store), run), device, detector, model)
-    for note in explainer.notes:
-        tell(note)
+        raise StoreError(f"{images}: a folder (expected a photo, or a list: [{str(images)!r}])")
+    photos = gather_photos([images] if one else images)  # type: ignore[list-item,arg-type]
+    explainer = _open(run, store, device, detector, detector_model)
     found = list(explainer(photos, label))
     if not one:
         return found
@@ -368,9 +387,116 @@ def explain(
     return found[0]
 
 
-def describe_failure(explanation: ExplanationData) -> str:
-    """Return a line about a photo that could not be explained: its name, and why."""
-    return f"{explanation.photo}: {explanation.status.name}: {explanation.notes[0]}"
+def _open(
+    run: str | Path,
+    store: str | Path | None,
+    device: str,
+    detector: str | None,
+    detector_model: str | Path | None,
+) -> Explainer:
+    """Load a run, by its folder or its name in a store, and log what should be known of it."""
+    model = None if detector_model is None else Path(detector_model)
+    explainer = Explainer(run_folder.find_run(find_store(store), run), device, detector, model)
+    log_notes(_LOG, explainer.notes)
+    return explainer
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainSummary:
+    """What `explain_to` wrote: its `folder`, and each photo's explanation with its panel's file.
+
+    The panel is None of a photo that could not be explained.
+    """
+
+    folder: Path
+    photos: tuple[tuple[Explanation, Path | None], ...]
+
+    @property
+    def explained(self) -> int:
+        """How many photos have a panel."""
+        return sum(panel is not None for _, panel in self.photos)
+
+    @property
+    def bad(self) -> int:
+        """How many photos have a bad status."""
+        return sum(one.status > Status.MANY_FACES for one, _ in self.photos)
+
+    def tabulate(self) -> list[tuple[str, ...]]:
+        """Return a heading and a row for each photo, for a terminal."""
+        rows: list[tuple[str, ...]] = [
+            ("photo", "status", "expression", "probability", "cosine", "AUs most attended")
+        ]
+        for one, panel in self.photos:
+            cells = ("-",) * 4
+            if panel is not None:
+                cosine = one.scores["attention"].cosine
+                cells = (
+                    one.expression,
+                    f"{one.probability:.3f}",
+                    "-" if cosine is None else f"{cosine:.3f}",
+                    describe_aus(one) or "-",
+                )
+            rows.append((str(one.photo), one.status.name, *cells))
+        return rows
+
+    def as_dict(self) -> list[dict[str, Any]]:
+        """Return the photos' numbers as plain values, for JSON."""
+        return [
+            one.as_dict() | ({"panel": str(panel)} if panel else {}) for one, panel in self.photos
+        ]
+
+
+def explain_to(
+    run: str | Path,
+    images: Sequence[str | Path],
+    *,
+    store: str | Path | None = None,
+    label: str = "",
+    out: str | Path | None = None,
+    device: str = "auto",
+    detector: str | None = None,
+    detector_model: str | Path | None = None,
+) -> ExplainSummary:
+    """Explain photos and write a picture NAME.png and its numbers NAME.json of each to a folder.
+
+    A photo that could not be explained has neither file; why is logged.
+
+    Args:
+        run: Folder of a run, wherever it was copied to, or a name in `store`/runs.
+        images: Photos, and folders of them.
+        store: Folder that holds the run; None: $AUHEAT_STORE, else auheat-data.
+        label: True expression of all photos, such as "happy"; "": not known.
+        out: Folder to write to; None: explain/ in the run's.
+        device: "auto", "cpu", "cuda", "cuda:N".
+        detector: "mesh", "fan", "mediapipe"; None: the run's.
+        detector_model: File of the detector's weights (fan, mediapipe).
+
+    Returns:
+        The folder, and each photo's explanation with its panel's file.
+
+    Raises:
+        AuheatError: For a run or photos that are not there, a label that is none of the run's
+            classes, and a folder that cannot be written.
+
+    Example:
+        >>> from auheat.explanation import explain_to
+        >>> explain_to("with-aus", ["photos"], store="store").explained  # doctest: +SKIP
+        12
+    """
+    photos = gather_photos(images)
+    explainer = _open(run, store, device, detector, detector_model)
+    folder = run_folder.find_run(find_store(store), run) / FOLDER if out is None else Path(out)
+    rows = []
+    for found, panel in write_panels(explainer, photos, folder, label):
+        if panel is None:
+            _LOG.warning("%s", describe_failure(found))
+        rows.append((found, panel))
+    return ExplainSummary(folder, tuple(rows))
+
+
+def describe_failure(found: ExplanationData) -> str:
+    """Return the line that names a photo which could not be explained, and why."""
+    return f"{found.photo}: {found.status.name}: {found.notes[0]}"
 
 
 def describe_aus(explanation: ExplanationData, most: int = 3) -> str:
@@ -381,7 +507,7 @@ def describe_aus(explanation: ExplanationData, most: int = 3) -> str:
     return ", ".join(f"{code} x{share:.2f}" for share, code in sorted(shares, reverse=True)[:most])
 
 
-def explain_to(
+def write_panels(
     explainer: Explainer, photos: Sequence[Path], out: Path, label: str = ""
 ) -> Iterator[tuple[Explanation, Path | None]]:
     """Explain photos and write NAME.png and NAME.json of each to a folder; yield it and the PNG.

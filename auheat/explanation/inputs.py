@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from auheat.errors import AuheatError, StoreError
 from auheat.landmarks.base import Detector
 from auheat.landmarks.registry import DETECTORS, load_detector
 from auheat.utils.paths import Fence, walk_photos
+
+_LOG = logging.getLogger(__name__)
 
 USUAL = "mesh"
 """The detector for a run whose landmarks were imported."""
@@ -23,13 +24,11 @@ _LONGEST = 80
 """Bytes of a photo's name, or its folder's, in the names of its files: a disk takes 255 in all."""
 
 
-def gather_photos(
-    images: Iterable[str | Path], tell: Callable[[str], None] = tqdm.write
-) -> list[Path]:
+def gather_photos(images: Iterable[str | Path]) -> list[Path]:
     """Return photos and those below folders, each once, in the order given (a folder's by name).
 
     Panels that an earlier call wrote to a folder are left out of it. So are links that leave it,
-    names that are not UTF-8 and folders that cannot be read, each with a line to `tell`. Raises
+    names that are not UTF-8 and folders that cannot be read, each with a warning. Raises
     `AuheatError` for a path that is not there, and where no photo is left.
     """
     named = [Path(image) for image in images]
@@ -37,7 +36,7 @@ def gather_photos(
     for path in named:
         if path.is_dir():
             fence = Fence(path, follow=False, hint="")
-            walk = walk_photos(fence, odd=lambda error: tell(f"left out: {_to_text(error)}"))
+            walk = walk_photos(fence, odd=_log_left_out)
             photos = [path / name for name in walk.photos if not _is_panel(path / name)]
         elif path.exists():
             photos = [path]
@@ -51,9 +50,9 @@ def gather_photos(
     return list(found.values())
 
 
-def _to_text(error: AuheatError) -> str:
-    """Return an error that can be printed: a path in it may be no UTF-8."""
-    return str(error).encode(errors="backslashreplace").decode()
+def _log_left_out(error: AuheatError) -> None:
+    """Log an error that can be printed: a path in it may be no UTF-8."""
+    _LOG.warning("left out: %s", str(error).encode(errors="backslashreplace").decode())
 
 
 def _is_panel(photo: Path) -> bool:

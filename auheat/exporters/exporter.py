@@ -11,8 +11,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from auheat.errors import AuheatError, RequestError, StoreError
 from auheat.exporters import npz, webdataset
 from auheat.expressions import SPLITS
@@ -22,8 +20,10 @@ from auheat.store.shard_set import ROOT, ShardSet, open_shard_set
 from auheat.store.store import find_rendered
 from auheat.utils import files
 from auheat.utils.checks import check_one_of
+from auheat.utils.console import progress
 from auheat.utils.files import PART, file_digest, sync, write_json
 from auheat.utils.locking import hold
+from auheat.utils.paths import find_store
 
 FORMATS = ("webdataset", "npz")
 """What an export may be: a folder of any name, or a file NAME.npz."""
@@ -39,8 +39,9 @@ _TAR = re.compile(r"\d{6,}\.tar")
 
 
 def export(
-    store: Path,
-    out: Path,
+    out: str | Path,
+    store: str | Path | None = None,
+    *,
     format: str = "webdataset",  # noqa: A002 (the option's name)
     shards: str | None = None,
     split: str | None = None,
@@ -49,19 +50,38 @@ def export(
 ) -> dict[str, Any]:
     """Write finished training shards to `out` in a format that other code reads.
 
-    "webdataset" is a folder of tar files with `shard_size` samples each (default 1024), "npz" one
-    file of NumPy arrays. `shards` names the shards where there are several; `split` takes the rows
-    of train, val or test alone (a row without one is of train). Rows that are UNREADABLE have no
-    sample in webdataset and are counted; an npz has all rows. The result is what export.json says,
-    and `out`. Memory is that of one shard of the store. Raises `AuheatError`.
+    Rows that are UNREADABLE have no sample in webdataset and are counted; npz has all rows. Memory
+    is that of one shard of the store.
+
+    Args:
+        out: Folder (webdataset) or file (npz) to write.
+        store: Folder of the shards; None: $AUHEAT_STORE, else auheat-data.
+        format: "webdataset" (a folder of tar files) or "npz" (one file of NumPy arrays).
+        shards: Name of the shards, where there are several.
+        split: "train", "val" or "test" alone; None: all. A row without a split is of train.
+        shard_size: Samples per tar, 1 or more, webdataset alone; None: 1024.
+        overwrite: Replace an export that is there already.
+
+    Returns:
+        What export.json says, and `out`.
+
+    Raises:
+        AuheatError: Where there are no shards, and where something would be lost or cannot be
+            written.
+
+    Example:
+        >>> import auheat
+        >>> auheat.export("tars", "store")["rows"]  # doctest: +SKIP
+        350
     """
+    out, store = Path(out), find_store(store)
     _check_request(store, out, format, split, shard_size)
     _check_place(store, out, format, overwrite)
     material = open_shard_set(find_rendered(store, shards, "--shards"), "auheat render")
     extent = npz.measure_extent(material, split)
     if extent.rows == 0:
-        raise RequestError(f"{material.folder}: no rows of split {split!r} (leave out --split)")
-    with tqdm(total=material.rows, desc="check", unit="row", leave=False) as bar:
+        raise StoreError(f"{material.folder}: no rows of split {split!r} (leave out --split)")
+    with progress(total=material.rows, desc="check", unit="row", leave=False) as bar:
         for number, entry in enumerate(material.entries):
             material.check(number)
             bar.update(entry.rows)
@@ -162,7 +182,7 @@ def _write_folder(
     _remove(part, old)
     try:
         part.mkdir()
-        with tqdm(total=about["rows"], desc="export", unit="row") as bar:
+        with progress(total=about["rows"], desc="export", unit="row") as bar:
             counts, about["left_out"] = webdataset.write_tars(
                 part, material, split, size, bar.update
             )
@@ -184,7 +204,7 @@ def _write_file(
     _remove(part)
     try:
         values = extent.rows * len(material.datasets)
-        with tqdm(total=values, desc="export", unit="value") as bar:
+        with progress(total=values, desc="export", unit="value") as bar:
             npz.write_npz(part, material, split, extent, bar.update)
         sync(part)
         about["files"] = {out.name: _sum_up(part) | {"rows": extent.rows}}

@@ -220,8 +220,8 @@ def find_fan_weights(model: Path | None = None) -> Path:
     if path.is_file():
         return path
     raise StoreError(
-        f"{path}: FAN's weights are not there (name a file with --model or {VARIABLE}, or put "
-        f"face-alignment's {WEIGHTS} at {cache})"
+        f"{path}: FAN's weights are not there (name a file with --detector-model or {VARIABLE}, "
+        f"or put face-alignment's {WEIGHTS} at {cache})"
     )
 
 

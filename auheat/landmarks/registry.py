@@ -14,7 +14,7 @@ def _mesh(device: str, landmark_map: str, model: Path | None, engine: str) -> De
     from auheat.landmarks.mesh.detector import MeshDetector
 
     if model is not None:
-        raise RequestError(f"--model: {model}: mesh takes no file (fan and mediapipe do)")
+        raise RequestError(f"--detector-model: {model}: mesh takes no file (fan and mediapipe do)")
     return MeshDetector(device, landmark_map, engine)
 
 

@@ -10,8 +10,6 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from auheat.datasets.audit import find_leaks
 from auheat.datasets.layout import Listing
 from auheat.datasets.registry import load_own_points, read_dataset
@@ -28,7 +26,9 @@ from auheat.shards.writer import ShardFolder, write_shard
 from auheat.store.store import write_source
 from auheat.store.summary import Summary, summarize
 from auheat.utils.checks import check_positive
+from auheat.utils.console import progress
 from auheat.utils.locking import check_free, lock_store
+from auheat.utils.paths import find_store
 
 PHOTOS = "photos"
 """Folder of a store for photos that were numbers in a table."""
@@ -39,13 +39,14 @@ OWN_POINTS = "dataset"
 
 
 def extract(
-    src: Path,
-    store: Path,
+    src: str | Path,
+    store: str | Path | None = None,
+    *,
     dataset: str = "auto",
-    images: str = "auto",
+    variant: str = "auto",
     detector: str = "mesh",
     landmark_map: str = "fitted",
-    model: Path | None = None,
+    detector_model: str | Path | None = None,
     device: str = "auto",
     engine: str = "auto",
     batch_size: int | None = None,
@@ -55,28 +56,60 @@ def extract(
     shard_size: int = 1024,
     retry_failed: bool = False,
     overwrite: bool = False,
-    strict: bool = False,
+    fail_on_bad: bool = False,
     follow_links: bool = False,
 ) -> Summary:
     """Find 68 landmarks on every photo of a data set and write them to `store`/landmarks.
 
-    `dataset`, `images` and `follow_links` are `read_dataset`'s; photos out of a table are written
-    to `store`/photos. `detector` is a name (with its `landmark_map`, `model` file, `device` and
-    `engine`, see `load_detector`), "dataset" for the points that a set carries itself, or a file or
-    folder of points that exist already, matched to the photos by their ids. `limit` takes that many
-    photos, spread evenly over the set; `workers` threads decode photos (default: one per core)
-    while the detector computes in batches (default: as suits the device). Another `backend`
-    ("loky", "dask", "ray") has `workers` processes that each make whole shards, with a detector and
-    a core of their own. A photo that fails is a row with a status, listed in failed.csv; with
-    `strict` it is an error, once all is written. `retry_failed` looks again at those rows alone,
-    whose photos may have been replaced; `overwrite` makes everything anew. Raises `AuheatError`.
+    A photo that fails becomes a row with a status, listed in failed.csv. A call that was stopped
+    goes on where it was when it is made again.
+
+    Args:
+        src: Folder (or CSV) of the data set; see docs/datasets.md.
+        store: Folder to write to; None: $AUHEAT_STORE, else auheat-data. Photos out of a table are
+            written to its photos/.
+        dataset: "auto", or the layout's name (`auheat.datasets.DATASETS`).
+        variant: Which of a set's photos: RAF-DB "aligned", "original"; CK+ "last1" to "last5",
+            with "+neutral"; KDEF "frontal", "all"; "auto" is the first of each.
+        detector: "mesh", "fan", "mediapipe"; "dataset" for points that a set carries itself; or a
+            file or folder of points that exist already, matched to the photos by their ids.
+        landmark_map: How the mesh's 468 vertices become 68 points: "fitted" or "index".
+        detector_model: File of the detector's weights (fan, mediapipe).
+        device: "auto", "cpu", "cuda", "cuda:N"; several with commas between them.
+        engine: "auto" (OpenVINO on a CPU, else torch in float32), "openvino", "float32", "float16".
+        batch_size: Photos that go through the detector at once, 1 or more; None: as suits the
+            device.
+        workers: Threads that read photos, or processes, 1 or more; None: one per core.
+        backend: "threads"; or "loky", "dask", "ray": `workers` processes that each make whole
+            shards, with a detector and a core of their own.
+        limit: Take only this many photos, 1 or more, spread evenly over the set; None: all.
+        shard_size: Rows per shard, 1 or more.
+        retry_failed: Look again at the rows that failed, and only at them.
+        overwrite: Make anew what was made with other settings.
+        fail_on_bad: Raise, once all is written, if any row has a bad status.
+        follow_links: Allow links inside `src` that lead out of it.
+
+    Returns:
+        Rows by status, time, what was recognised, and warnings.
+
+    Raises:
+        AuheatError: For a source that is absent or cannot be trusted, and requests that cannot be
+            met.
+
+    Example:
+        >>> import auheat
+        >>> from auheat.demo import write_demo
+        >>> _ = write_demo("rafdb", train=1, test=1)
+        >>> auheat.extract("rafdb", "store").rows
+        14
     """
+    src, store = Path(src), find_store(store)
     check_positive(batch_size=batch_size, workers=workers, limit=limit, shard_size=shard_size)
     if retry_failed and overwrite:
         raise RequestError("--retry-failed, --overwrite: one keeps what the other removes")
     check_free(store)  # before minutes go by in listing photos and loading networks
-    listing = read_dataset(src, dataset, images, follow_links, store / PHOTOS)
-    made_by = _Settings(detector, device, landmark_map, model, engine, batch_size)
+    listing = read_dataset(src, dataset, variant, follow_links, store / PHOTOS)
+    made_by = _Settings(detector, device, landmark_map, detector_model, engine, batch_size)
     locate = _open(made_by, listing, workers, check_backend(backend))
     photos = PhotoList(listing.source, take_spread(listing.samples, limit), shard_size)
     total, about = len(photos.samples), _describe(listing, locate)
@@ -98,7 +131,7 @@ def extract(
         if changing:
             folder.save()
         kept = total - sum(len(job.wanted) for job in jobs)
-        with tqdm(total=total, initial=kept, desc="extract", unit="photo") as bar:
+        with progress(total=total, initial=kept, desc="extract", unit="photo") as bar:
             if backend == "threads":
                 _locate_all(locate, jobs, folder, told, bar)
             else:
@@ -107,7 +140,8 @@ def extract(
         seconds = time.perf_counter() - started
         details = {**listing.details(), "detector": locate.name, **locate.details()}
         notes = [*listing.notes, *find_leaks(listing), *locate.notes()]
-        return summarize("extract", folder.folder, total, kept, seconds, strict, details, notes)
+        done = (total, kept, seconds, fail_on_bad, details, notes)
+        return summarize("extract", folder.folder, *done)
 
 
 def _describe(listing: Listing, locate: DetectorSource | ImportedSource) -> dict[str, str]:
@@ -132,13 +166,14 @@ class _Settings:
     detector: str
     device: str
     landmark_map: str
-    model: Path | None
+    model: str | Path | None
     engine: str
     batch_size: int | None
 
     def load(self) -> Detector:
         """Load the detector; raises `AuheatError`."""
-        return load_detector(self.detector, self.device, self.landmark_map, self.model, self.engine)
+        model = None if self.model is None else Path(self.model)
+        return load_detector(self.detector, self.device, self.landmark_map, model, self.engine)
 
 
 def _open(
@@ -151,7 +186,7 @@ def _open(
     if settings != _Settings(name, "auto", "fitted", None, "auto", None):
         raise RequestError(
             f"--detector: {name}: its points are read, not found (leave out --landmark-map, "
-            "--model, --device, --engine and --batch-size)"
+            "--detector-model, --device, --engine and --batch-size)"
         )
     if backend != "threads":
         raise RequestError(f"--backend: {backend}: points that are read need no workers")
@@ -181,7 +216,10 @@ def _make_shard(
 ) -> ShardEntry:
     """Make one shard in a worker: nothing runs beside it there."""
     locate = DetectorSource(_load_once(settings), settings.batch_size, workers=0)
-    with tqdm(disable=True) as silent, closing(locate(job.source, [job.wanted], silent)) as located:
+    with (
+        progress(shown=False) as silent,
+        closing(locate(job.source, [job.wanted], silent)) as located,
+    ):
         found, sizes = next(located)
     job.check_presence(found.status)
     return write_shard(folder, run, job.number, job.columns(found, sizes), about)

@@ -82,7 +82,7 @@ def check_framing(crop: str, align: bool, side: int) -> None:
     if align and crop != "none":
         raise RequestError("--align, --crop: an aligned face is cropped already (leave one out)")
     if not 16 <= side <= 4096:
-        raise RequestError(f"--side: {side} (expected 16 to 4096 pixels)")
+        raise RequestError(f"--photo-size: {side} (expected 16 to 4096 pixels)")
 
 
 def crop_faces(points: Array, sizes: Array) -> tuple[Array, Array, Array]:

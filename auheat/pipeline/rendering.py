@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from auheat.errors import RequestError, StoreError
 from auheat.expressions import EXPRESSIONS
@@ -27,7 +26,9 @@ from auheat.store.shard_set import digest_settings
 from auheat.store.store import check_name, list_finished, read_source
 from auheat.store.summary import Summary, summarize
 from auheat.utils.checks import check_one_of, check_positive
+from auheat.utils.console import progress
 from auheat.utils.locking import lock_store
+from auheat.utils.paths import find_store
 
 MAX_SIZE = 1024
 """Side of the largest heatmap: a shard's maps are held in memory."""
@@ -42,10 +43,11 @@ REFERENCE_CODEBOOK = "belharbi2024"
 
 
 def render(
-    store: Path,
+    store: str | Path | None = None,
+    *,
     codebook: str | None = None,
     name: str | None = None,
-    size: int = 56,
+    map_size: int = 56,
     generic: bool = False,
     landmarks: bool = False,
     per_au: bool = False,
@@ -53,36 +55,60 @@ def render(
     geometry: str = "face",
     crop: str = "none",
     align: bool = False,
-    side: int = 224,
+    photo_size: int = 224,
     no_images: bool = False,
     keep_low_confidence: bool = False,
     workers: int | None = None,
     backend: str = "threads",
     retry_failed: bool = False,
     overwrite: bool = False,
-    strict: bool = False,
+    fail_on_bad: bool = False,
 ) -> Summary:
-    """Draw one heatmap per face and write self-contained shards to `store`/shards/`name`.
+    """Draw one AU heatmap per face and write self-contained shards to `store`/shards/`name`.
 
-    `codebook` is a name or a YAML file (default: martinez), `size` is the side of the square map
-    that covers the whole photo. The map shows the AUs of the row's expression; with `generic` all
-    AUs of the codebook, whatever the label; with `landmarks` a Gaussian at every landmark off the
-    jaw. `per_au` and `per_class` add a map for each AU and each expression of the codebook.
-    `geometry` "reference" draws the paper authors' own maps (codebook belharbi2024, nothing
-    beside). `name` defaults to the codebook's, followed by what is special (martinez-generic). A
-    LOW_CONFIDENCE row's heatmap counts as valid only with `keep_low_confidence`.
+    The map shows the AUs that the codebook expects of the row's expression. A rerun makes what is
+    unfinished or whose landmarks have changed.
 
-    `crop` "auto" stores MARGIN times the face's box where a face is small in its photo; `align`
-    stores faces upright and of one size, `side` px (but leaves a set that is aligned already as it
-    is); landmarks and maps follow. `no_images` leaves the photos' bytes out. `backend` is that of
-    `extract`. A rerun makes what is unfinished or whose landmarks have changed; with `retry_failed`
-    also shards in which a photo could not be read. Raises `AuheatError`, and with `strict` also for
-    rows with a bad status.
+    Args:
+        store: Folder that `extract` wrote; None: $AUHEAT_STORE, else auheat-data.
+        codebook: Name or YAML file; None: martinez.
+        name: What to call the shards; None: the codebook, and what is special ("martinez-generic").
+        map_size: Side of the square map that covers the photo, in px, 1 to 1024.
+        generic: Show all AUs of the codebook, whatever the label.
+        landmarks: Show a Gaussian at every landmark off the jaw, and no AUs.
+        per_au: Add a map for each action unit.
+        per_class: Add a map for each expression.
+        geometry: "face", or "reference": the paper authors' own maps (codebook belharbi2024).
+        crop: "auto" cuts out faces that are small in their photos; "none".
+        align: Store faces upright and of one size; a set that is aligned already is left as it is.
+        photo_size: Side of aligned photos in px, 16 to 4096.
+        no_images: Leave the photos' bytes out.
+        keep_low_confidence: Let maps of LOW_CONFIDENCE faces count as valid.
+        workers: Threads, or processes, 1 or more; None: one per core.
+        backend: "threads", "loky", "dask", "ray", as of `extract`.
+        retry_failed: Make again the shards in which a photo could not be read.
+        overwrite: Make anew what was made with other settings.
+        fail_on_bad: Raise, once all is written, if any row has a bad status.
+
+    Returns:
+        Rows by status, time, maps that are valid, and warnings.
+
+    Raises:
+        AuheatError: Where there are no landmarks, and for requests that cannot be met.
+
+    Example:
+        >>> import auheat
+        >>> from auheat.demo import write_demo
+        >>> _ = write_demo("rafdb", train=1, test=1)
+        >>> _ = auheat.extract("rafdb", "store")
+        >>> auheat.render("store", codebook="martinez").details["valid"]
+        12
     """
-    check_positive(size=size, workers=workers)
-    if size > MAX_SIZE:
-        raise RequestError(f"--size: {size} (expected at most {MAX_SIZE} pixels)")
-    check_framing(crop, align, side)
+    store = find_store(store)
+    check_positive(map_size=map_size, workers=workers)
+    if map_size > MAX_SIZE:
+        raise RequestError(f"--map-size: {map_size} (expected at most {MAX_SIZE} pixels)")
+    check_framing(crop, align, photo_size)
     check_backend(backend)
     if retry_failed and overwrite:
         raise RequestError("--retry-failed, --overwrite: one keeps what the other removes")
@@ -94,9 +120,9 @@ def render(
         files, made_with = list_finished(store / LANDMARKS, "auheat extract")
         labels = {label for file in files for label in read_columns(file, ["label"])["label"]}
         names = tuple(label for label in EXPRESSIONS if label in labels)
-        drawing = HeatmapSpec(book, names, mode, geometry, per_au, per_class, size)
+        drawing = HeatmapSpec(book, names, mode, geometry, per_au, per_class, map_size)
         aligned = align and is_aligned(*_sample_points(files), book.frame)
-        framing = Framing(crop, align and not aligned, side, book.frame)
+        framing = Framing(crop, align and not aligned, photo_size, book.frame)
         kept = (keep_low_confidence, not no_images)
         making = ShardBuilder(read_source(store), drawing, framing, *kept, workers)
         usual = drawing.name + framing.suffix
@@ -106,10 +132,10 @@ def render(
         resumed, seconds = run(backend, workers, retry_failed)
         details = drawing.details | ({"images": "none"} if no_images else {})
         if framing.align or crop != "none":
-            details["framing"] = f"aligned, {side} px" if align else f"crop {crop}"
+            details["framing"] = f"aligned, {photo_size} px" if align else f"crop {crop}"
         notes = ["--align: these faces are aligned already, and left as they are"] * aligned
         photos = made_with["photos"]
-        return summarize("render", target, photos, resumed, seconds, strict, details, notes)
+        return summarize("render", target, photos, resumed, seconds, fail_on_bad, details, notes)
 
 
 def _sample_points(files: Sequence[Path]) -> tuple[Array, Array]:
@@ -167,7 +193,7 @@ class _Run:
             if not self.folder.has(number, entry.sha256) or (retry and self._has_lost(entry.file))
         ]
         kept = manifest.rows - sum(entry.rows for _, entry in tasks)
-        with tqdm(total=manifest.rows, initial=kept, desc="render", unit="photo") as bar:
+        with progress(total=manifest.rows, initial=kept, desc="render", unit="photo") as bar:
             making = self.making if backend == "threads" else replace(self.making, workers=1)
             target = (self.folder.folder, self.folder.run)
             work = partial(_make, self.landmarks, target, making, self.about)

@@ -1,3 +1,3 @@
-from .page import write_report as write_report
+from .page import report as report
 
-__all__ = ["write_report"]
+__all__ = ["report"]

@@ -49,28 +49,47 @@ from auheat.reporting.tables import (
 )
 from auheat.runs.run_folder import METRICS, RESULT, RUNS, find_run
 from auheat.utils.npz import DAMAGE
+from auheat.utils.paths import find_store
 
 _T = TypeVar("_T")
 
 
-def write_report(
-    store: Path,
-    runs: Sequence[str] = (),
-    name: str | None = None,
-    out: Path | None = None,
+def report(
+    runs: Sequence[str | Path] = (),
+    store: str | Path | None = None,
+    *,
+    shards: str | None = None,
+    out: str | Path | None = None,
 ) -> Path:
-    """Write the report of a store and of its runs, and return its path.
+    """Write one self-contained HTML page of a store and its runs, and return its path.
 
-    `runs` are names or folders, by default all of the store's; `name` chooses the shards where
-    there are several; `out` defaults to report.html in the store. Raises `AuheatError`.
+    It shows faces, heatmaps and counts, and runs side by side.
+
+    Args:
+        runs: Names or folders of runs; empty: all of the store's.
+        store: Folder of the shards; None: $AUHEAT_STORE, else auheat-data.
+        shards: Name of the shards to show, where there are several; None: those of the first run.
+        out: HTML file to write; None: report.html in the store.
+
+    Returns:
+        The file that was written.
+
+    Raises:
+        AuheatError: Where there are no shards, or a run's files are damaged.
+
+    Example:
+        >>> import auheat
+        >>> auheat.report(["with-aus", "without-aus"], "store")  # doctest: +SKIP
+        PosixPath('store/report.html')
     """
+    store = find_store(store)
     found = [read_run(find_run(store, run)) for run in runs or list_runs(store)]
-    if name is None and found:
-        name = found[0].settings.get("shards") or None
-    content = describe_store(store, name) | describe_runs(found)
+    if shards is None and found:
+        shards = found[0].settings.get("shards") or None
+    content = describe_store(store, shards) | describe_runs(found)
     units = {a["au"]: a["name"] for row in content["codebook"] for a in row["aus"]}
     content["unit_names"] = {f"AU{au}": text for au, text in units.items()}
-    return write_page(store / "report.html" if out is None else out, content)
+    return write_page(store / "report.html" if out is None else Path(out), content)
 
 
 def list_runs(store: Path) -> list[str]:
@@ -100,7 +119,7 @@ def _guard(read: Callable[[], _T], what: Path, remedy: str) -> _T:
 
 
 def _check_scores(run: Run) -> None:
-    """Raise one of `_DAMAGE` unless all that the page shows of a run can be shown."""
+    """Raise one of `DAMAGE` unless all that the page shows of a run can be shown."""
     names = [name + "" for name in run.scores["class_names"]]
     "".join(run.scores["matrix"]["columns"])
     if not np.isfinite(np.asarray(run.scores["confusion"], np.float64)).all():

@@ -31,7 +31,11 @@ BEST, LAST, MAPS = "best.safetensors", "last.safetensors", "maps.safetensors"
 
 RUN_VERSION = 0
 
-_NOT_COMPARED = {"device", "workers", "tensorboard"}
+_NOT_COMPARED = {"preset", "device", "workers", "tensorboard"}
+
+RENAMED = {"recipe": "preset", "head_lr": "head_lr_factor", "crop_from": "resize"}
+"""Settings as earlier versions called them -> their names now."""
+
 
 LATER: Mapping[str, Any] = MappingProxyType({"contrast_weight": 0.0})
 """Settings that came later -> the value that runs which do not note them were made with."""
@@ -67,7 +71,10 @@ def find_run(store: Path, run: str | Path | None = None) -> Path:
 
 
 def read_config(run: Path) -> dict[str, Any]:
-    """Return a run's config.json, its fields checked; raises `AuheatError` for one of no use."""
+    """Return a run's config.json, its fields checked and with the names settings have now.
+
+    Raises `AuheatError` for one of no use.
+    """
     try:
         config: dict[str, Any] = json.loads((run / CONFIG).read_text(encoding="utf-8"))
         version = config["format"]
@@ -75,6 +82,8 @@ def read_config(run: Path) -> dict[str, Any]:
         raise StoreError(f"{run / CONFIG}: no run's settings (run `auheat train`)") from error
     if version != RUN_VERSION:
         raise StoreError(f"{run / CONFIG}: format {version!r} (this auheat reads {RUN_VERSION})")
+    if isinstance(config.get("settings"), dict):
+        config["settings"] = {RENAMED.get(k, k): v for k, v in config["settings"].items()}
     for path, (fits, expected) in CONFIG_FIELDS.items():
         value: Any = config
         for key in path.split("."):

@@ -3,17 +3,71 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-
-from tqdm import tqdm
+from typing import Any
 
 from auheat.errors import AuheatError, StoreError
 from auheat.shards.manifest import is_lost, read_manifest, write_manifest
 from auheat.shards.schema import BACKUP, LANDMARKS, MANIFEST, OWN_FILE, SHARDS
 from auheat.shards.validation import Violation, check_folder, check_sources
+from auheat.utils.console import progress
 from auheat.utils.files import cannot_write
 from auheat.utils.locking import lock_store
+from auheat.utils.paths import find_store
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What a check of a store found: the `folders` checked, and which rules are broken where.
+
+    `lost` has, of folders that were repaired, how many rows are to be made again (-1: all).
+    """
+
+    folders: tuple[Path, ...]
+    violations: tuple[Violation, ...]
+    lost: Mapping[str, int]
+
+    @property
+    def ok(self) -> bool:
+        """Whether no rule is broken."""
+        return not self.violations
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the result as plain values, for JSON."""
+        return {
+            "checked": [str(folder) for folder in self.folders],
+            "findings": [violation.as_dict() for violation in self.violations],
+            "to_make_again": dict(self.lost),
+        }
+
+
+def verify(store: str | Path | None = None, *, repair: bool = False) -> Verification:
+    """Check a store against every rule of FORMAT.md.
+
+    Args:
+        store: Folder of the store; None: $AUHEAT_STORE, else auheat-data.
+        repair: Take out what is broken, so that the next `extract` or `render`, with the arguments
+            of before, makes just that again.
+
+    Returns:
+        The folders checked, the rules broken, and the rows to be made again.
+
+    Raises:
+        AuheatError: Where there is no store.
+
+    Example:
+        >>> import auheat
+        >>> from auheat.demo import write_demo
+        >>> _ = write_demo("rafdb", train=1, test=1)
+        >>> _ = auheat.extract("rafdb", "store")
+        >>> auheat.verify("store").ok
+        True
+    """
+    check = repair_store if repair else verify_store
+    folders, violations, *lost = check(find_store(store))
+    return Verification(tuple(folders), tuple(violations), lost[0] if lost else {})
 
 
 def verify_store(store: Path) -> tuple[list[Path], list[Violation]]:
@@ -26,7 +80,7 @@ def verify_store(store: Path) -> tuple[list[Path], list[Violation]]:
     if not folders:
         raise StoreError(f"{store}: no store (run `auheat extract` first)")
     findings: list[Violation] = []
-    with tqdm(total=_count_rows(folders), desc="verify", unit="row", leave=False) as bar:
+    with progress(total=_count_rows(folders), desc="verify", unit="row", leave=False) as bar:
         for folder in folders:
             findings += check_folder(folder, bar.update)
             if folder != store / LANDMARKS and (store / LANDMARKS).is_dir():

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from auheat.errors import AuheatError, RequestError, StoreError
 from auheat.expressions import EXPRESSIONS
@@ -35,6 +34,7 @@ from auheat.store.shard_set import (
 )
 from auheat.store.store import check_name, list_sources, write_source, write_sources
 from auheat.store.summary import summarize
+from auheat.utils.console import progress
 from auheat.utils.locking import lock_store
 
 _OWN = ("source", "photos", "shard_size", "merged")
@@ -63,24 +63,42 @@ class _Part:
 
 
 def merge(
-    stores: Sequence[Path],
-    store: Path,
+    stores: Sequence[str | Path],
+    out: str | Path,
+    *,
     prefix: str | None = None,
     skip_duplicates: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Write the rows of several finished stores, in their order, to a new one, `store`.
+    """Write the rows of several finished stores, in their order, to a new one, `out`.
 
     Their landmarks must have been found with equal settings (but for source, photos and shard_size)
     and so must the shards/NAME that all of them have (but for their classes: the merged ones have
     the union, in canonical order, and labels are numbered anew). Shards that only some have are
-    left out, and told. An id that is there twice raises `AuheatError` naming both places; with
-    `skip_duplicates` it is kept once, where all that is stored of it is equal. `prefix` puts
-    "NAME/" in front of ids and paths: "auto" takes the stores' folder names, or they are given,
-    with commas. Photos of several folders, or with a prefix, cannot be rendered after the merge.
-    Memory is that of one shard, and some 250 bytes for each row. Raises `AuheatError`.
+    left out, and noted. Photos of several folders, or with a prefix, cannot be rendered after the
+    merge. Memory is that of one shard, and some 250 bytes for each row.
+
+    Args:
+        stores: Two folders or more.
+        out: Folder of the new store.
+        prefix: Put NAME/ in front of ids and paths: "auto" (the stores' folder names), or names
+            with commas between them; None: nothing.
+        skip_duplicates: Keep a row once whose id is in several stores and all of it equal.
+        overwrite: Make anew what was made with other settings.
+
+    Returns:
+        Counts of stores, rows, skipped rows and stages, the shards' names, and notes.
+
+    Raises:
+        AuheatError: For settings that differ, and for an id that is there twice, naming both.
+
+    Example:
+        >>> import auheat
+        >>> auheat.merge(["part-1", "part-2"], "whole")["rows"]  # doctest: +SKIP
+        700
     """
-    parts = _open_parts(stores, store, prefix)
+    out = Path(out)
+    parts = _open_parts([Path(store) for store in stores], out, prefix)
     for part in parts[1:]:
         _check_equal(parts[0].landmarks, part.landmarks, _OWN)
     skipped = _find_duplicates(parts, skip_duplicates)
@@ -89,16 +107,16 @@ def merge(
         for part in parts:
             _check_equal(parts[0].rendered[name], part.rendered[name], _OWN_RENDERED)
             _check_made_from(part, name)
-    _check_target(store, common)
-    with lock_store(store):
-        stages = _write_all(parts, store, common, skip_duplicates, overwrite)
+    _check_target(out, common)
+    with lock_store(out):
+        stages = _write_all(parts, out, common, skip_duplicates, overwrite)
     left_out = sorted({name for part in parts for name in part.others})
     notes = [f"shards/{name}: left out, not in every store" for name in left_out]
     if skipped and common:
         notes.append("thin_rows of shards with skipped rows counts at most")
     rows = sum(int(keep.sum()) for part in parts for keep in part.keep)
     return {
-        "store": str(store),
+        "store": str(out),
         "stores": len(parts),
         "rows": rows,
         "skipped": skipped,
@@ -112,11 +130,11 @@ def _open_parts(stores: Sequence[Path], target: Path, prefix: str | None) -> lis
     """Open the stores; raises `AuheatError` where one is unfinished, or they are no several."""
     places = [store.resolve() for store in stores]
     if len(places) < 2 or len(set(places)) < len(places):
-        raise RequestError("merge: two stores or more, each once (auheat merge A B --store OUT)")
+        raise StoreError("merge: two stores or more, each once (auheat merge A B --out C)")
     own = target.resolve()
     for store in places:
         if store in (own, *own.parents) or own in store.parents:
-            raise RequestError(f"--store: {target}: in or around {store} (choose a place apart)")
+            raise RequestError(f"--out: {target}: in or around {store} (choose a place apart)")
     names = [{f.name for f in (s / SHARDS).glob("*/") if has_manifest(f)} for s in places]
     common = sorted(set.intersection(*names))
     parts = []
@@ -171,7 +189,7 @@ def _check_target(store: Path, names: Sequence[str]) -> None:
     """Raise `AuheatError` where the merge would leave shards of something else beside its own."""
     for folder in sorted((store / SHARDS).glob("*/")):
         if folder.name not in names:
-            raise StoreError(f"{folder}: no part of this merge (choose another --store)")
+            raise StoreError(f"{folder}: no part of this merge (choose another --out)")
 
 
 def _find_duplicates(parts: Sequence[_Part], skip: bool) -> int:
@@ -248,7 +266,7 @@ def _write_all(
         "merged": len(parts),
     }
     stages = {}
-    with tqdm(total=rows * (1 + len(names)), desc="merge", unit="row") as bar:
+    with progress(total=rows * (1 + len(names)), desc="merge", unit="row") as bar:
         folder = ShardFolder(store / LANDMARKS, made_with, overwrite)
         _note_sources(parts, store)
         for number, (part, k) in enumerate(plan):

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from auheat.expressions import EXPRESSIONS
 from auheat.records import Array, Status
@@ -23,6 +22,7 @@ from auheat.shards.reader import open_shard
 from auheat.shards.schema import LANDMARKS, SHARDS
 from auheat.store.shard_set import ShardSet, open_shard_set
 from auheat.store.store import find_rendered
+from auheat.utils.console import progress
 
 PERCENTILES = (5, 25, 50, 75, 95)
 
@@ -85,7 +85,7 @@ def describe_stats(
     else:
         material = open_shard_set(store / LANDMARKS, "auheat extract")
     tally = _Tally()
-    with tqdm(total=material.rows, desc="stats", unit="row", leave=False) as bar:
+    with progress(total=material.rows, desc="stats", unit="row", leave=False) as bar:
         for block in material.blocks(names=_wanted(material)):
             _count(tally, block, material)
             bar.update(len(block["split"]))

@@ -101,7 +101,7 @@ def list_finished(folder: Path, command: str) -> tuple[list[Path], dict[str, Any
     return files, dict(manifest.fingerprint)
 
 
-def find_rendered(store: Path, name: str | None = None, option: str = "--name") -> Path:
+def find_rendered(store: Path, name: str | None = None, option: str = "--shards") -> Path:
     """Return the folder of training shards called `name`, or the only one there is.
 
     Raises `AuheatError` listing what is there, and the `option` that chooses.

@@ -52,7 +52,7 @@ def summarize(
     total: int,
     resumed: int,
     seconds: float,
-    strict: bool,
+    fail_on_bad: bool,
     details: dict[str, Any],
     notes: Sequence[str] = (),
 ) -> Summary:
@@ -80,10 +80,10 @@ def summarize(
     if thin:
         warnings.append(
             f"{thin} heatmaps have blobs under {MIN_SIGMA} map pixels: the faces are small in "
-            "their photos (raise --size)"
+            "their photos (raise --map-size)"
         )
-    if failed and strict:
-        raise StoreError(f"{folder / FAILED}: {len(failed)} rows with a bad status (--strict)")
+    if failed and fail_on_bad:
+        raise StoreError(f"{folder / FAILED}: {len(failed)} rows with a bad status (--fail-on-bad)")
     return Summary(stage, folder, total, resumed, counts, seconds, details, tuple(warnings))
 
 

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 from auheat.models.names import METHOD_NAMES
 from auheat.sweeps.published import LAMBDAS, LAYERS
 from auheat.training.config import TrainConfig
-from auheat.training.presets import RECIPES
+from auheat.training.presets import PRESETS
 
 DATA = ("rafdb", "affectnet")
-"""The paper's data sets, which are also the names of its recipes."""
+"""The paper's data sets, which are also the names of its presets."""
 
 
 TOP = (5,)
@@ -96,6 +96,23 @@ class SweepPlan:
             setting in compared for table in self.tables for compared in list_compared(table)
         )
 
+    def describe(self) -> list[dict[str, Any]]:
+        """Return each run and what it is for as plain values."""
+        return [
+            {
+                "run": cell.name,
+                "data": cell.setting.data,
+                "method": cell.setting.method,
+                "au_weight": cell.setting.au_weight,
+                "layers": format_layers(cell.setting.layers),
+                "seed": cell.config.seed,
+                "backbone": cell.config.backbone,
+                "epochs": cell.config.epochs,
+                "tables": self.list_tables(cell.setting),
+            }
+            for cell in self.cells
+        ]
+
     def list_tables(self, setting: RunKey) -> list[str]:
         """Return the kinds of tables that show a setting."""
         kinds = {
@@ -130,15 +147,15 @@ class SubGrid:
 
 
 @dataclass(frozen=True, slots=True)
-class Preset:
-    """A grid by name: the parts for each data set, and the training preset they are run with."""
+class Grid:
+    """A grid by name: the parts for each data set, and the training settings they are run with."""
 
     parts: Mapping[str, tuple[SubGrid, ...]]
     training: Mapping[str, Any]
 
 
 def _paper_parts(data: str) -> tuple[SubGrid, ...]:
-    weight = float(RECIPES[data]["au_weight"])
+    weight = float(PRESETS[data]["au_weight"])
     parts = (SubGrid(METHOD_NAMES, (0.0, weight)),)
     if data != "rafdb":
         return parts
@@ -150,10 +167,10 @@ def _paper_parts(data: str) -> tuple[SubGrid, ...]:
     )
 
 
-GRIDS: Mapping[str, Preset] = MappingProxyType(
+GRIDS: Mapping[str, Grid] = MappingProxyType(
     {
-        "paper": Preset(MappingProxyType({data: _paper_parts(data) for data in DATA}), {}),
-        "demo": Preset(
+        "paper": Grid(MappingProxyType({data: _paper_parts(data) for data in DATA}), {}),
+        "demo": Grid(
             MappingProxyType(
                 {
                     "": (
@@ -163,13 +180,13 @@ GRIDS: Mapping[str, Preset] = MappingProxyType(
                     )
                 }
             ),
-            MappingProxyType({"train_preset": "methods"}),
+            MappingProxyType({"preset": "methods"}),
         ),
     }
 )
 """Name -> grid.
 
-"paper" is tables 1 to 3 and figure 5, with its recipes; "demo" a small one for `auheat demo`.
+"paper" is tables 1 to 3 and figure 5, with its presets; "demo" a small one for `auheat demo`.
 """
 
 

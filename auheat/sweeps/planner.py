@@ -23,64 +23,64 @@ from auheat.sweeps.grid import (
     format_layers,
 )
 from auheat.training.config import TrainConfig, make_config
-from auheat.training.presets import PRESETS
 from auheat.utils.checks import check_distinct
 
-_INSTEAD = {"method": "methods", "au_weight": "lambdas", "seed": "seeds"}
+_INSTEAD = {"method": "methods", "au_weight": "au_weights", "seed": "seeds"}
 
 _HARMLESS = ("device", "workers", "tensorboard")
 
 
 def plan_sweep(
-    preset: str = "none",
+    grid: str = "none",
     methods: Sequence[str] | None = None,
-    lambdas: Sequence[float] | None = None,
+    au_weights: Sequence[float] | None = None,
     layers: Sequence[Sequence[int]] | None = None,
     seeds: Sequence[int] = (0,),
     name: str | None = None,
-    train_preset: str | None = None,
+    preset: str | None = None,
     data: Sequence[str] | None = None,
     **settings: Any,
 ) -> SweepPlan:
-    """Return the runs and tables of a grid: a preset's, or all combinations of what is given.
+    """Return the runs and tables of a grid: one by name, or all combinations of what is given.
 
-    `train_preset` and `settings` are those of `make_config`, the same for every run, but that
-    runs without AUs (lambda 0) have no contrast either. `data` takes some of the paper preset's
+    `preset` and `settings` are those of `make_config`, the same for every run, but that
+    runs without AUs (lambda 0) have no contrast either. `data` takes some of the paper grid's
     sets [default: both]. Nothing is read from disk. Raises `AuheatError` for what no run could
     use, for a setting that the grid decides, for a value given twice, and for an empty grid.
     """
     given = {key: value for key, value in settings.items() if value is not None}
-    chosen = {"methods": methods, "lambdas": lambdas, "layers": layers}
-    _check_given(preset, given, seeds, data)
-    if preset != "none":
-        _check_preset(preset, chosen, given, train_preset)
-        row = GRIDS[preset]
+    chosen = {"methods": methods, "au_weights": au_weights, "layers": layers}
+    _check_given(grid, given, seeds, data)
+    if grid != "none":
+        _check_grid(grid, chosen, preset)
+        row = GRIDS[grid]
         training = {**row.training, **given}
-        training |= {"train_preset": train_preset} if train_preset else {}
+        training |= {"preset": preset} if preset else {}
         parts = {key: row.parts[key] for key in row.parts if data is None or key in data}
     else:
-        training = {**given, "train_preset": train_preset or "none"}
-        parts = {_data_of(given): (_make_part(methods, lambdas, layers, training, seeds),)}
+        training = {**given, "preset": preset or "none"}
+        data_set = preset if preset in DATA else ""
+        parts = {data_set: (_make_part(methods, au_weights, layers, training, seeds),)}
     positive = [part.positive() for grids in parts.values() for part in grids]
     if given.get("contrast_weight") and not any(positive):
         raise RequestError(
-            "--contrast-weight: no lambda above 0 (runs without AUs have no contrast either)"
+            "--contrast-weight: no AU weight above 0 (runs without AUs have no contrast either)"
         )
-    name = check_name(name or (preset if preset != "none" else "grid"))
+    name = check_name(name or (grid if grid != "none" else "grid"))
     cells = tuple(_make_cells(name, parts, seeds, training))
     tables = tuple(table for key, grids in parts.items() for table in _lay_tables(key, grids))
-    grid = {
-        "preset": preset,
+    asked = {
+        "grid": grid,
         "data": list(parts),
         **{key: _plain(value) for key, value in chosen.items()},
         "seeds": list(seeds),
         **{key: _plain(v) for key, v in sorted(training.items()) if key not in _HARMLESS},
     }
-    return SweepPlan(name, grid, cells, tables)
+    return SweepPlan(name, asked, cells, tables)
 
 
 def _check_given(
-    preset: str, given: Mapping[str, Any], seeds: Sequence[int], data: Sequence[str] | None
+    grid: str, given: Mapping[str, Any], seeds: Sequence[int], data: Sequence[str] | None
 ) -> None:
     """Raise `AuheatError` for settings that the grid decides, and for a list that leaves no run."""
     for key, instead in _INSTEAD.items():
@@ -91,8 +91,10 @@ def _check_given(
     check_distinct("--seeds", seeds, str)
     if data is None:
         return
-    if preset != "paper":
-        raise RequestError(f"data: for preset paper alone, not {preset} (leave it out)")
+    if grid != "paper":
+        raise RequestError(
+            f"--{data[0] if data else 'rafdb'}: for --grid paper alone (--store for any other)"
+        )
     for value in data:
         if value not in DATA:
             raise RequestError(f"data: {value!r} is not known (one of {', '.join(DATA)})")
@@ -101,56 +103,49 @@ def _check_given(
     check_distinct("data", data, str)
 
 
-def _check_preset(
-    preset: str, chosen: Mapping[str, Any], given: Mapping[str, Any], train_preset: str | None
-) -> None:
-    if preset not in GRIDS:
-        raise RequestError(f"--preset: {preset!r} is not known (one of none, {', '.join(GRIDS)})")
+def _check_grid(grid: str, chosen: Mapping[str, Any], preset: str | None) -> None:
+    if grid not in GRIDS:
+        raise RequestError(f"--grid: {grid!r} is not known (one of none, {', '.join(GRIDS)})")
     for key, value in chosen.items():
         if value is not None:
-            raise RequestError(f"--{key}: not beside --preset {preset}, which has its own")
-    if preset == "paper" and (train_preset or given.get("recipe")):
-        option = "--train-preset" if train_preset else "--recipe"
-        raise RequestError(f"{option}: not beside --preset paper, whose recipes are the paper's")
-
-
-def _data_of(given: Mapping[str, Any]) -> str:
-    recipe = str(given.get("recipe", ""))
-    return recipe if recipe in DATA else ""
+            option = f"--{key.replace('_', '-')}"
+            raise RequestError(f"{option}: not beside --grid {grid}, which has its own")
+    if grid == "paper" and preset:
+        raise RequestError("--preset: not beside --grid paper, whose presets are the paper's own")
 
 
 def _make_part(
     methods: Sequence[str] | None,
-    lambdas: Sequence[float] | None,
+    au_weights: Sequence[float] | None,
     layers: Sequence[Sequence[int]] | None,
     training: Mapping[str, Any],
     seeds: Sequence[int],
 ) -> SubGrid:
     """Return the grid of all combinations; what is not given is the training configuration's."""
-    if methods is None and lambdas is None and layers is None and len(seeds) < 2:
+    if methods is None and au_weights is None and layers is None and len(seeds) < 2:
         raise RequestError(
-            f"sweep: nothing to vary (expected --preset {' or '.join(GRIDS)}, or some of "
-            "--methods, --lambdas, --layers, --seeds)"
+            f"sweep: nothing to vary (expected --grid {' or '.join(GRIDS)}, or some of "
+            "--methods, --au-weights, --layers, --seeds)"
         )
     base = _configure(training)
     part = SubGrid(
         (base.method,) if methods is None else tuple(methods),
-        tuple(sorted(map(float, {0.0, base.au_weight} if lambdas is None else lambdas))),
+        tuple(sorted(map(float, {0.0, base.au_weight} if au_weights is None else au_weights))),
         tuple(map(_order, (base.layers,) if layers is None else layers)),
     )
     numbers = [number for chosen in part.layers for number in chosen]
     _check_known("--methods", part.methods, METHODS.__contains__, f"one of {', '.join(METHODS)}")
-    _check_known("--lambdas", part.lambdas, lambda v: 0 <= v < math.inf, "0 or more")
+    _check_known("--au-weights", part.lambdas, lambda v: 0 <= v < math.inf, "0 or more")
     _check_known(
         "--layers", numbers, range(1, N_LAYERS + 1).__contains__, f"some of 1 to {N_LAYERS}"
     )
     check_distinct("--methods", part.methods, str)
-    check_distinct("--lambdas", part.lambdas, str)
+    check_distinct("--au-weights", part.lambdas, str)
     check_distinct("--layers", part.layers, format_layers)
     if not (part.methods and part.lambdas and all(part.layers) and part.layers):
-        raise RequestError("sweep: an empty list of methods, lambdas or layers (leave it out)")
+        raise RequestError("sweep: an empty list of methods, AU weights or layers (leave it out)")
     if layers is not None and not part.positive():
-        raise RequestError("--layers: no lambda above 0 (without AUs no layer is aligned)")
+        raise RequestError("--layers: no AU weight above 0 (without AUs no layer is aligned)")
     return part
 
 
@@ -171,11 +166,7 @@ def _check_known(
 
 
 def _configure(training: Mapping[str, Any], **swept: Any) -> TrainConfig:
-    settings = {key: value for key, value in training.items() if key != "train_preset"}
-    preset = training.get("train_preset", "none")
-    if preset not in PRESETS:
-        raise RequestError(f"--train-preset: {preset!r} is not known (one of {', '.join(PRESETS)})")
-    return make_config(preset, **settings, **swept)
+    return make_config(**training, **swept)
 
 
 def _make_cells(
@@ -186,13 +177,13 @@ def _make_cells(
 ) -> Iterator[SweepRun]:
     """Return every run once, in the order of the tables; configurations are checked."""
     for data, grids in parts.items():
-        recipe = {"recipe": data} if data else {}
+        preset = {"preset": data} if data else {}
         for setting in dict.fromkeys(s for part in grids for s in part.settings(data)):
             # what "without AUs" stands for is the plain classifier, which no heatmap has taught
             plain = {} if setting.au_weight else {"contrast_weight": 0.0}
             for seed in seeds:
                 config = _configure(
-                    {**training, **recipe, **plain},
+                    {**training, **preset, **plain},
                     method=setting.method,
                     au_weight=setting.au_weight,
                     layers=setting.layers or TOP,

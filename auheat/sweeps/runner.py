@@ -11,10 +11,11 @@ import contextlib
 import functools
 import io
 import json
+import logging
 import os
 import threading
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,15 +23,16 @@ from typing import Any, TypeAlias
 
 import joblib
 import torch
-from tqdm import tqdm
 
 from auheat import __version__
 from auheat.errors import AuheatError, RequestError, StoreError
-from auheat.sweeps.grid import RunKey, SweepPlan
+from auheat.reporting.page import report
+from auheat.runs.run_folder import RENAMED, RUNS
+from auheat.sweeps.grid import DATA, RunKey, SweepPlan, format_layers
+from auheat.sweeps.planner import plan_sweep
 from auheat.sweeps.results import RunState, choose_all, read_results, write_csv
 from auheat.sweeps.single_run import (
     Task,
-    Tell,
     check_material,
     find_difference,
     is_finished,
@@ -38,11 +40,16 @@ from auheat.sweeps.single_run import (
     sum_seconds,
 )
 from auheat.sweeps.tables import write_markdown
+from auheat.training import runner as training
 from auheat.training.runner import identify_weights
 from auheat.utils.checks import format_duration
+from auheat.utils.console import log_notes, progress
 from auheat.utils.devices import count_cores, limit_cores
 from auheat.utils.files import write_json, write_whole
 from auheat.utils.locking import LOCK, hold
+from auheat.utils.paths import find_store
+
+_LOG, _TRAINING_LOG = logging.getLogger(__name__), logging.getLogger(training.__name__)
 
 SWEEPS = "sweeps"
 
@@ -50,6 +57,9 @@ STATE, TABLE, PAGE = "sweep.json", "sweep.csv", "sweep.md"
 
 SWEEP_VERSION = 0
 
+
+_RENAMED = {"preset": "grid", "train_preset": "preset", "lambdas": "au_weights", **RENAMED}
+"""What a sweep.json of earlier versions calls its grid's parts -> their names now."""
 
 _WATCH_SECONDS = 1.0
 
@@ -66,6 +76,7 @@ class SweepSummary:
     resumed: int
     chosen: tuple[RunKey, ...]
     seconds: float
+    reports: tuple[Path, ...] = ()
 
     @property
     def failed(self) -> dict[str, str]:
@@ -77,6 +88,19 @@ class SweepSummary:
         """The runs that are trained and evaluated."""
         return [name for name, r in self.runs.items() if r.state == "done"]
 
+    def describe_choices(self) -> list[str]:
+        """Return a line for each AU weight that was chosen."""
+        return [
+            f"{' '.join(filter(None, (key.data, key.method)))}, layer {format_layers(key.layers)}: "
+            f"lambda {key.au_weight:g}, chosen on the validation photos"
+            for key in self.chosen
+        ]
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that show the sweep."""
+        return [*(self.folder / name for name in (PAGE, TABLE, STATE)), *self.reports]
+
     def as_dict(self) -> dict[str, Any]:
         """Return the summary as plain values, for JSON."""
         return {
@@ -85,16 +109,99 @@ class SweepSummary:
             "resumed": self.resumed,
             "chosen": [_describe_key(setting) for setting in self.chosen],
             "seconds": self.seconds,
+            "files": [str(file) for file in self.files],
         }
 
 
 def sweep(
+    store: str | Path | None = None,
+    *,
+    grid: str = "none",
+    methods: Sequence[str] | None = None,
+    au_weights: Sequence[float] | None = None,
+    layers: Sequence[Sequence[int]] | None = None,
+    seeds: Sequence[int] = (0,),
+    rafdb: str | Path | None = None,
+    affectnet: str | Path | None = None,
+    name: str | None = None,
+    jobs: int = 1,
+    overwrite: bool = False,
+    preset: str | None = None,
+    **settings: Any,
+) -> SweepSummary:
+    """Train and evaluate a grid of runs, and lay them out as the paper's tables.
+
+    `store`/sweeps/NAME gets sweep.md (the tables), sweep.csv (a line for each run), sweep.json and
+    the report of its runs. Where a table needs one of several AU weights, validation photos choose
+    it, never the test photos. The same call goes on where a stopped sweep was; a run that fails is
+    recorded with its error, and the others go on.
+
+    Args:
+        store: Folder of the shards and the sweep; None: $AUHEAT_STORE, else auheat-data.
+        grid: A grid by name: "demo" (9 narrow runs), "paper" (tables 1 to 3 and figure 5, 67
+            runs); "none": every combination of what follows.
+        methods: Names of methods; None: the preset's.
+        au_weights: Weights of the AU loss, 0 or more, 0 for none; None: 0 and the preset's.
+        layers: Layers to align, each such as (5, 4), of 1 to 5; None: the preset's.
+        seeds: Seeds, 0 or more, each a run of its own.
+        rafdb: Store of RAF-DB, for the grid "paper" alone.
+        affectnet: Store of AffectNet, likewise; of a data set without a store nothing is run.
+        name: What to call the sweep; None: the grid's name.
+        jobs: Runs made at a time, 1 or more, each by a process with its share of the cores.
+        overwrite: Take this grid in another one's place, and make anew the runs that differ.
+        preset: Name of the settings of every run, as of `train`; None: the grid's, or "none".
+        **settings: Fields of `TrainConfig` for every run, but for those that the grid decides.
+
+    Returns:
+        The sweep's folder, each run's record, and the AU weights chosen.
+
+    Raises:
+        AuheatError: Before the first run for what no run could use.
+        KeyboardInterrupt: On Ctrl-C, with a text that says how to go on.
+
+    Example:
+        >>> import auheat
+        >>> auheat.sweep("store", grid="demo").failed  # doctest: +SKIP
+        {}
+    """
+    given = {"rafdb": rafdb, "affectnet": affectnet}
+    stores = {data: Path(place) for data, place in given.items() if place is not None}
+    plan = plan_sweep(
+        grid, methods, au_weights, layers, seeds, name, preset, list(stores) or None, **settings
+    )
+    if grid == "paper" and not stores:
+        raise RequestError(
+            "--grid paper: no store given (expected --rafdb STORE, --affectnet STORE, or both)"
+        )
+    for data in DATA if stores else ():
+        if data not in stores:
+            _LOG.info("--%s is not given: its runs are left out", data)
+    folder = find_store(store)
+    summary = run_plan(folder, plan, stores, jobs, overwrite)
+    return replace(summary, reports=_write_reports(summary, plan, stores, folder))
+
+
+def _write_reports(
+    summary: SweepSummary, plan: SweepPlan, stores: Mapping[str, Path], store: Path
+) -> tuple[Path, ...]:
+    """Write a report of the finished runs of each store into the sweep's folder."""
+    reports = []
+    for data in plan.data:
+        place = stores.get(data, store)
+        done = [c.name for c in plan.cells if c.setting.data == data and c.name in summary.done]
+        if done:
+            name = f"report-{data}.html" if len(plan.data) > 1 else "report.html"
+            folders = [place / RUNS / run for run in done]
+            reports.append(report(folders, place, out=summary.folder / name))
+    return tuple(reports)
+
+
+def run_plan(
     store: Path,
     plan: SweepPlan,
     stores: Mapping[str, Path] | None = None,
     jobs: int = 1,
     overwrite: bool = False,
-    tell: Tell = tqdm.write,
 ) -> SweepSummary:
     """Train and evaluate a plan's runs, and write `store`/sweeps/NAME.
 
@@ -116,9 +223,7 @@ def sweep(
     busy = f"{folder}: another process is at this sweep (wait for it, or use another --name)"
     with hold(folder / LOCK, busy):
         started = time.perf_counter()
-        work = SweepRunner(
-            folder, plan, places, {task.cell.name: RunState() for task in tasks}, tell
-        )
+        work = SweepRunner(folder, plan, places, {task.cell.name: RunState() for task in tasks})
         resumed = work.make(tasks, jobs)
         chosen = work.write()
     seconds = round(time.perf_counter() - started, 3)
@@ -142,7 +247,7 @@ def _check_grid(folder: Path, plan: SweepPlan, overwrite: bool) -> None:
     if not file.is_file():
         return
     try:
-        before = json.loads(file.read_text(encoding="utf-8"))["grid"]
+        before = _rename(json.loads(file.read_text(encoding="utf-8"))["grid"])
         keys = sorted({*before, *plan.grid})
     except (OSError, ValueError, KeyError, TypeError) as error:
         if overwrite:
@@ -158,6 +263,14 @@ def _check_grid(folder: Path, plan: SweepPlan, overwrite: bool) -> None:
             )
 
 
+def _rename(grid: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a grid with the names of now where an earlier version wrote it."""
+    if "grid" in grid:
+        return dict(grid)
+    unused = "train_preset" if "recipe" in grid else ""
+    return {_RENAMED.get(key, key): value for key, value in grid.items() if key != unused}
+
+
 def _format_value(value: Any) -> str:
     return "not given" if value is None else repr(value)
 
@@ -171,7 +284,7 @@ def _check_tasks(tasks: Sequence[Task], overwrite: bool) -> list[Task]:
     materials: dict[tuple[Any, ...], dict[str, Any]] = {}
     weights: dict[tuple[str, ...], dict[str, str]] = {}
     checked = []
-    for task in tqdm(tasks, desc="check", unit="run", leave=False):
+    for task in progress(tasks, desc="check", unit="run", leave=False):
         config = task.cell.config
         rows = (task.store, config.shards, config.classes, config.seed, config.val_fraction)
         network = (config.method, config.backbone, config.weights)
@@ -204,10 +317,8 @@ class SweepRunner:
         plan: SweepPlan,
         places: Mapping[str, Path],
         records: dict[str, RunState],
-        tell: Tell,
     ) -> None:
         self.folder, self.plan, self.places, self.records = folder, plan, places, records
-        self._tell, self._noted = tell, set[str]()
 
     def make(self, tasks: Sequence[Task], jobs: int) -> int:
         """Train and evaluate every run that is not finished; return how many were."""
@@ -219,13 +330,14 @@ class SweepRunner:
                 waiting.append(task)
         resumed = len(tasks) - len(waiting)
         if resumed:
-            self._tell(f"{resumed} of {len(tasks)} runs were finished already")
+            _LOG.info("%d of %d runs were finished already", resumed, len(tasks))
         self.write()
         many = jobs > 1 and len(waiting) > 1
         done = self._run_in_parallel(waiting, jobs) if many else self._run_in_turn(waiting)
         try:
-            bar = tqdm(total=len(tasks), initial=resumed, desc="sweep", unit="run")
-            with bar, contextlib.closing(done):  # closed, it ends its processes
+            bar = progress(total=len(tasks), initial=resumed, desc="sweep", unit="run")
+            # closed, `done` ends its processes
+            with bar, contextlib.closing(done), _log_once(_TRAINING_LOG):
                 for name, record in done:
                     self._note(name, record, jobs)
                     bar.update()
@@ -246,13 +358,13 @@ class SweepRunner:
             name = task.cell.name
             self.records[name] = RunState("running")
             self._write_state()
-            self._tell(f"{name}: started")
-            yield name, make_run(task, self._note_once)
+            _LOG.info("%s: started", name)
+            yield name, make_run(task)
 
     def _run_in_parallel(self, tasks: Sequence[Task], jobs: int) -> _Made:
         """Train runs in parallel processes; which of them wait is not known here."""
         threads = max(1, count_cores() // jobs)
-        self._tell(f"{len(tasks)} runs, {jobs} at a time with {threads} threads each")
+        _LOG.info("%d runs, %d at a time with %d threads each", len(tasks), jobs, threads)
         with joblib.parallel_config("loky", inner_max_num_threads=threads):
             pool = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
             try:
@@ -265,19 +377,13 @@ class SweepRunner:
                     "(fewer --jobs; the same command goes on from there)"
                 ) from error
 
-    def _note_once(self, note: str) -> None:
-        """Pass on a note of training, once for all runs that have it."""
-        if note not in self._noted:
-            self._noted.add(note)
-            self._tell(note)
-
     def _note(self, name: str, record: RunState, jobs: int) -> None:
         self.records[name] = record
-        for note in record.notes:
-            self._note_once(note)
+        log_notes(_TRAINING_LOG, record.notes)
         self.write()
         what = "done" if record.state == "done" else f"failed: {record.error}"
-        self._tell(f"{name}: {what}, {record.seconds:.0f} s{self._describe_progress(jobs)}")
+        rest = self._describe_progress(jobs)
+        _LOG.info("%s: %s, %.0f s%s", name, what, record.seconds, rest)
 
     def _describe_progress(self, jobs: int) -> str:
         """Return how long the other runs will take, by those of the same method or data set."""
@@ -335,7 +441,24 @@ def _make_apart(task: Task, threads: int, parent: int) -> tuple[str, RunState]:
     torch.set_num_threads(threads)
     limit_cores(threads)
     with contextlib.redirect_stderr(io.StringIO()):
-        return task.cell.name, make_run(task, lambda _: None)
+        return task.cell.name, make_run(task)
+
+
+@contextlib.contextmanager
+def _log_once(logger: logging.Logger) -> Iterator[None]:
+    """Log what is the same of several runs once."""
+    logged: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        count = len(logged)
+        logged.add(record.getMessage())
+        return len(logged) > count
+
+    logger.addFilter(is_new)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_new)
 
 
 @functools.cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,6 @@ _LOCK_SECONDS = 5.0
 
 
 _FILES = {"test": (RESULT, ARRAYS), "val": (VAL_RESULT, VAL_ARRAYS)}
-
-
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,30 +79,25 @@ def find_difference(task: Task, data: Mapping[str, Any]) -> str:
     return ""
 
 
-def make_run(task: Task, tell: Tell) -> RunState:
+def make_run(task: Task) -> RunState:
     """Train and evaluate a run, or what is left of it; an error becomes its record.
 
-    `tell` gets what training says. One process at a time makes a run: that another one is at it
-    is an error, too.
+    One process at a time makes a run: that another one is at it is an error, too.
     """
-    notes: list[str] = []
-
-    def note(text: str) -> None:
-        notes.append(text)
-        tell(text)
-
+    notes: tuple[str, ...] = ()
     state, error, run = "done", "", task.run
     busy = f"{run}: another process trains this run (wait for it, then the same command goes on)"
     try:
         # beside the folder, which may be removed and made anew under the lock
         with hold(run.with_name(f".{run.name}.lock"), busy, _LOCK_SECONDS):
-            train(task.store, task.cell.config, task.anew, note)
+            summary = train(task.store, task.cell.config, overwrite=task.anew)
+            notes = summary.notes if summary.resumed < summary.epochs else ()
             for split in task.splits:
                 if not is_scored(task.run, split):
-                    evaluate(task.store, task.run, task.cell.config.device, split)
+                    evaluate(task.run, task.store, device=task.cell.config.device, split=split)
     except Exception as reason:  # whatever it is, the other runs go on
         state, error = "failed", _describe_error(reason)
-    return RunState(state, sum_seconds(task.run), error, tuple(notes))
+    return RunState(state, sum_seconds(task.run), error, notes)
 
 
 def is_finished(task: Task) -> bool:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 
@@ -14,145 +13,45 @@ from auheat.data.augmentation import AUGMENTATIONS
 from auheat.errors import RequestError
 from auheat.models.registry import Method, check_backbone, find_method
 from auheat.models.resnet import N_LAYERS
-from auheat.store.store import check_name
 from auheat.training.optim import OPTIMIZERS, SCHEDULES
-from auheat.training.presets import CROP, CROP_FROM, PRESETS, RECIPES
+from auheat.training.presets import CROP, PRESETS, RESIZE
+from auheat.training.settings import TrainConfig as TrainConfig
+from auheat.training.settings import TrainSettings as TrainSettings
 from auheat.utils.checks import check_distinct, check_one_of
 
 MIN_SIDE = 16
 """Of photos with a shorter side the last layer would make a map of a single pixel."""
 
 
-@dataclass(frozen=True, slots=True)
-class TrainConfig:
-    """The settings of a training run, which with the photos decide what it becomes.
-
-    Made by `make_config`, which checks them. `workers`, `device` and `tensorboard` do not change
-    what a run becomes.
-
-    Attributes:
-        name: The run's name; "" makes one of method, backbone, weights and seed.
-        recipe: The paper's settings for a data set that were asked for ("rafdb", "affectnet").
-        shards: Which of the store's shards; None where there are no others.
-        classes: Classes to learn, the others are left out; None takes all.
-        method: One of `list_methods`.
-        backbone: One of the method's.
-        weights: "auto" (published ones where they are on this machine), "none", or a file.
-        image_size: Side of the network's input in px, 16 or more.
-        au_weight: Weight of `au_alignment_loss`, the paper's lambda; 0 for a plain classifier.
-        contrast_weight: Weight of `contrastive_alignment_loss`.
-        layers: Layers (1 to 5, shallow to deep) that both align.
-        epochs: Passes over the training rows, above 0.
-        batch_size: Photos that one step learns from, by all processes and `accumulate` passes.
-        lr: Highest learning rate, above 0.
-        weight_decay: 0 or more.
-        optimizer: "sgd" (Nesterov) or "adamw".
-        head_lr: The head's rate as a multiple of `lr`.
-        schedule: "auto" is cosine of sgd and onecycle of adamw.
-        warmup: Epochs in which the rate rises; None is as suits the schedule.
-        step_epochs: Epochs between steps of the schedule "step".
-        step_factor: What a step multiplies the rate by.
-        augment: How photos are varied.
-        crop_from: Side in px that photos are resized to before a crop of `image_size`; 0 for none.
-        balance: Draw every class as often.
-        accumulate: Passes that one step adds up.
-        clip: Largest norm of the gradient; 0 for none.
-        ema: Decay of the weights' moving average; 0 for none.
-        freeze_bn: Keep batch normalisation in evaluation mode.
-        sync_bn: Span batch normalisation over processes.
-        amp: "none", "bf16" or "fp16".
-        compile: Use torch.compile.
-        val_fraction: Share of the training rows held out where there is no validation split.
-        seed: Seed of weights, order and augmentation.
-        device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N".
-        workers: Processes that decode photos; None is as many as suit.
-        tensorboard: Write TensorBoard's files, too.
-
-    Example:
-        >>> from auheat import TrainConfig
-        >>> TrainConfig(method="cam", au_weight=0.0, seed=3).run_name
-        'cam-resnet50-au0-seed3'
-    """
-
-    name: str = ""
-    recipe: str = "none"
-    shards: str | None = None
-    classes: tuple[str, ...] | None = None
-    method: str = "cam"
-    backbone: str = "resnet50"
-    weights: str = "auto"
-    image_size: int = 224
-    au_weight: float = 4.0
-    contrast_weight: float = 0.0
-    layers: tuple[int, ...] = (5,)
-    epochs: int = 30
-    batch_size: int = 32
-    lr: float = 0.01
-    weight_decay: float = 5e-4
-    optimizer: str = "sgd"
-    head_lr: float = 1.0
-    schedule: str = "auto"
-    warmup: float | None = None
-    step_epochs: int = 10
-    step_factor: float = 0.1
-    augment: str = "affine"
-    crop_from: int = 0
-    balance: bool = False
-    accumulate: int = 1
-    clip: float = 0.0
-    ema: float = 0.0
-    freeze_bn: bool = False
-    sync_bn: bool = False
-    amp: str = "none"
-    compile: bool = False
-    val_fraction: float = 0.1
-    seed: int = 0
-    device: str = "auto"
-    workers: int | None = None
-    tensorboard: bool = False
-
-    @property
-    def run_name(self) -> str:
-        """The name given, or method, backbone, the weights of what is aligned, and seed."""
-        told = f"-contrast{self.contrast_weight:g}" if self.contrast_weight else ""
-        made = f"{self.method}-{self.backbone}-au{self.au_weight:g}{told}-seed{self.seed}"
-        return check_name(self.name or made.replace("+", "p").replace(":", "-"))
-
-
-def make_config(preset: str = "none", **settings: Any) -> TrainConfig:
+def make_config(preset: str = "none", **settings: Unpack[TrainSettings]) -> TrainConfig:
     """Make the settings of a training run: a preset's, with those given in their place.
 
     Backbone and image size, where neither preset nor caller gives them, are the method's own.
 
     Args:
-        preset: "none", or a preset for CPUs: "demo", "methods".
-        settings: Fields of `TrainConfig`; one that is None is left as it is.
+        preset: Name of settings to begin with: "none", "demo", "methods", "rafdb", "affectnet".
+        **settings: Fields of `TrainConfig`; one that is None is left as it is.
 
     Returns:
         The settings, checked.
 
     Raises:
-        RequestError: An unknown preset, or a value that no run could use.
+        RequestError: For an unknown preset, or a value that no run could use.
 
     Example:
-        >>> from auheat import make_config
-        >>> config = make_config("demo", method="gradcam", epochs=2)
-        >>> config.backbone, config.run_name
-        ('thin', 'gradcam-thin-au4-seed0')
+        >>> import auheat
+        >>> auheat.make_config("demo", au_weight=0.0).run_name
+        'cam-thin-au0-seed0'
     """
-    given = {k: v for k, v in settings.items() if v is not None}
-    recipe = given.get("recipe", "none")
+    given: dict[str, Any] = {k: v for k, v in settings.items() if v is not None}
     check_one_of("--preset", preset, PRESETS)
-    check_one_of("--recipe", recipe, RECIPES)
-    if "none" not in (preset, recipe):
-        raise RequestError(f"--recipe: {recipe!r} beside --preset {preset!r} (one of the two)")
-    chosen = {**RECIPES[recipe], **PRESETS[preset]}
-    row = find_method(given.get("method", chosen.get("method", TrainConfig().method)))
-    if "backbone" in PRESETS[preset]:  # the presets that have one are for narrow ones
+    chosen = {"preset": preset, **PRESETS[preset]}
+    row = find_method(given.get("method", TrainConfig().method))
+    if "backbone" in chosen:  # the presets that have one are for narrow ones
         chosen |= {"backbone": row.narrow, **row.narrow_settings}
     chosen |= given
-    if recipe != "none":
-        chosen = {"crop_from": _fit_crop(row, chosen), **chosen}
+    if "resize" in PRESETS[preset] and "resize" not in given:
+        chosen["resize"] = _fit_resize(row, chosen)
     config = TrainConfig(**{"image_size": row.image_size, "backbone": row.standard, **chosen})
     check_backbone(config.method, config.backbone)
     check_one_of("--optimizer", config.optimizer, OPTIMIZERS)
@@ -184,10 +83,10 @@ def make_config(preset: str = "none", **settings: Any) -> TrainConfig:
     return config
 
 
-def _fit_crop(row: Method, chosen: Mapping[str, Any]) -> int:
-    """Return from what side a recipe crops: the paper's proportion, for its 224 px networks."""
+def _fit_resize(row: Method, chosen: Mapping[str, Any]) -> int:
+    """Return the side to crop from: the paper's proportion, for its 224 px networks alone."""
     side = chosen.get("image_size", row.image_size)
-    return round(side * CROP_FROM / CROP) if row.image_size == CROP else 0
+    return round(side * RESIZE / CROP) if row.image_size == CROP else 0
 
 
 def _check_engine(config: TrainConfig) -> None:
@@ -202,12 +101,12 @@ def _check_engine(config: TrainConfig) -> None:
         "warmup": (0 <= (config.warmup or 0) < config.epochs, f"0 to under {config.epochs} epochs"),
         "step_epochs": (config.step_epochs > 0, "1 or more"),
         "step_factor": (0 < config.step_factor <= 1, "above 0, at most 1"),
-        "head_lr": (0 < config.head_lr < math.inf, "> 0"),
+        "head_lr_factor": (0 < config.head_lr_factor < math.inf, "> 0"),
         "clip": (0 <= config.clip < math.inf, "0 or more"),
         "ema": (0 <= config.ema < 1, "0 to under 1"),
         "workers": ((config.workers or 0) >= 0, "0 or more"),
-        "crop_from": (
-            config.crop_from == 0 or config.crop_from >= config.image_size,
+        "resize": (
+            config.resize == 0 or config.resize >= config.image_size,
             f"0, or at least --image-size {config.image_size}",
         ),
         "accumulate": (

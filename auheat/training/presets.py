@@ -1,4 +1,4 @@
-"""The paper's training recipes, one row of settings for each of its two sets.
+"""Presets: rows of training settings by name, two of them the paper's, for its two sets.
 
 The paper (Belharbi et al., FG 2024, section 4, "Implementation Details") states epochs,
 mini-batch, optimizer (SGD), the crops of 224 x 224 from photos of 256 x 256, and that lambda was
@@ -13,48 +13,19 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-CROP_FROM, CROP = 256, 224
-"""Sides in px: photos are resized to the first, crops of the second are learnt from."""
+RESIZE, CROP = 256, 224
+"""The paper's sides in px: photos are resized to the first, crops of the second are learnt from."""
 
 
-_SHARED: Mapping[str, Any] = MappingProxyType(
+_PAPER: Mapping[str, Any] = MappingProxyType(
     {
+        "resize": RESIZE,  # paper; of other input sides the same proportion
         "optimizer": "sgd",  # paper; momentum 0.9 and Nesterov: code
         "schedule": "step",  # code
         "augment": "crop",  # paper; mirroring half of the photos: code
         "layers": (5,),  # paper, table 3
     }
 )
-
-
-RECIPES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        "none": {},
-        "rafdb": {
-            **_SHARED,
-            "epochs": 100,  # paper
-            "batch_size": 32,  # paper
-            "au_weight": 4.0,  # paper, figure 5: the best accuracy
-            "lr": 0.001,  # the code's default, as are the next four
-            "weight_decay": 1e-4,
-            "head_lr": 10.0,
-            "step_epochs": 40,
-            "step_factor": 0.1,
-        },
-        "affectnet": {
-            **_SHARED,
-            "epochs": 20,  # paper
-            "batch_size": 224,  # paper
-            "au_weight": 9.0,  # the code's command, as are the next five
-            "lr": 0.002,
-            "weight_decay": 5e-4,
-            "head_lr": 1.0,
-            "step_epochs": 4,
-            "step_factor": 0.9,
-        },
-    }
-)
-"""Name -> settings that replace the defaults; what is asked for beside it replaces them."""
 
 
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
@@ -80,10 +51,33 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "weight_decay": 0.05,
             "optimizer": "adamw",
         },
+        "rafdb": {
+            **_PAPER,
+            "epochs": 100,  # paper
+            "batch_size": 32,  # paper
+            "au_weight": 4.0,  # paper, figure 5: the best accuracy
+            "lr": 0.001,  # the code's default, as are the next four
+            "weight_decay": 1e-4,
+            "head_lr_factor": 10.0,
+            "step_epochs": 40,
+            "step_factor": 0.1,
+        },
+        "affectnet": {
+            **_PAPER,
+            "epochs": 20,  # paper
+            "batch_size": 224,  # paper
+            "au_weight": 9.0,  # the code's command, as are the next five
+            "lr": 0.002,
+            "weight_decay": 5e-4,
+            "head_lr_factor": 1.0,
+            "step_epochs": 4,
+            "step_factor": 0.9,
+        },
     }
 )
-"""Name -> settings that replace the defaults.
+"""Name -> settings that replace the defaults; what is asked for beside it replaces them.
 
-"demo" trains in minutes on a laptop's CPU, "methods" in one or two, to compare all of them. A
-method that has no "thin" backbone gets its own narrow one, and the learning rate that suits that.
+"rafdb" and "affectnet" are the paper's settings for its two sets. "demo" trains in minutes on a
+laptop's CPU, "methods" in one or two, to compare all of them; a method that has no "thin" backbone
+gets its own narrow one there, and the learning rate that suits that.
 """

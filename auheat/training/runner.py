@@ -7,19 +7,18 @@ goes on equals one that was never stopped. The test split is never looked at.
 from __future__ import annotations
 
 import json
+import logging
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from auheat import __version__
-from auheat.errors import RequestError, StoreError
+from auheat.errors import AuheatError, RequestError, StoreError
 from auheat.models.network import Classifier
 from auheat.models.pretrained import WEIGHTS_HINT, Found
 from auheat.models.registry import IMAGENET_MEAN, IMAGENET_STD, build_classifier, find_method
@@ -28,7 +27,7 @@ from auheat.pipeline.reframing import describe_framing
 from auheat.runs import checkpoint, codebook, run_folder
 from auheat.shards.manifest import read_manifest
 from auheat.shards.reader import read_attributes
-from auheat.training.config import TrainConfig, check_parts
+from auheat.training.config import TrainConfig, TrainSettings, check_parts, make_config
 from auheat.training.optim import make_optimizer
 from auheat.training.tensorboard import tensorboard_writer
 from auheat.training.trainer import Trainer
@@ -39,8 +38,12 @@ from auheat.training.training_data import (
     write_split_and_maps,
 )
 from auheat.utils.checks import format_duration
+from auheat.utils.console import log_notes
 from auheat.utils.distributed import World, join
 from auheat.utils.files import file_digest
+from auheat.utils.paths import find_store
+
+_LOG = logging.getLogger(__name__)
 
 SLOW_SECONDS = 3600
 """Where a run is estimated to take longer than this, a faster command is named."""
@@ -69,18 +72,46 @@ class RunSummary:
 
 
 def train(
-    store: Path,
-    config: TrainConfig,
+    store: str | Path | None = None,
+    config: TrainConfig | None = None,
+    *,
+    preset: str = "none",
     overwrite: bool = False,
-    tell: Callable[[str], None] = tqdm.write,
+    **settings: Unpack[TrainSettings],
 ) -> RunSummary:
-    """Train a classifier on a store's shards and write `store`/runs/NAME.
+    """Train a classifier whose attention is drawn to the heatmaps, and write `store`/runs/NAME.
 
-    The same call goes on where a stopped run was, and does nothing for a finished one. Notes on
-    weights and photos go to `tell` beforehand, speed and estimated time after the first steps.
-    Started by `torchrun`, all processes train one network, and the first alone writes and tells.
-    Raises `AuheatError`; Ctrl-C raises `KeyboardInterrupt` with a text that says how to go on.
+    The best epoch is chosen on photos held out from train; the test photos stay unseen. The same
+    call goes on where a stopped run was, and does nothing for a finished one. Started by
+    `torchrun`, all processes train one network, and the first alone writes and logs.
+
+    Args:
+        store: Folder of the shards; None: $AUHEAT_STORE, else auheat-data.
+        config: All settings at once, as `make_config` makes them; None: from `preset` and
+            `settings`.
+        preset: Name of settings to begin with: "none", "demo", "methods", "rafdb", "affectnet".
+        overwrite: Train anew a run of this name that has other settings.
+        **settings: Fields of `TrainConfig` that replace those of the preset.
+
+    Returns:
+        The run's folder, its best epoch by validation accuracy, and how fast it was.
+
+    Raises:
+        AuheatError: Where there are no shards, for settings that no run could use, for `config`
+            beside settings, and for a run of this name with other settings.
+        KeyboardInterrupt: On Ctrl-C, with a text that says how to go on.
+
+    Example:
+        >>> import auheat
+        >>> auheat.train("store", preset="demo", name="with-aus").best_epoch  # doctest: +SKIP
+        37
     """
+    if config is None:
+        config = make_config(preset, **settings)
+    elif settings or preset != "none":
+        given = ", ".join([*settings, *(["preset"] if preset != "none" else [])])
+        raise AuheatError(f"train: {given} beside config (put them in the config, or leave it out)")
+    store = find_store(store)
     with join() as world:
         device = world.device(config.device)
         check_parts(config, world.size)
@@ -102,10 +133,9 @@ def train(
             notes: list[str] = []
 
             def note(*lines: str) -> None:
-                with tqdm.external_write_mode():
-                    for line in lines if world.is_main else ():
-                        notes.append(line)
-                        tell(line)
+                if world.is_main:
+                    notes.extend(lines)
+                    log_notes(_LOG, lines)
 
             note(*beforehand)
             engine.on_rate = lambda rate: note(*_estimate_time(engine, done, rate))
@@ -137,10 +167,10 @@ def _prepare(
         model = sync_batchnorm(model, config.backbone)
     model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = make_optimizer(
-        model, config.optimizer, config.lr, config.weight_decay, config.head_lr
+        model, config.optimizer, config.lr, config.weight_decay, config.head_lr_factor
     )
-    if config.head_lr != 1 and len(optimizer.param_groups) == 1:
-        notes = (*notes, f"head_lr: {config.method} has one rate for all of its network")
+    if config.head_lr_factor != 1 and len(optimizer.param_groups) == 1:
+        notes = (*notes, f"head_lr_factor: {config.method} has one rate for all of its network")
     if world.size > 1:
         each = config.batch_size // world.size
         notes = (*notes, f"{world.size} processes, {each} photos of each batch for every one")

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
 
 from auheat.data.augmentation import AUGMENTATIONS, Rows, vary, warp_heatmaps
 from auheat.data.cutmix import Batch
@@ -34,6 +33,7 @@ from auheat.training.class_targets import Targets
 from auheat.training.config import AMP, TrainConfig
 from auheat.training.optim import OPTIMIZERS, SCHEDULES, Ema, ScheduleConfig
 from auheat.training.training_data import TrainingData
+from auheat.utils.console import progress
 from auheat.utils.devices import count_cores
 from auheat.utils.distributed import World
 
@@ -159,12 +159,12 @@ class Trainer:
         self._set_train_mode()
         rows: list[Tensor] = []
         checked: list[Tensor] = []
-        batches = tqdm(
+        batches = progress(
             self.feed,
             desc=f"epoch {epoch + 1}/{self.config.epochs}",
             unit="batch",
             leave=False,
-            disable=not self.world.is_main,
+            shown=self.world.is_main,
         )
         times = [time.perf_counter()]
         for step, batch in enumerate(batches):

@@ -51,7 +51,7 @@ def load_training_data(store: Path, config: TrainConfig) -> TrainingData:
     files, fingerprint = list_rendered(store, config.shards)
     folder = files[0].parent
     size, classes = config.image_size, config.classes
-    learnt_from = config.crop_from or size
+    learnt_from = config.resize or size
     train = ShardDataset(files, "train", learnt_from, classes)
     val = ShardDataset(files, "val", size, classes)
     if len(train.class_names) < 2:

@@ -17,6 +17,11 @@ from auheat.records import SUFFIXES
 _LEAVES = re.compile(r"\A/|[\\\0]|(?:\A|/)(?:\.\.(?:/|\Z)|[A-Za-z]:|\.?\Z)")
 
 
+def find_store(store: str | Path | None = None) -> Path:
+    """Return a store's folder: the one given, else $AUHEAT_STORE, else auheat-data."""
+    return Path(store or os.environ.get("AUHEAT_STORE") or "auheat-data")
+
+
 def is_plain_name(name: str) -> bool:
     """Whether a name from a label file names one file in the folder it is meant for."""
     return bool(name) and name not in (".", "..") and not set(name) & set("/\\\0:")

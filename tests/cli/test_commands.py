@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 import click
@@ -15,12 +16,13 @@ from click.testing import CliRunner
 
 from auheat.cli import main
 from auheat.errors import AuheatError
+from auheat.landmarks.registry import DETECTORS
 from auheat.shards.reader import content_digest
 from auheat.training.config import TrainConfig
 
 COMMANDS = (
     *("demo", "extract", "render", "train", "evaluate", "explain", "sweep", "report"),
-    *("export", "merge", "stats", "codebooks", "verify", "models"),
+    *("stats", "verify", "export", "merge", "detectors", "codebooks", "info"),
 )
 
 
@@ -48,7 +50,11 @@ def test_help_explains_every_option_and_gives_an_example(command):
     [
         ("extract", "auheat.pipeline", "extract"),
         ("render", "auheat.pipeline", "render"),
-        ("report", "auheat.reporting.page", "write_report"),
+        ("report", "auheat.reporting.page", "report"),
+        ("sweep", "auheat.sweeps.runner", "sweep"),
+        ("train", "auheat.training.runner", "train"),
+        ("explain", "auheat.explanation.explainer", "explain_to"),
+        ("verify", "auheat.store.maintenance", "verify"),
         ("evaluate", "auheat.evaluation.evaluator", "evaluate"),
         ("demo", "auheat.demo", "write_demo"),
         ("export", "auheat.exporters.exporter", "export"),
@@ -57,36 +63,52 @@ def test_help_explains_every_option_and_gives_an_example(command):
     ],
 )
 def test_options_have_the_names_and_defaults_of_the_parameters_they_set(command, module, function):
-    found = getattr(__import__(module, fromlist=[function]), function)
-    wanted = inspect.signature(found).parameters
+    found = getattr(import_module(module), function)
+    wanted = dict(inspect.signature(found).parameters)
+    own = {"as_json", *{"explain": ["fail_on_bad"], "sweep": ["dry_run"]}.get(command, [])}
+    if wanted.pop("settings", None):
+        own |= set(TrainConfig.__dataclass_fields__) - set(wanted)
+    wanted.pop("config", None)
+    words = {"merge": ["somewhere", "--out", "somewhere"], "explain": ["run", "photo.jpg"]}
     arguments = [p for p in main.commands[command].params if p.param_type_name == "argument"]
-    arguments = [p for p in arguments if p.required]
-    context = main.commands[command].make_context(command, ["somewhere"] * len(arguments))
-    assert set(context.params) - {"as_json"} == set(wanted)
+    given = words.get(command, ["somewhere"] * sum(p.required for p in arguments))
+    context = main.commands[command].make_context(command, list(given))
+    assert set(context.params) - own == set(wanted)
     for name, parameter in wanted.items():
-        if parameter.default is not inspect.Parameter.empty:
+        if parameter.default is not inspect.Parameter.empty and command != "train":
             assert context.params[name] == parameter.default, name
 
 
-def test_train_has_an_option_for_every_setting():
-    fields = set(TrainConfig.__dataclass_fields__)
-    options = {p.name for p in main.commands["train"].params}
-    assert options == fields | {"store", "preset", "overwrite", "as_json"}
+def test_train_has_an_option_for_every_setting_with_its_default():
+    fields = TrainConfig.__dataclass_fields__
+    options = {p.name: p for p in main.commands["train"].params if p.expose_value}
+    assert set(options) == {*fields, "store", "overwrite", "as_json"}
+    text = " ".join(run("train", "--help").output.split())
+    for name, field in fields.items():
+        option = options[name]
+        assert option.get_default(click.Context(main.commands["train"])) is None, name
+        if isinstance(field.default, str | int | float) and name not in ("name", "backbone"):
+            rows = text.partition(f" {option.opts[0]} ")[2].partition(" --")[0]
+            shown = f"{field.default:g}" if isinstance(field.default, float) else field.default
+            if not isinstance(field.default, bool):
+                assert f"[default: {shown}" in rows, name
+    for title in ("Run", "Data", "Model", "AU loss", "Optimisation", "Hardware", "Options"):
+        assert f" {title}: -" in text
 
 
 @pytest.mark.parametrize(("text", "layers"), [("5", (5,)), ("5+4", (5, 4)), ("1,2", (1, 2))])
 def test_layers_are_read_as_the_paper_writes_them(text, layers, monkeypatch):
     seen = []
 
-    def note(store, config, *_):
-        seen.append(config)
+    def note(**settings):
+        seen.append(settings)
         raise AuheatError("enough")
 
     monkeypatch.setattr("auheat.training.runner.train", note)
     run("train", "--layers", text, "--classes", "Anger, Happiness", code=1)
-    assert seen[0].layers == layers
-    assert seen[0].classes == ("Anger", "Happiness")
-    assert "--layers: 'top'" in run("train", "--layers", "top", code=1).output
+    assert seen[0]["layers"] == layers
+    assert seen[0]["classes"] == ("Anger", "Happiness")
+    assert "'--layers': 'top' (expected" in run("train", "--layers", "top", code=2).output
 
 
 def test_an_error_is_one_line_and_exit_code_1(tmp_path):
@@ -105,8 +127,6 @@ def test_training_requests_that_cannot_be_met_say_so(rafdb, tmp_path, stub_detec
     run("extract", rafdb, *store)
     run("render", *store)
     for options, words in [
-        (("--preset", "quick"), "one of none, demo"),
-        (("--method", "camm"), "'camm' is not known (one of cam"),
         (("--backbone", "resnet52"), "one of resnet18, resnet34"),
         (("--layers", "6"), "expected some of 1 to 5"),
         (("--classes", "Joy,Anger"), "'Joy' is not in the shards"),
@@ -117,10 +137,16 @@ def test_training_requests_that_cannot_be_met_say_so(rafdb, tmp_path, stub_detec
         assert words in result.output.splitlines()[-1], result.output
 
 
+CHOICES = [("--preset", "quick"), ("--method", "camm"), ("--optimizer", "adam"), ("--amp", "bf8")]
+
+
 def test_usage_mistakes_exit_with_2():
     run("extract", code=2)
     run("render", "--sise", "3", code=2)
     run("nonsense", code=2)
+    for option, value in CHOICES:
+        assert f"'{value}' is not one of " in run("train", option, value, code=2).output
+    assert "is not one of 'demo'" not in run("sweep", "--methods", "cam,camm", code=2).output
 
 
 def test_ctrl_c_says_how_to_go_on_and_exits_with_130(rafdb, tmp_path, stub_detector, monkeypatch):
@@ -207,8 +233,12 @@ def test_codebooks_are_listed_and_shown():
     assert [line.split()[0] for line in happiness.splitlines()] == ["AU6", "AU12", "AU25"]
 
 
-def test_models_are_found():
-    assert "face_landmark_with_attention.tflite" in run("models").output
+def test_detectors_are_listed_with_their_files():
+    rows = json.loads(run("detectors", "--json").output)
+    found = {row["file"]: row for row in rows if row["detector"] == "mesh"}
+    assert Path(found["face_landmark_with_attention.tflite"]["path"]).is_file()
+    assert {row["detector"] for row in rows} == set(DETECTORS)
+    assert "face_landmark_with_attention.tflite" in run("detectors").output
 
 
 def auheat(*arguments) -> list[str]:

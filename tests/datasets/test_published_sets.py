@@ -361,7 +361,7 @@ def test_ckplus_takes_the_last_frames_and_the_first_where_asked(tmp_path, stub_d
         **{f"S999_003_0000000{i}": ("Surprise", "S999") for i in (4, 5, 6)},
     }
     assert summary.details["dropped"] == {"sequences without a label": 1}
-    more = told(read_samples(source, images="last1+neutral"))
+    more = told(read_samples(source, variant="last1+neutral"))
     assert {k: v[0] for k, v in more.items()} == {
         "S005_001_00000001": "Neutral",
         "S005_001_00000006": "Disgust",
@@ -377,7 +377,7 @@ def test_no_frame_of_ckplus_has_two_labels_and_none_after_the_peak_is_taken(tmp_
     (source / "Emotion/S005/001/S005_001_00000006_emotion.txt").rename(
         source / "Emotion/S005/001/S005_001_00000004_emotion.txt"
     )
-    found = told(read_samples(source, images="last3+neutral"))
+    found = told(read_samples(source, variant="last3+neutral"))
     assert [k[-1] + v[0] for k, v in found.items() if k.startswith("S005")] == [
         "1Neutral",
         "2Disgust",
@@ -385,13 +385,13 @@ def test_no_frame_of_ckplus_has_two_labels_and_none_after_the_peak_is_taken(tmp_
         "4Disgust",
     ]
     assert [v[0] for k, v in found.items() if k.startswith("S010")] == ["Contempt"] * 2
-    assert len(read_samples(source, images="last5+neutral")) == 4 + 2 + 6
+    assert len(read_samples(source, variant="last5+neutral")) == 4 + 2 + 6
 
 
 def test_a_peak_frame_that_is_missing_is_a_row(tmp_path):
     source = sets.ckplus(tmp_path)
     (source / "cohn-kanade-images/S005/001/S005_001_00000006.png").unlink()
-    listing = read_dataset(source, images="last1")
+    listing = read_dataset(source, variant="last1")
     sizes = dict(zip((s.id for s in listing.samples), listing.sizes.tolist(), strict=True))
     assert sizes["S005_001_00000006"] == -1
     assert sizes["S999_003_00000006"] > 0
@@ -428,9 +428,9 @@ def test_kdef_takes_straight_views_and_knows_persons_across_sessions(tmp_path):
         ("SA", "Sadness"),
         ("SU", "Surprise"),
     }
-    assert listing.dropped == {"photos from the side (--images all takes them)": 28}
+    assert listing.dropped == {"photos from the side (--variant all takes them)": 28}
     assert any("AF31V.JPG" in note and "2 photos not called" in note for note in listing.notes)
-    assert len(read_samples(source, images="all")) == 56
+    assert len(read_samples(source, variant="all")) == 56
 
 
 def test_a_csv_names_photos_labels_splits_and_persons(tmp_path, stub_detector):
@@ -473,7 +473,7 @@ def test_the_mapping_is_printed_with_counts(tmp_path, stub_detector):
 )
 def test_photos_to_choose_are_those_of_the_set(rafdb, images, said):
     with pytest.raises(AuheatError, match=said):
-        read_samples(rafdb, images=images)
+        read_samples(rafdb, variant=images)
 
 
 def test_a_set_that_is_not_there_is_named_by_what_it_would_have(tmp_path):

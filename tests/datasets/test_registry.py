@@ -46,13 +46,13 @@ def test_rafdb_is_found_below_basic_and_behind_a_link(rafdb, tmp_path):
 
 def test_rafdb_original_photos_keep_their_names(rafdb):
     (rafdb / "Image" / "original").mkdir()
-    samples = read_samples(rafdb, images="original")
+    samples = read_samples(rafdb, variant="original")
     assert samples[0].path == Path("Image/original/test_00008.jpg")
 
 
 def test_rafdb_without_the_asked_photos_is_an_error(rafdb):
     with pytest.raises(AuheatError, match="original: no such folder"):
-        read_samples(rafdb, images="original")
+        read_samples(rafdb, variant="original")
 
 
 @pytest.mark.parametrize("line", ["../../etc/passwd 4", "/etc/passwd 4", "a\\b.jpg 4", "C:x.jpg 4"])
@@ -183,7 +183,7 @@ def test_bad_requests_name_what_is_known(tmp_path):
     with pytest.raises(AuheatError, match="no such folder"):
         read_samples(tmp_path / "gone")
     with pytest.raises(AuheatError, match=r"'raw' is unknown .known: aligned, original"):
-        read_samples(tmp_path, images="raw")
+        read_samples(tmp_path, variant="raw")
 
 
 @given(st.text(max_size=30))

@@ -33,8 +33,8 @@ def evaluated(tmp_path_factory):
     """A store with an evaluated run of a few epochs; tests only read it."""
     store = make_store(tmp_path_factory.mktemp("evaluated"), counts=(("train", 8), ("test", 5)))
     config = make_config("demo", name="few", epochs=8, **SETTINGS)
-    train(store, config, tell=lambda _: None)
-    return store, evaluate(store)
+    train(store, config)
+    return store, evaluate(store=store)
 
 
 def photo_by_photo(store):
@@ -263,7 +263,7 @@ def test_persons_are_drawn_whole_where_the_shards_know_them(tmp_path, evaluated)
     known = make_store(
         tmp_path, counts=(("train", 8), ("test", 5)), person=lambda split, i: f"{split}{i % 3}"
     )
-    again = evaluate(known, store / "runs" / "few")
+    again = evaluate(store / "runs" / "few", known)
     assert again.margin == result.margin
     assert again.intervals["margin"] != result.intervals["margin"]
 
@@ -275,7 +275,7 @@ def test_a_network_of_nan_is_scored_and_told(evaluated, tmp_path):
     tensors = load_tensors(file)
     tensors["head.fc.weight"][2] = torch.nan
     save_tensors(file, tensors)
-    broken = evaluate(store, tmp_path / "few")
+    broken = evaluate(tmp_path / "few", store)
     assert broken.left_out == {"map not finite": 15, "logits not finite": 20}
     assert broken.att_cos == result.att_cos
     assert broken.cam_cos_predicted == 0
@@ -288,21 +288,21 @@ def test_a_copied_run_is_evaluated_elsewhere_with_the_same_scores(evaluated, tmp
     store, result = evaluated
     shutil.copytree(store / "runs" / "few", tmp_path / "few")
     other = make_store(tmp_path / "other", counts=(("train", 8), ("test", 5)))
-    assert evaluate(other, tmp_path / "few") == result
+    assert evaluate(tmp_path / "few", other) == result
 
 
 def test_scores_do_not_depend_on_the_stored_size_of_heatmaps(evaluated, tmp_path):
     _, result = evaluated
     store, _ = evaluated
     finer = make_store(tmp_path, counts=(("train", 8), ("test", 5)), size=60)
-    assert evaluate(finer, store / "runs" / "few") == result  # in all but the time it took
+    assert evaluate(store / "runs" / "few", finer) == result  # in all but the time it took
 
 
 def test_held_out_rows_are_evaluated_by_their_ids_beside_the_test_scores(evaluated, tmp_path):
     store, _ = evaluated
     shutil.copytree(store / "runs" / "few", tmp_path / "few")
     before = (tmp_path / "few" / "evaluation.json").read_bytes()
-    result = evaluate(store, tmp_path / "few", split="val")
+    result = evaluate(tmp_path / "few", store, split="val")
     assert (tmp_path / "few" / "evaluation.json").read_bytes() == before
     assert json.loads((tmp_path / "few" / "evaluation-val.json").read_text())["split"] == "val"
     with np.load(tmp_path / "few" / "evaluation-val.npz") as arrays:
@@ -317,8 +317,8 @@ def test_a_run_on_some_classes_is_scored_on_those(tmp_path):
     store = make_store(tmp_path)
     chosen = ("Sadness", "Happiness")
     config = make_config("demo", epochs=1, classes=chosen, name="two", **SETTINGS)
-    train(store, config, tell=lambda _: None)
-    result = evaluate(store)
+    train(store, config)
+    result = evaluate(store=store)
     assert result.class_names == chosen
     assert result.n == result.n_valid == 6
     assert result.left_out == {"other class": 6}
@@ -331,10 +331,10 @@ def test_without_a_name_the_newest_run_with_a_checkpoint_is_taken(evaluated, tmp
     newer = tmp_path / "store" / "runs" / "newer"
     newer.mkdir()
     shutil.copy(store / "runs" / "few" / "config.json", newer)
-    assert evaluate(tmp_path / "store").run == result.run == "few"
+    assert evaluate(store=tmp_path / "store").run == result.run == "few"
     shutil.rmtree(tmp_path / "store" / "runs" / "few")
     with pytest.raises(AuheatError, match="no run has finished an epoch .*`auheat train`.*newer"):
-        evaluate(tmp_path / "store")
+        evaluate(store=tmp_path / "store")
 
 
 def test_a_run_without_mean_heatmap_is_one_clear_error(evaluated, tmp_path):
@@ -343,32 +343,32 @@ def test_a_run_without_mean_heatmap_is_one_clear_error(evaluated, tmp_path):
     for tensors in ({"a": torch.ones(1)}, {"mean_heatmap": torch.ones(3)}):
         save_tensors(tmp_path / "few" / "maps.safetensors", tensors)
         with pytest.raises(AuheatError, match="maps.safetensors: no mean_heatmap"):
-            evaluate(store, tmp_path / "few")
+            evaluate(tmp_path / "few", store)
 
 
 def test_bad_requests_are_one_error_each(evaluated, tmp_path):
     store, _ = evaluated
     run = store / "runs" / "few"
     with pytest.raises(AuheatError, match="no such run \\(there: few\\)"):
-        evaluate(store, "other")
+        evaluate("other", store)
     with pytest.raises(AuheatError, match="--split: 'all'"):
-        evaluate(store, split="all")
+        evaluate(store=store, split="all")
     with pytest.raises(AuheatError, match="no run \\(run `auheat train` first"):
-        evaluate(make_store(tmp_path / "bare"))
+        evaluate(store=make_store(tmp_path / "bare"))
     renamed = make_store(tmp_path / "renamed", names=(*NAMES[:3], "Anger"))
     with pytest.raises(AuheatError, match="classes Neutral, Happiness, Surprise, Anger \\(run few"):
-        evaluate(renamed, run)
+        evaluate(run, renamed)
     with pytest.raises(AuheatError, match="no 'ours'"):
-        evaluate(store, shards="ours")
+        evaluate(store=store, shards="ours")
     untested = make_store(tmp_path / "untested", counts=(("train", 2),))
     with pytest.raises(
         AuheatError, match="no test photos \\(--split val scores the photos held out"
     ):
-        evaluate(untested, run)
+        evaluate(run, untested)
     shutil.copytree(run, tmp_path / "stopped")
     (tmp_path / "stopped" / "best.safetensors").unlink()
     with pytest.raises(AuheatError, match="no checkpoint"):
-        evaluate(store, tmp_path / "stopped")
+        evaluate(tmp_path / "stopped", store)
 
 
 @pytest.mark.parametrize(
@@ -401,7 +401,7 @@ def test_a_config_edited_by_hand_is_one_error_that_names_the_field(
     place.pop(key) if value is None else place.update({key: value})
     (tmp_path / "few" / "config.json").write_text(json.dumps(config))
     with pytest.raises(AuheatError, match=f"config.json: {message}"):
-        evaluate(store, tmp_path / "few")
+        evaluate(tmp_path / "few", store)
 
 
 @pytest.mark.parametrize(

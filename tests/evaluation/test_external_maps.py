@@ -27,9 +27,9 @@ SAME = ("att_cos", "att_cos_reference", "att_cos_centred", "margin", "rank1", "e
 def saved(tmp_path_factory):
     """A store with a run, its scores, and the file of its attention."""
     store = make_store(tmp_path_factory.mktemp("given"), counts=(("train", 8), ("test", 4)))
-    train(store, make_config("demo", name="few", **SETTINGS), tell=lambda _: None)
+    train(store, make_config("demo", name="few", **SETTINGS))
     file = store / "attention.npz"
-    return store, evaluate(store, save_maps=file), file
+    return store, evaluate(store=store, save_maps=file), file
 
 
 def read(file):
@@ -55,7 +55,7 @@ def check_same(back, result, kind="layer 5"):
 @pytest.mark.parametrize("run", [None, "few"])
 def test_own_maps_saved_from_evaluate_score_the_same_back(saved, run):
     store, result, file = saved
-    back = evaluate(store, run, maps=file)
+    back = evaluate(run, store, maps=file)
     check_same(back, result)
     for column in SAME:
         assert getattr(back, column) == pytest.approx(getattr(result, column), abs=1e-5)
@@ -72,17 +72,17 @@ def test_own_maps_saved_from_evaluate_score_the_same_back(saved, run):
 def test_cams_saved_from_evaluate_score_the_same_back(saved, tmp_path):
     store, result, _ = saved
     for kind, name in (("cam", "CAM"), ("cam-predicted", "CAM predicted")):
-        evaluate(store, save_maps=tmp_path / "cams.npz", kind=kind)
-        check_same(evaluate(store, maps=tmp_path / "cams.npz"), result, name)
+        evaluate(store=store, save_maps=tmp_path / "cams.npz", kind=kind)
+        check_same(evaluate(store=store, maps=tmp_path / "cams.npz"), result, name)
 
 
 def test_the_mean_heatmap_without_a_run_is_that_of_the_training_rows(saved):
     store, result, file = saved
-    mine = evaluate(store, maps=file).baselines["mean_heatmap"]
+    mine = evaluate(store=store, maps=file).baselines["mean_heatmap"]
     assert mine == pytest.approx(result.baselines["mean_heatmap"], abs=0.02)
     untrained = make_store(store.parent / "bare", counts=(("test", 4),))
     with pytest.raises(AuheatError, match="no training photo has a heatmap"):
-        evaluate(untrained, maps=file)
+        evaluate(store=untrained, maps=file)
 
 
 def test_an_array_per_id_and_folders_of_files_are_read_as_well(saved, tmp_path):
@@ -98,7 +98,7 @@ def test_an_array_per_id_and_folders_of_files_are_read_as_well(saved, tmp_path):
         else:
             np.savez(folder / f"{quote(key)}.npz", any=values)
     for source in (keyed, folder):
-        back = evaluate(store, "few", maps=source)
+        back = evaluate("few", store, maps=source)
         own = result.maps["layer 5"]
         assert list(back.maps["map"].values()) == pytest.approx(list(own.values()), abs=1e-5)
         assert back.accuracy is None
@@ -123,7 +123,7 @@ def test_gray_pictures_of_any_size_are_maps(saved, tmp_path):
         large = cv2.resize(values, (16 + i, 20), interpolation=cv2.INTER_LINEAR)
         levels = (large - large.min()) / np.ptp(large)
         cv2.imwrite(str(tmp_path / f"{key}.png"), (65535 * levels).astype(np.uint16))
-    back = evaluate(store, "few", maps=tmp_path)
+    back = evaluate("few", store, maps=tmp_path)
     assert back.att_cos == pytest.approx(result.att_cos, abs=0.02)
 
 
@@ -131,14 +131,14 @@ def test_photos_without_a_map_are_told_or_refused(saved, tmp_path):
     store, result, file = saved
     arrays = read(file)
     some = write(tmp_path, id=arrays["id"][3:], map=arrays["map"][3:])
-    back = evaluate(store, maps=some)
+    back = evaluate(store=store, maps=some)
     assert back.left_out == {"no map": 3}
     assert (back.n, back.n_valid) == (result.n - 3, result.n_valid - 2)
     with pytest.raises(AuheatError, match="no map of 2 photos, such as test"):
-        evaluate(store, maps=some, strict=True)
+        evaluate(store=store, maps=some, require_all_maps=True)
     neutral = arrays["label"] == "Neutral"
     needed = write(tmp_path, id=arrays["id"][~neutral], map=arrays["map"][~neutral])
-    assert evaluate(store, maps=needed, strict=True).n_valid == result.n_valid
+    assert evaluate(store=store, maps=needed, require_all_maps=True).n_valid == result.n_valid
 
 
 def test_maps_of_training_photos_are_told_and_not_scored(saved, tmp_path):
@@ -146,7 +146,7 @@ def test_maps_of_training_photos_are_told_and_not_scored(saved, tmp_path):
     arrays = read(file)
     ids = np.append(arrays["id"], "train000")
     more = write(tmp_path, id=ids, map=np.concatenate([arrays["map"], arrays["map"][:1]]))
-    back = evaluate(store, "few", maps=more)
+    back = evaluate("few", store, maps=more)
     assert back.left_out == {"map of another split": 1}
     assert back.n == result.n
 
@@ -173,7 +173,7 @@ def test_what_is_no_map_is_one_error_that_says_where(saved, tmp_path, change, me
     store, _, _ = saved
     arrays = {"id": np.array(["test032"]), "map": np.ones((1, 4, 4))} | change
     with pytest.raises(AuheatError, match=message):
-        evaluate(store, "few", maps=write(tmp_path, **arrays))
+        evaluate("few", store, maps=write(tmp_path, **arrays))
 
 
 def test_files_that_are_none_are_one_error(saved, tmp_path):
@@ -181,27 +181,27 @@ def test_files_that_are_none_are_one_error(saved, tmp_path):
     for name, data in (("text", b"no archive"), ("cut", file.read_bytes()[:300])):
         (tmp_path / f"{name}.npz").write_bytes(data)
         with pytest.raises(AuheatError, match=f"{name}.npz: not an .npz that can be read"):
-            evaluate(store, maps=tmp_path / f"{name}.npz")
+            evaluate(store=store, maps=tmp_path / f"{name}.npz")
     np.save(tmp_path / "array.npy", np.eye(3))
     with pytest.raises(AuheatError, match="an array, and not an archive"):
-        evaluate(store, maps=tmp_path / "array.npy")
+        evaluate(store=store, maps=tmp_path / "array.npy")
     with pytest.raises(AuheatError, match="--maps: .*not there"):
-        evaluate(store, maps=tmp_path / "gone.npz")
+        evaluate(store=store, maps=tmp_path / "gone.npz")
     (tmp_path / "empty").mkdir()
     with pytest.raises(AuheatError, match="no map in it"):
-        evaluate(store, maps=tmp_path / "empty")
+        evaluate(store=store, maps=tmp_path / "empty")
     folder = tmp_path / "broken"
     folder.mkdir()
     colour = np.zeros((4, 4, 3), np.uint8)
     cv2.imwrite(str(folder / "test032.png"), colour)
     with pytest.raises(AuheatError, match="test032: uint8 of shape \\(4, 4, 3\\)"):
-        evaluate(store, maps=folder)
+        evaluate(store=store, maps=folder)
     (folder / "test032.png").write_bytes(b"no picture")
     with pytest.raises(AuheatError, match="test032: cannot be read: not a PNG"):
-        evaluate(store, maps=folder)
+        evaluate(store=store, maps=folder)
     (folder / "test032.npy").write_bytes(b"no array")
     with pytest.raises(AuheatError, match="test032: more than one map"):
-        evaluate(store, maps=folder)
+        evaluate(store=store, maps=folder)
 
 
 def test_predictions_may_be_names_or_numbers_and_none_where_unknown(saved, tmp_path):
@@ -209,12 +209,12 @@ def test_predictions_may_be_names_or_numbers_and_none_where_unknown(saved, tmp_p
     arrays = read(file)
     truth = arrays["label"].tolist()
     names = write(tmp_path, id=arrays["id"], map=arrays["map"], predicted=arrays["label"])
-    assert evaluate(store, maps=names).accuracy == 1
+    assert evaluate(store=store, maps=names).accuracy == 1
     numbers = np.array([(NAMES.index(name) + 1) % 4 for name in truth])
     shifted = write(tmp_path, id=arrays["id"], map=arrays["map"], predicted=numbers)
-    assert evaluate(store, maps=shifted).accuracy == 0
+    assert evaluate(store=store, maps=shifted).accuracy == 0
     unsure = write(tmp_path, id=arrays["id"], map=arrays["map"], predicted=[*truth[:-1], ""])
-    assert evaluate(store, maps=unsure).accuracy is None
+    assert evaluate(store=store, maps=unsure).accuracy is None
 
 
 def test_the_command_scores_maps_and_shows_what_they_look_at(saved, tmp_path):
@@ -244,7 +244,7 @@ def test_a_grid_of_no_sensible_side_is_refused(saved, tmp_path, side):
     arrays = read(saved[2]) | {"side": np.array(side)}
     np.savez(tmp_path / "odd.npz", **arrays)
     with pytest.raises(AuheatError, match=r"odd.npz: side .*expected a whole number, 16 to 2048"):
-        evaluate(saved[0], maps=tmp_path / "odd.npz")
+        evaluate(store=saved[0], maps=tmp_path / "odd.npz")
 
 
 @pytest.mark.parametrize("factor", [1e-50, 1e-300, 1e300])
@@ -252,14 +252,14 @@ def test_a_map_scores_the_same_at_any_scale_of_numbers(saved, tmp_path, factor):
     arrays = read(saved[2])
     arrays["map"] = arrays["map"].astype(np.float64) * factor
     np.savez(tmp_path / "scaled.npz", **arrays)
-    check_same(evaluate(saved[0], maps=tmp_path / "scaled.npz"), saved[1])
+    check_same(evaluate(store=saved[0], maps=tmp_path / "scaled.npz"), saved[1])
 
 
 def test_a_photo_whose_prediction_is_missing_is_told(saved, tmp_path):
     arrays = read(saved[2])
     arrays["predicted"][0] = ""
     np.savez(tmp_path / "short.npz", **arrays)
-    back = evaluate(saved[0], maps=tmp_path / "short.npz")
+    back = evaluate(store=saved[0], maps=tmp_path / "short.npz")
     assert back.accuracy is None
     assert back.left_out["no prediction"] == 1
 
@@ -269,7 +269,7 @@ def test_folders_whose_names_differ_after_a_dot_have_scores_of_their_own(saved, 
     (tmp_path / folder).mkdir()
     for key, one in zip(read(saved[2])["id"], read(saved[2])["map"], strict=True):
         np.save(tmp_path / folder / f"{quote(str(key), '')}.npy", one)
-    assert evaluate(saved[0], maps=tmp_path / folder).run == folder
+    assert evaluate(store=saved[0], maps=tmp_path / folder).run == folder
     assert (saved[0] / "evaluations" / folder / "evaluation.json").is_file()
 
 
@@ -279,23 +279,23 @@ def test_maps_of_different_sizes_are_saved_and_score_the_same_back(saved, tmp_pa
     arrays = read(file)
     for i, (key, one) in enumerate(zip(arrays["id"], arrays["map"], strict=True)):
         np.save(tmp_path / "mixed" / f"{quote(str(key), '')}.npy", one[i % 2 :, : 7 - i % 3])
-    first = evaluate(store, "few", maps=tmp_path / "mixed", save_maps=tmp_path / "back.npz")
-    back = evaluate(store, "few", maps=tmp_path / "back.npz")
+    first = evaluate("few", store, maps=tmp_path / "mixed", save_maps=tmp_path / "back.npz")
+    back = evaluate("few", store, maps=tmp_path / "back.npz")
     assert back.maps["map"] == pytest.approx(first.maps["map"], abs=1e-5)
 
 
 def test_options_that_would_do_nothing_are_refused(saved, tmp_path):
     store = saved[0]
     with pytest.raises(AuheatError, match="--kind: cam of what"):
-        evaluate(store, kind="cam")
-    with pytest.raises(AuheatError, match="--strict: needs --maps"):
-        evaluate(store, strict=True)
+        evaluate(store=store, kind="cam")
+    with pytest.raises(AuheatError, match="--require-all-maps: needs --maps"):
+        evaluate(store=store, require_all_maps=True)
     with pytest.raises(AuheatError, match="a folder"):
-        evaluate(store, save_maps=tmp_path)
+        evaluate(store=store, save_maps=tmp_path)
 
 
 def test_an_archive_with_a_file_that_is_no_array_is_one_error(saved, tmp_path):
     with zipfile.ZipFile(tmp_path / "odd.npz", "w") as archive:
         archive.writestr("photo.npy", b"no array")
     with pytest.raises(AuheatError, match="odd.npz: not an .npz that can be read"):
-        evaluate(saved[0], maps=tmp_path / "odd.npz")
+        evaluate(store=saved[0], maps=tmp_path / "odd.npz")

@@ -23,7 +23,7 @@ from auheat.errors import AuheatError
 from auheat.evaluation.columns import SCORES
 from auheat.evaluation.model_maps import CAM, predict_maps, view_maps
 from auheat.evaluation.scorer import MapScorer
-from auheat.explanation.explainer import Explainer, explain_to
+from auheat.explanation.explainer import Explainer, write_panels
 from auheat.explanation.inputs import name_outputs
 from auheat.explanation.panel_cells import (
     CELL,
@@ -270,7 +270,7 @@ def test_a_photo_of_the_training_set_is_seen_as_it_was_in_training(how, photo_of
         photo_of(f"set/{label}/{i}.{kind}", (130 + i, 120 + 2 * i), **place)
     store = tmp_path / "store"
     extract(tmp_path / "set", store, detector="mesh", device="cpu", workers=1)
-    render(store, "martinez", name="made", workers=1, **how)
+    render(store, codebook="martinez", name="made", workers=1, **how)
     files, asked = list_finished(store / "shards" / "made", "auheat render")
     framing = describe_framing(files, asked, BOOK.frame)
     assert (framing["crop"], framing["align"]) == (how.get("crop", "none"), how.get("side", 0))
@@ -292,7 +292,7 @@ def test_a_photo_of_the_training_set_is_seen_as_it_was_in_training(how, photo_of
 def test_training_notes_how_faces_lie_in_its_photos(tmp_path):
     store = make_store(tmp_path)
     config = make_config("demo", name="noted", epochs=1, image_size=32, batch_size=8, device="cpu")
-    train(store, config, tell=lambda _: None)
+    train(store, config)
     noted = run_folder.read_config(store / "runs" / "noted")["framing"]
     points = np.stack(
         [item["landmarks"].numpy() for item in ShardDataset(store / "shards/martinez", "train", 40)]
@@ -517,9 +517,9 @@ def test_a_method_of_each_kind_is_explained(method, photo_of, tmp_path):
 def test_a_run_copied_elsewhere_explains_without_its_store(photo_of, tmp_path, finder):
     store = make_store(tmp_path / "store")
     config = make_config("demo", name="few", epochs=1, image_size=32, batch_size=8, device="cpu")
-    train(store, config, tell=lambda _: None)
+    train(store, config)
     file = photo_of("face.png", **LARGE)
-    before = auheat.explain("few", file, store=store, device="cpu", tell=lambda _: None)
+    before = auheat.explain("few", file, store=store, device="cpu")
     copied = shutil.copytree(store / "runs" / "few", tmp_path / "elsewhere" / "run")
     shutil.rmtree(store)
     result = command(copied, file, "--device", "cpu", "--store", tmp_path / "none", "--json")
@@ -557,10 +557,10 @@ def test_photos_that_fail_are_named_and_the_others_go_on(photo_of, tmp_path):
     several = json.loads((out / "many.json").read_text())["notes"]
     assert "the largest central one" in several[0]
     assert "doubtful" in json.loads((out / "vague.json").read_text())["notes"][0]
-    command(*asked, "--strict", code=1)
+    command(*asked, "--fail-on-bad", code=1)
 
 
-def test_odd_entries_of_a_folder_are_left_out_and_named(photo_of, tmp_path):
+def test_odd_entries_of_a_folder_are_left_out_and_named(photo_of, tmp_path, caplog):
     run, folder, out = make_run(tmp_path / "run"), tmp_path / "photos", tmp_path / "out"
     photo_of("photos/good.png", **LARGE)
     outside = photo_of("outside/face.png", (101, 121), 50.0, (60.0, 44.0))
@@ -576,10 +576,10 @@ def test_odd_entries_of_a_folder_are_left_out_and_named(photo_of, tmp_path):
     assert "--follow-links" not in result.stderr
     assert "far.png: UNREADABLE" in result.stderr
     assert "1 of 2 photos explained" in result.stdout
-    told = []
-    (good, _) = auheat.explain(run, [folder], device="cpu", tell=told.append)
+    caplog.clear()
+    (good, _) = auheat.explain(run, [folder], device="cpu")
     assert good.photo.name in ("good.png", "far.png")
-    assert [line for line in told if line.startswith("left out: ")] == left
+    assert [line for line in caplog.messages if line.startswith("left out: ")] == left
 
 
 def test_a_single_photo_without_a_face_is_an_error(photo_of, tmp_path):
@@ -677,7 +677,7 @@ def test_what_cannot_be_written_says_what_would_help(photo_of, tmp_path):
     run, file = make_run(tmp_path / "run"), photo_of("face.png", **LARGE)
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(AuheatError, match=r"taken.*make room or choose another place") as caught:
-        list(explain_to(Explainer(run, "cpu"), [file], tmp_path / "taken"))
+        list(write_panels(Explainer(run, "cpu"), [file], tmp_path / "taken"))
     assert "shards" not in str(caught.value)
 
 
@@ -758,9 +758,7 @@ def test_the_portrait_is_found_framed_and_explained(portrait, detector, monkeypa
     monkeypatch.setattr("auheat.explanation.inputs.load_detector", lambda *_: detector)
     file = tmp_path / "portrait.png"
     file.write_bytes(encode_picture(photo))
-    found = auheat.explain(
-        make_run(tmp_path / "run"), file, device="cpu", label="happy", tell=lambda _: None
-    )
+    found = auheat.explain(make_run(tmp_path / "run"), file, device="cpu", label="happy")
     eye = np.hypot(*(points[45] - points[36]))
     assert np.abs(found.landmarks - points).max() < 0.02 * eye
     left, top = -found.transform[:, 2]

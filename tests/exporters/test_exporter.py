@@ -97,7 +97,7 @@ def test_the_stores_of_these_tests_are_valid(store):
 @pytest.mark.parametrize("split", [None, "train", "val", "test"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_export_read_again_has_every_field_of_every_row(store, tmp_path, kind, split):
-    told = export(store, tmp_path / KINDS[kind], kind, split=split, shard_size=None)
+    told = export(tmp_path / KINDS[kind], store, format=kind, split=split, shard_size=None)
     rows = read_back(tmp_path / KINDS[kind])
     assert_same_rows(rows, wanted(store, kind, split))
     assert told["rows"] == len(rows)
@@ -111,14 +111,14 @@ def test_an_export_read_again_has_every_field_of_every_row(store, tmp_path, kind
 @pytest.mark.parametrize("kind", KINDS)
 def test_shards_without_photos_are_exported_without_them(tmp_path, kind):
     store = write_store(tmp_path / "s", Made(ODD, images=False))
-    told = export(store, tmp_path / KINDS[kind], kind)
+    told = export(tmp_path / KINDS[kind], store, format=kind)
     assert told["photos"] is False
     assert_same_rows(read_back(tmp_path / KINDS[kind]), wanted(store, kind))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_equal_shards_give_equal_bytes(store, tmp_path, kind):
-    sums = [export(store, tmp_path / f"{n}{KINDS[kind]}", kind)["files"] for n in "ab"]
+    sums = [export(tmp_path / f"{n}{KINDS[kind]}", store, format=kind)["files"] for n in "ab"]
     assert [e["sha256"] for e in sums[0].values()] == [e["sha256"] for e in sums[1].values()]
 
 
@@ -129,7 +129,7 @@ def test_ids_of_any_characters_survive_every_format(tmp_path_factory, ids):
     folder = tmp_path_factory.mktemp("ids")
     store = write_store(folder / "s", Made(ids, status=[0] * len(ids), persons=ids))
     for kind, name in KINDS.items():
-        export(store, folder / name, kind, shard_size=2 if kind == "webdataset" else None)
+        export(folder / name, store, format=kind, shard_size=2 if kind == "webdataset" else None)
         rows = read_back(folder / name)
         assert [row["id"] for row in rows] == [row["person"] for row in rows] == ids
 
@@ -137,7 +137,7 @@ def test_ids_of_any_characters_survive_every_format(tmp_path_factory, ids):
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # webdataset's own, of 1.0.2
 def test_webdatasets_own_reader_gives_each_row_once_and_decodes_it(store, tmp_path):
     wds = pytest.importorskip("webdataset")
-    export(store, tmp_path / "tars", shard_size=2)
+    export(tmp_path / "tars", store, shard_size=2)
     files = sorted(map(str, (tmp_path / "tars").glob("*.tar")))
     assert len(files) == 5
     samples = list(wds.WebDataset(files, shardshuffle=False).decode("rgb8"))
@@ -166,7 +166,7 @@ def test_webdatasets_own_reader_gives_each_row_once_and_decodes_it(store, tmp_pa
 
 
 def test_tars_hold_plain_files_of_nobody_and_no_time(store, tmp_path):
-    export(store, tmp_path / "tars", shard_size=4)
+    export(tmp_path / "tars", store, shard_size=4)
     names = []
     for file in sorted((tmp_path / "tars").glob("*.tar")):
         with tarfile.open(file) as tar:
@@ -182,7 +182,7 @@ def test_tars_hold_plain_files_of_nobody_and_no_time(store, tmp_path):
 
 
 def test_numpys_own_loader_reads_every_array(store, tmp_path):
-    export(store, tmp_path / "a.npz", "npz")
+    export(tmp_path / "a.npz", store, format="npz")
     rows = wanted(store, "npz")
     with np.load(tmp_path / "a.npz", allow_pickle=False) as arrays:
         assert set(arrays) == {*rows[0], "image_start", "image_length", "names", "attributes"}
@@ -220,20 +220,20 @@ def test_bad_requests_say_what_would_be_right_and_change_nothing(
     (tmp_path / "photos" / "mine.npz").write_bytes(b"mine")
     before = {file: file.is_dir() or file.read_bytes() for file in tmp_path.rglob("*")}
     with pytest.raises(AuheatError, match=words):
-        export(store, tmp_path / out, **settings)
+        export(tmp_path / out, store, **settings)
     assert {file: file.is_dir() or file.read_bytes() for file in tmp_path.rglob("*")} == before
 
 
 def test_an_empty_folder_is_a_place_to_export_to(store, tmp_path):
     (tmp_path / "tars").mkdir()
-    export(store, tmp_path / "tars")
+    export(tmp_path / "tars", store)
     assert len(read_back(tmp_path / "tars")) == 9
 
 
 def test_two_processes_never_write_one_export(store, tmp_path):
     with FileLock(tmp_path / "tars.lock"), pytest.raises(AuheatError, match="another process"):
-        export(store, tmp_path / "tars")
-    export(store, tmp_path / "tars")
+        export(tmp_path / "tars", store)
+    export(tmp_path / "tars", store)
     assert {file.name for file in tmp_path.iterdir()} == {"store", "tars"}
 
 
@@ -254,21 +254,21 @@ def test_ctrl_c_leaves_nothing_and_says_so(store, tmp_path, kind, monkeypatch):
 def test_a_split_without_rows_is_refused(tmp_path):
     store = write_store(tmp_path / "s", Made(["a", "b"], splits=["train", ""]))
     with pytest.raises(AuheatError, match="no rows of split 'val'"):
-        export(store, tmp_path / "x", split="val")
+        export(tmp_path / "x", store, split="val")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_overwrite_replaces_the_whole_export_and_nothing_else(store, tmp_path, kind):
     out = tmp_path / KINDS[kind]
-    export(store, out, kind)
+    export(out, store, format=kind)
     with pytest.raises(AuheatError, match="--overwrite replaces it"):
-        export(store, out, kind)
-    export(store, out, kind, split="val", overwrite=True)
+        export(out, store, format=kind)
+    export(out, store, format=kind, split="val", overwrite=True)
     assert_same_rows(read_back(out), wanted(store, kind, "val"))
     if kind == "webdataset":
         (out / "notes.txt").write_text("mine")
         with pytest.raises(AuheatError, match="and no export"):
-            export(store, out, kind, overwrite=True)
+            export(out, store, format=kind, overwrite=True)
         assert (out / "notes.txt").read_text() == "mine"
 
 
@@ -278,16 +278,16 @@ def test_damaged_or_unfinished_shards_are_never_exported(store, tmp_path):
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
     with pytest.raises(AuheatError, match=r"00001.h5: its bytes have changed \(run `auheat verify"):
-        export(store, tmp_path / "x")
+        export(tmp_path / "x", store)
     file.unlink()
     with pytest.raises(AuheatError, match="missing"):
-        export(store, tmp_path / "x")
+        export(tmp_path / "x", store)
     assert not (tmp_path / "x").exists()
 
 
 def export_all(store, folder) -> None:
     for kind, name in KINDS.items():
-        export(store, folder / name, kind, overwrite=True, split="val")
+        export(folder / name, store, format=kind, overwrite=True, split="val")
 
 
 def strike(store, folder, fault) -> bool:
@@ -306,7 +306,7 @@ def strike(store, folder, fault) -> bool:
 def test_killed_anywhere_an_export_is_the_old_one_or_the_new_one(tmp_path):
     store, out = write_store(tmp_path / "s", Made(ODD, shard_size=11)), tmp_path / "out"
     for kind, name in KINDS.items():
-        export(store, out / name, kind)
+        export(out / name, store, format=kind)
     shutil.copytree(out, tmp_path / "before")
     with faults.struck(faults.Fault(-1, "", None)) as calm:
         export_all(store, out)
@@ -344,7 +344,7 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(store, tmp_path, kind, room
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write beyond is an error, as ENOSPC
             resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
             try:
-                export(store, tmp_path / "out" / KINDS[kind], kind)
+                export(tmp_path / "out" / KINDS[kind], store, format=kind)
             except AuheatError as error:
                 gc.collect()
                 os._exit(len(heard) if "cannot be written: " in str(error) else 9)
@@ -357,7 +357,7 @@ def test_exports_of_real_stages_equal_them(tmp_path):
     faults.make_photos(tmp_path)
     points = str(tmp_path / "points.npz")
     extract(tmp_path / "photos", tmp_path / "s", detector=points, shard_size=4, workers=1)
-    render(tmp_path / "s", size=12, per_au=True, per_class=True, workers=1)
+    render(tmp_path / "s", map_size=12, per_au=True, per_class=True, workers=1)
     for kind, name in KINDS.items():
-        export(tmp_path / "s", tmp_path / name, kind)
+        export(tmp_path / name, tmp_path / "s", format=kind)
         assert_same_rows(read_back(tmp_path / name), wanted(tmp_path / "s", kind))

@@ -144,7 +144,7 @@ def test_every_file_is_a_row_and_stored_photos_have_the_size_of_their_rows(
     (folder / "gone.png").symlink_to(tmp_path / "nowhere")
     names |= {"pipe.jpg", "zero.jpg", "gone.png"}
     summary = extract(tmp_path / "photos", tmp_path / "store", follow_links=True)
-    render(tmp_path / "store", size=8)
+    render(tmp_path / "store", map_size=8)
     assert summary.rows == len(names)
     found, seen = read_columns(list_shards(tmp_path / "store" / "landmarks")[0]), 0
     rows = read_columns(list_shards(tmp_path / "store" / "shards" / "martinez")[0])

@@ -328,7 +328,7 @@ def test_a_path_precedes_the_variable_and_that_the_cache(places, tmp_path, monke
 
 
 def test_absent_weights_are_an_error_that_names_the_option_and_the_cache_file(places):
-    with pytest.raises(AuheatError, match=r"--model or AUHEAT_FAN") as caught:
+    with pytest.raises(AuheatError, match=r"--detector-model or AUHEAT_FAN") as caught:
         fan.FanDetector("cpu")
     assert str(places) in str(caught.value)
 

@@ -186,7 +186,7 @@ def test_the_path_comes_before_the_variable(task, tmp_path, monkeypatch):
 
 def test_no_task_file_is_an_error_that_says_how_to_name_one(monkeypatch, tmp_path):
     monkeypatch.delenv("AUHEAT_TASK", raising=False)
-    with pytest.raises(AuheatError, match=r"--model or AUHEAT_TASK"):
+    with pytest.raises(AuheatError, match=r"--detector-model or AUHEAT_TASK"):
         mediapipe.MediapipeDetector()
     with pytest.raises(AuheatError, match=r"gone\.task: not there"):
         mediapipe.find_task(tmp_path / "gone.task")

@@ -73,7 +73,10 @@ def test_mesh_on_two_devices_finds_what_it_finds_on_one(portrait):
         (("mesh", ""), "--device: '' is not known"),
         (("mesh", "cuda:x"), "--device: 'cuda:x' is not known"),
         (("mesh", "cpu", "other"), "--landmark-map: 'other' is unknown"),
-        (("mesh", "cpu", "fitted", "weights.pth"), "--model: weights.pth: mesh takes no file"),
+        (
+            ("mesh", "cpu", "fitted", "weights.pth"),
+            "--detector-model: weights.pth: mesh takes no file",
+        ),
         (("mediapipe", "cuda"), "--device: 'cuda': mediapipe runs on the CPU alone"),
         (("mediapipe", "cpu", "fitted", None, "float16"), "--engine: 'float16': mediapipe is its"),
         (("fan", "cpu", "index"), "--landmark-map: 'index': fan gives 68 points by itself"),
@@ -94,7 +97,7 @@ def test_every_listed_detector_says_what_it_lacks_or_works(monkeypatch, tmp_path
         if name == "mesh":
             assert load_detector(name, "cpu").name == "mesh"
         else:
-            with pytest.raises(AuheatError, match="--model"):
+            with pytest.raises(AuheatError, match="--detector-model"):
                 load_detector(name, "cpu")
 
 

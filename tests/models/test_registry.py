@@ -19,7 +19,7 @@ from auheat.models import prm
 from auheat.models.apvit import APVITS
 from auheat.models.registry import METHODS, build_classifier
 from auheat.models.vit import VITS
-from auheat.reporting.page import write_report
+from auheat.reporting.page import report
 from auheat.training.config import TrainConfig, make_config
 from auheat.training.presets import PRESETS
 from auheat.training.runner import train
@@ -125,25 +125,22 @@ def store(tmp_path_factory):
 @pytest.mark.parametrize("method", METHODS)
 def test_every_row_trains_is_evaluated_and_reported_by_name_alone(method, store):
     config = make_config("demo", method=method, image_size=32, epochs=1, batch_size=8)
-    summary = train(store, config, tell=lambda _: None)
+    summary = train(store, config)
     assert summary.run.name == f"{method.replace('+', 'p')}-{METHODS[method].narrow}-au4-seed0"
-    result = evaluate(store, summary.run.name)
+    result = evaluate(summary.run.name, store)
     if METHODS[method].class_maps:
         assert 0 <= result.cam_cos <= 1
     else:
         assert result.cam_cos is None
     assert result.n == 12
-    page = write_report(store, [summary.run.name]).read_text()
+    page = report([summary.run.name], store).read_text()
     assert f"method {method}," in page
     assert train(store, config).resumed == 1
 
 
 def test_a_seed_decides_what_a_mixed_run_mixes(store):
     mixing = {"method": "cutmix", "image_size": 32, "batch_size": 8, "epochs": 2}
-    runs = [
-        train(store, make_config("demo", name=name, **mixing), tell=lambda _: None).run
-        for name in ("one", "two")
-    ]
+    runs = [train(store, make_config("demo", name=name, **mixing)).run for name in ("one", "two")]
     lines = [json.loads((run / "metrics.jsonl").read_text().splitlines()[-1]) for run in runs]
     assert lines[0]["train_loss"] == lines[1]["train_loss"]
     assert 0 <= lines[0]["train_accuracy"] <= 1
@@ -332,9 +329,9 @@ def test_a_network_of_timm_serves_any_method_that_needs_no_look_inside(method, f
 
 def test_a_run_with_a_network_of_timm_needs_no_special_word(fake_timm, store):
     asked = {"backbone": "timm:five", "image_size": 32, "epochs": 1, "batch_size": 8}
-    run = train(store, make_config("demo", **asked), tell=lambda _: None).run
+    run = train(store, make_config("demo", **asked)).run
     assert run.name == "cam-timm-five-au4-seed0"
-    assert evaluate(store, run.name).n == 12
+    assert evaluate(run.name, store).n == 12
     assert METHODS["cam"].find("timm:five") == ((), ())
 
 

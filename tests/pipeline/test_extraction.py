@@ -72,7 +72,7 @@ def test_a_training_row_holds_the_photo_its_points_and_its_heatmap(
     rafdb, tmp_path, stub_detector, martinez
 ):
     extract(rafdb, tmp_path / "s")
-    render(tmp_path / "s", size=28)
+    render(tmp_path / "s", map_size=28)
     folder = find_rendered(tmp_path / "s")
     rows = read_all(folder)
     names = read_attributes(list_shards(folder)[0], "label")["names"]
@@ -188,8 +188,8 @@ def test_other_settings_are_refused_by_name_until_overwrite(rafdb, tmp_path, stu
     extract(rafdb, tmp_path / "s", shard_size=6, overwrite=True)
     render(tmp_path / "s")
     with pytest.raises(AuheatError, match="made with size 56, now asked with 28"):
-        render(tmp_path / "s", size=28)
-    assert render(tmp_path / "s", size=28, overwrite=True).resumed == 0
+        render(tmp_path / "s", map_size=28)
+    assert render(tmp_path / "s", map_size=28, overwrite=True).resumed == 0
 
 
 def test_a_changed_data_set_is_noticed(rafdb, tmp_path, stub_detector):
@@ -217,7 +217,7 @@ def test_low_confidence_counts_only_when_asked(rafdb, tmp_path, stub_detector, m
 def test_strict_fails_after_everything_is_written(rafdb, tmp_path, stub_detector):
     (rafdb / "Image" / "aligned" / "train_00000_aligned.jpg").write_bytes(b"")
     with pytest.raises(AuheatError, match="1 rows with a bad status"):
-        extract(rafdb, tmp_path / "s", strict=True)
+        extract(rafdb, tmp_path / "s", fail_on_bad=True)
     assert check_folder(tmp_path / "s" / "landmarks") == []
 
 

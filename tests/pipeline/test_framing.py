@@ -146,7 +146,7 @@ def test_a_set_of_aligned_faces_is_known_by_how_alike_they_lie():
     [
         (("tight", False, 224), "--crop: 'tight' is not known .one of none, auto"),
         (("auto", True, 224), "--align, --crop: an aligned face is cropped already"),
-        (("none", True, 8), "--side: 8 .expected 16 to 4096"),
+        (("none", True, 8), "--photo-size: 8 .expected 16 to 4096"),
     ],
 )
 def test_framings_that_cannot_be_are_refused(request_, message):
@@ -171,7 +171,7 @@ def photos(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("how", [{"align": True, "side": 112}, {"crop": "auto"}], ids=str)
+@pytest.mark.parametrize("how", [{"align": True, "photo_size": 112}, {"crop": "auto"}], ids=str)
 def test_stored_landmarks_transform_and_heatmap_follow_the_photo(photos, how):
     before = read_columns(list_shards(photos / "s" / "landmarks")[0])
     told = render(photos / "s", **how)

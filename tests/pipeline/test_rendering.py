@@ -211,9 +211,9 @@ def test_thin_blobs_of_a_class_that_no_row_has_are_counted_too(tmp_path, stub_de
     (tmp_path / "photos").mkdir()
     cv2.imwrite(str(tmp_path / "photos" / "a.png"), np.full((40, 40, 3), 90, np.uint8))
     extract(tmp_path / "photos", tmp_path / "s")
-    alone = render(tmp_path / "s", size=16)
+    alone = render(tmp_path / "s", map_size=16)
     assert alone.details["thin_rows"] == 0
-    told = render(tmp_path / "s", size=16, per_class=True, overwrite=True)
+    told = render(tmp_path / "s", map_size=16, per_class=True, overwrite=True)
     assert told.details["thin_rows"] == 1
     assert "under 1.5 map pixels" in told.warnings[0]
 

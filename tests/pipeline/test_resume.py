@@ -252,7 +252,7 @@ def test_a_photo_that_cannot_be_moved_is_a_row(photos, tmp_path, stub_detector, 
 
     monkeypatch.setattr("auheat.pipeline.training_shards.reframe", cannot)
     monkeypatch.setattr("auheat.pipeline.rendering.is_aligned", lambda *_: False)
-    render(store, align=True, side=32)
+    render(store, align=True, photo_size=32)
     rows = read_columns(list_shards(find_rendered(store))[0])
     found = read_columns(list_shards(store / "landmarks")[0])["status"]
     moved = found <= Status.MANY_FACES

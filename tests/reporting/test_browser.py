@@ -11,7 +11,7 @@ import pytest
 from report_helpers import write_run
 from training_helpers import make_store
 
-from auheat.reporting.page import write_report
+from auheat.reporting.page import report
 
 NAMES = ("chromium", "google-chrome", "chromium-browser")
 BROWSER = next((found for found in map(shutil.which, NAMES) if found), None)
@@ -47,7 +47,7 @@ def page(tmp_path_factory):
     root = make_store(tmp_path_factory.mktemp("browser"))
     write_run(root, "with-aus")
     write_run(root, "without-aus", au_weight=0.0)
-    return write_report(root)
+    return report(store=root)
 
 
 def browse(page, folder, *options):

@@ -13,7 +13,7 @@ from training_helpers import make_store
 
 from auheat.errors import AuheatError
 from auheat.expressions import EXPRESSIONS
-from auheat.reporting.page import read_run, write_report
+from auheat.reporting.page import read_run, report
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(store):
-    return write_report(store).read_text()
+    return report(store=store).read_text()
 
 
 def section(page, name):
@@ -72,7 +72,7 @@ def test_no_best_is_marked_among_runs_scored_on_other_photos(store, tmp_path):
     shutil.copytree(store, other)
     file = other / "runs" / "adl" / "evaluation.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"n": 41}))
-    text = write_report(other).read_text()
+    text = report(store=other).read_text()
     assert 'class="n best"' not in text
     assert "not all scored on the same photos" in text
 
@@ -133,14 +133,14 @@ def test_best_and_worst_photos_tell_their_margin(store, page):
 def test_old_evaluations_are_shown_without_the_parts_they_lack(tmp_path):
     root = make_store(tmp_path)
     write_run(root, "old", new=False)
-    text = write_report(root).read_text()
+    text = report(store=root).read_text()
     parts = re.findall(r'class="part" id="(\w+)"', text)
     assert not {"units", "calibration", "extremes", "along"} & set(parts)
     assert {"headline", "photos", "maps", "classes"} <= set(parts)
     assert "<small>0." not in text.partition('<table id="scores">')[2].partition("</table>")[0]
     assert "energy" not in section(text, "headline")
     write_run(root, "young")
-    both = write_report(root).read_text()
+    both = report(store=root).read_text()
     assert "energy" in section(both, "headline")
     assert section(both, "calibration").count('class="ideal"') == 1
 
@@ -163,7 +163,7 @@ def test_a_damaged_new_part_names_its_run(tmp_path, key, value):
     root = make_store(tmp_path)
     write_run(root, "torn", scores={key: value})
     with pytest.raises(AuheatError, match=r"torn: unreadable .*run `auheat evaluate` again"):
-        write_report(root)
+        report(store=root)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_damaged_new_arrays_name_their_run(tmp_path, key, value):
         arrays = dict(opened)
     np.savez(folder / "evaluation.npz", **(arrays | {key: value}))
     with pytest.raises(AuheatError, match=r"torn: unreadable .*run `auheat evaluate` again"):
-        write_report(root)
+        report(store=root)
 
 
 def test_twenty_two_runs_and_three_thousand_photos_make_less_than_ten_megabytes(tmp_path):
@@ -194,7 +194,7 @@ def test_twenty_two_runs_and_three_thousand_photos_make_less_than_ten_megabytes(
         for weight in (0.0, 4.0):
             about = {"method": method, "seed": seed, "au_weight": weight}
             write_run(root, f"run-{i}-{weight:g}", names, n=3003, side=112, **about)
-    text = write_report(root).read_text()
+    text = report(store=root).read_text()
     assert "3031 photos" in text
     assert len(text.encode()) < 10e6
     parsed = Page(text)
@@ -292,14 +292,14 @@ def test_colour_or_mark_tells_neighbouring_runs_apart(page, kind):
 
 
 def test_a_page_is_the_same_every_time(store, page):
-    assert write_report(store).read_text() == page
+    assert report(store=store).read_text() == page
 
 
 def test_names_of_runs_cannot_become_markup(tmp_path):
     root = make_store(tmp_path)
     folder = write_run(root, "plain", scores={"run": "<b>x</b>"})
     folder.rename(folder.with_name("<i>run"))
-    text = write_report(root).read_text()
+    text = report(store=root).read_text()
     assert "<i>run" not in text
     assert "<b>x" not in text
     assert "&lt;i&gt;run" in text

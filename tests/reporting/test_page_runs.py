@@ -14,7 +14,7 @@ from auheat.cli import main
 from auheat.errors import AuheatError
 from auheat.evaluation.evaluator import evaluate
 from auheat.reporting.charts import draw_curves
-from auheat.reporting.page import read_run, write_report
+from auheat.reporting.page import read_run, report
 from auheat.reporting.run_data import Run
 from auheat.reporting.tables import tabulate
 from auheat.training.config import make_config
@@ -27,14 +27,14 @@ def store(tmp_path_factory):
     root = make_store(tmp_path_factory.mktemp("runs"))
     for name, weight in (("with-aus", 4.0), ("without-aus", 0.0)):
         settings = {"image_size": 32, "epochs": 2, "batch_size": 8, "au_weight": weight}
-        train(root, make_config("demo", name=name, **settings), tell=lambda note: None)
-        evaluate(root, name)
+        train(root, make_config("demo", name=name, **settings))
+        evaluate(name, root)
     return root
 
 
 @pytest.fixture(scope="module")
 def page(store):
-    return write_report(store).read_text()
+    return report(store=store).read_text()
 
 
 def test_the_report_holds_every_element_for_every_run(page):
@@ -89,11 +89,11 @@ def test_the_report_needs_nothing_from_outside(page):
 
 def test_runs_can_be_chosen_and_copied_elsewhere(store, tmp_path):
     shutil.copytree(store / "runs" / "with-aus", tmp_path / "carried")
-    text = write_report(store, [str(tmp_path / "carried")], out=tmp_path / "r.html").read_text()
+    text = report([str(tmp_path / "carried")], store, out=tmp_path / "r.html").read_text()
     assert Page(text).count("table", "confusion shaded") == 1
     assert "carried" in text
     with pytest.raises(AuheatError, match="nobody: no such run"):
-        write_report(store, ["nobody"])
+        report(["nobody"], store)
 
 
 def test_a_run_that_was_not_evaluated_is_said_to_be_so(store, tmp_path):
@@ -101,7 +101,7 @@ def test_a_run_that_was_not_evaluated_is_said_to_be_so(store, tmp_path):
     shutil.copytree(store, other)
     for file in (other / "runs" / "with-aus").glob("evaluation.*"):
         file.unlink()
-    text = write_report(other).read_text()
+    text = report(store=other).read_text()
     assert "Not evaluated yet: with-aus" in text
     assert Page(text).count("table", "confusion shaded") == 1
 
@@ -111,7 +111,7 @@ def test_a_damaged_evaluation_is_one_clear_error(store, tmp_path):
     shutil.copytree(store, other)
     (other / "runs" / "with-aus" / "evaluation.json").write_text("{")
     with pytest.raises(AuheatError, match=r"with-aus: unreadable .*run `auheat evaluate` again"):
-        write_report(other)
+        report(store=other)
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", '{"run": "with-aus"}'])
@@ -120,7 +120,7 @@ def test_an_evaluation_with_other_content_names_its_run(store, tmp_path, content
     shutil.copytree(store, other)
     (other / "runs" / "with-aus" / "evaluation.json").write_text(content)
     with pytest.raises(AuheatError, match=r"with-aus: unreadable .*run `auheat evaluate` again"):
-        write_report(other)
+        report(store=other)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_a_score_of_the_wrong_type_names_its_run(store, tmp_path, key, value):
     file = other / "runs" / "with-aus" / "evaluation.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
     with pytest.raises(AuheatError, match=r"with-aus: unreadable .*run `auheat evaluate` again"):
-        write_report(other)
+        report(store=other)
 
 
 def test_damaged_arrays_name_their_run(store, tmp_path):
@@ -156,11 +156,11 @@ def test_damaged_arrays_name_their_run(store, tmp_path):
     for content in (b"", b"PK\x03\x04", empty_zip, file.read_bytes()[:-400]):
         file.write_bytes(content)
         with pytest.raises(AuheatError, match=r"with-aus: unreadable .*`auheat evaluate` again"):
-            write_report(other)
+            report(store=other)
     for key, value in (("mean_cam", np.ones(3)), ("example_predicted", np.full(6, 9))):
         np.savez(file, **(arrays | {key: value}))
         with pytest.raises(AuheatError, match=r"with-aus: unreadable .*`auheat evaluate` again"):
-            write_report(other)
+            report(store=other)
 
 
 @pytest.mark.parametrize("line", ["{}", "[]", "{", '{"train_accuracy": null}'])
@@ -170,7 +170,7 @@ def test_a_damaged_learning_curve_names_its_file(store, tmp_path, line):
     with (other / "runs" / "with-aus" / "metrics.jsonl").open("a") as file:
         file.write(line + "\n")
     with pytest.raises(AuheatError, match=r"with-aus/metrics.jsonl: unreadable .*`auheat train`"):
-        write_report(other)
+        report(store=other)
 
 
 def test_a_run_stopped_in_its_first_epoch_is_said_to_be_so(store, tmp_path):
@@ -179,18 +179,18 @@ def test_a_run_stopped_in_its_first_epoch_is_said_to_be_so(store, tmp_path):
     for file in (other / "runs" / "with-aus").iterdir():
         if file.name not in ("config.json", "split.json"):
             file.unlink()
-    text = write_report(other).read_text()
+    text = report(store=other).read_text()
     assert "Not trained yet: with-aus" in text
     assert "Not evaluated yet" not in text
     assert Page(text).count("table", "confusion shaded") == 1
-    assert "Not trained yet" in write_report(other, ["with-aus"]).read_text()
+    assert "Not trained yet" in report(["with-aus"], other).read_text()
 
 
 def test_validation_scores_stay_out_of_the_report(store, page, tmp_path):
     other = tmp_path / "store"
     shutil.copytree(store, other)
-    evaluate(other, "with-aus", split="val")
-    assert write_report(other).read_text() == page
+    evaluate("with-aus", other, split="val")
+    assert report(store=other).read_text() == page
 
 
 def test_each_run_tells_its_weights_and_what_it_was_scored_on(store, page):
@@ -213,8 +213,8 @@ def test_a_map_of_no_class_is_shown_and_never_scored(store, tmp_path):
     other = tmp_path / "store"
     shutil.copytree(store, other)
     settings = {"method": "apvit", "name": "pooled", "image_size": 32, "epochs": 1, "batch_size": 8}
-    train(other, make_config("demo", **settings), tell=lambda note: None)
-    result = evaluate(other, "pooled")
+    train(other, make_config("demo", **settings))
+    result = evaluate("pooled", other)
     saved = json.loads((other / "runs" / "pooled" / "evaluation.json").read_text())
     assert saved == json.loads(json.dumps(result.as_dict()))
     for scores in (saved, *saved["per_class"].values()):
@@ -223,7 +223,7 @@ def test_a_map_of_no_class_is_shown_and_never_scored(store, tmp_path):
     assert isinstance(saved["att_cos"], float)
     assert saved["matrix"]["columns"] == [f"layer {n}" for n in range(1, 6)]
     assert {len(row) for row in saved["matrix"]["values"]} == {5}
-    page = write_report(other, ["pooled", "with-aus"]).read_text()
+    page = report(["pooled", "with-aus"], other).read_text()
     rows = {row[0]: row for row in tabulate([saved])}
     assert rows["pooled"][3] == "-"
     assert "-" not in (*rows["pooled"][:3], *rows["pooled"][4:])

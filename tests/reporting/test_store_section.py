@@ -16,7 +16,7 @@ from auheat.errors import AuheatError
 from auheat.pipeline.extraction import extract
 from auheat.pipeline.rendering import render
 from auheat.reporting.charts import draw_histogram, find_ticks, turn_up
-from auheat.reporting.page import write_report
+from auheat.reporting.page import report
 from auheat.reporting.store_section import codebook_context
 from auheat.visualization.face_panel import draw_bare, draw_panel
 from auheat.visualization.overlays import colorize, draw_veil, overlay
@@ -26,7 +26,7 @@ from auheat.visualization.overlays import colorize, draw_veil, overlay
 def page(rafdb, tmp_path, stub_detector):
     extract(rafdb, tmp_path / "s")
     render(tmp_path / "s")
-    file = write_report(tmp_path / "s")
+    file = report(store=tmp_path / "s")
     assert file == tmp_path / "s" / "report.html"
     return file.read_text()
 
@@ -62,7 +62,7 @@ def test_counts_in_the_report_are_those_of_the_shards(page):
 def test_shards_without_photos_show_landmarks_and_heatmaps_alone(rafdb, tmp_path, stub_detector):
     extract(rafdb, tmp_path / "s")
     render(tmp_path / "s", no_images=True)
-    text = write_report(tmp_path / "s").read_text()
+    text = report(store=tmp_path / "s").read_text()
     parsed = Page(text)
     assert parsed.count("figure", "photo") == 12
     assert parsed.count("figure", "doubt") == 12
@@ -89,7 +89,7 @@ def test_names_from_outside_cannot_become_markup(tmp_path, stub_detector):
     (folder / "x.png").rename(folder / "<script>alert(1)<.png")
     extract(folder, tmp_path / "s")
     render(tmp_path / "s")
-    text = write_report(tmp_path / "s", out=tmp_path / "page.html").read_text()
+    text = report(store=tmp_path / "s", out=tmp_path / "page.html").read_text()
     assert "<script" not in text
     assert "&lt;script&gt;" in text
 
@@ -98,7 +98,7 @@ def test_a_report_that_cannot_be_written_is_one_clear_error(rafdb, tmp_path, stu
     extract(rafdb, tmp_path / "s")
     render(tmp_path / "s")
     with pytest.raises(AuheatError, match="cannot be written"):
-        write_report(tmp_path / "s", out=tmp_path / "gone" / "page.html")
+        report(store=tmp_path / "s", out=tmp_path / "gone" / "page.html")
 
 
 def test_a_panel_shows_the_photo_the_map_and_both_over_the_same_square(face_at):

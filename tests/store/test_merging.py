@@ -276,7 +276,7 @@ def test_parts_of_one_folder_are_merged_and_may_be_rendered_afterwards(tmp_path)
     faults.make_photos(tmp_path)
     photos, points = tmp_path / "photos", str(tmp_path / "points.npz")
     extract(photos, tmp_path / "whole", detector=points, shard_size=4, workers=1)
-    render(tmp_path / "whole", size=12, workers=1)
+    render(tmp_path / "whole", map_size=12, workers=1)
     hidden, parts = tmp_path / "hidden", []
     for k, keep in enumerate((("happy", "neutral"), ("sad",))):
         photos.rename(hidden)
@@ -289,17 +289,19 @@ def test_parts_of_one_folder_are_merged_and_may_be_rendered_afterwards(tmp_path)
     merge(parts, tmp_path / "all")
     assert read_source(tmp_path / "all") == photos
     assert verify_store(tmp_path / "all")[1] == []
-    render(tmp_path / "all", size=12, workers=1)
+    render(tmp_path / "all", map_size=12, workers=1)
     by_id = [sorted(named(tmp_path / s / "shards/martinez"), key=lambda r: r["id"])
              for s in ("all", "whole")]  # fmt: skip
     assert_same_rows(*by_id)
     for part in parts:
-        render(part, size=12, workers=1)
+        render(part, map_size=12, workers=1)
     merge(parts, tmp_path / "late")
     assert content_digest(tmp_path / "late/shards/martinez") == content_digest(
         tmp_path / "all/shards/martinez"
     )
-    assert render(tmp_path / "late", size=12, workers=1).resumed == 11  # nothing is left to draw
+    assert (
+        render(tmp_path / "late", map_size=12, workers=1).resumed == 11
+    )  # nothing is left to draw
     with pytest.raises(AuheatError, match="made with .*--overwrite"):
         extract(photos, tmp_path / "late", detector=points, shard_size=4, retry_failed=True)
 
@@ -320,6 +322,6 @@ def test_stores_of_several_folders_say_that_they_are_rendered_before(tmp_path):
 
 
 def test_an_export_is_no_store(two, tmp_path):
-    export(two[0], tmp_path / "tars")
+    export(tmp_path / "tars", two[0])
     with pytest.raises(AuheatError, match="run `auheat extract` first"):
         merge([two[1], tmp_path / "tars"], tmp_path / "all")

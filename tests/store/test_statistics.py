@@ -184,7 +184,7 @@ def test_export_and_merge_print_tables_or_json(small, tmp_path):
         told = json.loads(run(main, [*words, "--overwrite", "--json"]).stdout)
         assert told["rows"] == (4 if name == "tars" else 5)
     other = write_store(tmp_path / "other", Made(list("xyz"), seed=1))
-    words = ["merge", str(small), str(other), "--store", str(tmp_path / "all")]
+    words = ["merge", str(small), str(other), "--out", str(tmp_path / "all")]
     table = run(main, words)
     assert table.exit_code == 0, table.output
     assert "shards/martinez" in table.output

@@ -57,7 +57,7 @@ def make_store(folder: Path, store: Path) -> None:
     """Do both stages of a store of several shards, or go on with them."""
     points = str(folder / "points.npz")
     extract(folder / "photos", store, detector=points, shard_size=4, workers=1)
-    render(store, size=12, per_au=True, workers=1)
+    render(store, map_size=12, per_au=True, workers=1)
 
 
 def digests(store: Path) -> list[str]:

@@ -59,10 +59,10 @@ def test_the_papers_tables_have_its_rows_and_share_their_runs():
     assert plan.list_tables(RunKey("rafdb", "cam", 4.0, (5,))) == ["lambdas", "layers", "methods"]
 
 
-def test_the_papers_runs_are_its_recipes_and_methods_own_networks():
+def test_the_papers_runs_are_its_presets_and_methods_own_networks():
     for cell in plan_sweep("paper").cells:
         wanted = make_config(
-            recipe=cell.setting.data,
+            preset=cell.setting.data,
             method=cell.setting.method,
             au_weight=cell.setting.au_weight,
             layers=cell.setting.layers or (5,),
@@ -98,7 +98,7 @@ def test_the_demo_preset_is_nine_narrow_runs():
 
 def test_a_grid_is_every_combination_and_without_aus_layers_do_not_count():
     plan = plan_sweep(
-        methods=["cam", "layercam"], lambdas=[4, 0], layers=[[4, 5], [5]], seeds=[0, 1, 2]
+        methods=["cam", "layercam"], au_weights=[4, 0], layers=[[4, 5], [5]], seeds=[0, 1, 2]
     )
     assert len(plan.cells) == 2 * 3 * (1 + 2)
     assert Counter(format_layers(s.layers) for s in settings_of(plan)) == {
@@ -111,7 +111,7 @@ def test_a_grid_is_every_combination_and_without_aus_layers_do_not_count():
     assert kinds == [("methods", ""), ("layers", "cam"), ("layers", "layercam")]
 
 
-@pytest.mark.parametrize("asked", [{"preset": "demo"}, {"preset": "paper"}, {"lambdas": [0, 1, 4]}])
+@pytest.mark.parametrize("asked", [{"grid": "demo"}, {"grid": "paper"}, {"au_weights": [0, 1, 4]}])
 def test_runs_without_aus_have_no_contrast_either(asked):
     plan = plan_sweep(**asked, contrast_weight=0.5)
     found = {(bool(c.setting.au_weight), c.config.contrast_weight) for c in plan.cells}
@@ -123,12 +123,12 @@ def test_runs_without_aus_have_no_contrast_either(asked):
 
 
 def test_what_is_not_varied_is_the_trainings_own():
-    plan = plan_sweep(seeds=[0, 1], recipe="affectnet")
+    plan = plan_sweep(seeds=[0, 1], preset="affectnet")
     assert set(settings_of(plan)) == {
         RunKey("affectnet", "cam", 0.0, ()),
         RunKey("affectnet", "cam", 9.0, (5,)),
     }
-    plan = plan_sweep(methods=["apvit"], train_preset="methods", epochs=7)
+    plan = plan_sweep(methods=["apvit"], preset="methods", epochs=7)
     assert {(c.config.epochs, c.config.lr) for c in plan.cells} == {(7, 5e-4)}
     assert settings_of(plan)[0].data == ""
 
@@ -136,7 +136,7 @@ def test_what_is_not_varied_is_the_trainings_own():
 def test_no_two_runs_have_one_name():
     for plan in (
         plan_sweep("paper", seeds=range(3)),
-        plan_sweep(lambdas=[0.1, 0.1000001, 1e-7, 12345678.5, 12345678.25], seeds=[0, 1]),
+        plan_sweep(au_weights=[0.1, 0.1000001, 1e-7, 12345678.5, 12345678.25], seeds=[0, 1]),
         plan_sweep(methods=["gradcam", "gradcam++"], layers=[[5, 4], [5], [4]], name="a.0-b"),
     ):
         assert len({cell.name for cell in plan.cells}) == len(plan.cells)
@@ -146,38 +146,37 @@ def test_no_two_runs_have_one_name():
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        ({"preset": "papr"}, "--preset: 'papr' is not known (one of none, paper, demo)"),
-        ({"preset": "demo", "methods": ["cam"]}, "--methods: not beside --preset demo"),
-        ({"preset": "paper", "recipe": "rafdb"}, "--recipe: not beside --preset paper"),
-        ({"preset": "paper", "train_preset": "demo"}, "--train-preset: not beside"),
+        ({"grid": "papr"}, "--grid: 'papr' is not known (one of none, paper, demo)"),
+        ({"grid": "demo", "methods": ["cam"]}, "--methods: not beside --grid demo"),
+        ({"grid": "paper", "preset": "rafdb"}, "--preset: not beside --grid paper"),
         ({}, "nothing to vary"),
         ({"methods": ["cam", "camm"]}, "--methods: 'camm' is not known (expected one of cam"),
         ({"methods": ["cam", "prm", "cam"]}, "--methods: cam is given twice"),
         ({"methods": []}, "an empty list"),
-        ({"lambdas": [0, -1]}, "--lambdas: -1.0 is not known (expected 0 or more)"),
-        ({"lambdas": [float("nan")]}, "--lambdas: nan"),
-        ({"lambdas": [4, 0, 4.0]}, "--lambdas: 4.0 is given twice"),
+        ({"au_weights": [0, -1]}, "--au-weights: -1.0 is not known (expected 0 or more)"),
+        ({"au_weights": [float("nan")]}, "--au-weights: nan"),
+        ({"au_weights": [4, 0, 4.0]}, "--au-weights: 4.0 is given twice"),
         ({"layers": [[5], [6, 5]]}, "--layers: 6 is not known (expected some of 1 to 5)"),
         ({"layers": [[5, 4], [4, 5]]}, "--layers: 5+4 is given twice"),
         ({"layers": [[5, 5]]}, "--layers: 5 is given twice"),
-        ({"layers": [[5], [4]], "lambdas": [0]}, "--layers: no lambda above 0"),
+        ({"layers": [[5], [4]], "au_weights": [0]}, "--layers: no AU weight above 0"),
         ({"seeds": [1, 1]}, "--seeds: 1 is given twice"),
         ({"seeds": [0, -1]}, "--seed: -1"),
-        ({"methods": ["prm"], "train_preset": "quick"}, "--train-preset: 'quick' is not known"),
+        ({"methods": ["prm"], "preset": "quick"}, "--preset: 'quick' is not known"),
         ({"methods": ["cam", "ts-cam"], "backbone": "resnet18"}, "none of ts-cam's"),
         ({"methods": ["cam"], "epochs": 0}, "--epochs: 0"),
         ({"methods": ["cam"], "name": "a/b"}, "--name: 'a/b'"),
-        ({"preset": "demo", "seeds": ()}, "--seeds: an empty list"),
+        ({"grid": "demo", "seeds": ()}, "--seeds: an empty list"),
         ({"methods": ["cam"], "seeds": ()}, "--seeds: an empty list"),
-        ({"preset": "paper", "data": ["x"]}, "data: 'x' is not known (one of rafdb, affectnet)"),
-        ({"preset": "paper", "data": []}, "data: an empty list"),
-        ({"preset": "paper", "data": ["rafdb", "rafdb"]}, "data: rafdb is given twice"),
-        ({"preset": "demo", "data": ["rafdb"]}, "data: for preset paper alone, not demo"),
+        ({"grid": "paper", "data": ["x"]}, "data: 'x' is not known (one of rafdb, affectnet)"),
+        ({"grid": "paper", "data": []}, "data: an empty list"),
+        ({"grid": "paper", "data": ["rafdb", "rafdb"]}, "data: rafdb is given twice"),
+        ({"grid": "demo", "data": ["rafdb"]}, "--rafdb: for --grid paper alone"),
         ({"methods": ["cam"], "au_weight": 1.0}, "au_weight: not the same for every run"),
         ({"methods": ["cam"], "seed": 3}, "seed: not the same for every run"),
-        ({"lambdas": [1], "method": "prm"}, "(expected methods)"),
-        ({"lambdas": [0], "contrast_weight": 1.0}, "--contrast-weight: no lambda above 0"),
-        ({"lambdas": [0, 4], "contrast_weight": -1.0}, "--contrast-weight: -1.0"),
+        ({"au_weights": [1], "method": "prm"}, "(expected methods)"),
+        ({"au_weights": [0], "contrast_weight": 1.0}, "--contrast-weight: no AU weight above 0"),
+        ({"au_weights": [0, 4], "contrast_weight": -1.0}, "--contrast-weight: -1.0"),
     ],
 )
 def test_a_grid_of_no_use_is_an_error_that_names_it(asked, words):
@@ -188,50 +187,53 @@ def test_a_grid_of_no_use_is_an_error_that_names_it(asked, words):
 
 def test_a_dry_run_lists_the_papers_runs_without_a_store(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(main, ["sweep", "--preset", "paper", "--dry-run", "--json"])
+    done = CliRunner().invoke(main, ["sweep", "--grid", "paper", "--dry-run", "--json"])
     assert done.exit_code == 0, done.output
     told = json.loads(done.output)
     assert [run["run"] for run in told["runs"]] == [c.name for c in plan_sweep("paper").cells]
     assert sum(run["epochs"] for run in told["runs"]) == 45 * 100 + 22 * 20
-    text = CliRunner().invoke(main, ["sweep", "--preset", "paper", "--dry-run"]).output
+    text = CliRunner().invoke(main, ["sweep", "--grid", "paper", "--dry-run"]).output
     assert text.splitlines()[-1] == "67 runs, 4940 epochs"
     assert not list(tmp_path.iterdir())
 
 
 def test_the_command_has_every_option_of_train_that_a_sweep_does_not_decide():
-    options = {p.name for p in main.commands["sweep"].params}
+    options = {p.name for p in main.commands["sweep"].params if p.expose_value}
     swept = {"name", "method", "au_weight", "layers", "seed"}
-    own = {"store", "preset", "methods", "lambdas", "layers", "seeds", "name", "jobs", "dry_run"}
-    own |= {"overwrite", "as_json", "train_preset", "rafdb", "affectnet"}
+    own = {"store", "grid", "methods", "au_weights", "layers", "seeds", "name", "jobs", "dry_run"}
+    own |= {"overwrite", "as_json", "rafdb", "affectnet"}
     assert options == set(TrainConfig.__dataclass_fields__) - swept | own
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--lambdas", "0,four"), "--lambdas: '0,four' (expected numbers such as 0,4)"),
-        (("--layers", "5+x"), "--layers: '5+x' (expected layers such as 5,5+4)"),
-        (("--seeds", "1.5"), "--seeds: '1.5' (expected whole numbers"),
-        (("--preset", "paper"), "no store given (expected --rafdb STORE"),
-        (("--preset", "demo", "--rafdb", "x"), "--rafdb: for --preset paper alone"),
+        (
+            ("--au-weights", "0,four"),
+            "Invalid value for '--au-weights': 'four' is not a valid float",
+        ),
+        (("--layers", "5+x"), "Invalid value for '--layers': '5+x' (expected numbers such as"),
+        (("--seeds", "1.5"), "Invalid value for '--seeds': '1.5' is not a valid integer"),
+        (("--grid", "paper"), "no store given (expected --rafdb STORE"),
+        (("--grid", "demo", "--rafdb", "x"), "--rafdb: for --grid paper alone"),
     ],
 )
 def test_what_the_command_cannot_read_is_an_error(options, words):
     done = CliRunner().invoke(main, ["sweep", *options])
-    assert done.exit_code == 1
+    assert done.exit_code == (2 if "Invalid" in words else 1)
     assert words in done.output
 
 
 def test_of_the_paper_only_the_data_set_whose_store_is_given_is_run(tmp_path, monkeypatch):
     seen = []
 
-    def note(store, plan, stores, jobs, overwrite, _):
+    def note(store, plan, stores, jobs, overwrite):
         seen.append((store, plan.data, stores, jobs, overwrite))
         raise AuheatError("enough")
 
-    monkeypatch.setattr("auheat.sweeps.runner.sweep", note)
+    monkeypatch.setattr("auheat.sweeps.runner.run_plan", note)
     place, out = tmp_path / "a", tmp_path / "out"
-    options = ["sweep", "--preset", "paper", "--store", str(out), "--jobs", "3"]
+    options = ["sweep", "--grid", "paper", "--store", str(out), "--jobs", "3"]
     done = CliRunner().invoke(main, [*options, "--affectnet", str(place)])
     assert "--rafdb is not given: its runs are left out" in done.output
     both = [*options, "--rafdb", str(out), "--affectnet", str(place), "--overwrite"]

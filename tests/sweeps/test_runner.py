@@ -35,7 +35,7 @@ from auheat.sweeps.results import (
     spread,
     write_csv,
 )
-from auheat.sweeps.runner import sweep
+from auheat.sweeps.runner import run_plan
 from auheat.sweeps.tables import write_markdown
 from auheat.training import runner
 from auheat.training.runner import identify_weights
@@ -43,7 +43,7 @@ from auheat.training.trainer import Trainer
 from auheat.utils.locking import hold
 
 QUICK = {
-    "train_preset": "methods",
+    "preset": "methods",
     "image_size": 16,
     "epochs": 1,
     "batch_size": 8,
@@ -64,10 +64,6 @@ def quick(**changes):
     return plan_sweep(**{**QUICK, **changes})
 
 
-def silent(_):
-    pass
-
-
 @pytest.fixture
 def store(tmp_path):
     return make_store(tmp_path)
@@ -77,8 +73,8 @@ def store(tmp_path):
 def swept(tmp_path_factory):
     """A store with a finished sweep of a choice of lambda and two seeds; tests only read it."""
     store = make_store(tmp_path_factory.mktemp("swept"))
-    plan = quick(lambdas=[0, 1, 4], seeds=[0, 1])
-    return store, plan, sweep(store, plan, tell=silent)
+    plan = quick(au_weights=[0, 1, 4], seeds=[0, 1])
+    return store, plan, run_plan(store, plan)
 
 
 def lines_of(store, name="grid"):
@@ -164,7 +160,7 @@ def test_the_page_has_mean_and_deviation_over_the_seeds(swept):
 
 
 def test_tables_1_to_3_show_the_lambda_that_the_figure_marks():
-    plan = plan_sweep(lambdas=[0, 1, 4], layers=[[5], [5, 4]])
+    plan = plan_sweep(au_weights=[0, 1, 4], layers=[[5], [5, 4]])
     results = []
     for r in made_up(plan, 10):
         best = {(5,): 1.0, (5, 4): 4.0}.get(r.cell.setting.layers)
@@ -190,7 +186,7 @@ def test_tables_1_to_3_show_the_lambda_that_the_figure_marks():
 def test_the_state_tells_the_grid_and_each_runs_seconds(swept):
     store, plan, summary = swept
     state = json.loads((summary.folder / "sweep.json").read_text())
-    assert state["grid"]["lambdas"] == [0, 1, 4]
+    assert state["grid"]["au_weights"] == [0, 1, 4]
     assert state["grid"]["layers"] is None
     assert state["grid"]["epochs"] == 1
     assert "device" not in state["grid"]
@@ -201,20 +197,21 @@ def test_the_state_tells_the_grid_and_each_runs_seconds(swept):
         assert state["runs"][cell.name]["state"] == "done"
 
 
-def test_a_finished_sweep_does_nothing_again(swept, monkeypatch):
+def test_a_finished_sweep_does_nothing_again(swept, monkeypatch, caplog):
     store, plan, first = swept
-    before, notes = stamps(store), []
+    before = stamps(store)
+    caplog.set_level("INFO", "auheat")
 
-    def refuse(*_):
+    def refuse(*_, **__):
         raise AssertionError("trained or evaluated again")
 
     monkeypatch.setattr(single_run, "train", refuse)
     monkeypatch.setattr(single_run, "evaluate", refuse)
-    again = sweep(store, plan, tell=notes.append)
+    again = run_plan(store, plan)
     assert stamps(store) == before
     assert again.resumed == len(plan.cells)
     assert again.as_dict()["chosen"] == first.as_dict()["chosen"]
-    assert notes == ["6 of 6 runs were finished already"]
+    assert caplog.messages == ["6 of 6 runs were finished already"]
 
 
 def adversarial(results):
@@ -271,8 +268,8 @@ def test_the_choice_is_the_best_by_brute_force(scores):
 
 
 def test_a_stopped_sweep_goes_on_and_repeats_no_epoch(store, monkeypatch):
-    plan = quick(lambdas=[0, 4], seeds=[0], epochs=2)
-    plan = replace(plan, cells=(*plan.cells, *quick(lambdas=[9], epochs=2).cells))
+    plan = quick(au_weights=[0, 4], seeds=[0], epochs=2)
+    plan = replace(plan, cells=(*plan.cells, *quick(au_weights=[9], epochs=2).cells))
     first, second, third = (cell.name for cell in plan.cells)
     original = Trainer.run_epoch
 
@@ -283,7 +280,7 @@ def test_a_stopped_sweep_goes_on_and_repeats_no_epoch(store, monkeypatch):
 
     monkeypatch.setattr(Trainer, "run_epoch", stop)
     with pytest.raises(KeyboardInterrupt, match=r"stopped, 1 of 3 runs are done"):
-        sweep(store, plan, tell=silent)
+        run_plan(store, plan)
     state = json.loads((store / "sweeps" / "grid" / "sweep.json").read_text())
     states = {name: run["state"] for name, run in state["runs"].items()}
     assert states == {first: "done", second: "stopped", third: "waiting"}
@@ -297,7 +294,7 @@ def test_a_stopped_sweep_goes_on_and_repeats_no_epoch(store, monkeypatch):
         return original(self, epoch)
 
     monkeypatch.setattr(Trainer, "run_epoch", watch)
-    summary = sweep(store, plan, tell=silent)
+    summary = run_plan(store, plan)
     assert trained == [(second, 1), (third, 0), (third, 1)]
     assert (store / "runs" / second / "metrics.jsonl").read_text().startswith(half)
     after = stamps(store)
@@ -309,14 +306,14 @@ def test_a_stopped_sweep_goes_on_and_repeats_no_epoch(store, monkeypatch):
 
 
 def test_a_run_that_fails_is_told_and_the_others_are_kept(store, monkeypatch):
-    options = ("--store", store, "--methods", "cam,apvit", "--train-preset", "methods")
+    options = ("--store", store, "--methods", "cam,apvit", "--preset", "methods")
     options += ("--image-size", 32, "--epochs", 1, "--batch-size", 8, "--device", "cpu")
     original = runner.train
 
-    def fail(where, config, *rest):
+    def fail(where, config, **rest):
         if config.method == "cam" and config.au_weight:
             raise RuntimeError("out of\nmemory")
-        return original(where, config, *rest)
+        return original(where, config, **rest)
 
     monkeypatch.setattr(single_run, "train", fail)
     done = CliRunner().invoke(main, ["sweep", *map(str, options)])
@@ -355,8 +352,8 @@ def test_a_run_that_fails_is_told_and_the_others_are_kept(store, monkeypatch):
 
 
 def test_an_evaluation_older_than_its_weights_or_of_another_split_is_made_anew(store):
-    plan = quick(lambdas=[0])
-    sweep(store, plan, tell=silent)
+    plan = quick(au_weights=[0])
+    run_plan(store, plan)
     (name,) = (cell.name for cell in plan.cells)
     run, file = store / "runs" / name, store / "runs" / name / "evaluation.json"
     right = file.read_bytes()
@@ -364,7 +361,7 @@ def test_an_evaluation_older_than_its_weights_or_of_another_split_is_made_anew(s
     for damage in (b"{", right.replace(b'"test"', b'"val"'), right.replace(b"Sadness", b"Anger")):
         file.write_bytes(damage)
         assert not single_run.is_scored(run, "test")
-        sweep(store, plan, tell=silent)
+        run_plan(store, plan)
         timed = {"seconds": None, "images_per_second": None}
         assert json.loads(file.read_bytes()) | timed == json.loads(right) | timed
     later = time.time_ns() + 10**9
@@ -374,41 +371,54 @@ def test_an_evaluation_older_than_its_weights_or_of_another_split_is_made_anew(s
     (run / "evaluation.npz").unlink()
     os.utime(run / "best.safetensors")
     assert not single_run.is_scored(run, "test")
-    sweep(store, plan, tell=silent)
+    run_plan(store, plan)
     assert single_run.is_scored(run, "test")
 
 
+def test_a_sweep_of_an_earlier_version_goes_on(swept, tmp_path):
+    finished, plan, _ = swept
+    store = shutil.copytree(finished, tmp_path / "copy")
+    file = store / "sweeps" / "grid" / "sweep.json"
+    state = json.loads(file.read_text())
+    names = {"grid": "preset", "preset": "train_preset", "au_weights": "lambdas"}
+    assert set(names) <= set(state["grid"])
+    old = {names.get(key, key): value for key, value in state["grid"].items()}
+    file.write_text(json.dumps(state | {"grid": old}))
+    assert run_plan(store, plan).resumed == len(plan.cells)
+    assert json.loads(file.read_text())["grid"] == state["grid"]
+
+
 def test_another_grid_of_the_same_name_is_an_error_and_keeps_what_is_in_both(store):
-    sweep(store, quick(lambdas=[0]), tell=silent)
+    run_plan(store, quick(au_weights=[0]))
     before = stamps(store)
-    other = quick(lambdas=[0, 9])
-    with pytest.raises(AuheatError, match=r"made with lambdas \[0\], now \[0, 9\]"):
-        sweep(store, other, tell=silent)
+    other = quick(au_weights=[0, 9])
+    with pytest.raises(AuheatError, match=r"made with au_weights \[0\], now \[0, 9\]"):
+        run_plan(store, other)
     assert stamps(store) == before
-    summary = sweep(store, other, overwrite=True, tell=silent)
+    summary = run_plan(store, other, overwrite=True)
     assert summary.resumed == 1
     assert before.items() <= stamps(store).items()
     assert len(lines_of(store)) == 2
-    longer = quick(lambdas=[0], epochs=2)
+    longer = quick(au_weights=[0], epochs=2)
     with pytest.raises(AuheatError, match="made with epochs 1, now 2"):
-        sweep(store, longer, tell=silent)
-    assert sweep(store, longer, overwrite=True, tell=silent).resumed == 0
+        run_plan(store, longer)
+    assert run_plan(store, longer, overwrite=True).resumed == 0
     assert {line["epochs"] for line in lines_of(store).values()} == {"2"}
-    assert sweep(store, longer, overwrite=True, tell=silent).resumed == 1
+    assert run_plan(store, longer, overwrite=True).resumed == 1
     (store / "sweeps" / "grid" / "sweep.json").write_text("{")
     with pytest.raises(AuheatError, match="unreadable"):
-        sweep(store, longer, tell=silent)
+        run_plan(store, longer)
 
 
 def test_other_shards_of_the_same_name_are_an_error_before_any_run(store, tmp_path):
-    plan = quick(lambdas=[0])
-    sweep(store, plan, tell=silent)
+    plan = quick(au_weights=[0])
+    run_plan(store, plan)
     make_store(tmp_path / "other", seed=1)
     (store / "shards").rename(tmp_path / "old")
     (tmp_path / "other" / "shards").rename(store / "shards")
     with pytest.raises(AuheatError, match="trained with other shards"):
-        sweep(store, plan, tell=silent)
-    assert sweep(store, plan, overwrite=True, tell=silent).resumed == 0
+        run_plan(store, plan)
+    assert run_plan(store, plan, overwrite=True).resumed == 0
 
 
 def edit_config(run, part, key, value):
@@ -446,25 +456,25 @@ def test_a_run_that_is_another_or_damaged_is_told_and_overwrite_makes_it_alone_a
     damage(run)
     made = []
 
-    def note(_, config, anew, *rest):
-        made.append((config.name, anew))
+    def note(_, config, *, overwrite):
+        made.append((config.name, overwrite))
         raise AuheatError("enough")
 
     monkeypatch.setattr(single_run, "train", note)
     with pytest.raises(AuheatError, match=f"{run.name}: trained with {words}"):
-        sweep(store, plan, tell=silent)
+        run_plan(store, plan)
     assert not made
-    assert sweep(store, plan, overwrite=True, tell=silent).resumed == 1
+    assert run_plan(store, plan, overwrite=True).resumed == 1
     assert made == [(run.name, True)]
 
 
 def test_a_damaged_run_is_whole_again_when_it_was_made_anew(store):
-    plan = quick(lambdas=[0])
+    plan = quick(au_weights=[0])
     (run,) = (store / "runs" / cell.name for cell in plan.cells)
-    sweep(store, plan, tell=silent)
+    run_plan(store, plan)
     (run / "config.json").write_text("{")
-    assert sweep(store, plan, overwrite=True, tell=silent).done == [run.name]
-    assert sweep(store, plan, tell=silent).resumed == 1
+    assert run_plan(store, plan, overwrite=True).done == [run.name]
+    assert run_plan(store, plan).resumed == 1
 
 
 def test_initial_weights_are_identified_once_for_each_network(swept, monkeypatch):
@@ -476,7 +486,7 @@ def test_initial_weights_are_identified_once_for_each_network(swept, monkeypatch
         return {"weights_file": "none", "weights_sha256": "none"}
 
     monkeypatch.setattr("auheat.sweeps.runner.identify_weights", identify)
-    assert sweep(store, plan, tell=silent).resumed == 6
+    assert run_plan(store, plan).resumed == 6
     assert asked == [("cam", "thin", "none")]
 
 
@@ -496,9 +506,9 @@ def test_a_run_from_before_the_contrast_was_made_without_it(swept, tmp_path):
     with pytest.raises(
         AuheatError, match=r"trained with contrast_weight 0\.0, now asked with 1\.0"
     ):
-        runner.train(store, other.config, tell=silent)
+        runner.train(store, other.config)
     assert json.loads((run / "config.json").read_text()) == config
-    assert runner.train(store, cell.config, tell=silent).notes == ("was finished already",)
+    assert runner.train(store, cell.config).notes == ("was finished already",)
 
 
 def test_what_no_run_could_use_is_an_error_before_the_first_run(store, tmp_path, monkeypatch):
@@ -515,17 +525,17 @@ def test_what_no_run_could_use_is_an_error_before_the_first_run(store, tmp_path,
         (store, {}, {"jobs": 0}, "--jobs: 0"),
     ]:
         with pytest.raises(AuheatError, match=words):
-            sweep(where, quick(lambdas=[0, 4], **changes), tell=silent, **arguments)
+            run_plan(where, quick(au_weights=[0, 4], **changes), **arguments)
         assert not (where / "sweeps").exists()
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(AuheatError, match="torchrun"):
-        sweep(store, quick(lambdas=[0]), tell=silent)
+        run_plan(store, quick(au_weights=[0]))
 
 
 def test_two_stores_are_checked_before_the_first_run(store, tmp_path):
     plan = plan_sweep("paper", device="cpu")
     with pytest.raises(AuheatError, match=r"gone.*no shards"):
-        sweep(store, plan, {"rafdb": store, "affectnet": tmp_path / "gone"}, tell=silent)
+        run_plan(store, plan, {"rafdb": store, "affectnet": tmp_path / "gone"})
     assert not (store / "runs").exists()
 
 
@@ -536,15 +546,15 @@ def test_one_process_at_a_time_makes_a_sweep(store):
         FileLock(folder / ".lock"),
         pytest.raises(AuheatError, match="another process is at this sweep"),
     ):
-        sweep(store, quick(lambdas=[0]), tell=silent)
+        run_plan(store, quick(au_weights=[0]))
 
 
 def test_one_process_at_a_time_makes_a_run(store, monkeypatch):
-    first, second = (cell.name for cell in quick(lambdas=[0, 4]).cells)
+    first, second = (cell.name for cell in quick(au_weights=[0, 4]).cells)
     monkeypatch.setattr(single_run, "_LOCK_SECONDS", 0.01)
     made = []
 
-    def note(_, config, *rest):
+    def note(_, config, **rest):
         made.append(config.name)
         with (
             pytest.raises(AuheatError, match="busy"),
@@ -557,11 +567,11 @@ def test_one_process_at_a_time_makes_a_run(store, monkeypatch):
     runs = store / "runs"
     runs.mkdir()
     with FileLock(runs / f".{first}.lock"):
-        failed = sweep(store, quick(lambdas=[0, 4]), tell=silent).failed
+        failed = run_plan(store, quick(au_weights=[0, 4])).failed
     assert failed[first].startswith(f"{runs / first}: another process trains this run (wait for it")
     assert failed[second] == "enough"
     assert made == [second]
-    assert sweep(store, quick(lambdas=[0]), overwrite=True, tell=silent).failed.keys() == {first}
+    assert run_plan(store, quick(au_weights=[0]), overwrite=True).failed.keys() == {first}
     assert made == [second, first]
 
 
@@ -570,7 +580,7 @@ def test_one_process_at_a_time_makes_a_run(store, monkeypatch):
 def test_a_process_ends_itself_when_the_sweep_that_started_it_is_killed(monkeypatch):
     monkeypatch.setattr(sweeping, "_WATCH_SECONDS", 0.02)
     monkeypatch.setattr(sweeping, "make_run", lambda *_: time.sleep(60))
-    (cell,) = quick(lambdas=[0]).cells
+    (cell,) = quick(au_weights=[0]).cells
     task = single_run.Task(Path(), cell, ("test",))
     here, there = os.pipe()
     parent = os.fork()
@@ -594,29 +604,31 @@ def test_a_process_ends_itself_when_the_sweep_that_started_it_is_killed(monkeypa
     assert ended
 
 
-def test_runs_made_side_by_side_have_the_same_scores(swept, tmp_path, monkeypatch):
+def test_runs_made_side_by_side_have_the_same_scores(swept, tmp_path, monkeypatch, caplog):
     store, _, _ = swept
     monkeypatch.setattr("auheat.sweeps.runner.count_cores", lambda: 2)  # one thread each, as here
     beside = make_store(tmp_path)
-    plan = quick(lambdas=[0, 4])
-    notes = []
-    assert len(sweep(beside, plan, jobs=2, tell=notes.append).done) == 2
+    plan = quick(au_weights=[0, 4])
+    caplog.set_level("INFO", "auheat")
+    assert len(run_plan(beside, plan, jobs=2).done) == 2
     for cell in plan.cells:
         for key in ("accuracy", "att_cos", "cam_cos", "margin"):
             found, wanted = (scores_of(s, cell.name)[key] for s in (beside, store))
             assert found == pytest.approx(wanted, abs=1e-6)
+    notes = caplog.messages
     assert notes[0] == "2 runs, 2 at a time with 1 threads each"
     assert sum(note.startswith("weights: none") for note in notes) == 1
 
 
-def test_each_run_is_told_once_with_the_time_left(store):
-    notes = []
-    sweep(store, quick(lambdas=[0, 4]), tell=notes.append)
-    told = [note for note in notes if note.startswith("grid-")]
+def test_each_run_is_logged_once_with_the_time_left(store, caplog):
+    caplog.set_level("INFO", "auheat")
+    run_plan(store, quick(au_weights=[0, 4]))
+    told = [note for note in caplog.messages if note.startswith("grid-")]
     assert re.fullmatch(r"grid-cam-au0-seed0: started", told[0])
     assert re.fullmatch(r"grid-cam-au0-seed0: done, \d+ s; 1 to go, about \d+ s", told[1])
     assert re.fullmatch(r"grid-cam-au4-layers5-seed0: done, \d+ s", told[3])
     assert len(told) == 4
+    assert sum(note.startswith("weights: none") for note in caplog.messages) == 1
 
 
 def made_up(plan, n):
@@ -651,9 +663,9 @@ def test_published_figures_stand_beside_runs_of_their_own_data_and_network_alone
 
     for other in (
         (plan, made_up(plan, 70)),  # the demonstration set in RAF-DB's layout
-        (thin := plan_sweep(["none"][0], seeds=[0, 1], recipe="rafdb", backbone="resnet18"),
+        (thin := plan_sweep(["none"][0], seeds=[0, 1], preset="rafdb", backbone="resnet18"),
          made_up(thin, 3068)),
-        (free := plan_sweep(methods=["cam", "prm"], lambdas=[0, 4]), made_up(free, 3068)),
+        (free := plan_sweep(methods=["cam", "prm"], au_weights=[0, 4]), made_up(free, 3068)),
     ):  # fmt: skip
         text = write_markdown(*other, choose_all(*other))
         assert not re.search(r"\*\(\d", text)
@@ -673,7 +685,7 @@ def test_runs_with_a_contrast_have_no_published_figure_beside_them():
 
 
 def test_a_layer_or_set_the_paper_has_not_has_no_published_figure():
-    plan = plan_sweep(methods=["cam"], lambdas=[0, 4], layers=[[5, 3], [5]], recipe="rafdb")
+    plan = plan_sweep(methods=["cam"], au_weights=[0, 4], layers=[[5, 3], [5]], preset="rafdb")
     results = made_up(plan, 3068)
     text = write_markdown(plan, results, choose_all(plan, results))
     table = text.partition("## Table 3")[2]
@@ -694,7 +706,7 @@ def test_scores_of_seeds_are_spread_as_statistics_has_it():
 
 @pytest.mark.parametrize("how", ["failed", "without att_cos"])
 def test_a_lambda_that_lacks_a_seed_is_not_chosen_and_that_is_said(how):
-    plan = plan_sweep(lambdas=[0, 1, 4], seeds=[0, 1])
+    plan = plan_sweep(au_weights=[0, 1, 4], seeds=[0, 1])
     results = []
     for r in made_up(plan, 10):
         weight, seed = r.cell.setting.au_weight, r.cell.config.seed
@@ -710,7 +722,7 @@ def test_a_lambda_that_lacks_a_seed_is_not_chosen_and_that_is_said(how):
 
 
 def test_a_choice_without_validation_scores_is_none_and_said():
-    plan = plan_sweep(lambdas=[0, 1, 4])
+    plan = plan_sweep(au_weights=[0, 1, 4])
     results = [RunResult(cell, RunState(), {}, {}) for cell in plan.cells]
     choices = choose_all(plan, results)
     (candidates,) = (

@@ -70,7 +70,7 @@ def test_the_heatmaps_of_all_classes_move_with_the_photo(tmp_path):
         backbone="thin",
         weights="none",
         image_size=32,
-        crop_from=48,
+        resize=48,
         contrast_weight=1.0,
         batch_size=8,
     )

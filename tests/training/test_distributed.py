@@ -48,7 +48,7 @@ def both(tmp_path_factory):
     assert result.returncode == 0, result.stderr
     assert "Warning" not in result.stderr
     for name in CASES:
-        train(one, config_of(name), tell=lambda _: None)
+        train(one, config_of(name))
     return one, two
 
 
@@ -101,7 +101,7 @@ def test_a_run_notes_how_many_processes_made_it(both):
     config = json.loads((both[1] / "runs" / "frozen" / "config.json").read_text())
     assert config["data"]["processes"] == 2
     with pytest.raises(AuheatError, match="trained with processes 2, now asked with 1"):
-        train(both[1], config_of("frozen"), tell=lambda _: None)
+        train(both[1], config_of("frozen"))
 
 
 def test_one_process_that_fails_ends_all_with_one_message(tmp_path):

@@ -20,10 +20,13 @@ from auheat import losses
 from auheat.cli import main
 from auheat.data.dataset import ShardDataset
 from auheat.errors import AuheatError
+from auheat.evaluation.evaluator import evaluate
 from auheat.facs import codebooks
 from auheat.models import apvit
 from auheat.models.apvit import ApvitShape
+from auheat.reporting.page import report
 from auheat.runs import checkpoint, codebook, run_folder
+from auheat.runs.run_folder import read_config
 from auheat.training import optim, runner, trainer
 from auheat.training.config import TrainConfig, make_config
 from auheat.training.optim import cosine_rate, one_cycle_rate
@@ -36,12 +39,8 @@ QUICK = {"image_size": 32, "epochs": 2, "batch_size": 8, "device": "cpu", "name"
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def quick(**changes):
-    return make_config("demo", **(QUICK | changes))
-
-
-def silent(_):
-    pass
+def quick(preset="demo", **changes):
+    return make_config(preset, **(QUICK | changes))
 
 
 @pytest.fixture
@@ -53,7 +52,7 @@ def store(tmp_path):
 def trained(tmp_path_factory):
     """A store with one finished run, and its summary; tests only read it."""
     store = make_store(tmp_path_factory.mktemp("trained"))
-    return store, train(store, quick(), tell=silent)
+    return store, train(store, quick())
 
 
 def test_a_run_folder_is_self_sufficient(trained):
@@ -123,21 +122,21 @@ def test_the_test_split_is_never_read(store, monkeypatch):
         "_read_raw",
         lambda self, index: seen.append(self.ids[index]) or original(self, index),
     )
-    train(store, quick(epochs=1), tell=silent)
+    train(store, quick(epochs=1))
     assert seen
     assert not [key for key in seen if key.startswith("test")]
 
 
 def test_rows_of_split_val_are_the_validation_set(tmp_path):
     store = make_store(tmp_path, counts=(("train", 4), ("val", 2)))
-    summary = train(store, quick(epochs=1), tell=silent)
+    summary = train(store, quick(epochs=1))
     held_out = json.loads((summary.run / "split.json").read_text())["val"]
     assert len(held_out) == 8
     assert all(key.startswith("val") for key in held_out)
 
 
 def test_a_stopped_run_goes_on_to_the_same_weights(store, monkeypatch):
-    whole = train(store, quick(name="whole", epochs=3), tell=silent)
+    whole = train(store, quick(name="whole", epochs=3))
     original = trainer.Trainer.run_epoch
 
     def stop_in_second(self, epoch):
@@ -147,12 +146,12 @@ def test_a_stopped_run_goes_on_to_the_same_weights(store, monkeypatch):
 
     monkeypatch.setattr(trainer.Trainer, "run_epoch", stop_in_second)
     with pytest.raises(KeyboardInterrupt, match="1 are saved \\(the same command goes on"):
-        train(store, quick(name="stopped", epochs=3), tell=silent)
+        train(store, quick(name="stopped", epochs=3))
     monkeypatch.setattr(trainer.Trainer, "run_epoch", original)
     stopped = store / "runs" / "stopped"
     with (stopped / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 2, "half": true}\n')  # measured, but killed before it was saved
-    resumed = train(store, quick(name="stopped", epochs=3), tell=silent)
+    resumed = train(store, quick(name="stopped", epochs=3))
     assert resumed.resumed == 1
     assert resumed.best_epoch == whole.best_epoch
     for name in ("best.safetensors", "last.safetensors"):
@@ -180,9 +179,11 @@ def test_a_run_that_is_told_to_go_exits_as_such(store, monkeypatch):
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_optimizer_state_survives_the_file(store, optimizer):
     config = quick(epochs=1, optimizer=optimizer, name=optimizer)
-    summary = train(store, config, tell=silent)
+    summary = train(store, config)
     model, _ = checkpoint.load_classifier(summary.run, run_folder.LAST)
-    fresh = optim.make_optimizer(model, optimizer, config.lr, config.weight_decay, config.head_lr)
+    fresh = optim.make_optimizer(
+        model, optimizer, config.lr, config.weight_decay, config.head_lr_factor
+    )
     metadata = checkpoint.load_state(summary.run, model, fresh)
     assert metadata["epochs_done"] == 1
     key = {"sgd": "momentum_buffer", "adamw": "exp_avg"}[optimizer]
@@ -191,29 +192,29 @@ def test_optimizer_state_survives_the_file(store, optimizer):
 
 def test_a_finished_run_is_not_repeated_and_other_settings_need_overwrite(trained):
     store, summary = trained
-    again = train(store, quick(), tell=silent)
+    again = train(store, quick())
     assert (again.resumed, again.seconds) == (2, 0.0)
     with pytest.raises(AuheatError, match="trained with au_weight 4.0, now asked with 0.0"):
-        train(store, quick(au_weight=0.0), tell=silent)
+        train(store, quick(au_weight=0.0))
     assert again.best_epoch == summary.best_epoch
 
 
 def test_a_run_does_not_go_on_with_other_shards_of_the_same_name(tmp_path):
     store = make_store(tmp_path)
-    train(store, quick(epochs=1), tell=silent)
+    train(store, quick(epochs=1))
     shutil.rmtree(store / "shards")
     make_store(tmp_path, seed=1)
     with pytest.raises(AuheatError, match="trained with material '[0-9a-f]{64}', now asked with"):
-        train(store, quick(epochs=1), tell=silent)
+        train(store, quick(epochs=1))
 
 
 def test_a_run_that_notes_neither_material_nor_weights_goes_on(store):
-    run = train(store, quick(epochs=1), tell=silent).run
+    run = train(store, quick(epochs=1)).run
     config = json.loads((run / "config.json").read_text())
     for key in ("material", "weights_file", "weights_sha256"):
         del config["data"][key]
     (run / "config.json").write_text(json.dumps(config))
-    assert train(store, quick(epochs=1), tell=silent).resumed == 1
+    assert train(store, quick(epochs=1)).resumed == 1
 
 
 def test_weights_are_told_by_name_and_digest(monkeypatch, tmp_path):
@@ -232,21 +233,21 @@ def test_a_run_goes_on_with_the_weights_it_began_with_alone(store, tmp_path):
     config = quick(weights=str(file), epochs=1)
     model, _ = runner._build(quick(weights="none"), 4)
     torch.save(model.backbone.state_dict(), file)
-    run = train(store, config, tell=silent).run
+    run = train(store, config).run
     data = json.loads((run / "config.json").read_text())["data"]
     assert data["weights_file"] == "own.pth"
     assert data["weights_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
-    assert train(store, config, tell=silent).resumed == 1
+    assert train(store, config).resumed == 1
     torch.save({k: v + 1 for k, v in model.backbone.state_dict().items()}, file)
     with pytest.raises(AuheatError, match="trained with weights_sha256 '"):
-        train(store, config, tell=silent)
+        train(store, config)
     with pytest.raises(AuheatError, match="gone.pth: cannot be read \\(--weights takes"):
-        train(store, replace(config, weights="gone.pth"), tell=silent)
+        train(store, replace(config, weights="gone.pth"))
 
 
 def test_overwrite_trains_anew(store):
-    train(store, quick(epochs=1), tell=silent)
-    summary = train(store, quick(epochs=1, au_weight=0.0), overwrite=True, tell=silent)
+    train(store, quick(epochs=1))
+    summary = train(store, quick(epochs=1, au_weight=0.0), overwrite=True)
     assert summary.resumed == 0
     line = json.loads((summary.run / "metrics.jsonl").read_text())
     assert line["train_au"] == 0
@@ -256,7 +257,7 @@ def test_overwrite_trains_anew(store):
 def test_same_seed_same_weights_other_seed_others(store):
     states = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        run = train(store, quick(name=name, seed=seed, epochs=1), tell=silent).run
+        run = train(store, quick(name=name, seed=seed, epochs=1)).run
         states.append(checkpoint.load_tensors(run / "best.safetensors")["backbone.conv1.weight"])
     assert torch.equal(states[0], states[1])
     assert not torch.equal(states[0], states[2])
@@ -266,16 +267,15 @@ def test_training_leaves_the_callers_randomness_alone(store):
     torch.manual_seed(3)
     expected = torch.rand(3)
     torch.manual_seed(3)
-    train(store, quick(epochs=1), tell=silent)
+    train(store, quick(epochs=1))
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_notes_say_what_is_trained_and_how_long_it_takes(store, monkeypatch):
-    notes = []
+def test_what_should_be_known_is_logged_before_the_first_epoch(store, monkeypatch, caplog):
+    caplog.set_level("INFO", "auheat")
     monkeypatch.setattr(runner, "SLOW_SECONDS", 0)
-    summary = train(store, quick(epochs=1), tell=notes.append)
-    assert summary.notes == tuple(notes)
-    text = "\n".join(notes)
+    train(store, quick(epochs=1))
+    text = "\n".join(caplog.messages)
     assert "weights: none" in text
     assert "cam on thin at 32 px, cpu: 28 photos to learn from, 4 held out" in text
     assert "images/s, 1 epochs: about" in text
@@ -352,11 +352,11 @@ def test_nan_loss_names_epoch_and_step(store, monkeypatch):
 
     monkeypatch.setattr(trainer, "total_loss", spoilt)
     with pytest.raises(AuheatError, match="epoch 1, step 2: the loss is not finite"):
-        train(store, quick(), tell=silent)
+        train(store, quick())
 
 
 def test_learning_decreases_both_parts_of_the_loss(store):
-    summary = train(store, quick(epochs=12, name="longer"), tell=silent)
+    summary = train(store, quick(epochs=12, name="longer"))
     lines = [json.loads(x) for x in (summary.run / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["train_ce"] < 0.7 * lines[0]["train_ce"]
     assert lines[-1]["train_au"] < 0.8 * lines[0]["train_au"]
@@ -373,7 +373,7 @@ def test_schedules_start_peak_and_end_where_they_should():
 
 def test_presets_give_way_to_what_is_asked_for():
     assert make_config("demo", epochs=3, lr=None) == replace(
-        TrainConfig(**PRESETS["demo"]), epochs=3
+        TrainConfig(preset="demo", **PRESETS["demo"]), epochs=3
     )
     assert make_config().run_name == "cam-resnet50-au4-seed0"
 
@@ -408,21 +408,21 @@ def test_settings_no_run_could_use_are_refused(settings, message):
 
 def test_too_little_to_train_on_is_one_error_each(tmp_path):
     with pytest.raises(AuheatError, match="no shards"):
-        train(tmp_path / "empty", quick(), tell=silent)
+        train(tmp_path / "empty", quick())
     one = make_store(tmp_path / "one", names=("Happiness",))
     with pytest.raises(AuheatError, match="1 classes \\(at least 2"):
-        train(one, quick(), tell=silent)
+        train(one, quick())
     testing = make_store(tmp_path / "testing", counts=(("test", 3),))
     with pytest.raises(AuheatError, match="no training photo of Neutral"):
-        train(testing, quick(), tell=silent)
+        train(testing, quick())
     lonely = make_store(tmp_path / "lonely", counts=(("train", 1),))
     with pytest.raises(AuheatError, match="too few photos"):
-        train(lonely, quick(), tell=silent)
+        train(lonely, quick())
 
 
 def test_a_run_name_cannot_leave_the_store(store):
     with pytest.raises(AuheatError, match="--name"):
-        train(store, quick(name="../outside"), tell=silent)
+        train(store, quick(name="../outside"))
 
 
 def test_shards_whose_maps_cannot_be_drawn_again_are_refused(tmp_path, monkeypatch):
@@ -431,11 +431,11 @@ def test_shards_whose_maps_cannot_be_drawn_again_are_refused(tmp_path, monkeypat
     moved = replace(original, frame=replace(original.frame, mean=original.frame.mean * 1.3))
     monkeypatch.setattr(codebook, "load_codebook", lambda _: moved)
     with pytest.raises(AuheatError, match="drawn with other regions"):
-        train(store, quick(), tell=silent)
+        train(store, quick())
 
 
 def test_damaged_checkpoints_and_configs_are_one_error_each(store):
-    run = train(store, quick(epochs=1), tell=silent).run
+    run = train(store, quick(epochs=1)).run
     (run / "best.safetensors").write_bytes(b"short")
     with pytest.raises(AuheatError, match="no readable checkpoint"):
         checkpoint.load_classifier(run)
@@ -451,9 +451,28 @@ def test_damaged_checkpoints_and_configs_are_one_error_each(store):
 
 
 def test_a_checkpoint_without_progress_is_one_clear_error(store):
-    run = train(store, quick(epochs=1), tell=silent).run
+    run = train(store, quick(epochs=1)).run
     tensors = checkpoint.load_tensors(run / "last.safetensors")
     for metadata in ({}, {"epochs_done": 1}, {"epochs_done": 1, "best": {"epoch": 1}}):
         checkpoint.save_tensors(run / "last.safetensors", tensors, **metadata)
         with pytest.raises(AuheatError, match="last.safetensors: no progress in it"):
-            train(store, quick(epochs=1), tell=silent)
+            train(store, quick(epochs=1))
+
+
+def test_a_run_of_an_earlier_version_goes_on_and_is_read_by_the_names_of_now(store):
+    config = quick("rafdb", epochs=1, backbone="thin", weights="none", resize=40)
+    run = train(store, config).run
+    file = run / "config.json"
+    told = json.loads(file.read_text())
+    names = {"preset": "recipe", "head_lr_factor": "head_lr", "resize": "crop_from"}
+    assert set(names) <= set(told["settings"])
+    old = {names.get(key, key): value for key, value in told["settings"].items()}
+    file.write_text(json.dumps(told | {"settings": old}))
+    assert read_config(run)["settings"] == told["settings"]
+    evaluate(run, store)
+    assert "head lr factor" in report([str(run)], store).read_text()
+    assert train(store, config).resumed == 1
+    assert json.loads(file.read_text()) == told
+    file.write_text(json.dumps(told | {"settings": old | {"head_lr": 3.0}}))
+    with pytest.raises(AuheatError, match="trained with head_lr_factor 3.0"):
+        train(store, config)

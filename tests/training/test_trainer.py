@@ -33,8 +33,8 @@ ALL = {
     "clip": 1.0,
     "balance": True,
     "amp": "bf16",
-    "crop_from": 36,
-    "head_lr": 3.0,
+    "resize": 36,
+    "head_lr_factor": 3.0,
 }
 CPU = torch.device("cpu")
 
@@ -43,10 +43,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def quick(**changes):
     return make_config("demo", **(QUICK | changes))
-
-
-def silent(_):
-    pass
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +80,6 @@ def test_a_batch_in_parts_gives_the_weights_of_one_pass(store, method):
                 freeze_bn=True,
                 contrast_weight=0.5,
             ),
-            tell=silent,
         ).run
         for n in (1, 4)
     ]
@@ -103,7 +98,7 @@ def test_parts_without_a_valid_heatmap_weigh_nothing(store, monkeypatch):
         return iter(parts)
 
     monkeypatch.setattr(trainer.Trainer, "_split", note)
-    train(store, quick(name="shares", epochs=1, accumulate=4), tell=silent)
+    train(store, quick(name="shares", epochs=1, accumulate=4))
     for parts in seen:
         valid = sum(n for _, n in parts)
         assert sum(part.share for part, _ in parts) == pytest.approx(1)
@@ -114,7 +109,7 @@ def test_parts_without_a_valid_heatmap_weigh_nothing(store, monkeypatch):
 
 
 def test_frozen_normalisation_keeps_its_means_and_learns_its_weights(store):
-    run = train(store, quick(name="frozen", freeze_bn=True), tell=silent).run
+    run = train(store, quick(name="frozen", freeze_bn=True)).run
     last = states(run)[1]
     means = [v for k, v in last.items() if k.endswith("running_mean") and "ema" not in k]
     assert means
@@ -134,7 +129,7 @@ def test_the_mean_of_weights_is_that_of_a_plain_loop(store, monkeypatch):
         seen.append({k: v.clone().double() for k, v in self.model.state_dict().items()})
 
     monkeypatch.setattr(trainer.Trainer, "_step", note)
-    run = train(store, quick(name="ema", ema=0.7), tell=silent).run
+    run = train(store, quick(name="ema", ema=0.7)).run
     monkeypatch.undo()
     wanted = dict(seen[0])
     # running means have moved before the first step is over: start from those of a fresh network
@@ -186,7 +181,7 @@ def test_gradients_are_clipped_to_their_norm(store, monkeypatch):
             torch.testing.assert_close(parameter.grad, wanted, rtol=1e-4, atol=1e-7)
 
     monkeypatch.setattr(trainer.Trainer, "_step", note)
-    train(store, quick(name="clipped", clip=0.5, optimizer="sgd"), tell=silent)
+    train(store, quick(name="clipped", clip=0.5, optimizer="sgd"))
     assert min(norms) > 0.5
 
 
@@ -281,7 +276,7 @@ def test_crops_are_learnt_from_and_whole_photos_validated(store, monkeypatch):
     monkeypatch.setattr(
         ShardDataset, "cache", lambda self: sides.append(self.image_size) or original(self)
     )
-    run = train(store, quick(name="crop", augment="crop", crop_from=37), tell=silent).run
+    run = train(store, quick(name="crop", augment="crop", resize=37)).run
     assert sides == [37, 32]
     assert states(run)[0]
 
@@ -344,7 +339,7 @@ STOPS = {
 
 @pytest.fixture(scope="module")
 def whole(store):
-    return train(store, quick(name="whole", epochs=3, **ALL), tell=silent).run
+    return train(store, quick(name="whole", epochs=3, **ALL)).run
 
 
 @pytest.mark.parametrize("where", STOPS)
@@ -355,8 +350,8 @@ def test_a_run_stopped_anywhere_goes_on_to_the_same_bits(store, whole, where, mo
     with monkeypatch.context() as context:
         patch(context)
         with pytest.raises(KeyboardInterrupt):
-            train(store, config, tell=silent)
-    summary = train(store, config, tell=silent)
+            train(store, config)
+    summary = train(store, config)
     assert summary.resumed == done
     assert_same_runs(whole, summary.run)
 
@@ -372,13 +367,13 @@ def test_a_run_stopped_anywhere_goes_on_to_the_same_bits(store, whole, where, mo
 )
 def test_runs_of_other_options_go_on_to_the_same_bits(store, options, monkeypatch):
     name = "-".join(options)
-    once = train(store, quick(name=f"{name}-once", epochs=3, **options), tell=silent).run
+    once = train(store, quick(name=f"{name}-once", epochs=3, **options)).run
     config = quick(name=f"{name}-twice", epochs=3, **options)
     with monkeypatch.context() as context:
         stop_in_step(context)
         with pytest.raises(KeyboardInterrupt, match="stopped in epoch 2 of 3, 1 are saved"):
-            train(store, config, tell=silent)
-    assert_same_runs(once, train(store, config, tell=silent).run)
+            train(store, config)
+    assert_same_runs(once, train(store, config).run)
 
 
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
@@ -399,15 +394,14 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     own = {"epochs": 6, "ema": 0.8, "accumulate": 2}
-    summary = train(store, quick(name="killed", **own), tell=silent)
+    summary = train(store, quick(name="killed", **own))
     assert summary.resumed >= 1
-    assert_same_runs(train(store, quick(name="whole", **own), tell=silent).run, summary.run)
+    assert_same_runs(train(store, quick(name="whole", **own)).run, summary.run)
 
 
 def test_half_precision_learns_nearly_the_same_and_is_validated_in_full(store):
     runs = [
-        train(store, quick(name=f"amp-{amp}", amp=amp, epochs=6), tell=silent).run
-        for amp in ("none", "bf16")
+        train(store, quick(name=f"amp-{amp}", amp=amp, epochs=6)).run for amp in ("none", "bf16")
     ]
     (_, full), (best, half) = map(states, runs)
     assert all(v.dtype == full[k].dtype for k, v in half.items())
@@ -424,8 +418,7 @@ def test_a_compiled_network_learns_the_same(store, monkeypatch):
     original = torch.compile
     monkeypatch.setattr(torch, "compile", lambda m: original(m, backend="aot_eager"))
     runs = [
-        train(store, quick(name=f"compiled{on}", compile=on, epochs=1), tell=silent).run
-        for on in (False, True)
+        train(store, quick(name=f"compiled{on}", compile=on, epochs=1)).run for on in (False, True)
     ]
     (_, plain), (_, compiled) = map(states, runs)
     assert sorted(plain) == sorted(compiled)
@@ -441,13 +434,13 @@ def test_a_network_that_cannot_be_compiled_is_one_clear_error(store, monkeypatch
 
     monkeypatch.setattr(torch, "compile", lambda m: original(m, backend=broken))
     with pytest.raises(AuheatError, match="--compile: .*no compiler here"):
-        train(store, quick(name="uncompiled", compile=True), tell=silent)
+        train(store, quick(name="uncompiled", compile=True))
 
 
 def test_tensorboard_that_is_missing_is_one_clear_error(store, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(AuheatError, match="--tensorboard: not installed \\(pip install tensorb"):
-        train(store, quick(name="board", tensorboard=True), tell=silent)
+        train(store, quick(name="board", tensorboard=True))
 
 
 def test_tensorboard_has_the_figures_of_every_epoch(store, monkeypatch):
@@ -469,7 +462,7 @@ def test_tensorboard_has_the_figures_of_every_epoch(store, monkeypatch):
     module = type(sys)("torch.utils.tensorboard")
     module.SummaryWriter = Writer
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
-    run = train(store, quick(name="boarded", tensorboard=True), tell=silent).run
+    run = train(store, quick(name="boarded", tensorboard=True)).run
     ((folder, purge, noted),) = made
     assert (folder, purge) == (run / "tensorboard", 1)
     for line in (run / "metrics.jsonl").read_text().splitlines():
@@ -477,24 +470,24 @@ def test_tensorboard_has_the_figures_of_every_epoch(store, monkeypatch):
         epoch = fields.pop("epoch")
         assert {k: noted[k, epoch] for k in fields} == fields
     # whether it is written says nothing of what the run becomes
-    assert train(store, quick(name="boarded", workers=3), tell=silent).resumed == 2
+    assert train(store, quick(name="boarded", workers=3)).resumed == 2
 
 
 @pytest.mark.parametrize("change", [{"method": "wildcat"}, {"classes": NAMES[:3]}], ids=str)
 def test_a_checkpoint_of_another_network_is_one_clear_error(store, change):
     name = "-".join(change)
-    mine = train(store, quick(name=f"mine-{name}", epochs=1), tell=silent).run
-    other = train(store, quick(name=f"other-{name}", epochs=1, **change), tell=silent).run
+    mine = train(store, quick(name=f"mine-{name}", epochs=1)).run
+    other = train(store, quick(name=f"other-{name}", epochs=1, **change)).run
     config = quick(name=f"mine-{name}", epochs=1)
     (mine / "last.safetensors").write_bytes((other / "last.safetensors").read_bytes())
     with pytest.raises(AuheatError, match="last.safetensors: not of this method and backbone"):
         checkpoint.load_classifier(mine, run_folder.LAST)
     with pytest.raises(AuheatError, match="asked with"):
-        train(store, quick(name=config.name, epochs=1, **change), tell=silent)
+        train(store, quick(name=config.name, epochs=1, **change))
 
 
 def test_a_checkpoint_without_mean_weights_cannot_go_on_with_them(store):
-    run = train(store, quick(name="meanless", epochs=1), tell=silent).run
+    run = train(store, quick(name="meanless", epochs=1)).run
     model, _ = checkpoint.load_classifier(run)
     optimizer = torch.optim.SGD(model.parameters())
     with pytest.raises(AuheatError, match="last.safetensors: not of this method"):
@@ -522,7 +515,6 @@ def test_the_rate_is_that_of_the_first_steps_without_the_one_that_warms_up(ends,
 
 @pytest.mark.parametrize("batch_size", [28, 14, 4])  # 1, 2 and 7 steps
 def test_a_rate_is_noted_once_whatever_the_number_of_steps(store, batch_size):
-    notes = []
     config = quick(name=f"timed{batch_size}", epochs=2, batch_size=batch_size)
-    train(store, config, tell=notes.append)
+    notes = train(store, config).notes
     assert sum("images/s, 2 epochs: about" in note for note in notes) == 1

@@ -110,7 +110,7 @@ def find_model(name: str) -> Path:
     looked = ", ".join(dict.fromkeys(str(path.parent) for path in places))
     raise StoreError(
         f"{name}: landmark model not found in {looked} (get {WHEEL} with `pip download --no-deps "
-        f"mediapipe=={_VERSION}`, then run `auheat models --from WHEEL|DIR`)"
+        f"mediapipe=={_VERSION}`, then run `auheat detectors --from WHEEL|DIR`)"
     )
 
 

@@ -53,7 +53,7 @@ def test_the_environment_comes_before_the_package_the_cache_and_mediapipe(places
 
 
 def test_a_missing_model_names_the_command_that_mends_it(places):
-    with pytest.raises(AuheatError, match=r"auheat models --from WHEEL\|DIR") as caught:
+    with pytest.raises(AuheatError, match=r"auheat detectors --from WHEEL\|DIR") as caught:
         model_files.find_model(SHORT)
     assert SHORT in str(caught.value)
     assert str(places / "cache") in str(caught.value)

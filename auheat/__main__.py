@@ -1,0 +1,5 @@
+"""`python -m auheat`."""
+
+from auheat.cli import main
+
+main(prog_name="auheat")

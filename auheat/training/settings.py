@@ -1,0 +1,144 @@
+"""The settings of a run, without torch: what a command line and a notebook can ask for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypedDict
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """The settings of a training run, which with the photos decide what it becomes.
+
+    Made by `make_config`, which checks them. `workers`, `device` and `tensorboard` do not change
+    what a run becomes.
+
+    Attributes:
+        name: The run's name; "" makes one of method, backbone, weights and seed.
+        preset: Name of the settings that these began with.
+        shards: Which of the store's shards; None where there are no others.
+        classes: Classes to learn, the others are left out; None takes all.
+        method: One of `list_methods`.
+        backbone: One of the method's.
+        weights: "auto" (published ones where they are on this machine), "none", or a file.
+        image_size: Side of the network's input in px, 16 or more.
+        au_weight: Weight of `au_alignment_loss`, the paper's lambda; 0 for a plain classifier.
+        contrast_weight: Weight of `contrastive_alignment_loss`.
+        layers: Layers (1 to 5, shallow to deep) that both align.
+        epochs: Passes over the training rows, above 0.
+        batch_size: Photos that one step learns from, by all processes and `accumulate` passes.
+        lr: Highest learning rate, above 0.
+        weight_decay: 0 or more.
+        optimizer: "sgd" (Nesterov) or "adamw".
+        head_lr_factor: The head's rate as a multiple of `lr`.
+        schedule: "auto" is cosine of sgd and onecycle of adamw.
+        warmup: Epochs in which the rate rises; None is as suits the schedule.
+        step_epochs: Epochs between steps of the schedule "step".
+        step_factor: What a step multiplies the rate by.
+        augment: How photos are varied.
+        resize: Side in px that photos are resized to before a crop of `image_size`; 0 for none.
+        balance: Draw every class as often.
+        accumulate: Passes that one step adds up.
+        clip: Largest norm of the gradient; 0 for none.
+        ema: Decay of the weights' moving average; 0 for none.
+        freeze_bn: Keep batch normalisation in evaluation mode.
+        sync_bn: Span batch normalisation over processes.
+        amp: "none", "bf16" or "fp16".
+        compile: Use torch.compile.
+        val_fraction: Share of the training rows held out where there is no validation split.
+        seed: Seed of weights, order and augmentation.
+        device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N".
+        workers: Processes that decode photos; None is as many as suit.
+        tensorboard: Write TensorBoard's files, too.
+
+    Example:
+        >>> from auheat import TrainConfig
+        >>> TrainConfig(method="cam", au_weight=0.0, seed=3).run_name
+        'cam-resnet50-au0-seed3'
+    """
+
+    name: str = ""
+    preset: str = "none"
+    shards: str | None = None
+    classes: tuple[str, ...] | None = None
+    method: str = "cam"
+    backbone: str = "resnet50"
+    weights: str = "auto"
+    image_size: int = 224
+    au_weight: float = 4.0
+    contrast_weight: float = 0.0
+    layers: tuple[int, ...] = (5,)
+    epochs: int = 30
+    batch_size: int = 32
+    lr: float = 0.01
+    weight_decay: float = 5e-4
+    optimizer: str = "sgd"
+    head_lr_factor: float = 1.0
+    schedule: str = "auto"
+    warmup: float | None = None
+    step_epochs: int = 10
+    step_factor: float = 0.1
+    augment: str = "affine"
+    resize: int = 0
+    balance: bool = False
+    accumulate: int = 1
+    clip: float = 0.0
+    ema: float = 0.0
+    freeze_bn: bool = False
+    sync_bn: bool = False
+    amp: str = "none"
+    compile: bool = False
+    val_fraction: float = 0.1
+    seed: int = 0
+    device: str = "auto"
+    workers: int | None = None
+    tensorboard: bool = False
+
+    @property
+    def run_name(self) -> str:
+        """The name given, or method, backbone, the weights of what is aligned, and seed."""
+        from auheat.store.store import check_name  # which loads far more than this
+
+        contrast = f"-contrast{self.contrast_weight:g}" if self.contrast_weight else ""
+        made = f"{self.method}-{self.backbone}-au{self.au_weight:g}{contrast}-seed{self.seed}"
+        return check_name(self.name or made.replace("+", "p").replace(":", "-"))
+
+
+class TrainSettings(TypedDict, total=False):
+    """The fields of `TrainConfig` as keywords; each may be left out."""
+
+    name: str
+    shards: str | None
+    classes: tuple[str, ...] | None
+    method: str
+    backbone: str
+    weights: str
+    image_size: int
+    au_weight: float
+    contrast_weight: float
+    layers: tuple[int, ...]
+    epochs: int
+    batch_size: int
+    lr: float
+    weight_decay: float
+    optimizer: str
+    head_lr_factor: float
+    schedule: str
+    warmup: float | None
+    step_epochs: int
+    step_factor: float
+    augment: str
+    resize: int
+    balance: bool
+    accumulate: int
+    clip: float
+    ema: float
+    freeze_bn: bool
+    sync_bn: bool
+    amp: str
+    compile: bool
+    val_fraction: float
+    seed: int
+    device: str
+    workers: int | None
+    tensorboard: bool

@@ -1,0 +1,105 @@
+"""The names that options take, typed here so that help and completion load no registry.
+
+`tests/cli/test_choices.py` compares each with the registry it is of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from auheat import list_datasets, list_detectors, list_methods
+
+VARIANTS = (
+    *("auto", "aligned", "original"),
+    *(f"last{n}{rest}" for n in range(1, 6) for rest in ("", "+neutral")),
+    *("frontal", "all"),
+)
+LANDMARK_MAPS = ("fitted", "index")
+ENGINES = ("auto", "openvino", "float32", "float16")
+BACKENDS = ("threads", "loky", "dask", "ray")
+GEOMETRIES = ("face", "reference")
+CROPS = ("none", "auto")
+PRESETS = ("none", "demo", "methods", "rafdb", "affectnet")
+GRIDS = ("none", "paper", "demo")
+OPTIMIZERS = ("sgd", "adamw")
+SCHEDULES = ("auto", "constant", "step", "cosine", "onecycle")
+AUGMENTATIONS = ("none", "crop", "affine")
+AMP = ("none", "bf16", "fp16")
+EVALUATED_SPLITS = ("test", "val")
+KINDS = ("attention", "cam", "cam-predicted")
+FORMATS = ("webdataset", "npz")
+SPLITS = ("train", "val", "test")
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+class Registered(click.Choice):  # type: ignore[type-arg]
+    """A choice among the names of an open registry, as they are when it is asked."""
+
+    def __init__(self, list_names: Callable[[], Sequence[str]], *besides: str) -> None:
+        self._list_names, self._besides = list_names, besides
+        super().__init__(())
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The names: ours, and those that other packages have added."""
+        return (*self._besides, *self._list_names())
+
+    @choices.setter
+    def choices(self, value: Sequence[str]) -> None:
+        """Ignore what click keeps: the registry is asked each time."""
+
+
+Choice = click.Choice
+METHOD = Registered(list_methods)
+DATASET = Registered(list_datasets, "auto")
+DETECTOR = Registered(list_detectors)
+
+
+class Listed(click.ParamType):  # type: ignore[type-arg]
+    """Values with commas between them, as a tuple."""
+
+    def __init__(self, item: Any) -> None:
+        self.item = click.types.convert_type(item)
+        self.name = f"{self.item.name}s"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:  # noqa: ARG002
+        """Return what help shows for the value."""
+        return "A,B,..."
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[Any, ...]:
+        """Return the values, each converted."""
+        parts = value.split(",") if isinstance(value, str) else value
+        parts = parts if isinstance(parts, list | tuple) else [parts]
+        strip = [part.strip() if isinstance(part, str) else part for part in parts]
+        return tuple(self.item.convert(part, param, ctx) for part in strip)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Complete what follows the last comma."""
+        head, comma, last = incomplete.rpartition(",")
+        items = self.item.shell_complete(ctx, param, last)
+        return [CompletionItem(f"{head}{comma}{item.value}") for item in items]
+
+
+class Layers(click.ParamType):  # type: ignore[type-arg]
+    """Layers to align, such as 5 or 5+4, as a tuple of numbers."""
+
+    name = "layers"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        """Return the numbers."""
+        if isinstance(value, list | tuple):
+            value = "+".join(map(str, value))
+        try:
+            return tuple(int(part) for part in str(value).replace(",", "+").split("+"))
+        except ValueError:
+            self.fail(f"{value!r} (expected numbers such as 5 or 5+4)", param, ctx)

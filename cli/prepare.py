@@ -1,0 +1,173 @@
+"""The commands that prepare data: demo, extract, render."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .choices import CROPS, DATASET, ENGINES, GEOMETRIES, LANDMARK_MAPS, VARIANTS, Choice
+from .common import (
+    FILE,
+    FOLDER,
+    Command,
+    backend_option,
+    fail_option,
+    json_option,
+    model_option,
+    option,
+    overwrite_option,
+    print_fields,
+    print_summary,
+    retry_option,
+    store_option,
+    workers_option,
+)
+
+
+@click.command(cls=Command)
+@click.argument("folder", type=FOLDER)
+@option("--train", default=40, show_default=True, help="Training photos per expression.")
+@option("--test", default=10, show_default=True, help="Test photos per expression.")
+@option("--seed", default=0, show_default=True, help="Another seed, another variation.")
+@json_option
+def demo(folder: Path, as_json: bool, **settings: Any) -> None:
+    """Write a small labelled set of one face in RAF-DB layout to FOLDER.
+
+    It is made from a public-domain portrait whose points are moved as each expression's muscles
+    move them. Needs scikit-image: pip install "auheat[demo]".
+
+    \b
+    auheat demo rafdb/
+    """
+    from auheat.demo import write_demo
+
+    print_fields(write_demo(folder, **settings), as_json)
+
+
+@click.command(cls=Command)
+@click.argument("src", type=FILE)
+@store_option
+@option(
+    "--dataset", type=DATASET, default="auto", show_default=True, help="Layout of SRC.",
+)  # fmt: skip
+@option(
+    "--variant",
+    type=Choice(VARIANTS),
+    metavar="NAME",
+    default="auto",
+    show_default=True,
+    help="RAF-DB: aligned, original; CK+: last1 to last5 frames [last3], or last3+neutral with the "
+    "first frame as Neutral; KDEF: frontal, all. auto is the first of each.",
+)
+@option("--follow-links", is_flag=True, help="Allow links inside SRC that lead out of it.")
+@option(
+    "--detector",
+    default="mesh",
+    show_default=True,
+    metavar="NAME|FILE",
+    help="mesh, fan, mediapipe; dataset: the 68 points that AffectNet carries itself; or a file "
+    "or folder of points that exist already.",
+)
+@option(
+    "--landmark-map",
+    type=Choice(LANDMARK_MAPS),
+    default="fitted",
+    show_default=True,
+    help="How the mesh's 468 vertices become 68 points; index: one vertex each.",
+)
+@model_option
+@option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="auto, cpu, cuda, cuda:N; several with commas, such as cuda:0,cuda:1.",
+)
+@option(
+    "--engine",
+    type=Choice(ENGINES),
+    default="auto",
+    show_default=True,
+    help="auto: OpenVINO on a CPU, else torch in float32.",
+)
+@option("--batch-size", type=int, help="Photos per batch  [default: as suits the device]")
+@workers_option
+@backend_option
+@option("--limit", type=int, help="Take only this many photos, spread over the set.")
+@option("--shard-size", default=1024, show_default=True, help="Rows per shard.")
+@retry_option
+@overwrite_option
+@fail_option
+@json_option
+def extract(as_json: bool, **settings: Any) -> None:
+    """Find 68 landmarks on every photo in SRC.
+
+    SRC is a copy of RAF-DB, AffectNet, FER2013, FER+, ExpW, SFEW, CK+, JAFFE or KDEF as it was
+    published, class folders (happy/, sad/, ... with or without train/ and test/), a CSV with path
+    and label, or just photos. How labels were understood is printed with counts. A photo that fails
+    becomes a row with a status, never a crash; a stopped run goes on where it was when the same
+    command is given again.
+
+    \b
+    auheat extract rafdb/
+    auheat extract photos/ --limit 500 --store quick-look
+    auheat extract rafdb/ --device cuda:0,cuda:1
+    auheat extract rafdb/ --detector openface-csvs/
+    auheat extract rafdb/ --retry-failed
+    auheat extract affectnet/ --backend loky --workers 16
+    auheat extract affectnet/ --detector dataset
+    auheat extract labels.csv
+    """
+    from auheat.pipeline.extraction import extract as run
+
+    print_summary(run(**settings), as_json)
+
+
+@click.command(cls=Command)
+@store_option
+@option("--codebook", metavar="NAME|FILE", help="A name or a YAML file  [default: martinez]")
+@option("--name", help="What to call the shards  [default: codebook, and what is special]")
+@option("--map-size", default=56, show_default=True, help="Side of the heatmap in pixels.")
+@option("--generic", is_flag=True, help="Show all AUs of the codebook, whatever the label.")
+@option("--landmarks", is_flag=True, help="Show the landmarks themselves, and no AUs.")
+@option("--per-au", is_flag=True, help="Add a heatmap for each action unit.")
+@option("--per-class", is_flag=True, help="Add a heatmap for each expression.")
+@option(
+    "--geometry",
+    type=Choice(GEOMETRIES),
+    default="face",
+    show_default=True,
+    help="reference: the paper authors' own maps, mistakes included.",
+)
+@option(
+    "--crop",
+    type=Choice(CROPS),
+    default="none",
+    show_default=True,
+    help="auto: cut out faces small in their photos.",
+)
+@option("--align", is_flag=True, help="Turn and scale faces to one place; maps follow.")
+@option("--photo-size", default=224, show_default=True, help="Side of aligned photos in pixels.")
+@option("--no-images", is_flag=True, help="Write heatmaps and ids, and no photos.")
+@option("--keep-low-confidence", is_flag=True, help="Let doubtful faces count as valid.")
+@workers_option
+@backend_option
+@retry_option
+@overwrite_option
+@fail_option
+@json_option
+def render(as_json: bool, **settings: Any) -> None:
+    """Draw one action-unit heatmap per face and write self-contained training shards.
+
+    \b
+    auheat render --codebook martinez
+    auheat render --codebook my-codebook.yaml --map-size 112
+    auheat render --generic --per-au
+    auheat render --align --photo-size 112 --name aligned
+    auheat render --no-images --name maps-alone
+    auheat render --geometry reference
+    """
+    from auheat.pipeline.rendering import render as run
+
+    print_summary(run(**settings), as_json)

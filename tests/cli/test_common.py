@@ -1,0 +1,123 @@
+"""Messages, progress bars, options out of a file, and how fast the program starts."""
+
+import json
+import logging
+import subprocess
+import sys
+import time
+
+import pytest
+from click.testing import CliRunner
+
+from auheat.cli import main
+from auheat.utils.console import log_notes, progress
+
+
+def run(*arguments, code: int = 0):
+    result = CliRunner().invoke(main, [str(a) for a in arguments])
+    assert result.exit_code == code, result.output
+    return result
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("epochs: 3\nlerning_rate: 1\n", "lerning_rate: no option of this command (one of accum"),
+        ("epochs: many\n", "epochs: 'many' is not a valid integer"),
+        ("method: camm\n", "method: 'camm' is not one of 'cam'"),
+        ("- epochs\n", "no options (expected lines such as"),
+        ("a: [\n", "no readable YAML"),
+        ("!!python/object/apply:os.getcwd []\n", "no readable YAML"),
+    ],
+)
+def test_what_a_file_of_options_cannot_say_is_named_with_the_file(tmp_path, text, words):
+    file = tmp_path / "settings.yaml"
+    file.write_text(text)
+    result = run("train", "--config", file, code=2)
+    assert f"Error: {file}: {words}" in result.output
+
+
+@pytest.fixture
+def talking(monkeypatch):
+    """A command whose library call logs one message of each level, and draws a bar."""
+
+    def show(*_, **__):
+        logger = logging.getLogger("auheat.somewhere")
+        logger.debug("fine")
+        log_notes(logger, ["weights: none", "warning: few photos"])
+        for _ in progress(range(2), desc="work"):
+            pass
+        return {"photos": 2}
+
+    monkeypatch.setattr("auheat.demo.write_demo", show)
+
+
+ALL = ["fine", "weights: none", "warning: few photos"]
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        ([], ALL[1:]),
+        (["-v"], ALL),
+        (["-q"], ALL[2:]),
+        (["--log-level", "debug"], ALL),
+        (["--log-level", "error"], []),
+    ],
+)
+@pytest.mark.parametrize("behind", [False, True])
+def test_messages_go_to_stderr_from_the_level_on(talking, tmp_path, options, shown, behind):
+    words = ["demo", str(tmp_path / "d"), "--json"]
+    words = [*words, *options] if behind else [*options, *words]
+    result = run(*words)
+    assert [line for line in result.stderr.splitlines() if line in ALL] == shown
+    assert json.loads(result.stdout) == {"photos": 2}
+    assert not logging.getLogger("auheat").handlers
+
+
+def test_progress_bars_are_drawn_unless_they_are_not_wanted(talking, tmp_path, monkeypatch):
+    assert "work:" in run("demo", tmp_path).stderr
+    assert "work:" not in run("demo", tmp_path, "--no-progress").stderr
+    assert "work:" not in run("--no-progress", "demo", tmp_path).stderr
+    assert "work:" in run("demo", tmp_path).stderr
+    monkeypatch.setenv("AUHEAT_PROGRESS", "0")
+    assert "work:" not in run("demo", tmp_path).stderr
+
+
+def test_an_error_says_where_it_comes_from_when_asked(tmp_path):
+    assert "Traceback" not in run("report", "--store", tmp_path, code=1).output
+    assert "Traceback" in run("report", "--store", tmp_path, "-v", code=1).output
+
+
+def test_the_library_alone_shows_warnings_and_nothing_else():
+    code = (
+        "import logging, auheat; from auheat.utils.console import log_notes\n"
+        "log_notes(logging.getLogger('auheat.x'), ['note', 'warning: look'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "warning: look\n")
+
+
+@pytest.mark.parametrize("module", ["auheat", "auheat.cli"])
+def test_help_comes_at_once_and_without_torch(module):
+    command = [sys.executable, "-m", module, "--help"]
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        seconds.append(time.perf_counter() - started)
+    assert done.stdout.startswith("Usage: auheat [OPTIONS]")
+    code = "import sys, auheat.cli; sys.exit(bool({'torch', 'numpy', 'cv2'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert min(seconds) < 2  # 0.3 s on a quiet machine
+
+
+def test_info_names_versions_devices_and_places(monkeypatch, tmp_path):
+    import torch
+
+    monkeypatch.setenv("AUHEAT_STORE", str(tmp_path / "here"))
+    told = json.loads(run("info", "--json").output)
+    assert told["versions"]["torch"] == torch.__version__
+    assert told["folders"]["store"] == str(tmp_path / "here")
+    assert told["variables"]["AUHEAT_STORE"] == str(tmp_path / "here")
+    assert "face_landmark.tflite" in run("info").output
