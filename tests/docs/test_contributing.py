@@ -47,7 +47,7 @@ def test_a_method_is_one_head_one_row_one_test(tmp_path):
     store = make_store(tmp_path)
     summary = auheat.train(store, config)
     assert summary.run.name == "lse-thin-au4-seed0"
-    assert auheat.evaluate(store).run == "lse-thin-au4-seed0"
+    assert auheat.evaluate(store=store).run == "lse-thin-au4-seed0"
 
 
 def test_a_data_set_is_read_by_its_name(tmp_path):
