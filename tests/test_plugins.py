@@ -188,7 +188,7 @@ def test_what_a_program_registers_is_used_in_it(photos, tmp_path, one_thread):
     auheat.render(store)
     small = {"image_size": 32, "epochs": 1, "batch_size": 4}
     auheat.train(store, auheat.make_config("demo", method="mine-cam", **small))
-    assert auheat.evaluate(store).run == "mine-cam-thin-au4-seed0"
+    assert auheat.evaluate(store=store).run == "mine-cam-thin-au4-seed0"
 
 
 def test_the_methods_known_without_torch_are_those_with_rows():

@@ -7,18 +7,9 @@ from typing import Any
 from auheat.utils.registry import Registry
 
 METHOD_NAMES = (
-    "cam",
-    "wildcat",
-    "gradcam",
-    "gradcam++",
-    "acol",
-    "prm",
-    "adl",
-    "cutmix",
-    "layercam",
-    "ts-cam",
+    "cam", "wildcat", "gradcam", "gradcam++", "acol", "prm", "adl", "cutmix", "layercam", "ts-cam",
     "apvit",
-)
+)  # fmt: skip
 """The methods that come with auheat, in the order of the AU paper's table 1."""
 
 TABLE: Registry[Any] = Registry("method", METHOD_NAMES)
