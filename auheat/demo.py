@@ -99,12 +99,15 @@ MARKER = "made-by-auheat-demo.txt"
 _SPLITS = ("train", "test")
 
 
-def write_demo(folder: Path, train: int = 40, test: int = 10, seed: int = 0) -> dict[str, Any]:
+def write_demo(
+    folder: str | Path, train: int = 40, test: int = 10, seed: int = 0
+) -> dict[str, Any]:
     """Write 7 expressions x (`train` + `test`) photos to `folder` in RAF-DB layout.
 
     The same arguments give the same photos. Returns what was written. Raises `AuheatError` where
     `folder` holds other files, or scikit-image is not installed.
     """
+    folder = Path(folder)
     if train < 1 or test < 0:
         raise AuheatError(f"--train {train} --test {test}: (expected at least 1 and 0)")
     if folder.exists() and any(folder.iterdir()) and not (folder / MARKER).is_file():
