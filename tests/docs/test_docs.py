@@ -131,5 +131,5 @@ def test_the_page_on_data_sets_lists_every_layout_and_its_ids():
 def test_the_help_of_extract_lists_every_layout():
     from auheat.datasets.registry import DATASETS
 
-    option = next(o for o in main.commands["extract"].params if o.name == "dataset")
-    assert option.help == f"auto, {', '.join(DATASETS)}."
+    (option,) = (p for p in main.commands["extract"].params if p.name == "dataset")
+    assert tuple(option.type.choices) == ("auto", *DATASETS)

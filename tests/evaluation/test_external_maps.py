@@ -232,10 +232,8 @@ def test_the_command_scores_maps_and_shows_what_they_look_at(saved, tmp_path):
     assert "calibration" not in done.stdout
     assert "calibration: ECE" in call().stdout
     failed = call("--kind", "everything")
-    assert failed.exit_code == 1
-    assert "--kind: 'everything' is not known (one of attention, cam, cam-predicted)" in (
-        failed.output
-    )
+    assert failed.exit_code == 2
+    assert "'everything' is not one of 'attention', 'cam', 'cam-predicted'" in failed.output
     assert call("--maps", str(tmp_path / "gone.npz")).exit_code == 1
 
 

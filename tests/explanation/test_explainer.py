@@ -259,7 +259,7 @@ def test_a_wide_cut_lies_within_its_photo(photo_of, tmp_path):
         assert found.frame[1] / found.frame[0] == pytest.approx(2.5, rel=0.02)
 
 
-@pytest.mark.parametrize("how", [{}, {"crop": "auto"}, {"align": True, "side": 72}])
+@pytest.mark.parametrize("how", [{}, {"crop": "auto"}, {"align": True, "photo_size": 72}])
 def test_a_photo_of_the_training_set_is_seen_as_it_was_in_training(how, photo_of, tmp_path):
     rng = np.random.default_rng(5)
     for i, label in enumerate(("happy", "happy", "surprise", "surprise", "anger", "anger")):

@@ -270,7 +270,7 @@ def test_requests_that_cannot_be_met_say_what_is_missing(rafdb, tmp_path, stub_d
             render(store, name=name)
     render(store)
     render(store, name="second")
-    with pytest.raises(AuheatError, match=r"choose one with --name \(martinez, second\)"):
+    with pytest.raises(AuheatError, match=r"choose one with --shards \(martinez, second\)"):
         find_rendered(store)
     with pytest.raises(AuheatError, match=r"no 'third' \(there: martinez, second\)"):
         find_rendered(store, "third")
