@@ -138,7 +138,8 @@ class Folder:
         unlisted = [p for w in walks for p in w.photos if p not in listed and p not in besides]
         if unlisted:
             self.notes.append(
-                f"{len(unlisted)} photos on disk are named by no row, and were left out: {list_few(unlisted)}"
+                f"{len(unlisted)} photos on disk are named by no row, and were left out: "
+                f"{list_few(unlisted)}"
             )
 
 
