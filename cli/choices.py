@@ -11,7 +11,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from auheat import list_datasets, list_detectors, list_methods
+import auheat
 
 VARIANTS = (
     *("auto", "aligned", "original"),
@@ -54,9 +54,24 @@ class Registered(click.Choice):  # type: ignore[type-arg]
 
 
 Choice = click.Choice
-METHOD = Registered(list_methods)
-DATASET = Registered(list_datasets, "auto")
-DETECTOR = Registered(list_detectors)
+METHOD = Registered(lambda: auheat.list_methods())  # not loaded before it is asked
+DATASET = Registered(lambda: auheat.list_datasets(), "auto")
+DETECTOR = Registered(lambda: auheat.list_detectors())
+
+
+class DetectorOrFile(Registered):
+    """A detector's name, "dataset", or a file or folder of points that exist already."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: auheat.list_detectors(), "dataset")
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:  # noqa: ARG002
+        """Return what help shows for the value."""
+        return f"[{'|'.join(self.choices)}|FILE]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ARG002
+        """Return the value; what is no name is looked for as a file later."""
+        return value
 
 
 class Listed(click.ParamType):  # type: ignore[type-arg]

@@ -7,7 +7,16 @@ from typing import Any
 
 import click
 
-from .choices import CROPS, DATASET, ENGINES, GEOMETRIES, LANDMARK_MAPS, VARIANTS, Choice
+from .choices import (
+    CROPS,
+    DATASET,
+    ENGINES,
+    GEOMETRIES,
+    LANDMARK_MAPS,
+    VARIANTS,
+    Choice,
+    DetectorOrFile,
+)
 from .common import (
     FILE,
     FOLDER,
@@ -66,9 +75,9 @@ def demo(folder: Path, as_json: bool, **settings: Any) -> None:
     "--detector",
     default="mesh",
     show_default=True,
-    metavar="NAME|FILE",
-    help="mesh, fan, mediapipe; dataset: the 68 points that AffectNet carries itself; or a file "
-    "or folder of points that exist already.",
+    type=DetectorOrFile(),
+    help="What finds the points; dataset: the 68 that AffectNet carries itself; FILE: a file or "
+    "folder of points that exist already.",
 )
 @option(
     "--landmark-map",

@@ -173,7 +173,7 @@ def read_samples(
     Args:
         source: The set's folder (or a CSV file of the layouts "csv" and "fer2013").
         dataset: One of `list_datasets`, or "auto" for the first whose files are there.
-        images: Which of a set's photos: RAF-DB aligned or original, CK+ last3 and others, KDEF
+        variant: Which of a set's photos: RAF-DB aligned or original, CK+ last3 and others, KDEF
             frontal or all. "auto" is the first of each.
         follow_links: Allow links inside the source that lead out of it.
         unpack: Folder for the photos of FER2013, which are numbers in a table.

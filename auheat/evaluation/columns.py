@@ -23,7 +23,7 @@ class MapScore(NamedTuple):
     compared: bool = False
 
 
-class Column(NamedTuple):
+class ScoreColumn(NamedTuple):
     """A score of a whole run: `key` in evaluation.json, and how tables and charts call it.
 
     `heading` is that of evaluate's table and the report's, "" where they leave it out. `later`
@@ -69,17 +69,17 @@ COMPARED = tuple(score.key for score in MAP_SCORES if score.compared)
 
 
 COLUMNS = (
-    Column("accuracy", "accuracy", along=1, paper="CL (%)", percent=True),
-    Column("balanced_accuracy", "balanced"),
-    Column("cam_cos", "CAM-COS", along=3, paper="CAM-COS"),
-    Column("cam_cos_predicted"),
-    Column("att_cos", "ATT-COS", along=2, paper="ATT-COS"),
-    Column("att_cos_reference"),
-    Column("att_cos_centred", "centred"),
-    Column("margin", "margin", along=4, paper="margin"),
-    Column("rank1", "rank-1", along=5, paper="rank-1"),
-    Column("energy", "energy", later=True),
-    Column("pointing", "pointing", later=True),
+    ScoreColumn("accuracy", "accuracy", along=1, paper="CL (%)", percent=True),
+    ScoreColumn("balanced_accuracy", "balanced"),
+    ScoreColumn("cam_cos", "CAM-COS", along=3, paper="CAM-COS"),
+    ScoreColumn("cam_cos_predicted"),
+    ScoreColumn("att_cos", "ATT-COS", along=2, paper="ATT-COS"),
+    ScoreColumn("att_cos_reference"),
+    ScoreColumn("att_cos_centred", "centred"),
+    ScoreColumn("margin", "margin", along=4, paper="margin"),
+    ScoreColumn("rank1", "rank-1", along=5, paper="rank-1"),
+    ScoreColumn("energy", "energy", later=True),
+    ScoreColumn("pointing", "pointing", later=True),
 )
 """The scores of a run, in the order of evaluation.json: two of the classification, then of maps."""
 

@@ -20,7 +20,7 @@ from auheat.visualization.drawing import (
     INK,
     LINE,
     Color,
-    fill,
+    fill_box,
     measure_text,
     rule,
     shorten,
@@ -131,8 +131,8 @@ def _bars(page: Array, found: ExplanationData, at: tuple[int, int], width: int) 
         true = name == found.label
         tint = BLUE if i == 0 else (150, 176, 212)
         write(page, shorten(name, 11, width // 2), (x, base), 11, GREEN if true else INK)
-        fill(page, (left, base - _BAR + 1, right, base + 1), (238, 240, 244))
-        fill(page, (left, base - _BAR + 1, left + share * (right - left), base + 1), tint)
+        fill_box(page, (left, base - _BAR + 1, right, base + 1), (238, 240, 244))
+        fill_box(page, (left, base - _BAR + 1, left + share * (right - left), base + 1), tint)
         write(page, f"{100 * share:.1f} %", (x + width, base), 11, INK, align="right")
     return y + 32 + len(found.probabilities) * _ROW
 
@@ -170,7 +170,7 @@ def _units(page: Array, found: ExplanationData, left: int, y: int) -> int:
         write(page, title, (x, y), 11, INK, bold=True)
     for i, (unit, tint) in enumerate(zip(found.units, tint_units(found.units), strict=True)):
         base = y + 32 + i * _ROW
-        fill(page, (left, base - 11, left + 11, base), tint)
+        fill_box(page, (left, base - 11, left + 11, base), tint)
         write(page, unit.code, (left + 20, base), 11, INK, bold=True)
         about = unit.name + "".join(_about(unit))
         write(page, shorten(about, 11, CELL - 84), (left + 84, base), 11, INK)
@@ -202,9 +202,9 @@ def _share(
     if share is None:
         write(page, "outside the photo", (x, base), 10, GRAY)
         return
-    fill(page, (x, base - _BAR + 1, end, base + 1), (238, 240, 244))
+    fill_box(page, (x, base - _BAR + 1, end, base + 1), (238, 240, 244))
     tint = (70, 150, 110) if share >= 1 else (196, 170, 130)
-    fill(page, (x, base - _BAR + 1, x + share / most * (end - x), base + 1), tint)
+    fill_box(page, (x, base - _BAR + 1, x + share / most * (end - x), base + 1), tint)
     line = x + round((end - x) / most)
     page[base - _BAR - 1 : base + 3, line] = GRAY
     write(page, f"x {share:.2f}", (end + 66, base), 11, INK, align="right")

@@ -11,7 +11,7 @@ import numpy as np
 from auheat.explanation.scores import AUScore, ExplanationData
 from auheat.heatmaps.class_maps import REGION
 from auheat.records import Array
-from auheat.visualization.drawing import GRAY, WHITE, Color, draw_dots, fill, wrap, write
+from auheat.visualization.drawing import GRAY, WHITE, Color, draw_dots, fill_box, wrap, write
 from auheat.visualization.overlays import overlay
 
 CELL = 352
@@ -186,8 +186,8 @@ def _draw_tag(cell: Array, text: str, tint: Color, at: tuple[float, float], outl
     ends = [tuple(int(v) for v in np.rint(16 * p)) for p in (edge, target)]
     for color, width in (((25, 25, 25), 3), (tint, 1)):
         cv2.line(cell, ends[0], ends[1], color, width, cv2.LINE_AA, 4)
-    fill(cell, (x - wide / 2 - 1, y - high / 2 - 1, x + wide / 2 + 1, y + high / 2 + 1), WHITE)
-    fill(cell, (x - wide / 2, y - high / 2, x + wide / 2, y + high / 2), tint)
+    fill_box(cell, (x - wide / 2 - 1, y - high / 2 - 1, x + wide / 2 + 1, y + high / 2 + 1), WHITE)
+    fill_box(cell, (x - wide / 2, y - high / 2, x + wide / 2, y + high / 2), tint)
     write(cell, text, (x, y + 4.5), 9, WHITE, bold=True, align="middle")
 
 

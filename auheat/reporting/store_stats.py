@@ -8,7 +8,7 @@ from typing import Any
 from auheat.errors import RequestError
 from auheat.store.statistics import describe_stats
 from auheat.utils.paths import find_store
-from auheat.visualization.mean_heatmaps import write_plot
+from auheat.visualization.mean_heatmaps import write_mean_heatmaps
 
 
 def stats(
@@ -42,5 +42,5 @@ def stats(
     if plot is not None:
         if "maps" not in numbers:
             raise RequestError("--plot: landmarks have no heatmaps (run `auheat render` first)")
-        write_plot(plot, maps)
+        write_mean_heatmaps(plot, maps)
     return numbers

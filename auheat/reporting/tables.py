@@ -14,7 +14,7 @@ from auheat.evaluation.columns import (
     COLUMNS,
     MAP_SCORES,
     SENTENCES,
-    Column,
+    ScoreColumn,
 )
 from auheat.reporting.run_data import Run
 from auheat.reporting.run_groups import NO_MATTER
@@ -23,7 +23,7 @@ HEADLINE = tuple(column for column in COLUMNS if column.heading)
 """The columns of the headline table."""
 
 
-def find_columns(results: Sequence[Mapping[str, Any]]) -> list[Column]:
+def find_columns(results: Sequence[Mapping[str, Any]]) -> list[ScoreColumn]:
     """Return the headline columns, those that earlier versions lack where any result has them."""
     return [c for c in HEADLINE if not c.later or any(c.key in scores for scores in results)]
 

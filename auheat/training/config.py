@@ -30,7 +30,7 @@ def make_config(preset: str = "none", **settings: Unpack[TrainSettings]) -> Trai
 
     Args:
         preset: Name of settings to begin with: "none", "demo", "methods", "rafdb", "affectnet".
-        **settings: Fields of `TrainConfig`; one that is None is left as it is.
+        settings: Fields of `TrainConfig`; one that is None is left as it is.
 
     Returns:
         The settings, checked.

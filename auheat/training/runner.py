@@ -91,7 +91,7 @@ def train(
             `settings`.
         preset: Name of settings to begin with: "none", "demo", "methods", "rafdb", "affectnet".
         overwrite: Train anew a run of this name that has other settings.
-        **settings: Fields of `TrainConfig` that replace those of the preset.
+        settings: Fields of `TrainConfig` that replace those of the preset.
 
     Returns:
         The run's folder, its best epoch by validation accuracy, and how fast it was.

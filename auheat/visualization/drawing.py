@@ -184,7 +184,7 @@ def write(
     return width
 
 
-def fill(page: Array, box: tuple[float, float, float, float], color: Color) -> None:
+def fill_box(page: Array, box: tuple[float, float, float, float], color: Color) -> None:
     """Fill a box (left, top, right, bottom), to sixteenths of a pixel."""
     left, top, right, bottom = (round(16 * v) for v in box)
     if right <= left or bottom <= top:

@@ -17,7 +17,7 @@ from auheat.visualization.overlays import colorize
 CELL, COLUMNS = 168, 7
 
 
-def write_plot(file: Path, maps: Mapping[str, MapSums]) -> None:
+def write_mean_heatmaps(file: Path, maps: Mapping[str, MapSums]) -> None:
     """Draw the mean heatmap of each class, in a row of at most 7; brightest is its maximum."""
     if not maps:
         raise RequestError("--plot: no valid heatmaps to draw (`valid` is false in every row)")

@@ -441,7 +441,7 @@ def _make_engine(bench, config, steps, where=None):
     torch.manual_seed(0)
     model = build_classifier(config.method, config.backbone, len(NAMES)).to(where)
     model = model.to(memory_format=torch.channels_last)
-    data = bench.Synthetic(config.batch_size * steps, config.crop_from or config.image_size, False)
+    data = bench.Synthetic(config.batch_size * steps, config.resize or config.image_size, False)
     held = bench.Synthetic(config.batch_size, config.image_size, False)
     rows = np.arange(len(data))
     material = TrainingData(None, data, rows, held, rows[: config.batch_size], bench.PLAN, {})
@@ -514,7 +514,7 @@ def methods() -> None:
         "bf16": {"amp": "bf16"}, "fp16": {"amp": "fp16", "clip": 1.0},
         "accumulate ema balance freeze": {"accumulate": 2, "ema": 0.9, "balance": True,
                                           "freeze_bn": True, "clip": 1.0},
-        "contrast crop": {"contrast_weight": 1.0, "crop_from": 80, "amp": "bf16"},
+        "contrast crop": {"contrast_weight": 1.0, "resize": 80, "amp": "bf16"},
         "cutmix contrast": {"method": "cutmix", "contrast_weight": 1.0, "amp": "bf16"},
         "adamw bf16 layers": {"layers": (5, 4, 3), "amp": "bf16"},
     }  # fmt: skip
@@ -642,14 +642,15 @@ def evaluate() -> None:
                 report("evaluate", method=method, batch=n, photos_per_s=n / all_of_it,
                      forward_per_s=n / forward, peak_gb=peak_gb())  # fmt: skip
     with part("evaluate's photos"):
-        from auheat.data.dataset import _decode, fit_square
+        from auheat.data.dataset import fit_square
+        from auheat.images.decoding import decode_stored
 
         for size in (100, 350):
             photo = cv2.resize(faces(1, 300, 300)[0], (size, size))
             data = cv2.imencode(".jpg", photo)[1].tobytes()
             start, n = time.perf_counter(), 20 if DRY else 500
             for _ in range(n):
-                fit_square(_decode(data), 224)
+                fit_square(decode_stored(data), 224)
             report(
                 "decode and resize, one core", side=size, per_s=n / (time.perf_counter() - start)
             )

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import click
 import pytest
 import yaml
 from click.shell_completion import ShellComplete
@@ -69,8 +70,11 @@ def test_the_completion_script_of_the_readme_lists_the_methods():
 
 
 def test_a_method_of_another_package_is_taken(monkeypatch):
-    monkeypatch.setattr(registry, "METHODS", {**registry.METHODS, "lse": None})
+    monkeypatch.setattr(choices, "METHOD", choices.Registered(lambda: ["cam", "lse"]))
     assert choices.METHOD.convert("lse", None, None) == "lse"
+    assert [item.value for item in choices.METHOD.shell_complete(None, None, "l")] == ["lse"]
+    with pytest.raises(click.BadParameter, match="'x' is not one of 'cam', 'lse'"):
+        choices.METHOD.convert("x", None, None)
 
 
 def test_options_of_a_file_are_defaults_that_the_command_line_replaces(tmp_path):

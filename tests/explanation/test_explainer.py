@@ -273,7 +273,10 @@ def test_a_photo_of_the_training_set_is_seen_as_it_was_in_training(how, photo_of
     render(store, codebook="martinez", name="made", workers=1, **how)
     files, asked = list_finished(store / "shards" / "made", "auheat render")
     framing = describe_framing(files, asked, BOOK.frame)
-    assert (framing["crop"], framing["align"]) == (how.get("crop", "none"), how.get("side", 0))
+    assert (framing["crop"], framing["align"]) == (
+        how.get("crop", "none"),
+        how.get("photo_size", 0),
+    )
     explainer = Explainer(make_run(tmp_path / "run", framing=framing), "cpu")
     dataset = ShardDataset(files, None, SIDE)
     photos = [

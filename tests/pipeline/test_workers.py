@@ -62,7 +62,7 @@ def main(photos, store, backend, workers, kill):
     ShardFolder.enter = enter_and_kill
     extract(Path(photos), Path(store), shard_size=3, backend=backend, workers=workers)
     dead = len(killed)
-    render(Path(store), backend=backend, workers=workers, size=28)
+    render(Path(store), backend=backend, workers=workers, map_size=28)
     digests = [content_digest(f) for f in (Path(store) / "landmarks", find_rendered(Path(store)))]
     found = [str(f) for f in verify_store(Path(store))[1]]
     print(json.dumps({"digests": digests, "killed": dead, "findings": found}))

@@ -400,7 +400,7 @@ def test_another_grid_of_the_same_name_is_an_error_and_keeps_what_is_in_both(sto
     assert before.items() <= stamps(store).items()
     assert len(lines_of(store)) == 2
     longer = quick(au_weights=[0], epochs=2)
-    with pytest.raises(AuheatError, match="made with epochs 1, now 2"):
+    with pytest.raises(AuheatError, match=r"made with au_weights \[0, 9\], now \[0\]"):
         run_plan(store, longer)
     assert run_plan(store, longer, overwrite=True).resumed == 0
     assert {line["epochs"] for line in lines_of(store).values()} == {"2"}

@@ -31,7 +31,7 @@ def test_the_page_has_every_runs_scores_and_nothing_is_trained_twice(
     arguments = [str(tmp_path / "work"), "--epochs", "1", "--jobs", "1", "--out", str(tmp_path)]
     compare.main([*arguments, "--methods", "wildcat"])
     trained, original = [], compare.evaluate
-    monkeypatch.setattr(compare, "evaluate", lambda *a: trained.append(a[1]) or original(*a))
+    monkeypatch.setattr(compare, "evaluate", lambda *a: trained.append(a[0]) or original(*a))
     compare.main([*arguments, "--methods", "wildcat,gradcam++"])
     assert trained == ["gradcampp-thin-au0-seed0-epochs1", "gradcampp-thin-au4-seed0-epochs1"]
     runs = json.loads((tmp_path / "methods.json").read_text())["runs"]

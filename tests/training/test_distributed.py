@@ -76,7 +76,7 @@ def test_synced_normalisation_is_refused_where_torch_has_none(monkeypatch, tmp_p
     monkeypatch.setattr(runner, "join", lambda: nullcontext(World(0, 2, 0, 2)))
     config = make_config("demo", sync_bn=True, device="cpu")
     with pytest.raises(AuheatError, match="--sync-bn: .* on CUDA alone .--freeze-bn on a CPU"):
-        train(tmp_path, config, tell=lambda _: None)
+        train(tmp_path, config)
     assert not list(tmp_path.iterdir())
 
 

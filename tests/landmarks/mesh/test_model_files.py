@@ -24,6 +24,7 @@ def places(tmp_path, monkeypatch):
     monkeypatch.setattr(model_files, "MODELS", digests)
     monkeypatch.setattr(model_files, "package_dir", lambda: tmp_path / "package")
     monkeypatch.setattr(model_files, "cache_dir", lambda: tmp_path / "cache")
+    monkeypatch.setattr(model_files.importlib.metadata, "distributions", lambda **_: [])
     monkeypatch.setattr(model_files, "_from_mediapipe", lambda name: tmp_path / "mediapipe" / name)
     monkeypatch.delenv("AUHEAT_MODELS", raising=False)
     return tmp_path
