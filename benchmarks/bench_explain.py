@@ -67,10 +67,10 @@ def main() -> None:
     loaded = time.perf_counter() - started
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
-        found = [found for found, _ in explainer.explain_to(loaded_run, photos, out)]
+        found = [found for found, _ in explainer.write_panels(loaded_run, photos, out)]
         photos = [one.photo for one in found if one.explained]
         started = time.perf_counter()
-        list(explainer.explain_to(loaded_run, photos, out))
+        list(explainer.write_panels(loaded_run, photos, out))
         batched = (time.perf_counter() - started) / len(photos)
         spent: Counter[str] = Counter()
         for part, (home, name) in PARTS.items():
@@ -79,7 +79,7 @@ def main() -> None:
         for _ in range(ROUNDS):
             for photo in photos:
                 started = time.perf_counter()
-                list(explainer.explain_to(loaded_run, [photo], out))
+                list(explainer.write_panels(loaded_run, [photo], out))
                 seconds.append(time.perf_counter() - started)
     spent["rest"] = sum(seconds) - sum(spent.values())
     settings = loaded_run.config["settings"]

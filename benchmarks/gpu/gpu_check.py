@@ -446,7 +446,7 @@ def _make_engine(bench, config, steps, where=None):
     rows = np.arange(len(data))
     material = TrainingData(None, data, rows, held, rows[: config.batch_size], bench.PLAN, {})
     optimizer = make_optimizer(
-        model, config.optimizer, config.lr, config.weight_decay, config.head_lr
+        model, config.optimizer, config.lr, config.weight_decay, config.head_lr_factor
     )
     return Trainer(config, material, model, optimizer, where)
 
