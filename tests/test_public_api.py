@@ -25,10 +25,7 @@ from auheat.models.registry import METHODS
 ROOT = Path(__file__).parents[1]
 STUBS = sorted(ROOT.glob("auheat/**/__init__.pyi"))
 CONSTANTS = {"EXPRESSIONS", "METHODS"}
-COMMANDS = {
-    "evaluate", "explain", "export", "extract", "merge", "render", "stats", "sweep", "train",
-}  # fmt: skip
-OBJECTS = sorted({*auheat.__all__} - CONSTANTS - COMMANDS)
+OBJECTS = sorted({*auheat.__all__} - CONSTANTS)
 NEVER_RAISE = {
     "au_alignment_loss", "contrastive_alignment_loss", "list_codebooks", "list_datasets",
     "list_detectors", "list_methods",
@@ -171,7 +168,8 @@ def test_a_public_object_is_documented(name):
         raised = entries(found.get("Raises", ""))
         assert bool(raised) == (name not in NEVER_RAISE)
         for error in raised:
-            assert issubclass(getattr(auheat, error), auheat.AuheatError)
+            if error != "KeyboardInterrupt":
+                assert issubclass(getattr(auheat, error), auheat.AuheatError)
 
 
 @pytest.fixture(scope="module")

@@ -150,7 +150,7 @@ def sweep(
         jobs: Runs made at a time, 1 or more, each by a process with its share of the cores.
         overwrite: Take this grid in another one's place, and make anew the runs that differ.
         preset: Name of the settings of every run, as of `train`; None: the grid's, or "none".
-        **settings: Fields of `TrainConfig` for every run, but for those that the grid decides.
+        settings: Fields of `TrainConfig` for every run, but for those that the grid decides.
 
     Returns:
         The sweep's folder, each run's record, and the AU weights chosen.

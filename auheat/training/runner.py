@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from auheat import __version__
-from auheat.errors import AuheatError, RequestError, StoreError
+from auheat.errors import RequestError, StoreError
 from auheat.models.network import Classifier
 from auheat.models.pretrained import WEIGHTS_HINT, Found
 from auheat.models.registry import IMAGENET_MEAN, IMAGENET_STD, build_classifier, find_method
@@ -110,7 +110,9 @@ def train(
         config = make_config(preset, **settings)
     elif settings or preset != "none":
         given = ", ".join([*settings, *(["preset"] if preset != "none" else [])])
-        raise AuheatError(f"train: {given} beside config (put them in the config, or leave it out)")
+        raise RequestError(
+            f"train: {given} beside config (put them in the config, or leave it out)"
+        )
     store = find_store(store)
     with join() as world:
         device = world.device(config.device)

@@ -88,10 +88,9 @@ def test_train_has_an_option_for_every_setting_with_its_default():
         option = options[name]
         assert main.commands["train"].make_context("train", []).params[name] is None, name
         if isinstance(field.default, str | int | float) and name not in ("name", "backbone"):
-            rows = text.partition(" Run:")[2].partition(f" {option.opts[0]} ")[2]
             shown = f"{field.default:g}" if isinstance(field.default, float) else field.default
             if not isinstance(field.default, bool):
-                assert f"[default: {shown}" in rows, name
+                assert f"[default: {shown}" in option.help, name
     for title in ("Run", "Data", "Model", "AU loss", "Optimisation", "Hardware", "Options"):
         assert f" {title}: -" in text
 
@@ -146,7 +145,7 @@ def test_usage_mistakes_exit_with_2():
     run("nonsense", code=2)
     for option, value in CHOICES:
         assert f"'{value}' is not one of " in run("train", option, value, code=2).output
-    assert "is not one of 'demo'" not in run("sweep", "--methods", "cam,camm", code=2).output
+    assert "'camm' is not one of 'cam'" in run("sweep", "--methods", "cam,camm", code=2).output
 
 
 def test_ctrl_c_says_how_to_go_on_and_exits_with_130(rafdb, tmp_path, stub_detector, monkeypatch):

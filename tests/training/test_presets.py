@@ -1,15 +1,17 @@
 """Presets are the paper's, schedules their closed forms, and requests no run could meet errors."""
 
 import math
+import typing
 
 import pytest
 import torch
 
-from auheat.errors import AuheatError
+from auheat.errors import AuheatError, RequestError
 from auheat.models.registry import build_classifier
-from auheat.training.config import TrainConfig, make_config
+from auheat.training.config import TrainConfig, TrainSettings, make_config
 from auheat.training.optim import SCHEDULES, ScheduleConfig, group_parameters, make_optimizer
 from auheat.training.presets import PRESETS
+from auheat.training.runner import train
 
 PAPER = {
     "rafdb": {"epochs": 100, "batch_size": 32, "au_weight": 4.0},  # section 4; figure 5
@@ -129,3 +131,16 @@ def test_the_head_has_its_own_rate_and_every_weight_is_in_one_group():
 def test_engine_settings_no_run_could_use_are_refused(settings, message):
     with pytest.raises(AuheatError, match=message):
         make_config(**settings)
+
+
+def test_the_keywords_of_train_are_the_fields_of_its_settings():
+    fields = typing.get_type_hints(TrainConfig)
+    assert fields.pop("preset") is str  # a parameter of its own
+    assert typing.get_type_hints(TrainSettings) == fields
+
+
+def test_settings_beside_a_config_are_refused(tmp_path):
+    with pytest.raises(RequestError, match="train: epochs beside config"):
+        train(tmp_path, make_config("demo"), epochs=2)
+    with pytest.raises(RequestError, match="train: preset beside config"):
+        train(tmp_path, make_config("demo"), preset="demo")
