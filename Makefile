@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 export AUHEAT_REQUIRE_MODELS ?= 1
 TEST_JOBS ?= 2
 
-.PHONY: help demo methods test check faults bench gpu gpu-files clean
+.PHONY: help demo methods test quick check faults bench gpu gpu-files clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -41,6 +41,9 @@ test: $(INSTALLED)  ## style, types and tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy auheat cli
 	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile
+
+quick: $(INSTALLED)  ## the tests that take moments, under a minute in all: for use while working
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile -m "not slow"
 
 check: $(INSTALLED)  ## style and types alone
 	$(BIN)/ruff check .

@@ -13,6 +13,7 @@ def read(folder):
     return {p.name: p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
+@pytest.mark.slow
 def test_the_set_is_labelled_balanced_and_the_same_every_time(tmp_path, portrait):
     told = write_demo(tmp_path / "a", train=2, test=1, seed=3)
     write_demo(tmp_path / "b", train=2, test=1, seed=3)
@@ -27,6 +28,7 @@ def test_the_set_is_labelled_balanced_and_the_same_every_time(tmp_path, portrait
     assert photo.shape == (100, 100, 3)
 
 
+@pytest.mark.slow
 def test_pixels_out_of_reach_of_the_motion_stay_equal(portrait):
     face, points = magnify(*portrait)
     for au in MOTIONS:
@@ -99,6 +101,7 @@ def test_a_folder_with_other_files_is_not_touched(tmp_path, rafdb, portrait):
     assert read(rafdb) == before
 
 
+@pytest.mark.slow
 def test_a_smaller_set_leaves_nothing_of_a_larger_one(tmp_path, portrait):
     write_demo(tmp_path / "a", train=2, test=0)
     write_demo(tmp_path / "a", train=1, test=0)

@@ -33,6 +33,7 @@ def test_a_kind_is_a_builtin_with_the_message_alone(kind):
     assert again.args == error.args == (str(again),)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_error_of_a_worker_process_arrives_as_it_was(kind):
     with pytest.raises(kind) as caught:

@@ -153,6 +153,7 @@ def test_a_landmark_file_is_not_believed(tmp_path):
         assert said in told[name], told[name]
 
 
+@pytest.mark.slow
 def test_a_codebook_is_text_and_nothing_else(tmp_path):
     for name, (text, _) in BOOKS.items():
         (tmp_path / f"{name}.yaml").write_text(text)

@@ -87,6 +87,7 @@ def test_imports_point_one_way(file):
             assert RANK[other] < RANK[here], f"{here} imports {other}"
 
 
+@pytest.mark.slow
 def test_no_module_cycle():
     graph = {module_name(file): imported(file) for file in SOURCES}
     state = {}
@@ -104,6 +105,7 @@ def test_no_module_cycle():
     assert len(state) > 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", SOURCES, ids=lambda f: str(f.relative_to(ROOT)))
 def test_files_and_functions_stay_small(file):
     tree = ast.parse(file.read_text())

@@ -31,6 +31,7 @@ def wheel(tmp_path_factory) -> Path:
     return built
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_auheat_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert all(n.startswith("auheat/") or ".dist-info/" in n for n in names), names
@@ -43,6 +44,7 @@ def test_the_wheel_holds_auheat_and_nothing_else(wheel):
     assert any(name.endswith("licenses/NOTICE") for name in names)
 
 
+@pytest.mark.slow
 def test_the_wheel_works_away_from_the_checkout(wheel, tmp_path):
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
@@ -85,6 +87,7 @@ def in_checkout(wheel, tmp_path):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("installed", [True, False])
 def test_python_in_a_checkout_finds_the_command_line_and_the_codebooks(in_checkout, installed):
     code = (
@@ -97,6 +100,7 @@ def test_python_in_a_checkout_finds_the_command_line_and_the_codebooks(in_checko
     assert "AU12" in said
 
 
+@pytest.mark.slow
 def test_nothing_else_of_a_checkout_becomes_a_part_of_auheat(in_checkout):
     code = (
         "import auheat, importlib.util as u\n"

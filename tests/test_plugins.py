@@ -135,6 +135,7 @@ def test_names_of_a_package_are_listed_last_without_torch_and_without_loading_it
     assert "mine: left out: method: 'cam' is taken (choose another name)" in err
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_a_packages_data_set_detector_and_method(run, photos):
     cli = ("-m", "auheat.cli")
     for command, name in (
@@ -153,6 +154,7 @@ def test_the_command_line_takes_a_packages_data_set_detector_and_method(run, pho
     assert "mine-cam-thin-au4-seed0" in run(*cli, "evaluate")[0]
 
 
+@pytest.mark.slow
 def test_broken_rows_are_a_warning_and_auto_reads_a_packages_set_last(run, photos, tmp_path):
     code = (
         "import sys, auheat, pathlib\n"
@@ -173,6 +175,7 @@ def test_broken_rows_are_a_warning_and_auto_reads_a_packages_set_last(run, photo
     assert "a Method (expected a Layout)" in err
 
 
+@pytest.mark.slow
 def test_what_a_program_registers_is_used_in_it(photos, tmp_path, one_thread):
     mine: dict = {}
     exec(MODULE, mine)

@@ -79,6 +79,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.slow
 def test_a_users_script_is_checked_by_mypy(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
     command = [sys.executable, "-m", "mypy", "--strict", "--config-file", ROOT / "pyproject.toml"]
@@ -123,6 +124,7 @@ def test_a_stub_says_what_its_package_has(stub):
         assert getattr(module, name) is value
 
 
+@pytest.mark.slow
 def test_no_public_name_is_defined_twice():
     homes = defaultdict(set)
     for file in ROOT.glob("auheat/**/*.py"):
@@ -184,6 +186,7 @@ def made(tmp_path_factory) -> dict[str, Path]:
     return {"store": make_store(root / "store"), "photos": root / "photos"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted({*auheat.__all__} - CONSTANTS))
 def test_the_examples_run(name, made, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

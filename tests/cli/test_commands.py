@@ -244,6 +244,7 @@ def auheat(*arguments) -> list[str]:
     return [sys.executable, "-m", "auheat.cli", *map(str, arguments)]
 
 
+@pytest.mark.slow
 def test_the_whole_chain_on_the_demo_set_survives_a_kill(tmp_path, portrait):
     """demo -> extract (killed once) -> render -> train -> evaluate -> report -> verify."""
     source = tmp_path / "rafdb"

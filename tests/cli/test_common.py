@@ -98,6 +98,7 @@ def test_the_library_alone_shows_warnings_and_nothing_else():
     assert (done.stdout, done.stderr) == ("", "warning: look\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["auheat", "auheat.cli"])
 def test_help_comes_at_once_and_without_torch(module):
     command = [sys.executable, "-m", module, "--help"]

@@ -99,6 +99,7 @@ def digest_items(dataset, queue=None):
     return digest.hexdigest()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_every_item_is_the_same_in_another_process_though_opened_here(shards, method):
@@ -161,6 +162,7 @@ def test_dataset_pickles_without_its_open_files(shards):
     assert torch.equal(pickle.loads(pickle.dumps(dataset))[1]["image"], dataset[1]["image"])
 
 
+@pytest.mark.slow
 def test_loader_workers_return_the_same_batches(shards):
     dataset = ShardDataset(shards, "test", image_size=24)
     alone = list(DataLoader(dataset, 5))

@@ -25,6 +25,7 @@ def test_a_permutation_visits_everything_once_and_can_be_undone(n, key):
     np.testing.assert_array_equal(permute.invert(sent), np.arange(n))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [3, 5, 16])
 def test_every_place_of_a_permutation_is_equally_likely(n):
     keys = 2000
@@ -44,6 +45,7 @@ def test_the_mixing_function_is_splitmix64():
     assert mix(state, 0).tolist() == expected
 
 
+@pytest.mark.slow
 @given(st.integers(1, 400), SHUFFLES, st.integers(0, 9), st.integers(0, 3))
 def test_an_epoch_has_every_row_once(rows, shuffle, seed, epoch):
     assert sorted(whole(EpochOrder(rows, shuffle, seed, epoch, True))) == list(range(rows))
@@ -111,6 +113,7 @@ def slow_order(rows: int, block: int, window: int, seed: int, epoch: int) -> lis
     return order
 
 
+@pytest.mark.slow
 @given(st.integers(1, 200), SHUFFLES, st.integers(0, 2**40), st.integers(0, 99))
 def test_the_order_is_the_one_computed_row_by_row_in_plain_integers(rows, shuffle, seed, epoch):
     expected = slow_order(rows, shuffle.block, shuffle.window, seed, epoch)

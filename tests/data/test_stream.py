@@ -84,6 +84,7 @@ def expected_batches(order, position, world, size, drop_last):
     return [[*b[: fewest - 1], [*chain(*b[fewest - 1 :])]] if b else [] for b in cut]
 
 
+@pytest.mark.slow
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data(), SETS, SHUFFLES, st.integers(1, 4), st.integers(1, 3), st.integers(1, 9))
 def test_every_rank_and_worker_gets_its_share_of_one_global_order(
@@ -111,6 +112,7 @@ def test_every_rank_and_worker_gets_its_share_of_one_global_order(
         assert all(1 <= len(batch) <= size + 1 for batches in ranks for batch in batches)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     SETS,
@@ -178,6 +180,7 @@ def indices(loader, stop=None):
     return found
 
 
+@pytest.mark.slow
 def test_worker_processes_change_nothing_over_epochs_stops_and_states(shards, helped):
     alone = StreamLoader(ShardStream(shards, image_size=SIDE, batch_size=4, block=3, window=4))
     epochs = []

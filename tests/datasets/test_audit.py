@@ -81,6 +81,7 @@ def brute_force_leaks(listing):
     return sum(len(found) > 1 for found in splits.values())
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_leaks_are_those_of_reading_every_file(tmp_path_factory, data):
     root = tmp_path_factory.mktemp("leaks")
@@ -120,6 +121,7 @@ def test_a_leak_is_told_with_an_example(tmp_path):
     assert "(train)" in note
 
 
+@pytest.mark.slow
 def test_listing_is_lean_and_linear(tmp_path):
     """Bytes kept for a row do not grow with rows, and stay below 2 kB."""
     kept = []
@@ -174,6 +176,7 @@ def test_without_a_box_the_whole_photo_is_shown(tmp_path):
     assert decode_view((tmp_path / "gone.png", (0, 0, 5, 5))) is None
 
 
+@pytest.mark.slow
 def test_large_faces_are_shrunk_for_the_detector(tmp_path):
     file = ramp(tmp_path / "a.png", 255, 255)
     big = cv2.resize(cv2.imread(str(file)), (3000, 3000))

@@ -324,6 +324,7 @@ def test_expw_lines_in_another_order_are_refused(tmp_path):
         read_samples(source)
 
 
+@pytest.mark.slow
 def test_each_face_of_an_expw_photo_has_the_points_of_its_own_box(tmp_path, stub_detector):
     extract(sets.expw(tmp_path / "e"), tmp_path / "s")
     rows = read_rows(tmp_path / "s")

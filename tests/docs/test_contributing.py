@@ -59,6 +59,7 @@ def test_a_data_set_is_read_by_its_name(tmp_path):
         auheat.read_samples(tmp_path, "smiles")
 
 
+@pytest.mark.slow
 def test_a_detector_is_loaded_by_its_name(portrait):
     made = run("A detector")
     made["test_mirrored"](portrait[0])

@@ -74,6 +74,7 @@ def test_the_format_lists_every_root_attribute(section, store):
     assert set(read_attributes(file)) == listed
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_readme_run(store):
     plain, aligned = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     page = (ROOT / "docs" / "heatmaps.md").read_text()
@@ -98,6 +99,7 @@ def test_the_examples_of_the_readme_run(store):
     assert np.isfinite(names["heatmaps"]).all()
 
 
+@pytest.mark.slow
 def test_the_project_names_no_package_index_or_foreign_path():
     files = [p for p in ROOT.rglob("*") if p.is_file() and p.suffix in (".md", ".toml", ".txt")]
     files += [ROOT / "Makefile", ROOT / "setup.py", ROOT / ".ci" / "run"]

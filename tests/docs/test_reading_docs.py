@@ -94,6 +94,7 @@ def test_every_snippet_has_a_check():
         assert kind in find(kind)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CHECKS)
 def test_the_snippet_runs_and_delivers_the_rows(kind, rafdb, tmp_path, stub_detector):
     if kind in ("lightning", "tensorflow", "datasets") and not importlib.util.find_spec(kind):

@@ -38,7 +38,9 @@ def add(name, rows):
 
 rows = {
     '    MapScore("pointing", ': '    MapScore("half", "half of it", "half", "cam_half"),',
-    '    Column("pointing", ': '    Column("half", "halved", later=True, along=9, paper="half"),',
+    '    ScoreColumn("pointing", ': (
+        '    ScoreColumn("half", "halved", later=True, along=9, paper="half"),'
+    ),
     '    "pointing": "Share': '    "half": "Half of pointing.",',
 }
 add("auheat.evaluation.columns", rows)

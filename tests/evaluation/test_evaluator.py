@@ -99,6 +99,7 @@ def resize(m):
     return top * (1 - fy) + bottom * fy
 
 
+@pytest.mark.slow
 def test_every_score_equals_the_one_computed_photo_by_photo(evaluated):
     store, result = evaluated
     rows = photo_by_photo(store)
@@ -284,6 +285,7 @@ def test_a_network_of_nan_is_scored_and_told(evaluated, tmp_path):
     assert "NaN" not in (tmp_path / "few" / "evaluation.json").read_text()
 
 
+@pytest.mark.slow
 def test_a_copied_run_is_evaluated_elsewhere_with_the_same_scores(evaluated, tmp_path):
     store, result = evaluated
     shutil.copytree(store / "runs" / "few", tmp_path / "few")

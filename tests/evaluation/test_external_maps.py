@@ -52,6 +52,7 @@ def check_same(back, result, kind="layer 5"):
     assert back.au_pointing.keys() == result.au_pointing.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", [None, "few"])
 def test_own_maps_saved_from_evaluate_score_the_same_back(saved, run):
     store, result, file = saved
@@ -69,6 +70,7 @@ def test_own_maps_saved_from_evaluate_score_the_same_back(saved, run):
     assert told == json.loads(json.dumps(back.as_dict()))
 
 
+@pytest.mark.slow
 def test_cams_saved_from_evaluate_score_the_same_back(saved, tmp_path):
     store, result, _ = saved
     for kind, name in (("cam", "CAM"), ("cam-predicted", "CAM predicted")):
@@ -204,6 +206,7 @@ def test_files_that_are_none_are_one_error(saved, tmp_path):
         evaluate(store=store, maps=folder)
 
 
+@pytest.mark.slow
 def test_predictions_may_be_names_or_numbers_and_none_where_unknown(saved, tmp_path):
     store, _, file = saved
     arrays = read(file)
@@ -217,6 +220,7 @@ def test_predictions_may_be_names_or_numbers_and_none_where_unknown(saved, tmp_p
     assert evaluate(store=store, maps=unsure).accuracy is None
 
 
+@pytest.mark.slow
 def test_the_command_scores_maps_and_shows_what_they_look_at(saved, tmp_path):
     store, result, _ = saved
 
@@ -262,6 +266,7 @@ def test_a_photo_whose_prediction_is_missing_is_told(saved, tmp_path):
     assert back.left_out["no prediction"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", ["rag.v1", "rag.v2"])
 def test_folders_whose_names_differ_after_a_dot_have_scores_of_their_own(saved, tmp_path, folder):
     (tmp_path / folder).mkdir()

@@ -170,6 +170,7 @@ def lit_centre(image, channel):
     return np.array([(light * x).sum(), (light * y).sum()]) / light.sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("framing", FRAMINGS)
 def test_landmarks_lie_on_what_they_mark_in_every_picture(framing, photo_of, tmp_path, finder):
     known, face = FRAMINGS[framing]
@@ -259,6 +260,7 @@ def test_a_wide_cut_lies_within_its_photo(photo_of, tmp_path):
         assert found.frame[1] / found.frame[0] == pytest.approx(2.5, rel=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [{}, {"crop": "auto"}, {"align": True, "photo_size": 72}])
 def test_a_photo_of_the_training_set_is_seen_as_it_was_in_training(how, photo_of, tmp_path):
     rng = np.random.default_rng(5)
@@ -292,6 +294,7 @@ def test_a_photo_of_the_training_set_is_seen_as_it_was_in_training(how, photo_of
         assert np.abs(found.points - item["landmarks"].numpy()).max() < 1e-3
 
 
+@pytest.mark.slow
 def test_training_notes_how_faces_lie_in_its_photos(tmp_path):
     store = make_store(tmp_path)
     config = make_config("demo", name="noted", epochs=1, image_size=32, batch_size=8, device="cpu")
@@ -494,6 +497,7 @@ def test_the_written_json_has_the_values_of_the_record(photo_of, tmp_path):
 METHODS = {"cam": "thin", "gradcam": "thin", "prm": "thin", "ts-cam": "thin-vit"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [*METHODS, "apvit"])
 def test_a_method_of_each_kind_is_explained(method, photo_of, tmp_path):
     backbone, side = METHODS.get(method, "thin-apvit"), 112 if method == "apvit" else SIDE
@@ -539,6 +543,7 @@ def test_a_detector_of_other_points_is_told(photo_of, tmp_path, finder):
     assert f"warning: detector mesh {'e' * 8}" in command(run, file, "--device", "cpu").stderr
 
 
+@pytest.mark.slow
 def test_photos_that_fail_are_named_and_the_others_go_on(photo_of, tmp_path):
     run, out = make_run(tmp_path / "run"), tmp_path / "out"
     good = photo_of("photos/good.png", **LARGE)
@@ -600,6 +605,7 @@ def test_a_single_photo_without_a_face_is_an_error(photo_of, tmp_path):
         found.panel()
 
 
+@pytest.mark.slow
 def test_photos_of_one_name_get_files_of_their_own(photo_of, tmp_path):
     run, out = make_run(tmp_path / "run"), tmp_path / "out"
     photos = [
@@ -622,6 +628,7 @@ def test_names_differ_by_more_than_case(tmp_path):
     assert len(set(names)) == 3
 
 
+@pytest.mark.slow
 def test_no_file_of_the_user_is_ever_replaced(photo_of, tmp_path):
     run, album = make_run(tmp_path / "run"), tmp_path / "album"
     photo_of("album/face.jpg", **LARGE)
@@ -756,6 +763,7 @@ def test_a_notebook_shows_the_panel(square):
     assert "Explanation of face.png: OK" in repr(found)
 
 
+@pytest.mark.slow
 def test_the_portrait_is_found_framed_and_explained(portrait, detector, monkeypatch, tmp_path):
     photo, points = portrait
     monkeypatch.setattr("auheat.explanation.inputs.load_detector", lambda *_: detector)

@@ -94,6 +94,7 @@ def test_the_stores_of_these_tests_are_valid(store):
     assert verify_store(store)[1] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", [None, "train", "val", "test"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_export_read_again_has_every_field_of_every_row(store, tmp_path, kind, split):
@@ -108,6 +109,7 @@ def test_an_export_read_again_has_every_field_of_every_row(store, tmp_path, kind
     assert told["digest"] == content_digest(store / "shards" / "martinez")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_shards_without_photos_are_exported_without_them(tmp_path, kind):
     store = write_store(tmp_path / "s", Made(ODD, images=False))
@@ -116,12 +118,14 @@ def test_shards_without_photos_are_exported_without_them(tmp_path, kind):
     assert_same_rows(read_back(tmp_path / KINDS[kind]), wanted(store, kind))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_equal_shards_give_equal_bytes(store, tmp_path, kind):
     sums = [export(tmp_path / f"{n}{KINDS[kind]}", store, format=kind)["files"] for n in "ab"]
     assert [e["sha256"] for e in sums[0].values()] == [e["sha256"] for e in sums[1].values()]
 
 
+@pytest.mark.slow
 @settings(max_examples=8)
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1),
                 min_size=1, max_size=7, unique=True))  # fmt: skip
@@ -134,6 +138,7 @@ def test_ids_of_any_characters_survive_every_format(tmp_path_factory, ids):
         assert [row["id"] for row in rows] == [row["person"] for row in rows] == ids
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # webdataset's own, of 1.0.2
 def test_webdatasets_own_reader_gives_each_row_once_and_decodes_it(store, tmp_path):
     wds = pytest.importorskip("webdataset")
@@ -197,6 +202,7 @@ def test_numpys_own_loader_reads_every_array(store, tmp_path):
         assert json.loads(str(arrays["attributes"]))[""]["codebook"] == "martinez"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("out", "settings", "words"),
     [
@@ -230,6 +236,7 @@ def test_an_empty_folder_is_a_place_to_export_to(store, tmp_path):
     assert len(read_back(tmp_path / "tars")) == 9
 
 
+@pytest.mark.slow
 def test_two_processes_never_write_one_export(store, tmp_path):
     with FileLock(tmp_path / "tars.lock"), pytest.raises(AuheatError, match="another process"):
         export(tmp_path / "tars", store)
@@ -237,6 +244,7 @@ def test_two_processes_never_write_one_export(store, tmp_path):
     assert {file.name for file in tmp_path.iterdir()} == {"store", "tars"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_ctrl_c_leaves_nothing_and_says_so(store, tmp_path, kind, monkeypatch):
     def stop(*_):
@@ -257,6 +265,7 @@ def test_a_split_without_rows_is_refused(tmp_path):
         export(tmp_path / "x", store, split="val")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_overwrite_replaces_the_whole_export_and_nothing_else(store, tmp_path, kind):
     out = tmp_path / KINDS[kind]
@@ -302,6 +311,7 @@ def strike(store, folder, fault) -> bool:
     return os.WIFSIGNALED(os.waitpid(child, 0)[1])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 def test_killed_anywhere_an_export_is_the_old_one_or_the_new_one(tmp_path):
     store, out = write_store(tmp_path / "s", Made(ODD, shard_size=11)), tmp_path / "out"
@@ -328,6 +338,7 @@ def test_killed_anywhere_an_export_is_the_old_one_or_the_new_one(tmp_path):
         assert names == {"tars", "all.npz", "all.npz.export.json"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 @pytest.mark.parametrize("room", [0, 3000, 9000, 15000])
 @pytest.mark.parametrize("kind", KINDS)
@@ -353,6 +364,7 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(store, tmp_path, kind, room
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_exports_of_real_stages_equal_them(tmp_path):
     faults.make_photos(tmp_path)
     points = str(tmp_path / "points.npz")

@@ -340,6 +340,7 @@ TEXTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", list(TEXTS), ids=lambda text: text[:40])
 def test_each_malformed_file_is_one_precise_error(tmp_path, text):
     file = write(tmp_path, text)
@@ -360,6 +361,7 @@ def test_other_encodings_are_refused_with_their_place(tmp_path):
         load_codebook(file)
 
 
+@pytest.mark.slow
 def test_a_key_given_twice_among_very_many_is_found_at_once(tmp_path):
     file = write(tmp_path, "a: {" + ", ".join(f"k{i}: 1" for i in range(20000)) + ", k0: 1}")
     assert validate_codebook(file) == ["mine.yaml: no valid YAML: line 1: 'k0' is given twice"]

@@ -64,6 +64,7 @@ def test_a_region_holds_most_of_the_motion_of_its_muscle_in_little_of_the_face(a
     assert coverage <= 0.12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("au", MOTIONS)
 def test_it_does_so_on_the_demonstrations_smiling_portrait(au, portrait):
     _, points = portrait
@@ -135,6 +136,7 @@ def test_an_open_mouth_takes_the_lips_units_with_it_and_leaves_the_eyes(au, drop
     assert low - 1e-9 <= most <= high + 1e-9
 
 
+@pytest.mark.slow
 def test_smiles_of_real_people_move_the_region_of_happiness_most(tool, outside_data):
     folder = outside_data / "faces_cc"
     if not (folder / "sources.csv").is_file():
@@ -166,6 +168,7 @@ def printed(name):
     return [[c.strip() for c in line.split("|")[1:-1]] for line in text.splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["motion", "units", "unplaced", "expressions"])
 def test_the_page_prints_what_is_measured_now(name, tool):
     made = tool.TABLES[name]().splitlines()
@@ -185,6 +188,7 @@ def test_the_page_reports_every_expression_on_the_real_pairs():
     assert float(rows[0][1]) >= 1.5
 
 
+@pytest.mark.slow
 def test_the_atlas_shows_every_unit_and_is_small(tool):
     file = ROOT / "docs" / "anatomy.jpg"
     assert file.stat().st_size < 200_000

@@ -31,6 +31,7 @@ def scatter(n, seed, spread=0.6):
     return faces * eye + middle, sizes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codebook", list_codebooks())
 def test_numpy_bytes_and_torch_agree_on_a_thousand_faces(codebook):
     torch = pytest.importorskip("torch")
@@ -53,6 +54,7 @@ def test_numpy_bytes_and_torch_agree_on_a_thousand_faces(codebook):
     assert valid.mean() == pytest.approx(1 - 1 / len(plan.names), abs=0.01)  # but Neutral
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["generic", "landmarks"])
 @pytest.mark.parametrize("size", [(56, 56), (224, 224), (1, 1), (3, 190), (130, 2)])
 def test_bytes_are_the_rounded_maps_at_any_size(mode, size):

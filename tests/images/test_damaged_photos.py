@@ -52,6 +52,7 @@ def pixels(told: list[Told]) -> int:
     return max(t.size[0] * t.size[1] for t in told)
 
 
+@pytest.mark.slow
 def test_no_mutant_crashes_hangs_or_fills_the_memory(tmp_path, hurtful):
     files = [*hurtful.items(), *mutants(300)]
     paths = write(tmp_path, iter(files))

@@ -117,6 +117,7 @@ def test_crops_of_any_scale_and_place_are_the_librarys_to_the_last_bit(library, 
     np.testing.assert_array_equal(cut(images, boxes), np.stack(theirs))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stacks", "flip", "count"), [(1, True, 8), (1, False, 2), (4, False, 2)])
 def test_a_batch_gets_the_librarys_points(library, one_stack, views, stacks, flip, count):
     images, boxes = (part[:count] for part in views)
@@ -128,6 +129,7 @@ def test_a_batch_gets_the_librarys_points(library, one_stack, views, stacks, fli
     assert len(np.unique(ours[0], axis=0)) > 40  # the peaks are not all in one place
 
 
+@pytest.mark.slow
 def test_other_photos_get_the_librarys_points(library, one_stack, outside_data, detector):
     paths = sorted((outside_data / "demo_faces").glob("*.[jp][pn]g"))
     images = [cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB) for path in paths[::4]]
@@ -248,6 +250,7 @@ def detect(weights):
     return fan.FanDetector("cpu", weights / "one.pth.tar", flip=False)
 
 
+@pytest.mark.slow
 def test_the_detector_places_by_fan_what_mesh_finds(detect, detector, one_stack, face):
     black, empty = np.zeros((50, 60, 3), np.uint8), np.zeros((0, 5, 3), np.uint8)
     photos = [black, face, empty, np.hstack([face, face[:, ::-1]])]
@@ -263,6 +266,7 @@ def test_the_detector_places_by_fan_what_mesh_finds(detect, detector, one_stack,
     assert (nothing.points.shape, nothing.score.shape) == ((0, 68, 2), nothing.status.shape)
 
 
+@pytest.mark.slow
 def test_faces_of_low_confidence_get_points_too(detect, face, monkeypatch):
     found = detect._mesh([face])
     found.status[:] = Status.LOW_CONFIDENCE
@@ -272,6 +276,7 @@ def test_faces_of_low_confidence_get_points_too(detect, face, monkeypatch):
     assert np.isfinite(doubtful.points).all()
 
 
+@pytest.mark.slow
 def test_more_photos_than_a_chunk_get_the_points_they_get_alone(detect, face, monkeypatch):
     photos = [face, np.zeros((9, 9, 3), np.uint8), face[::2, ::2], face]
     alone = [detect([photo]).points[0] for photo in photos]
@@ -279,6 +284,7 @@ def test_more_photos_than_a_chunk_get_the_points_they_get_alone(detect, face, mo
     np.testing.assert_allclose(detect(photos).points, alone, atol=0.02)
 
 
+@pytest.mark.slow
 def test_both_formats_give_the_same_network_in_the_precision_asked_for(
     weights, detect, monkeypatch
 ):

@@ -53,6 +53,7 @@ def test_a_failure_on_one_device_is_a_failure_of_the_batch():
         DetectorGroup([Counting(), broken])(pixels(4))
 
 
+@pytest.mark.slow
 def test_mesh_on_two_devices_finds_what_it_finds_on_one(portrait):
     photo = portrait[0]
     photos = [photo, np.zeros((9, 9, 3), np.uint8), np.ascontiguousarray(photo[:256, ::-1])]
@@ -64,6 +65,7 @@ def test_mesh_on_two_devices_finds_what_it_finds_on_one(portrait):
     assert found.status.tolist() == expected.status.tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -89,6 +91,7 @@ def test_bad_requests_are_errors_that_name_the_option_or_the_device(arguments, m
         load_detector(*arguments)
 
 
+@pytest.mark.slow
 def test_every_listed_detector_says_what_it_lacks_or_works(monkeypatch, tmp_path):
     for name in ("AUHEAT_FAN", "AUHEAT_TASK"):
         monkeypatch.delenv(name, raising=False)

@@ -271,6 +271,7 @@ def test_maps_are_the_same_for_every_class_and_never_negative():
     assert not maps.requires_grad
 
 
+@pytest.mark.slow
 def test_full_size_model_takes_a_step_and_is_evaluated_at_112_px():
     torch.manual_seed(0)
     model = build_apvit("apvit", 7)
@@ -341,6 +342,7 @@ def test_half_precision_stays_near_single_precision():
     assert near.min() > 0.99
 
 
+@pytest.mark.slow
 def test_a_few_steps_lower_the_loss_and_move_attention_to_the_target():
     torch.manual_seed(0)
     losses, apart = learn_quarters(build_apvit("thin-apvit", 4))

@@ -48,6 +48,7 @@ def test_gradients_reach_every_parameter(method, au_weight):
         assert parameter.grad.abs().sum() > 0, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", RESNET_ROWS)
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet50"])
 def test_full_size_models_have_28_px_maps_at_224_px(method, backbone):
@@ -58,6 +59,7 @@ def test_full_size_models_have_28_px_maps_at_224_px(method, backbone):
     assert len(output.features) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", RESNET_ROWS)
 def test_a_resnet50_takes_a_step_and_is_evaluated(method):
     side = 224 if method == "cam" else 80
@@ -108,6 +110,7 @@ def learn(method, au_weight, steps=16):
     return losses, au_alignment_loss(top, toy.heatmaps, toy.valid).item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_a_few_steps_lower_the_loss_and_the_au_loss_moves_attention_to_the_heatmap(method):
     plain, apart = learn(method, 0.0)
@@ -122,6 +125,7 @@ def store(tmp_path_factory):
     return make_store(tmp_path_factory.mktemp("methods"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_every_row_trains_is_evaluated_and_reported_by_name_alone(method, store):
     config = make_config("demo", method=method, image_size=32, epochs=1, batch_size=8)
@@ -138,6 +142,7 @@ def test_every_row_trains_is_evaluated_and_reported_by_name_alone(method, store)
     assert train(store, config).resumed == 1
 
 
+@pytest.mark.slow
 def test_a_seed_decides_what_a_mixed_run_mixes(store):
     mixing = {"method": "cutmix", "image_size": 32, "batch_size": 8, "epochs": 2}
     runs = [train(store, make_config("demo", name=name, **mixing)).run for name in ("one", "two")]

@@ -91,6 +91,7 @@ def compare_with_torch(model, images):
         torch.testing.assert_close(scores.softmax(-1), weights[:, :, 0], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_full_size_forward_equals_torchs_encoder_layers():
     torch.manual_seed(0)
@@ -332,6 +333,7 @@ def test_unknown_backbone_names_the_known_ones():
     assert set(VITS) == {"deit-small", "deit-tiny", "thin-vit"}
 
 
+@pytest.mark.slow
 def test_full_size_model_takes_a_step_and_is_evaluated_at_224_px():
     torch.manual_seed(0)
     model = build_ts_cam("deit-small", 7)

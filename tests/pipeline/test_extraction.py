@@ -137,6 +137,7 @@ def odd_rows(tmp_path_factory, portrait) -> dict:
     return {key: dict(zip(rows["id"], rows[key], strict=True)) for key in rows} | {"failed": failed}
 
 
+@pytest.mark.slow
 def test_odd_photos_are_rows_with_the_right_status(odd_rows):
     status = {key: Status(s).name for key, s in odd_rows["status"].items()}
     assert status == {
@@ -152,6 +153,7 @@ def test_odd_photos_are_rows_with_the_right_status(odd_rows):
     assert len(odd_rows["failed"]) == 1 + 5
 
 
+@pytest.mark.slow
 def test_stored_photos_are_upright_and_pil_and_opencv_agree_on_them(odd_rows):
     stored = odd_rows["image"]
     for key, data in stored.items():
@@ -171,6 +173,7 @@ def test_a_second_run_repeats_nothing(rafdb, tmp_path, stub_detector, monkeypatc
     assert (first.resumed, again.resumed, again.rows) == (0, 12, 12)
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_workers(rafdb, tmp_path, stub_detector):
     digests = set()
     for workers in (1, 3):
@@ -181,6 +184,7 @@ def test_results_do_not_depend_on_workers(rafdb, tmp_path, stub_detector):
     assert len(digests) == 1
 
 
+@pytest.mark.slow
 def test_other_settings_are_refused_by_name_until_overwrite(rafdb, tmp_path, stub_detector):
     extract(rafdb, tmp_path / "s", shard_size=5)
     with pytest.raises(AuheatError, match="made with shard_size 5, now asked with 6"):
@@ -320,6 +324,7 @@ def run_and_kill(source: Path, store: Path, at: int) -> int:
     return subprocess.run(command, check=False, capture_output=True).returncode
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_what_an_undisturbed_one_gives(rafdb, tmp_path):
     assert run_and_kill(rafdb, tmp_path / "calm", 10**6) == 0
     calm = [content_digest(f) for f in verify_store(tmp_path / "calm")[0]]

@@ -171,6 +171,7 @@ def photos(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [{"align": True, "photo_size": 112}, {"crop": "auto"}], ids=str)
 def test_stored_landmarks_transform_and_heatmap_follow_the_photo(photos, how):
     before = read_columns(list_shards(photos / "s" / "landmarks")[0])

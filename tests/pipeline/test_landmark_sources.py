@@ -129,6 +129,7 @@ def test_the_command_line_reads_points_and_says_what_matched(marked, tmp_path):
     assert "is no detector (mesh, fan, mediapipe) and no file or folder" in wrong.output
 
 
+@pytest.mark.slow
 def test_a_photo_of_a_hundred_megapixels_and_a_bomb_are_rows(tmp_path, portrait):
     folder = tmp_path / "photos"
     folder.mkdir()

@@ -199,6 +199,7 @@ def test_another_mode_under_the_same_name_is_refused_by_name(store):
         render(store, name="mine", per_au=True)
 
 
+@pytest.mark.slow
 def test_modes_repeat_to_the_same_digest_and_resume(store):
     first = render(store, generic=True, per_au=True, per_class=True)
     before = content_digest(first.folder)
@@ -207,6 +208,7 @@ def test_modes_repeat_to_the_same_digest_and_resume(store):
     assert content_digest(first.folder) == before
 
 
+@pytest.mark.slow
 def test_thin_blobs_of_a_class_that_no_row_has_are_counted_too(tmp_path, stub_detector):
     (tmp_path / "photos").mkdir()
     cv2.imwrite(str(tmp_path / "photos" / "a.png"), np.full((40, 40, 3), 90, np.uint8))

@@ -42,6 +42,7 @@ def replace(photos, name: str) -> None:
     cv2.imwrite(str(photos / name), np.full((40, 44, 3), 77, np.uint8))
 
 
+@pytest.mark.slow
 def test_retry_failed_looks_again_at_failed_rows_alone(photos, tmp_path, stub_detector):
     store = tmp_path / "s"
     extract(photos, store, shard_size=3)
@@ -100,6 +101,7 @@ def test_retry_and_overwrite_exclude_each_other(photos, tmp_path, stub_detector)
         render(tmp_path / "s", retry_failed=True, overwrite=True)
 
 
+@pytest.mark.slow
 def test_render_retries_shards_in_which_a_photo_could_not_be_read(photos, tmp_path, stub_detector):
     store = tmp_path / "s"
     extract(photos, store, shard_size=3)

@@ -106,6 +106,7 @@ def run(script, photos, store, backend, workers, kill=False) -> dict:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backend", "workers"), [("loky", 1), ("loky", 2), ("dask", 2), ("ray", 2)]
 )
@@ -136,6 +137,7 @@ def test_points_that_are_read_need_no_workers(tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_a_worker_counts_no_more_cores_than_it_was_given():
     code = (
         "from auheat.utils.devices import *; limit_cores(1); import cv2;"

@@ -41,6 +41,7 @@ def section(page, name):
     return text
 
 
+@pytest.mark.slow
 def test_every_part_is_there_and_in_the_contents(page):
     parts = re.findall(r'class="part" id="(\w+)"', page)
     assert parts == [
@@ -67,6 +68,7 @@ def test_intervals_stand_under_their_scores_and_the_best_is_marked(page):
     assert "Bold: the highest" in page
 
 
+@pytest.mark.slow
 def test_no_best_is_marked_among_runs_scored_on_other_photos(store, tmp_path):
     other = tmp_path / "s"
     shutil.copytree(store, other)
@@ -130,6 +132,7 @@ def test_best_and_worst_photos_tell_their_margin(store, page):
     assert len(wanted) == 12
 
 
+@pytest.mark.slow
 def test_old_evaluations_are_shown_without_the_parts_they_lack(tmp_path):
     root = make_store(tmp_path)
     write_run(root, "old", new=False)
@@ -145,6 +148,7 @@ def test_old_evaluations_are_shown_without_the_parts_they_lack(tmp_path):
     assert section(both, "calibration").count('class="ideal"') == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -166,6 +170,7 @@ def test_a_damaged_new_part_names_its_run(tmp_path, key, value):
         report(store=root)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -185,6 +190,7 @@ def test_damaged_new_arrays_name_their_run(tmp_path, key, value):
         report(store=root)
 
 
+@pytest.mark.slow
 def test_twenty_two_runs_and_three_thousand_photos_make_less_than_ten_megabytes(tmp_path):
     names = EXPRESSIONS[:7]
     root = make_store(tmp_path, (("train", 4), ("test", 429)), names, shard_rows=1024)
@@ -291,10 +297,12 @@ def test_colour_or_mark_tells_neighbouring_runs_apart(page, kind):
                     assert np.linalg.norm(lab[i] - lab[j]) > 12, (i, j)
 
 
+@pytest.mark.slow
 def test_a_page_is_the_same_every_time(store, page):
     assert report(store=store).read_text() == page
 
 
+@pytest.mark.slow
 def test_names_of_runs_cannot_become_markup(tmp_path):
     root = make_store(tmp_path)
     folder = write_run(root, "plain", scores={"run": "<b>x</b>"})

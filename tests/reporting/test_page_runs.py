@@ -37,6 +37,7 @@ def page(store):
     return report(store=store).read_text()
 
 
+@pytest.mark.slow
 def test_the_report_holds_every_element_for_every_run(page):
     parsed = Page(page)
     assert parsed.count("figure", "chart") == 3
@@ -87,6 +88,7 @@ def test_the_report_needs_nothing_from_outside(page):
     assert not re.search(r"(?:https?:)?//[a-z]", re.sub(r"base64,[^\"]*", "", page))
 
 
+@pytest.mark.slow
 def test_runs_can_be_chosen_and_copied_elsewhere(store, tmp_path):
     shutil.copytree(store / "runs" / "with-aus", tmp_path / "carried")
     text = report([str(tmp_path / "carried")], store, out=tmp_path / "r.html").read_text()
@@ -96,6 +98,7 @@ def test_runs_can_be_chosen_and_copied_elsewhere(store, tmp_path):
         report(["nobody"], store)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_not_evaluated_is_said_to_be_so(store, tmp_path):
     other = tmp_path / "store"
     shutil.copytree(store, other)
@@ -173,6 +176,7 @@ def test_a_damaged_learning_curve_names_its_file(store, tmp_path, line):
         report(store=other)
 
 
+@pytest.mark.slow
 def test_a_run_stopped_in_its_first_epoch_is_said_to_be_so(store, tmp_path):
     other = tmp_path / "store"
     shutil.copytree(store, other)
@@ -186,6 +190,7 @@ def test_a_run_stopped_in_its_first_epoch_is_said_to_be_so(store, tmp_path):
     assert "Not trained yet" in report(["with-aus"], other).read_text()
 
 
+@pytest.mark.slow
 def test_validation_scores_stay_out_of_the_report(store, page, tmp_path):
     other = tmp_path / "store"
     shutil.copytree(store, other)
@@ -209,6 +214,7 @@ def test_baselines_say_whose_they_are_where_runs_have_others(store):
     assert tabulate([changed])[-2][0] == "uniform map"
 
 
+@pytest.mark.slow
 def test_a_map_of_no_class_is_shown_and_never_scored(store, tmp_path):
     other = tmp_path / "store"
     shutil.copytree(store, other)

@@ -50,6 +50,7 @@ def test_the_report_needs_nothing_from_outside(page):
     assert not re.search(r"(?:https?:)?//[a-z]", re.sub(r"base64,[^\"]*", "", page))
 
 
+@pytest.mark.slow
 def test_counts_in_the_report_are_those_of_the_shards(page):
     rows = re.findall(r"<tr><td>(\w+)</td>(.*?)</tr>", page)
     counts = {name: [int(n) for n in re.findall(r">(\d+)<", cells)] for name, cells in rows}

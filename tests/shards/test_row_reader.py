@@ -63,6 +63,7 @@ def test_rows_are_what_hdf5_reads(shard, tmp_path, foreign):
     assert_same(reader.read_many(0, order, NAMES), columns, order)
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(0, N - 1)), st.integers(0, 4000), st.integers(1, 9000))
 def test_many_rows_are_read_like_single_ones_however_reads_are_joined(shard, rows, gap, piece):
     with pytest.MonkeyPatch.context() as patch:
@@ -121,6 +122,7 @@ def test_bytes_outside_of_the_flat_dataset_are_refused(shard, tmp_path):
         RowReader([file]).read(0, 5, ["image"])
 
 
+@pytest.mark.slow
 def test_a_reader_that_outlives_the_interpreters_modules_closes_quietly(shard, monkeypatch):
     reader = RowReader([shard])
     reader.read(0, 0, ["map"])

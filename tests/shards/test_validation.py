@@ -138,6 +138,7 @@ LANDMARK_BREAKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LANDMARK_BREAKS)
 def test_a_broken_rule_of_landmark_shards_is_found_at_its_place(store, name):
     edit, rule, dataset, row = LANDMARK_BREAKS[name]
@@ -174,6 +175,7 @@ TRAINING_BREAKS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINING_BREAKS)
 def test_a_broken_rule_of_training_shards_is_found_at_its_place(store, name):
     edit, rule, dataset, row = TRAINING_BREAKS[name]
@@ -239,6 +241,7 @@ def test_a_link_in_a_shard_is_found(store):
     assert [(f.rule, f.dataset) for f in found] == [("S5", "more")]
 
 
+@pytest.mark.slow
 def test_every_flipped_byte_is_traced_to_its_dataset(store):
     folder = find_rendered(store)
     entry = read_manifest(folder).entries[0]
@@ -282,6 +285,7 @@ def test_an_unfinished_stage_and_outdated_shards_are_found(store):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [MANIFEST, BACKUP])
 def test_a_damaged_copy_of_a_manifest_is_found_and_mended(store, name):
     good = (store / "landmarks" / name).read_bytes()

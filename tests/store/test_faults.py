@@ -25,6 +25,7 @@ def folder(tmp_path):
     return faults.make_photos(tmp_path)
 
 
+@pytest.mark.slow
 def test_killed_anywhere_a_run_goes_on_to_what_an_undisturbed_one_gives(folder):
     each = 6 if FULL else 1
     hits = faults.campaign_of_kills(folder, each)
@@ -40,11 +41,13 @@ def test_killed_anywhere_a_run_goes_on_to_what_an_undisturbed_one_gives(folder):
     assert sum(hits.values()) + second >= (120 if FULL else 20)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_a_clear_error_and_the_store_goes_on_when_there_is_room(folder):
     tried = faults.campaign_of_full_disks(folder, 1 if FULL else 9)
     assert tried >= (90 if FULL else 10)
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_is_found_and_repair_makes_the_store_whole(folder):
     named = faults.campaign_of_flips(folder, *((500, 50) if FULL else (40, 4)))
     assert sum(named.values()) == (500 if FULL else 40)
@@ -79,6 +82,7 @@ def wait_for_a_shard(store, process) -> None:
         time.sleep(0.002)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("_", range(10 if FULL else 1))
 def test_the_real_command_killed_after_its_first_shard_goes_on(folder, _):
     faults.make_photos(folder, 60)
@@ -94,6 +98,7 @@ def test_the_real_command_killed_after_its_first_shard_goes_on(folder, _):
     assert len({faults.content_digest(folder / s / "landmarks") for s in ("calm", "store")}) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
 )
@@ -112,6 +117,7 @@ def test_asked_to_stop_the_command_says_how_to_go_on_and_gives_the_lock_back(fol
     assert verify_store(store)[1] == []
 
 
+@pytest.mark.slow
 def test_a_second_process_gives_up_quickly_and_names_the_first(folder):
     store = folder / "store"
     with lock_store(store):
@@ -123,6 +129,7 @@ def test_a_second_process_gives_up_quickly_and_names_the_first(folder):
     assert finish(folder, store)[0] == 0
 
 
+@pytest.mark.slow
 def test_the_lock_of_a_process_that_died_is_free(folder):
     store = folder / "store"
     child = os.fork()
@@ -135,6 +142,7 @@ def test_the_lock_of_a_process_that_died_is_free(folder):
     assert not (store / ".owner.json").exists()
 
 
+@pytest.mark.slow
 def test_a_disk_quota_that_the_system_sets_is_one_line(folder):
     import resource
 

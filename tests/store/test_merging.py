@@ -46,6 +46,7 @@ def named(folder) -> list[dict]:
     return [r | {"label": names[r["label"]] if r["label"] >= 0 else ""} for r in rows]
 
 
+@pytest.mark.slow
 def test_a_merged_store_has_every_row_of_both_stages_and_breaks_no_rule(two, tmp_path):
     told = merge(two, tmp_path / "all")
     landmarks, rendered = stages(tmp_path / "all")
@@ -77,6 +78,7 @@ def test_shards_in_which_nothing_changes_are_copied_byte_by_byte(tmp_path):
             assert file.read_bytes() == source.read_bytes()
 
 
+@pytest.mark.slow
 def test_attributes_survive_being_written_anew(two, tmp_path):
     merge(two, tmp_path / "all", prefix="a,b")
     for stage in ("landmarks", "shards/martinez"):
@@ -92,6 +94,7 @@ def test_attributes_survive_being_written_anew(two, tmp_path):
                     np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.slow
 def test_an_id_that_is_there_twice_is_refused_with_both_places(tmp_path):
     one = make(tmp_path, "one", list("abcde"))
     other = make(tmp_path, "other", list("vwxd"), seed=1)
@@ -105,6 +108,7 @@ def test_an_id_that_is_there_twice_is_refused_with_both_places(tmp_path):
         merge([one, other], tmp_path / "all", skip_duplicates=True)
 
 
+@pytest.mark.slow
 def test_equal_rows_are_kept_once_when_asked(tmp_path):
     labels = ["Anger", "Happiness", "Neutral", "Anger", "Anger", "Neutral"]
     one = make(tmp_path, "one", list("abcdef"), labels=labels, status=[0, 0, 0, 3, 4, 1])
@@ -119,6 +123,7 @@ def test_equal_rows_are_kept_once_when_asked(tmp_path):
     assert_same_rows(named(stages(tmp_path / "all")[1]), wanted)
 
 
+@pytest.mark.slow
 def test_some_rows_of_a_shard_may_be_kept_and_others_not(tmp_path):
     """The second store has two rows of the first, and one of its own between them."""
     first, pick = Made(list("abcde"), status=[0] * 5), [1, 3]
@@ -152,6 +157,7 @@ def test_some_rows_of_a_shard_may_be_kept_and_others_not(tmp_path):
             merge([one, store], tmp_path / "none", skip_duplicates=True)
 
 
+@pytest.mark.slow
 def test_prefixes_tell_rows_of_equal_ids_apart(tmp_path):
     one = make(tmp_path, "one", list("abc"))
     other = make(tmp_path, "other", list("abc"), seed=1)
@@ -167,12 +173,14 @@ def test_prefixes_tell_rows_of_equal_ids_apart(tmp_path):
     assert plain_rows(tmp_path / "named" / "landmarks")[3]["id"] == "2/a"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", ["a", "a,a", "a,b,c", "a,../b", "a,", "a,b/c"])
 def test_prefixes_that_tell_nothing_apart_are_refused(two, tmp_path, prefix):
     with pytest.raises(AuheatError, match="--prefix: .*--prefix a,b"):
         merge(two, tmp_path / "all", prefix=prefix)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
@@ -189,6 +197,7 @@ def test_other_settings_are_refused_by_name(tmp_path, setting, words):
     assert not (tmp_path / "all").exists()
 
 
+@pytest.mark.slow
 def test_shards_that_not_all_have_are_left_out_and_told(two, tmp_path):
     bare = make(tmp_path, "bare", list("123"), rendered=False, seed=5)
     told = merge([*two, bare], tmp_path / "all")
@@ -198,6 +207,7 @@ def test_shards_that_not_all_have_are_left_out_and_told(two, tmp_path):
     assert verify_store(tmp_path / "all")[1] == []
 
 
+@pytest.mark.slow
 def test_unfinished_outdated_and_damaged_stores_are_refused(two, tmp_path):
     one, other = two
     (stages(other)[0] / "manifest.json").rename(tmp_path / "aside")
@@ -217,6 +227,7 @@ def test_unfinished_outdated_and_damaged_stores_are_refused(two, tmp_path):
         merge([one, tmp_path / "gone"], tmp_path / "all2")
 
 
+@pytest.mark.slow
 def test_a_place_that_is_no_place_of_its_own_is_refused(two, tmp_path):
     for stores, target, words in [
         (two[:1], tmp_path / "all", "two stores or more"),
@@ -241,6 +252,7 @@ def test_a_place_that_is_no_place_of_its_own_is_refused(two, tmp_path):
     assert merge(two, third)["rows"] == 12  # all is there already
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 def test_killed_anywhere_a_merge_goes_on_to_what_an_undisturbed_one_gives(tmp_path):
     labels = ["Anger", "Happiness", ""]
@@ -271,6 +283,7 @@ def test_killed_anywhere_a_merge_goes_on_to_what_an_undisturbed_one_gives(tmp_pa
     assert [content_digest(stage) for store in two for stage in stages(store)] == inputs
 
 
+@pytest.mark.slow
 def test_parts_of_one_folder_are_merged_and_may_be_rendered_afterwards(tmp_path):
     """Two machines each found the points of some photos; a third one draws the maps of all."""
     faults.make_photos(tmp_path)

@@ -174,6 +174,7 @@ def test_the_command_prints_tables_or_json(small, tmp_path):
     assert "no 'x' (there: martinez)" in result.output
 
 
+@pytest.mark.slow
 def test_export_and_merge_print_tables_or_json(small, tmp_path):
     run = CliRunner().invoke
     for name, kind in (("a.npz", "npz"), ("tars", "webdataset")):

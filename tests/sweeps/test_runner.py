@@ -96,6 +96,7 @@ def stamps(store):
     return {f.relative_to(store): f.stat().st_mtime_ns for f in files}
 
 
+@pytest.mark.slow
 def test_every_line_of_the_csv_is_the_runs_own_evaluation(swept):
     store, plan, summary = swept
     lines = lines_of(store)
@@ -267,6 +268,7 @@ def test_the_choice_is_the_best_by_brute_force(scores):
             assert found.au_weight <= other.au_weight
 
 
+@pytest.mark.slow
 def test_a_stopped_sweep_goes_on_and_repeats_no_epoch(store, monkeypatch):
     plan = quick(au_weights=[0, 4], seeds=[0], epochs=2)
     plan = replace(plan, cells=(*plan.cells, *quick(au_weights=[9], epochs=2).cells))
@@ -305,6 +307,7 @@ def test_a_stopped_sweep_goes_on_and_repeats_no_epoch(store, monkeypatch):
     assert summary.done == [first, second, third]
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_is_told_and_the_others_are_kept(store, monkeypatch):
     options = ("--store", store, "--methods", "cam,apvit", "--preset", "methods")
     options += ("--image-size", 32, "--epochs", 1, "--batch-size", 8, "--device", "cpu")
@@ -351,6 +354,7 @@ def test_a_run_that_fails_is_told_and_the_others_are_kept(store, monkeypatch):
     assert "## Failed" not in page_of(store)
 
 
+@pytest.mark.slow
 def test_an_evaluation_older_than_its_weights_or_of_another_split_is_made_anew(store):
     plan = quick(au_weights=[0])
     run_plan(store, plan)
@@ -388,6 +392,7 @@ def test_a_sweep_of_an_earlier_version_goes_on(swept, tmp_path):
     assert json.loads(file.read_text())["grid"] == state["grid"]
 
 
+@pytest.mark.slow
 def test_another_grid_of_the_same_name_is_an_error_and_keeps_what_is_in_both(store):
     run_plan(store, quick(au_weights=[0]))
     before = stamps(store)
@@ -410,6 +415,7 @@ def test_another_grid_of_the_same_name_is_an_error_and_keeps_what_is_in_both(sto
         run_plan(store, longer)
 
 
+@pytest.mark.slow
 def test_other_shards_of_the_same_name_are_an_error_before_any_run(store, tmp_path):
     plan = quick(au_weights=[0])
     run_plan(store, plan)
@@ -432,6 +438,7 @@ def cut_file(run, name):
     (run / name).write_bytes(data[: len(data) // 2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -468,6 +475,7 @@ def test_a_run_that_is_another_or_damaged_is_told_and_overwrite_makes_it_alone_a
     assert made == [(run.name, True)]
 
 
+@pytest.mark.slow
 def test_a_damaged_run_is_whole_again_when_it_was_made_anew(store):
     plan = quick(au_weights=[0])
     (run,) = (store / "runs" / cell.name for cell in plan.cells)
@@ -539,6 +547,7 @@ def test_two_stores_are_checked_before_the_first_run(store, tmp_path):
     assert not (store / "runs").exists()
 
 
+@pytest.mark.slow
 def test_one_process_at_a_time_makes_a_sweep(store):
     folder = store / "sweeps" / "grid"
     folder.mkdir(parents=True)
@@ -575,6 +584,7 @@ def test_one_process_at_a_time_makes_a_run(store, monkeypatch):
     assert made == [second, first]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_process_ends_itself_when_the_sweep_that_started_it_is_killed(monkeypatch):
@@ -604,6 +614,7 @@ def test_a_process_ends_itself_when_the_sweep_that_started_it_is_killed(monkeypa
     assert ended
 
 
+@pytest.mark.slow
 def test_runs_made_side_by_side_have_the_same_scores(swept, tmp_path, monkeypatch, caplog):
     store, _, _ = swept
     monkeypatch.setattr("auheat.sweeps.runner.count_cores", lambda: 2)  # one thread each, as here
@@ -620,6 +631,7 @@ def test_runs_made_side_by_side_have_the_same_scores(swept, tmp_path, monkeypatc
     assert sum(note.startswith("weights: none") for note in notes) == 1
 
 
+@pytest.mark.slow
 def test_each_run_is_logged_once_with_the_time_left(store, caplog):
     caplog.set_level("INFO", "auheat")
     run_plan(store, quick(au_weights=[0, 4]))

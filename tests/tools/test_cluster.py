@@ -41,6 +41,7 @@ def test_without_spread_and_losses_the_time_is_full_rounds(engine, workers, shar
     assert seen.wasted == seen.entering == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", events.ENGINES)
 def test_with_losses_only_the_time_is_the_expected_one(engine):
     """A unit of work t lost at rate r and redone after d takes (1 / r + d) (exp(r t) - 1)."""
@@ -57,6 +58,7 @@ def test_with_losses_only_the_time_is_the_expected_one(engine):
     assert np.mean([s.wasted for s in seen]) == pytest.approx(wasted, rel=0.04)
 
 
+@pytest.mark.slow
 def test_a_loss_costs_dask_one_shard_and_loky_what_all_had_in_hand():
     cluster = Cluster(16, 1600, 10.0, loss=4000.0)
     lost = {e: np.mean([simulate(replace(cluster, engine=e), s).lost for s in range(200)])
@@ -205,6 +207,7 @@ def test_the_shard_size_that_is_chosen_is_within_its_word_when_simulated(measure
     assert chosen["hours"] <= 1.1 * min(each) < 0.7 * max(each)
 
 
+@pytest.mark.slow
 def test_the_page_is_what_the_tool_writes_for_the_recorded_rates():
     page = (ROOT / "docs" / "scale.md").read_text()
     record = json.loads((ROOT / "docs" / "scale.json").read_text())

@@ -25,6 +25,7 @@ def compare(tmp_path, monkeypatch):
     return module
 
 
+@pytest.mark.slow
 def test_the_page_has_every_runs_scores_and_nothing_is_trained_twice(
     compare, tmp_path, monkeypatch, capsys
 ):
@@ -55,6 +56,7 @@ def test_the_page_has_every_runs_scores_and_nothing_is_trained_twice(
     assert "8 test photos" in page
 
 
+@pytest.mark.slow
 def test_runs_side_by_side_have_the_same_figures_and_no_score_of_a_map_of_no_class(
     compare, tmp_path
 ):

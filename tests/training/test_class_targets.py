@@ -64,6 +64,7 @@ def test_heatmaps_that_are_not_of_expressions_have_none_to_be_told_from(tmp_path
         training_data.load_training_data(store, config)
 
 
+@pytest.mark.slow
 def test_the_heatmaps_of_all_classes_move_with_the_photo(tmp_path):
     store = make_store(tmp_path, side=(60, 60), size=SIDE)
     config = make_config(

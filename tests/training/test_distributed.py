@@ -24,7 +24,7 @@ from auheat.training.config import check_parts, make_config
 from auheat.training.runner import train
 from auheat.utils.distributed import World, join
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 WORKER = Path(__file__).parents[1] / "support" / "ddp_worker.py"
 
 
@@ -52,6 +52,7 @@ def both(tmp_path_factory):
     return one, two
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_two_processes_learn_the_weights_of_one(both, name):
     states = [load_tensors(store / "runs" / name / "last.safetensors") for store in both]
@@ -104,6 +105,7 @@ def test_a_run_notes_how_many_processes_made_it(both):
         train(both[1], config_of("frozen"))
 
 
+@pytest.mark.slow
 def test_one_process_that_fails_ends_all_with_one_message(tmp_path):
     store = make_store(tmp_path)
     result = launch(WORKER, "crash", store)

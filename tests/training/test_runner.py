@@ -135,6 +135,7 @@ def test_rows_of_split_val_are_the_validation_set(tmp_path):
     assert all(key.startswith("val") for key in held_out)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_same_weights(store, monkeypatch):
     whole = train(store, quick(name="whole", epochs=3))
     original = trainer.Trainer.run_epoch
@@ -176,6 +177,7 @@ def test_a_run_that_is_told_to_go_exits_as_such(store, monkeypatch):
     assert "told: stopped in epoch 1 of 2, 0 are saved" in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_optimizer_state_survives_the_file(store, optimizer):
     config = quick(epochs=1, optimizer=optimizer, name=optimizer)
@@ -228,6 +230,7 @@ def test_weights_are_told_by_name_and_digest(monkeypatch, tmp_path):
     assert told == ("resnet18-f37072fd.pth", hashlib.sha256(b"weights").hexdigest())
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_weights_it_began_with_alone(store, tmp_path):
     file = tmp_path / "own.pth"
     config = quick(weights=str(file), epochs=1)
@@ -254,6 +257,7 @@ def test_overwrite_trains_anew(store):
     assert line["train_loss"] == line["train_ce"]
 
 
+@pytest.mark.slow
 def test_same_seed_same_weights_other_seed_others(store):
     states = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
@@ -355,6 +359,7 @@ def test_nan_loss_names_epoch_and_step(store, monkeypatch):
         train(store, quick())
 
 
+@pytest.mark.slow
 def test_learning_decreases_both_parts_of_the_loss(store):
     summary = train(store, quick(epochs=12, name="longer"))
     lines = [json.loads(x) for x in (summary.run / "metrics.jsonl").read_text().splitlines()]
@@ -450,6 +455,7 @@ def test_damaged_checkpoints_and_configs_are_one_error_each(store):
         checkpoint.load_classifier(run)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_without_progress_is_one_clear_error(store):
     run = train(store, quick(epochs=1)).run
     tensors = checkpoint.load_tensors(run / "last.safetensors")
@@ -459,6 +465,7 @@ def test_a_checkpoint_without_progress_is_one_clear_error(store):
             train(store, quick(epochs=1))
 
 
+@pytest.mark.slow
 def test_a_run_of_an_earlier_version_goes_on_and_is_read_by_the_names_of_now(store):
     config = quick("rafdb", epochs=1, backbone="thin", weights="none", resize=40)
     run = train(store, config).run

@@ -13,6 +13,7 @@ from auheat.store.store import find_rendered
 MODES = [{}, {"generic": True}, {"landmarks": True}, {"per_au": True}, {"geometry": "reference"}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES, ids=str)
 def test_shards_of_every_mode_give_their_codebook(mode, rafdb, tmp_path, stub_detector):
     extract(rafdb, tmp_path / "s")

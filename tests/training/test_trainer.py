@@ -67,6 +67,7 @@ def assert_same_runs(a, b):
     assert progress[0] == progress[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["cam", "cutmix"])
 def test_a_batch_in_parts_gives_the_weights_of_one_pass(store, method):
     runs = [
@@ -219,6 +220,7 @@ def test_an_order_has_every_row_once_and_drops_a_short_last_batch():
     assert [len(b) for b in BatchSampler(rows, 64, World(), seed=1)] == [29]
 
 
+@pytest.mark.slow
 def test_photos_in_memory_and_from_workers_give_the_same_batches(store):
     batches = []
     for cached in (True, False):
@@ -270,6 +272,7 @@ def test_a_crop_is_a_window_of_whole_pixels_and_its_heatmap_shows_the_same():
     torch.testing.assert_close(maps, wanted[:, 0])
 
 
+@pytest.mark.slow
 def test_crops_are_learnt_from_and_whole_photos_validated(store, monkeypatch):
     sides = []
     original = ShardDataset.cache
@@ -342,6 +345,7 @@ def whole(store):
     return train(store, quick(name="whole", epochs=3, **ALL)).run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", STOPS)
 def test_a_run_stopped_anywhere_goes_on_to_the_same_bits(store, whole, where, monkeypatch):
     name = where.replace(" ", "-")
@@ -356,6 +360,7 @@ def test_a_run_stopped_anywhere_goes_on_to_the_same_bits(store, whole, where, mo
     assert_same_runs(whole, summary.run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -376,6 +381,7 @@ def test_runs_of_other_options_go_on_to_the_same_bits(store, options, monkeypatc
     assert_same_runs(once, train(store, config).run)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
     store = make_store(tmp_path)
     options = ["--epochs", "6", "--ema", "0.8", "--accumulate", "2", "--name", "killed"]
@@ -399,6 +405,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
     assert_same_runs(train(store, quick(name="whole", **own)).run, summary.run)
 
 
+@pytest.mark.slow
 def test_half_precision_learns_nearly_the_same_and_is_validated_in_full(store):
     runs = [
         train(store, quick(name=f"amp-{amp}", amp=amp, epochs=6)).run for amp in ("none", "bf16")
@@ -414,6 +421,7 @@ def test_half_precision_learns_nearly_the_same_and_is_validated_in_full(store):
     assert best
 
 
+@pytest.mark.slow
 def test_a_compiled_network_learns_the_same(store, monkeypatch):
     original = torch.compile
     monkeypatch.setattr(torch, "compile", lambda m: original(m, backend="aot_eager"))
@@ -473,6 +481,7 @@ def test_tensorboard_has_the_figures_of_every_epoch(store, monkeypatch):
     assert train(store, quick(name="boarded", workers=3)).resumed == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"method": "wildcat"}, {"classes": NAMES[:3]}], ids=str)
 def test_a_checkpoint_of_another_network_is_one_clear_error(store, change):
     name = "-".join(change)
@@ -513,6 +522,7 @@ def test_the_rate_is_that_of_the_first_steps_without_the_one_that_warms_up(ends,
     assert rates == [8 * rate]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [28, 14, 4])  # 1, 2 and 7 steps
 def test_a_rate_is_noted_once_whatever_the_number_of_steps(store, batch_size):
     config = quick(name=f"timed{batch_size}", epochs=2, batch_size=batch_size)

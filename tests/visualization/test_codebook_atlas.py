@@ -63,6 +63,7 @@ def test_heat_reddens_the_drawing_and_nothing_else_changes_it(martinez):
     ).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list_codebooks())
 def test_every_codebook_can_be_drawn(name, tmp_path):
     out = codebook_atlas.plot_codebook(load_codebook(name), tmp_path / "new" / f"{name}.png")

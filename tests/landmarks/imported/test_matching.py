@@ -172,6 +172,7 @@ def test_the_authors_text_has_x_before_y_and_inf_for_a_failure(tmp_path):
 finite = st.floats(-1e4, 1e4, width=32)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(hnp.arrays(np.float32, (3, 68, 2), elements=finite), st.data())
 def test_the_csv_and_npz_forms_give_back_what_was_written(tmp_path_factory, points, data):
@@ -439,6 +440,7 @@ def test_the_digest_is_of_the_content_and_not_of_its_place(tmp_path):
     assert load_points(tmp_path / "p").digest == load_points(tmp_path / "q").digest
 
 
+@pytest.mark.slow
 def test_fifty_thousand_photos_of_few_stems_are_matched_shard_by_shard(tmp_path):
     """Every stem is shared by 500 photos: comparing all of one stem would be 25 million pairs."""
     n = 50_000

@@ -104,6 +104,7 @@ def test_a_mesh_that_is_not_finite_is_no_face():
     assert decide_status(look, one > 0).tolist() == [Status.NO_FACE]
 
 
+@pytest.mark.slow
 def test_the_68_points_are_mirror_images_of_each_other_in_the_mesh(mesh, face):
     both = mesh([face, np.ascontiguousarray(face[:, ::-1])]).points
     back = both[1][MIRROR] * [-1, 1] + [face.shape[1] - 1, 0]
@@ -131,6 +132,7 @@ def apart(points, theirs):
     return np.linalg.norm(points - theirs, axis=-1).mean(1) / width
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["auto", "float32"])
 def test_points_equal_mediapipes_on_views_of_the_portrait(engine, views):
     images, _, theirs = views
@@ -140,6 +142,7 @@ def test_points_equal_mediapipes_on_views_of_the_portrait(engine, views):
     assert flag.min() > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["auto", "float32"])
 def test_points_equal_mediapipes_on_other_photos(engine, outside):
     golden = np.load(HERE / "mesh_golden_photos.npz", allow_pickle=False)
@@ -151,6 +154,7 @@ def test_points_equal_mediapipes_on_other_photos(engine, outside):
     assert np.median(off) < 0.001
 
 
+@pytest.mark.slow
 def test_points_follow_the_face_through_scale_roll_and_mirror(mesh, views):
     images, matrices, _ = views
     found = mesh(images)
@@ -181,6 +185,7 @@ def mixed(portrait):
     return photos
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["auto", "float32"])
 def test_a_photo_gives_the_same_points_whatever_its_neighbours(engine, mixed):
     mesh = MeshDetector("cpu", engine=engine)
@@ -292,6 +297,7 @@ def test_faces_of_a_few_pixels_are_rows_with_a_status(mesh, face, side):
     assert found.status[1] == Status.NO_FACE or np.isfinite(found.points[1]).all()
 
 
+@pytest.mark.slow
 def test_pictures_without_a_face_are_not_taken_for_one(mesh, portrait):
     data = pytest.importorskip("skimage.data")
     rng = np.random.default_rng(4)
@@ -308,6 +314,7 @@ def test_pictures_without_a_face_are_not_taken_for_one(mesh, portrait):
     assert np.isin(status, USABLE).mean() <= 0.1
 
 
+@pytest.mark.slow
 def test_digest_names_the_settings_and_is_the_same_for_every_engine(mesh):
     assert mesh.name == "mesh"
     assert mesh.device == "cpu"
@@ -316,6 +323,7 @@ def test_digest_names_the_settings_and_is_the_same_for_every_engine(mesh):
     assert mesh.digest != MeshDetector("cpu", "index").digest
 
 
+@pytest.mark.slow
 def test_nearly_all_expression_photos_give_points(mesh, outside):
     photos = outside / "fer_dev" / "Image"
     paths = sorted(photos.glob("aligned/*.jpg"))[::4] + sorted(photos.glob("original/*.jpg"))[1::4]
@@ -356,6 +364,7 @@ def measure_errors(detector, pairs):
     return np.linalg.norm(found - truth, axis=-1) / width[:, None]
 
 
+@pytest.mark.slow
 def test_points_are_more_accurate_than_the_model_they_are_built_from(mesh, annotated):
     errors = measure_errors(mesh, annotated["whole"])
     chosen = errors.mean(1) < 0.5  # also False where no face was found
@@ -372,6 +381,7 @@ def test_tight_small_crops_are_all_found_and_nearly_as_accurate(mesh, annotated)
     assert errors[:, 17:].mean() <= 0.036
 
 
+@pytest.mark.slow
 def test_saving_second_passes_makes_few_faces_worse(mesh, annotated, monkeypatch):
     pairs = annotated["whole"] + annotated["tight"]
     saving = measure_errors(mesh, pairs).mean(1)

@@ -166,6 +166,7 @@ def test_an_unknown_detector_or_device_lists_the_known_ones():
         load_detector("mesh", "gpu")
 
 
+@pytest.mark.slow
 def test_cuda_where_there_is_none_is_an_error():
     import torch
 

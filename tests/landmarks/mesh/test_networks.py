@@ -55,6 +55,7 @@ def crops(portrait):
     return np.stack([face, face[:, ::-1], noise])
 
 
+@pytest.mark.slow
 def test_openvino_gives_what_torch_gives_for_any_number_of_crops(crops):
     pytest.importorskip("openvino")
     _, attention = load_graphs()
@@ -72,6 +73,7 @@ def test_openvino_gives_what_torch_gives_for_any_number_of_crops(crops):
             np.testing.assert_allclose(ours, theirs[:n], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_openvino_detects_what_torch_detects(crops):
     pytest.importorskip("openvino")
     detector, _ = load_graphs()
@@ -100,6 +102,7 @@ def test_half_precision_moves_points_by_hundredths_of_a_pixel(crops):
     assert sum(p.dtype == torch.float16 for p in attention.parameters()) > 150
 
 
+@pytest.mark.slow
 def test_every_engine_finds_the_same_face(portrait):
     photos = [portrait[0], np.ascontiguousarray(portrait[0][:300, ::-1])]
     found = {engine: MeshDetector("cpu", engine=engine)(photos) for engine in ENGINES}
@@ -133,6 +136,7 @@ def test_torch_runs_where_openvino_cannot_be_loaded(monkeypatch, tmp_path, broke
         load_networks(torch.device("cpu"), "openvino")
 
 
+@pytest.mark.slow
 def test_signals_reach_their_handlers_after_networks_have_come_and_gone():
     """In a process of its own: the failure that this guards against ends the process."""
     program = """
