@@ -45,7 +45,7 @@ def codebooks(
     elif diff is not None:
         _diff(*diff, as_json)
     elif name is not None:
-        _show(name, plot, as_json)
+        _print_codebook(name, plot, as_json)
     else:
         _list(as_json)
 
@@ -61,7 +61,7 @@ def _list(as_json: bool) -> None:
     print_table([("codebook", "expressions", "title"), *rows])
 
 
-def _show(name: str, plot: Path | None, as_json: bool) -> None:
+def _print_codebook(name: str, plot: Path | None, as_json: bool) -> None:
     from auheat.facs.codebooks import describe_codebook, load_codebook
 
     book = load_codebook(name)
