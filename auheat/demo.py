@@ -16,7 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from auheat.errors import MissingExtraError, RequestError, StoreError
+from auheat.errors import AuheatError, MissingExtraError, RequestError, StoreError
 from auheat.landmarks.registry import load_detector
 from auheat.records import MIRROR, Array, Status
 from auheat.utils.console import progress
@@ -158,7 +158,7 @@ def load_portrait() -> tuple[Array, Array]:
     photo: Array = astronaut()  # type: ignore[no-untyped-call]
     found = load_detector("mesh", "cpu")([photo])
     if found.status[0] > Status.MANY_FACES:
-        raise RequestError("demo: no face found in the portrait (are the landmark models intact?)")
+        raise AuheatError("demo: no face found in the portrait (are the landmark models intact?)")
     return photo, found.points[0].astype(np.float64)
 
 

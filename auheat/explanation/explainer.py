@@ -78,7 +78,7 @@ class Explanation(ExplanationData):
     def panel(self) -> Array:
         """Return the panel, (H, W, 3) u8 RGB; raises `AuheatError` where no face was found."""
         if not self.explained:
-            raise StoreError(f"{self.photo}: {self.status.name}: {'; '.join(self.notes)}")
+            raise AuheatError(f"{self.photo}: {self.status.name}: {'; '.join(self.notes)}")
         return draw_explanation(self)
 
     def save(self, file: str | Path) -> Path:
@@ -376,14 +376,14 @@ def explain(
     """
     one = isinstance(images, str | Path)
     if one and Path(images).is_dir():  # type: ignore[arg-type]
-        raise StoreError(f"{images}: a folder (expected a photo, or a list: [{str(images)!r}])")
+        raise RequestError(f"{images}: a folder (expected a photo, or a list: [{str(images)!r}])")
     photos = gather_photos([images] if one else images)  # type: ignore[list-item,arg-type]
     explainer = _open(run, store, device, detector, detector_model)
     found = list(explainer(photos, label))
     if not one:
         return found
     if not found[0].explained:
-        raise StoreError(describe_failure(found[0]))
+        raise AuheatError(describe_failure(found[0]))
     return found[0]
 
 

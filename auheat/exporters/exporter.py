@@ -80,7 +80,7 @@ def export(
     material = open_shard_set(find_rendered(store, shards, "--shards"), "auheat render")
     extent = npz.measure_extent(material, split)
     if extent.rows == 0:
-        raise StoreError(f"{material.folder}: no rows of split {split!r} (leave out --split)")
+        raise RequestError(f"{material.folder}: no rows of split {split!r} (leave out --split)")
     with progress(total=material.rows, desc="check", unit="row", leave=False) as bar:
         for number, entry in enumerate(material.entries):
             material.check(number)

@@ -23,7 +23,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from auheat.errors import MissingExtraError, RequestError, StoreError
+from auheat.errors import AuheatError, MissingExtraError, RequestError, StoreError
 from auheat.landmarks.mesh.crops import Pixels, pack
 from auheat.landmarks.mesh.detector import MeshDetector
 from auheat.records import MIRROR, Array, Landmarks
@@ -190,7 +190,7 @@ def locate(
             heatmaps = predict_heatmaps(network, crops, flip)
             place, peak = decode_heatmaps(heatmaps)
         if not torch.isfinite(peak).all():
-            raise StoreError(
+            raise AuheatError(
                 "fan: the network's heatmaps are not finite (other weights, or --engine float32 "
                 "where half precision overflows)"
             )

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from auheat.errors import MissingExtraError, StoreError
+from auheat.errors import MissingExtraError, RequestError, StoreError
 from auheat.landmarks.mesh.blazeface import MANY_SIDE, MAX_FACES, DetectedFaces, choose_face
 from auheat.landmarks.mesh.crops import check_images
 from auheat.landmarks.mesh.landmark_map import load_map
@@ -80,7 +80,7 @@ def find_task(model: Path | None = None) -> Path:
     """Return the task file: `model`, else AUHEAT_TASK's; an absent one is an `AuheatError`."""
     named = model or os.environ.get(VARIABLE)
     if not named:
-        raise StoreError(
+        raise RequestError(
             "mediapipe: no task file is named (give Google's face_landmarker.task with "
             f"--detector-model or {VARIABLE})"
         )

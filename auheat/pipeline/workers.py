@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import joblib
 from tqdm import tqdm
 
-from auheat.errors import MissingExtraError, StoreError
+from auheat.errors import AuheatError, MissingExtraError
 from auheat.shards.manifest import ShardEntry
 from auheat.shards.writer import ShardFolder
 from auheat.utils.checks import check_one_of
@@ -128,7 +128,7 @@ def run_jobs(
             except engine.lost() as error:
                 deaths += 1
                 if deaths > RETRIES:
-                    raise StoreError(
+                    raise AuheatError(
                         f"{folder.folder}: workers keep dying ({type(error).__name__}: perhaps for "
                         "want of memory; finished shards are kept, fewer --workers take less)"
                     ) from error

@@ -130,7 +130,7 @@ def _open_parts(stores: Sequence[Path], target: Path, prefix: str | None) -> lis
     """Open the stores; raises `AuheatError` where one is unfinished, or they are no several."""
     places = [store.resolve() for store in stores]
     if len(places) < 2 or len(set(places)) < len(places):
-        raise StoreError("merge: two stores or more, each once (auheat merge A B --out C)")
+        raise RequestError("merge: two stores or more, each once (auheat merge A B --out C)")
     own = target.resolve()
     for store in places:
         if store in (own, *own.parents) or own in store.parents:

@@ -110,10 +110,10 @@ def find_rendered(store: Path, name: str | None = None, option: str = "--shards"
     if not names:
         raise StoreError(f"{store / SHARDS}: no shards (run `auheat render` first)")
     if name is None and len(names) > 1:
-        raise StoreError(f"{store / SHARDS}: choose one with {option} ({', '.join(names)})")
+        raise RequestError(f"{store / SHARDS}: choose one with {option} ({', '.join(names)})")
     chosen = names[0] if name is None else name
     if chosen not in names:
-        raise StoreError(f"{store / SHARDS}: no {chosen!r} (there: {', '.join(names)})")
+        raise RequestError(f"{store / SHARDS}: no {chosen!r} (there: {', '.join(names)})")
     return store / SHARDS / chosen
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from auheat.errors import StoreError
+from auheat.errors import AuheatError
 from auheat.heatmaps.render import MIN_SIGMA
 from auheat.records import Status
 from auheat.shards.reader import list_shards, read_attributes, read_columns
@@ -83,7 +83,9 @@ def summarize(
             "their photos (raise --map-size)"
         )
     if failed and fail_on_bad:
-        raise StoreError(f"{folder / FAILED}: {len(failed)} rows with a bad status (--fail-on-bad)")
+        raise AuheatError(
+            f"{folder / FAILED}: {len(failed)} rows with a bad status (--fail-on-bad)"
+        )
     return Summary(stage, folder, total, resumed, counts, seconds, details, tuple(warnings))
 
 

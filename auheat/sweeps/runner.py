@@ -372,7 +372,7 @@ class SweepRunner:
                     joblib.delayed(_make_apart)(task, threads, os.getpid()) for task in tasks
                 )
             except BrokenProcessPool as error:
-                raise StoreError(
+                raise AuheatError(
                     f"{self.folder}: a process was ended from outside, for want of memory perhaps "
                     "(fewer --jobs; the same command goes on from there)"
                 ) from error
