@@ -444,7 +444,8 @@ def _make_engine(bench, config, steps, where=None):
     data = bench.Synthetic(config.batch_size * steps, config.resize or config.image_size, False)
     held = bench.Synthetic(config.batch_size, config.image_size, False)
     rows = np.arange(len(data))
-    material = TrainingData(None, data, rows, held, rows[: config.batch_size], bench.PLAN, {})
+    some = rows[: config.batch_size]
+    material = TrainingData(None, data, rows, held, some, bench.PLAN, {}, bench.BOOK)
     optimizer = make_optimizer(
         model, config.optimizer, config.lr, config.weight_decay, config.head_lr_factor
     )
