@@ -82,7 +82,7 @@ SETTINGS: dict[str, dict[str, str]] = {
         "clip": "Largest norm of the gradient; 0: any.",
         "ema": "Validate and keep mean weights of this decay; 0: none.",
         "freeze_bn": "Leave batch normalisation's means alone.",
-        "sync_bn": "torchrun: normalise over all processes.",
+        "sync_bn": "torchrun, on GPUs: normalise over all processes.",
     },
     "Hardware": {
         "device": "auto, cpu, cuda.",

@@ -38,7 +38,7 @@ from auheat.pipeline.landmark_sources import DetectorSource
 from auheat.pipeline.reframing import PhotoFraming, frame_photo
 from auheat.records import Array, Landmarks, Sample, Status
 from auheat.runs import checkpoint, codebook, run_folder
-from auheat.utils.console import log_notes, progress
+from auheat.utils.console import progress
 from auheat.utils.devices import pick_device
 from auheat.utils.files import write_json, write_whole
 from auheat.utils.paths import find_store
@@ -397,7 +397,8 @@ def _open(
     """Load a run, by its folder or its name in a store, and log what should be known of it."""
     model = None if detector_model is None else Path(detector_model)
     explainer = Explainer(run_folder.find_run(find_store(store), run), device, detector, model)
-    log_notes(_LOG, explainer.notes)
+    for note in explainer.notes:  # such as another detector than the run's
+        _LOG.warning("%s", note)
     return explainer
 
 

@@ -175,7 +175,7 @@ def sweep(
         )
     for data in DATA if stores else ():
         if data not in stores:
-            _LOG.info("--%s is not given: its runs are left out", data)
+            _LOG.warning("--%s is not given: its runs are left out", data)
     folder = find_store(store)
     summary = run_plan(folder, plan, stores, jobs, overwrite)
     return replace(summary, reports=_write_reports(summary, plan, stores, folder))

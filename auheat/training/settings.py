@@ -42,7 +42,7 @@ class TrainConfig:
         clip: Largest norm of the gradient; 0 for none.
         ema: Decay of the weights' moving average; 0 for none.
         freeze_bn: Keep batch normalisation in evaluation mode.
-        sync_bn: Span batch normalisation over processes.
+        sync_bn: Span batch normalisation over processes, on CUDA alone.
         amp: "none", "bf16" or "fp16".
         compile: Use torch.compile.
         val_fraction: Share of the training rows held out where there is no validation split.
