@@ -168,6 +168,7 @@ def _print_duplicates(result: dict[str, Any]) -> None:
 @click.command(cls=Command)
 @store_option
 @option("--repair", is_flag=True, help="Take out what is broken; the next run rebuilds it.")
+@option("--source", is_flag=True, help="Read the photos, too: none may have changed since.")
 @json_option
 def verify(repair: bool, as_json: bool, **settings: Any) -> None:
     """Check a store against every rule of FORMAT.md; exit 1 where one is broken.
@@ -178,6 +179,7 @@ def verify(repair: bool, as_json: bool, **settings: Any) -> None:
     \b
     auheat verify --store auheat-data
     auheat verify --repair
+    auheat verify --source
     """
     from auheat.store.maintenance import verify as run
 

@@ -169,8 +169,9 @@ class Explainer:
         rows = [Sample(str(i), photo) for i, photo in enumerate(photos)]
         batches = [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
         with closing(self._finding(Path(), batches, progress(shown=False))) as located:
-            for batch, (marks, sizes) in zip(batches, located, strict=True):
-                yield from self._explain([row.path for row in batch], marks, sizes, true_class)
+            for batch, done in zip(batches, located, strict=True):
+                paths = [row.path for row in batch]
+                yield from self._explain(paths, done.found, done.sizes, true_class)
 
     def _find_label(self, label: str) -> str:
         name = SYNONYMS.get(label.casefold(), label)

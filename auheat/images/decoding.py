@@ -2,7 +2,8 @@
 
 Headers are read before pixels (`headers`), so that a file which lies about itself or would decode
 to more than MAX_PIXELS costs nothing. A file that cannot be used raises `UnreadableImageError`,
-which the pipeline turns into a row with a status.
+which the pipeline turns into a row with a status and that reason; what is said before a reason's
+colon is its kind, by which rows are counted.
 
 Memory: a thread needs at most twice the file, 12 bytes per pixel that the file claims (three for
 the pixels, as many for their copy, six for the coefficients of a progressive JPEG or the encoded
@@ -15,6 +16,7 @@ OpenCV has no way to ask them not to.
 
 from __future__ import annotations
 
+import hashlib
 import stat
 from pathlib import Path
 
@@ -35,6 +37,10 @@ WORK_BYTES = 2**26
 """Memory that decoders take for themselves, whatever the photo: at most 64 MiB."""
 
 
+NO_DIGEST = bytes(32)
+"""What stands for the SHA-256 of a file that could not be read."""
+
+
 def read_bytes(path: Path) -> bytes:
     """Return a file's bytes; raise `UnreadableImageError` where that fails or the file is huge."""
     try:
@@ -43,10 +49,20 @@ def read_bytes(path: Path) -> bytes:
             raise UnreadableImageError("no regular file")
         n = about.st_size
         if n > MAX_BYTES:
-            raise UnreadableImageError(f"{n} bytes (at most {MAX_BYTES})")
+            raise UnreadableImageError(f"too large: {n} bytes (at most {MAX_BYTES})")
         return path.read_bytes()
+    except FileNotFoundError as error:
+        raise UnreadableImageError("absent") from error
     except OSError as error:
-        raise UnreadableImageError(error.strerror or "cannot be read") from error
+        raise UnreadableImageError(f"cannot be opened: {error.strerror or error}") from error
+
+
+def digest_photo(file: Path) -> bytes:
+    """Return the SHA-256 of a photo's file, `NO_DIGEST` where it cannot be read."""
+    try:
+        return hashlib.sha256(read_bytes(file)).digest()
+    except UnreadableImageError:
+        return NO_DIGEST
 
 
 def decode(data: bytes) -> Array:
@@ -97,7 +113,7 @@ def _encode_like(data: bytes, image: Array) -> bytes:
         options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
     done, out = cv2.imencode(kind, image, options)
     if not done:
-        raise UnreadableImageError("cannot be encoded again")
+        raise UnreadableImageError("damaged: cannot be encoded again")
     return out.tobytes()
 
 
@@ -108,9 +124,9 @@ def _decode(data: bytes, header: Header | None) -> Array:
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
-        raise UnreadableImageError("cannot be decoded") from error
+        raise UnreadableImageError("damaged: cannot be decoded") from error
     if image is None:
-        raise UnreadableImageError("not a photo that can be decoded")
+        raise UnreadableImageError("damaged: cannot be decoded")
     if image.shape[0] * image.shape[1] > MAX_PIXELS:
-        raise UnreadableImageError("too many pixels")
+        raise UnreadableImageError("too large: too many pixels")
     return image

@@ -77,7 +77,7 @@ _checksum = struct.Struct(">I").unpack_from
 
 
 class UnreadableImageError(Exception):
-    """The bytes are no photo that can be used; the text says why."""
+    """The bytes are no photo that can be used; the text says why ("KIND" or "KIND: more")."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ def read_header(data: bytes) -> Header | None:
     too large.
     """
     if not data:
-        raise UnreadableImageError("empty file")
+        raise UnreadableImageError("empty")
     try:
         if data[:2] == b"\xff\xd8":
             header = _read_jpeg_header(data)
@@ -112,7 +112,7 @@ def read_header(data: bytes) -> Header | None:
             _check_size(*_read_other_size(data))
             return None
     except (struct.error, IndexError, zlib.error) as error:
-        raise UnreadableImageError("malformed header") from error
+        raise UnreadableImageError("damaged: malformed header") from error
     return header
 
 
@@ -131,9 +131,9 @@ def drop_packed_texts(data: bytes) -> bytes:
 
 def _check_size(height: int, width: int) -> None:
     if height * width > MAX_PIXELS:
-        raise UnreadableImageError(f"{width} x {height} pixels (at most {MAX_PIXELS})")
+        raise UnreadableImageError(f"too large: {width} x {height} pixels (at most {MAX_PIXELS})")
     if height <= 0 or width <= 0:
-        raise UnreadableImageError("no pixels")
+        raise UnreadableImageError("empty: no pixels")
 
 
 def _read_jpeg_header(data: bytes) -> Header:
@@ -142,17 +142,17 @@ def _read_jpeg_header(data: bytes) -> Header:
     for _ in range(MAX_PARTS):
         found = _NEXT_MARKER.search(data, at)
         if found is None:
-            raise UnreadableImageError("JPEG cut short")
+            raise UnreadableImageError("cut short: JPEG")
         portable &= found.start() == at  # else there are bytes that belong to no segment
         marker, at = data[found.end() - 1], found.end()
         if marker in (0x01, 0xD8):  # they have no length, and no place here
             portable = False
             continue
         if marker == 0xD9:
-            raise UnreadableImageError("JPEG without an image")
+            raise UnreadableImageError("damaged: JPEG without an image")
         (length,) = _length(data, at)
         if at + length > len(data):
-            raise UnreadableImageError("JPEG cut short")
+            raise UnreadableImageError("cut short: JPEG")
         if marker == 0xDA:
             break
         if marker in _FRAMES:
@@ -171,12 +171,14 @@ def _read_jpeg_header(data: bytes) -> Header:
             (restarts,) = _length(data, at + 2)
         at += length
     else:
-        raise UnreadableImageError(f"JPEG of more than {MAX_PARTS} parts")
+        raise UnreadableImageError(f"damaged: JPEG of more than {MAX_PARTS} parts")
     if size is None:
-        raise UnreadableImageError("JPEG without an image")
+        raise UnreadableImageError("damaged: JPEG without an image")
     scans, sound = _count_scans(data, at, restarts)
     if scans * max(size[0] * size[1], 2**20) > MAX_WORK:
-        raise UnreadableImageError(f"JPEG of {scans} scans of {size[1]} x {size[0]} pixels")
+        raise UnreadableImageError(
+            f"too large: JPEG of {scans} scans of {size[1]} x {size[0]} pixels"
+        )
     # a second scan over a frame of one is refused by some readers, ignored by others
     portable = portable and sound and (scans == 1 or frame == _PROGRESSIVE)
     return Header(size, portable, "jpeg")
@@ -208,7 +210,7 @@ def _count_scans(data: bytes, at: int, restarts: int) -> tuple[int, bool]:
                 return scans, True
             break
     if data.find(b"\xff\xd9", at) < 0:
-        raise UnreadableImageError("JPEG cut short")
+        raise UnreadableImageError("cut short: JPEG")
     return scans + data.count(b"\xff\xda", at), False
 
 
@@ -223,15 +225,15 @@ def _read_png_header(data: bytes) -> Header:
     """Walk the chunks to IEND with their checksums; some of them are read differently."""
     (width, height, depth, color) = struct.unpack_from(">IIBB", data, 16)
     if data[12:16] != b"IHDR":
-        raise UnreadableImageError("malformed header")
+        raise UnreadableImageError("damaged: malformed header")
     _check_size(height, width)
     portable, packed, text, at = depth == 8 and color in (0, 2), False, 0, 8
     for _ in range(MAX_PARTS):
         length, name = _part(data, at)
         if at + 12 + length > len(data):
-            raise UnreadableImageError("PNG cut short")
+            raise UnreadableImageError("cut short: PNG")
         if zlib.crc32(data[at + 4 : at + 8 + length]) != _checksum(data, at + 8 + length)[0]:
-            raise UnreadableImageError("PNG damaged")
+            raise UnreadableImageError("damaged: PNG")
         if name in _READ_DIFFERENTLY:
             portable, packed = False, packed or name in _PACKED_TEXTS
         elif name == b"tEXt":
@@ -241,7 +243,7 @@ def _read_png_header(data: bytes) -> Header:
         elif name == b"IEND":
             return Header((height, width), portable and text <= MAX_TEXT, "png", packed)
         at += 12 + length
-    raise UnreadableImageError(f"PNG of more than {MAX_PARTS} parts")
+    raise UnreadableImageError(f"damaged: PNG of more than {MAX_PARTS} parts")
 
 
 def _unpacks(profile: bytes) -> bool:
@@ -288,7 +290,7 @@ def _read_other_size(data: bytes) -> tuple[int, int]:
         return sizes.get(_HEIGHT, 0), sizes.get(_WIDTH, 0)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return _read_webp_size(data)
-    raise UnreadableImageError("no JPEG, PNG, BMP, GIF, TIFF or WebP")
+    raise UnreadableImageError("not an image: no JPEG, PNG, BMP, GIF, TIFF or WebP")
 
 
 def _read_webp_size(data: bytes) -> tuple[int, int]:

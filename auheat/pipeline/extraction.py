@@ -62,7 +62,8 @@ def extract(
     """Find 68 landmarks on every photo of a data set and write them to `store`/landmarks.
 
     A photo that fails becomes a row with a status, listed in failed.csv. A call that was stopped
-    goes on where it was when it is made again.
+    goes on where it was when it is made again, and a photo that has changed since is looked at
+    again.
 
     Args:
         src: Folder (or CSV) of the data set; see docs/datasets.md.
@@ -123,13 +124,10 @@ def extract(
     }
     told = {"format": "auheat-landmarks", "version": FORMAT_VERSION, **about}
     with lock_store(store):
-        boxed = any(sample.box is not None for sample in photos.samples)
-        changing = ("source",) if retry_failed and not boxed else ()
-        folder = ShardFolder(store / LANDMARKS, fingerprint, overwrite, changing)
+        folder = ShardFolder(store / LANDMARKS, fingerprint, overwrite, changing=("source",))
+        jobs, started = photos.plan(folder, retry_failed, workers), time.perf_counter()
         write_source(store, listing.source, follow_links)
-        jobs, started = photos.plan(folder, retry_failed), time.perf_counter()
-        if changing:
-            folder.save()
+        folder.save()
         kept = total - sum(len(job.wanted) for job in jobs)
         with progress(total=total, initial=kept, desc="extract", unit="photo") as bar:
             if backend == "threads":
@@ -139,7 +137,7 @@ def extract(
                 run_jobs(work, jobs, folder, backend, workers, bar, lambda job: len(job.wanted))
         seconds = time.perf_counter() - started
         details = {**listing.details(), "detector": locate.name, **locate.details()}
-        notes = [*listing.notes, *find_leaks(listing), *locate.notes()]
+        notes = [*listing.notes, *find_leaks(listing), *locate.notes(), *photos.notes()]
         done = (total, kept, seconds, fail_on_bad, details, notes)
         return summarize("extract", folder.folder, *done)
 
@@ -206,9 +204,9 @@ def _locate_all(
     wanted = [job.wanted for job in jobs]
     # One stream over all shards: neither the decoders nor the device stop between two.
     with closing(locate(jobs[0].source, wanted, bar)) as located:
-        for job, (found, sizes) in zip(jobs, located, strict=True):
-            job.check_presence(found.status)
-            folder.write(job.number, job.columns(found, sizes), about)
+        for job, rows in zip(jobs, located, strict=True):
+            job.check_presence(rows.found.status)
+            folder.write(job.number, job.columns(rows), about)
 
 
 def _make_shard(
@@ -220,9 +218,9 @@ def _make_shard(
         progress(shown=False) as silent,
         closing(locate(job.source, [job.wanted], silent)) as located,
     ):
-        found, sizes = next(located)
-    job.check_presence(found.status)
-    return write_shard(folder, run, job.number, job.columns(found, sizes), about)
+        rows = next(located)
+    job.check_presence(rows.found.status)
+    return write_shard(folder, run, job.number, job.columns(rows), about)
 
 
 @lru_cache(maxsize=1)

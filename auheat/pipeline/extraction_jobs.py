@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,16 @@ from typing import Any
 import numpy as np
 
 from auheat.errors import StoreError
-from auheat.pipeline.photo_loading import check_present
-from auheat.records import Array, Landmarks, Sample, Status
+from auheat.images.decoding import digest_photo
+from auheat.pipeline.landmark_sources import LocatedRows
+from auheat.pipeline.photo_loading import check_present, count_threads, work_ahead
+from auheat.records import Array, Sample, Status
 from auheat.shards.reader import read_columns
 from auheat.shards.schema import shard_name
 from auheat.shards.writer import Column, ShardFolder
 from auheat.store.summary import STATUS_NAMES
+from auheat.utils.console import progress
+from auheat.utils.files import file_size
 
 _TEXTS = ("id", "person", "label", "split")
 
@@ -46,20 +51,22 @@ class ExtractionJob:
             self.source, int(listed.sum()), [self.wanted[i].path for i in unread.tolist()]
         )
 
-    def columns(self, found: Landmarks, sizes: Array) -> dict[str, Column]:
+    def columns(self, located: LocatedRows) -> dict[str, Column]:
         """Return what a landmark shard holds: the rows found, among those kept."""
-        values = {
-            "landmarks": found.points,
-            "score": found.score,
-            "status": found.status,
-            "size": sizes,
+        values: dict[str, Any] = {
+            "landmarks": located.found.points,
+            "score": located.found.score,
+            "status": located.found.status,
+            "size": located.sizes,
+            "photo_sha256": located.digests,
+            "reason": np.array(located.reasons, object),
         }
         if self.kept is not None:
             for key, new in values.items():
-                merged = self.kept[key].copy()
+                merged = np.array(self.kept[key], new.dtype)
                 merged[self.at] = new
                 values[key] = merged
-        rows = self.rows
+        rows, reasons = self.rows, values["reason"].tolist()
         return {
             "id": Column([r.id for r in rows], {}),
             "path": Column([r.path.as_posix() for r in rows], {}),
@@ -69,8 +76,10 @@ class ExtractionJob:
             "landmarks": Column(values["landmarks"], {"order": "iBUG-68", "unit": "pixel"}),
             "score": Column(values["score"], {}),
             "status": Column(values["status"], {"names": STATUS_NAMES}),
+            **({"reason": Column(reasons, {})} if any(reasons) else {}),
             "size": Column(values["size"], {"order": "H, W"}),
             "bytes": Column(self.bytes, {}),
+            "photo_sha256": Column(values["photo_sha256"], {}),
         }
 
 
@@ -78,54 +87,111 @@ class PhotoList:
     """The samples of a source folder and the sizes of their files, in shards of equal length.
 
     `digest` is the sha256 of what the photos are called, labelled, and how large their files are.
+    After `plan`, `changed` has the photos whose file is another than their points were found on,
+    and `unproven` counts those of which nothing but the length is known.
     """
 
     def __init__(self, source: Path, samples: Sequence[Sample], shard_size: int) -> None:
         self.source, self.samples, self._step = source, samples, shard_size
-        self.sizes = np.array([_file_size(source / s.path) for s in samples], np.int64)
-        digest = hashlib.sha256()
-        for s, n in zip(samples, self.sizes.tolist(), strict=True):
-            row = [s.id, s.path.as_posix(), s.label, s.split, s.person, n]
-            row += [] if s.box is None else [list(s.box)]
-            digest.update(json.dumps(row).encode())
-        self.digest = digest.hexdigest()
+        self.sizes = np.array([file_size(source / s.path) for s in samples], np.int64)
+        self.digest = _digest_listing(samples, self.sizes)
+        self.changed: list[str] = []
+        self.unproven = 0
 
-    def plan(self, folder: ShardFolder, retry_failed: bool) -> list[ExtractionJob]:
-        """List the shards to be written: unfinished ones, and to retry, those with failed rows.
+    def plan(
+        self, folder: ShardFolder, retry_failed: bool, workers: int | None
+    ) -> list[ExtractionJob]:
+        """List the shards to be written: unfinished ones, and those of which rows are looked at
+        again, because their photo has changed or, to retry, because they failed.
 
-        Raises `AuheatError` where a finished row is no longer what it was.
+        Raises `AuheatError` where a finished row is listed as another than it was.
         """
-        jobs = []
-        for number, start in enumerate(range(0, len(self.samples), self._step)):
-            rows = self.samples[start : start + self._step]
-            lengths = self.sizes[start : start + self._step]
-            if not folder.has(number):
-                every = np.arange(len(rows))
-                jobs.append(ExtractionJob(number, self.source, rows, rows, every, lengths))
-            elif retry_failed:
+        jobs, sizes = [], self.sizes.copy()
+        starts = range(0, len(self.samples), self._step)
+        finished = sum(map(folder.has, range(len(starts)))) * self._step
+        with progress(None, finished > 0, total=finished, desc="check photos", leave=False) as bar:
+            for number, start in enumerate(starts):
+                rows = self.samples[start : start + self._step]
+                lengths = self.sizes[start : start + self._step]
+                if not folder.has(number):
+                    every = np.arange(len(rows))
+                    jobs.append(ExtractionJob(number, self.source, rows, rows, every, lengths))
+                    continue
                 kept = read_columns(folder.folder / shard_name(number))
-                again = np.flatnonzero(kept["status"] >= Status.LOW_CONFIDENCE).tolist()
-                self._check_kept(rows, kept, start, folder)
-                if again:
-                    wanted = [rows[i] for i in again]
-                    where = np.array(again)
+                _check_listed(rows, kept, folder.folder)
+                sizes[start : start + self._step] = kept["bytes"]
+                again = self._find_changed(rows, kept, lengths, workers)
+                if retry_failed:
+                    again |= kept["status"] >= Status.LOW_CONFIDENCE
+                where = np.flatnonzero(again)
+                wanted = [rows[i] for i in where.tolist()]
+                if wanted:
                     jobs.append(
                         ExtractionJob(number, self.source, rows, wanted, where, lengths, kept)
                     )
+                bar.update(len(rows))
+        before = folder.before.get("source", self.digest)
+        # the rows themselves don't keep their boxes
+        if any(s.box for s in self.samples) and _digest_listing(self.samples, sizes) != before:
+            raise StoreError(
+                f"{folder.folder}: the face boxes of the data set are not what they were when its "
+                "landmarks were found (--overwrite makes all anew)"
+            )
         return jobs
 
-    def _check_kept(
-        self, rows: Sequence[Sample], kept: dict[str, Any], start: int, folder: ShardFolder
-    ) -> None:
-        """Only rows that failed may have changed since."""
-        for i, row in enumerate(rows):
-            old = [kept[key][i] for key in (*_TEXTS, "path")]
-            now = [*(getattr(row, key) for key in _TEXTS), row.path.as_posix()]
-            failed = kept["status"][i] >= Status.LOW_CONFIDENCE
-            if old != now or (not failed and kept["bytes"][i] != self.sizes[start + i]):
+    def _find_changed(
+        self, rows: Sequence[Sample], kept: dict[str, Any], lengths: Array, workers: int | None
+    ) -> Array:
+        """Return which photos (N,) of a finished shard are not those its points were found on."""
+        changed: Array = kept["bytes"] != lengths
+        threads = count_threads(workers)
+        files = [self.source / row.path for row in rows]
+        with closing(work_ahead(digest_photo, files, threads, 8 * threads)) as digests:
+            now = np.frombuffer(b"".join(digests), np.uint8).reshape(len(rows), -1)
+        if "photo_sha256" in kept:
+            changed |= (kept["photo_sha256"] != now).any(1)
+        else:
+            self.unproven += len(rows)
+        kept.setdefault("photo_sha256", now)
+        kept.setdefault("reason", [""] * len(rows))
+        self.changed += [rows[i].path.as_posix() for i in np.flatnonzero(changed).tolist()]
+        return changed
+
+    def notes(self) -> list[str]:
+        """Return what a person should know of photos that were finished before."""
+        notes = []
+        if self.changed:
+            notes.append(
+                "photos that have changed since their landmarks were found: "
+                f"{len(set(self.changed))}, looked at again (first: {self.changed[0]})"
+            )
+        if self.unproven:
+            notes.append(
+                f"{self.unproven} rows were made by a version that kept no digest of the photos: "
+                "a photo changed at equal length is not noticed (--overwrite makes them anew)"
+            )
+        return notes
+
+
+def _digest_listing(samples: Sequence[Sample], sizes: Array) -> str:
+    """Return the SHA-256 of what photos are called, labelled, and how large their files are."""
+    digest = hashlib.sha256()
+    for s, n in zip(samples, sizes.tolist(), strict=True):
+        row = [s.id, s.path.as_posix(), s.label, s.split, s.person, n]
+        row += [] if s.box is None else [list(s.box)]
+        digest.update(json.dumps(row).encode())
+    return digest.hexdigest()
+
+
+def _check_listed(rows: Sequence[Sample], kept: dict[str, Any], folder: Path) -> None:
+    """Raise `AuheatError` where the data set says another thing of a row than it did."""
+    for i, row in enumerate(rows):
+        now = {key: getattr(row, key) for key in _TEXTS} | {"path": row.path.as_posix()}
+        for key, value in now.items():
+            if kept[key][i] != value:
                 raise StoreError(
-                    f"{folder.folder}: {row.id}: not what it was when its landmarks were found "
-                    "(--retry-failed looks at failed rows alone; --overwrite makes all anew)"
+                    f"{folder}: {row.id}: its {key} is {value!r}, but was {kept[key][i]!r} when "
+                    "its landmarks were found (--overwrite makes all anew)"
                 )
 
 
@@ -134,10 +200,3 @@ def take_spread(samples: Sequence[Sample], limit: int | None) -> Sequence[Sample
     if limit is None or limit >= len(samples):
         return samples
     return [samples[i * len(samples) // limit] for i in range(limit)]
-
-
-def _file_size(file: Path) -> int:
-    try:
-        return file.stat().st_size
-    except OSError:
-        return -1

@@ -4,25 +4,64 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from auheat.images.decoding import NO_DIGEST
 from auheat.landmarks.base import Detector
 from auheat.landmarks.imported.matching import ImportedPoints, load_points
 from auheat.pipeline.photo_loading import (
     DETECTION_SIDE,
-    DetectorView,
+    LoadedPhoto,
     count_threads,
-    decode_view,
-    measure,
+    load_size,
+    load_view,
     work_ahead,
 )
 from auheat.records import Array, Landmarks, Sample, Status
 
-_FIELDS = ("points", "score", "status")
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LocatedRows:
+    """What became of the photos of one shard, a row each.
+
+    `sizes` (N, 2) are (H, W), zero where a photo is unreadable; `digests` (N, 32) u8 the SHA-256 of
+    each file; `reasons` say what the status alone does not, else "".
+    """
+
+    found: Landmarks
+    sizes: Array
+    digests: Array
+    reasons: list[str]
+
+    @classmethod
+    def of(cls, found: Landmarks, photos: Sequence[LoadedPhoto]) -> LocatedRows:
+        """Join the points of some photos with what reading them said."""
+        sizes = np.array([photo.size for photo in photos], np.int32).reshape(-1, 2)
+        return cls(found, sizes, pack_digests(photos), [photo.reason for photo in photos])
+
+    @classmethod
+    def join(cls, parts: Sequence[LocatedRows]) -> LocatedRows:
+        """Return the rows of several parts, one after another."""
+        marks = (
+            np.concatenate([getattr(part.found, name) for part in parts])
+            for name in ("points", "score", "status")
+        )
+        sizes, digests = (
+            np.concatenate([getattr(part, name) for part in parts]) for name in ("sizes", "digests")
+        )
+        reasons = [reason for part in parts for reason in part.reasons]
+        return cls(Landmarks(*marks), sizes, digests, reasons)
+
+
+def pack_digests(photos: Sequence[LoadedPhoto]) -> Array:
+    """Return the photos' digests as rows, (N, 32) u8."""
+    joined = b"".join(photo.digest for photo in photos)
+    return np.frombuffer(joined, np.uint8).reshape(-1, len(NO_DIGEST))
 
 
 class DetectorSource:
@@ -37,12 +76,12 @@ class DetectorSource:
 
     def __call__(
         self, src: Path, shards: Sequence[Sequence[Sample]], bar: Any
-    ) -> Generator[tuple[Landmarks, Array], None, None]:
-        """Yield for each shard a row per photo, and sizes (N, 2): (H, W), zero if unreadable."""
+    ) -> Generator[LocatedRows, None, None]:
+        """Yield for each shard a row per photo."""
         photos = ((src / row.path, row.box) for rows in shards for row in rows)
         threads, lanes = count_threads(self._workers), self._detector.lanes
         lanes = lanes if threads else 0
-        with closing(work_ahead(decode_view, photos, threads, self._batch)) as decoded:
+        with closing(work_ahead(load_view, photos, threads, self._batch)) as decoded:
             batches = (
                 list(islice(decoded, min(self._batch, len(rows) - start)))
                 for rows in shards
@@ -50,31 +89,27 @@ class DetectorSource:
             )
             with closing(work_ahead(self._find, batches, lanes, lanes)) as found:
                 for rows in shards:
-                    parts: list[tuple[Landmarks, Array]] = []
-                    while sum(len(sizes) for _, sizes in parts) < len(rows):
+                    parts: list[LocatedRows] = []
+                    while sum(len(part.reasons) for part in parts) < len(rows):
                         parts.append(next(found))
-                        bar.update(len(parts[-1][1]))
-                    marks, sizes = zip(*parts, strict=True)
-                    joined = (np.concatenate([getattr(m, k) for m in marks]) for k in _FIELDS)
-                    yield Landmarks(*joined), np.concatenate(sizes)
+                        bar.update(len(parts[-1].reasons))
+                    yield LocatedRows.join(parts)
 
-    def _find(self, batch: Sequence[DetectorView | None]) -> tuple[Landmarks, Array]:
+    def _find(self, batch: Sequence[LoadedPhoto]) -> LocatedRows:
         """Run the detector over a batch; photos that could not be read are rows that say so."""
         n = len(batch)
         points = np.full((n, 68, 2), np.nan, np.float32)
         score, status = np.zeros(n, np.float32), np.full(n, Status.UNREADABLE, np.uint8)
-        sizes = np.zeros((n, 2), np.int32)
-        seen = [(i, *item) for i, item in enumerate(batch) if item is not None]
+        seen = [(i, *photo.view) for i, photo in enumerate(batch) if photo.view is not None]
         if seen:
-            at, images, full, origin, extent = zip(*seen, strict=True)
+            at, images, origin, extent = zip(*seen, strict=True)
             index = list(at)
             found = self._detector(images)
-            sizes[index] = full
             small = np.array([image.shape[:2] for image in images])
             grow = (np.array(extent) / small)[:, None, ::-1]
             points[index] = (found.points + 0.5) * grow - 0.5 + np.array(origin)[:, None]
             score[index], status[index] = found.score, found.status
-        return Landmarks(points, score, status), sizes
+        return LocatedRows.of(Landmarks(points, score, status), batch)
 
     def details(self) -> dict[str, Any]:
         """Return what a summary should tell."""
@@ -104,17 +139,19 @@ class ImportedSource:
 
     def __call__(
         self, src: Path, shards: Sequence[Sequence[Sample]], bar: Any
-    ) -> Generator[tuple[Landmarks, Array], None, None]:
-        """Yield for each shard a row per photo, and sizes (N, 2): (H, W), zero if unreadable."""
+    ) -> Generator[LocatedRows, None, None]:
+        """Yield for each shard a row per photo."""
         files = (src / row.path for rows in shards for row in rows)
         threads = count_threads(self._workers)
-        with closing(work_ahead(measure, files, threads, 4 * threads)) as measured:
+        with closing(work_ahead(load_size, files, threads, 4 * threads)) as loaded:
             for rows in shards:
-                sizes = np.zeros((len(rows), 2), np.int32)
-                for i, size in enumerate(islice(measured, len(rows))):
-                    sizes[i] = size
+                photos = []
+                for photo in islice(loaded, len(rows)):
+                    photos.append(photo)
                     bar.update()
-                yield self._matching.find([row.id for row in rows], sizes), sizes
+                sizes = np.array([photo.size for photo in photos], np.int32)
+                found = self._matching.find([row.id for row in rows], sizes)
+                yield LocatedRows.of(found, photos)
 
     def details(self) -> dict[str, Any]:
         """Return what a summary should tell."""

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import NamedTuple, TypeVar
 
 import cv2
 import numpy as np
 
 from auheat.errors import StoreError
-from auheat.images.decoding import decode, read_bytes
+from auheat.images.decoding import NO_DIGEST, decode, read_bytes
 from auheat.images.headers import UnreadableImageError
 from auheat.records import Array, Box
 from auheat.utils.devices import count_cores
@@ -28,10 +29,6 @@ and memory stays bounded.
 S = TypeVar("S")
 
 T = TypeVar("T")
-
-
-Decoded: TypeAlias = tuple[Array, tuple[int, int]] | None
-"""A photo's pixels for the detector and its full (H, W); None where it is unreadable."""
 
 
 def count_threads(workers: int | None) -> int:
@@ -63,15 +60,6 @@ def work_ahead(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def decode_small(file: Path) -> Decoded:
-    """Return pixels for the detector and the photo's full (H, W); None where it is unreadable."""
-    try:
-        image = decode(read_bytes(file))
-    except UnreadableImageError:
-        return None
-    return _shrink(image), (image.shape[0], image.shape[1])
-
-
 def _shrink(image: Array) -> Array:
     """Return an image with no side over `DETECTION_SIDE`."""
     height, width = image.shape[:2]
@@ -96,15 +84,6 @@ def check_present(source: Path, tried: int, unread: Iterable[Path | str]) -> Non
         )
 
 
-def measure(file: Path) -> tuple[int, int]:
-    """Return the (H, W) of the upright photo; (0, 0) where it is unreadable."""
-    try:
-        height, width = decode(read_bytes(file)).shape[:2]
-    except UnreadableImageError:
-        return 0, 0
-    return height, width
-
-
 MARGIN = 0.3
 """Share of a box's sides that is shown around it: detectors expect some hair and chin."""
 
@@ -112,35 +91,65 @@ MARGIN = 0.3
 class DetectorView(NamedTuple):
     """What a detector sees of a photo.
 
-    `image` shows the part of `extent` (H, W) px that begins at `origin` (x, y) of a photo of
-    `size` (H, W); its pixels may be larger than the photo's.
+    `image` shows the part of `extent` (H, W) px that begins at `origin` (x, y) of the photo; its
+    pixels may be larger than the photo's.
     """
 
     image: Array
-    size: tuple[int, int]
     origin: tuple[int, int]
     extent: tuple[int, int]
 
 
-def decode_view(photo: tuple[Path, Box | None]) -> DetectorView | None:
-    """Return what a detector is shown of a file, given a face's box; None if it is unreadable.
+class LoadedPhoto(NamedTuple):
+    """One photo as it was read: what its file was, and what there is to see.
+
+    `digest` is the SHA-256 of the bytes that were decoded; `reason` says why there are no pixels
+    (`size` (0, 0), no `view`), and is "" where there are.
+    """
+
+    digest: bytes
+    reason: str
+    size: tuple[int, int] = (0, 0)
+    view: DetectorView | None = None
+
+
+def load_view(photo: tuple[Path, Box | None]) -> LoadedPhoto:
+    """Read what a detector is shown of a file, given a face's box.
 
     A box that lies outside the photo shows nothing, so that no other face takes its label.
     """
     file, box = photo
-    if box is None:
-        whole = decode_small(file)
-        return None if whole is None else DetectorView(whole[0], whole[1], (0, 0), whole[1])
+    loaded, image = _load(file)
+    return loaded if image is None else loaded._replace(view=_show(image, box))
+
+
+def load_size(file: Path) -> LoadedPhoto:
+    """Read a photo for its size alone."""
+    return _load(file)[0]
+
+
+def _load(file: Path) -> tuple[LoadedPhoto, Array | None]:
+    """Read and decode a file once: the digest is that of the very pixels."""
+    digest = NO_DIGEST
     try:
-        image = decode(read_bytes(file))
-    except UnreadableImageError:
-        return None
+        data = read_bytes(file)
+        digest = hashlib.sha256(data).digest()
+        image = decode(data)
+    except UnreadableImageError as error:
+        return LoadedPhoto(digest, str(error)), None
+    return LoadedPhoto(digest, "", (image.shape[0], image.shape[1])), image
+
+
+def _show(image: Array, box: Box | None) -> DetectorView:
+    """Return the part of a photo (H, W, 3) that a detector is shown."""
     height, width = image.shape[:2]
+    if box is None:
+        return DetectorView(_shrink(image), (0, 0), (height, width))
     left, top, right, bottom = box
     aside, above = MARGIN * (right - left), MARGIN * (bottom - top)
     x, end = (int(np.clip(v, 0, width)) for v in (left - aside, right + aside + 1))
     y, foot = (int(np.clip(v, 0, height)) for v in (top - above, bottom + above + 1))
     if right < 0 or bottom < 0 or left >= width or top >= height:
-        return DetectorView(np.zeros((64, 64, 3), np.uint8), (height, width), (0, 0), (64, 64))
+        return DetectorView(np.zeros((64, 64, 3), np.uint8), (0, 0), (64, 64))
     crop = _shrink(np.ascontiguousarray(image[y:foot, x:end]))
-    return DetectorView(crop, (height, width), (x, y), (foot - y, end - x))
+    return DetectorView(crop, (x, y), (foot - y, end - x))

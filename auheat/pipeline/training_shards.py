@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -83,6 +84,27 @@ class HeatmapSpec:
         return "-".join([self.book.name, *special])
 
 
+CHANGED = "changed since its landmarks were found"
+"""Why a photo is not drawn with points that belong to another."""
+
+
+class _PhotoThen(NamedTuple):
+    """A photo when its landmarks were found: its (H, W), its file's length and SHA-256."""
+
+    size: list[int]
+    length: int
+    digest: Array | None
+
+    def is_same(self, data: bytes) -> bool:
+        """Whether a file's bytes are those of then, as far as is known."""
+        if len(data) != self.length:
+            return False
+        return self.digest is None or hashlib.sha256(data).digest() == self.digest.tobytes()
+
+
+_Job: TypeAlias = tuple[Path, bool, _PhotoThen, tuple[Array, Array] | None]
+
+
 @dataclass(frozen=True, slots=True)
 class ShardBuilder:
     """What a training shard is made with: the photos' folder, the drawing, what is kept."""
@@ -100,7 +122,7 @@ class ShardBuilder:
         sure = np.isin(rows["status"], (Status.OK, Status.MANY_FACES))
         reliable = np.where(sure[:, None, None], rows["landmarks"], np.nan)
         frames = self.framing.plan(reliable, rows["size"])
-        photos = self._collect_photos(rows, frames)
+        photos, reasons = self._collect_photos(landmarks, rows, frames)
         empty = np.array([not photo for photo in photos])
         status = np.where(empty, Status.UNREADABLE, rows["status"]).astype(np.uint8)
         index = {name: k for k, name in enumerate(self.drawing.names)}
@@ -122,6 +144,7 @@ class ShardBuilder:
             **({"image": Column(photos, encoding)} if self.images else {}),
             "label": Column(label, {"names": list(self.drawing.names)}),
             "status": Column(status, {"names": STATUS_NAMES}),
+            **({"reason": Column(reasons, {})} if any(reasons) else {}),
             "score": Column(np.where(empty, np.float32(0), rows["score"]), {}),
             "landmarks": Column(points, {"order": "iBUG-68", "unit": "pixel"}),
             "size": Column(size, {"order": "H, W"}),
@@ -131,64 +154,67 @@ class ShardBuilder:
             **_draw_columns(shown, label, np.maximum(size, 1), self.drawing),
         }
 
-    def _collect_photos(self, rows: dict[str, Any], frames: Frames) -> list[bytes]:
-        """Return each row's portable photo bytes, b"" where there is nothing to store.
+    def _collect_photos(
+        self, landmarks: Path, rows: dict[str, Any], frames: Frames
+    ) -> tuple[list[bytes], list[str]]:
+        """Return each row's portable photo bytes, b"" where there is nothing to store, and why.
 
-        Raises `AuheatError` where a shard's photos, or their folder, have vanished.
+        Raises `AuheatError` where a shard's photos, or their folder, have vanished, or are others
+        than its points were found on.
         """
         readable = rows["status"] != Status.UNREADABLE
         moves = [
             (frames.transform[i], frames.size[i]) if moved else None
             for i, moved in enumerate(frames.moved)
         ]
+        digests = rows.get("photo_sha256", [None] * len(moves))
+        before = map(_PhotoThen, rows["size"].tolist(), rows["bytes"].tolist(), digests)
         files = [self.source / path for path in rows["path"]]
-        about = zip(rows["size"].tolist(), rows["bytes"].tolist(), strict=True)
-        jobs = list(zip(files, readable.tolist(), about, moves, strict=True))
+        jobs = list(zip(files, readable.tolist(), before, moves, strict=True))
         parts = [jobs[i : i + _AT_ONCE] for i in range(0, len(jobs), _AT_ONCE)]
         threads = count_threads(self.workers)
         threads = threads if threads > 1 else 0
         with closing(work_ahead(_read_photos, parts, threads, 4 * threads)) as read:
-            photos = [photo for part in read for photo in part]
+            done = [photo for part in read for photo in part]
+        photos, reasons = [data for data, _ in done], [reason for _, reason in done]
         unread = [rows["path"][i] for i in np.flatnonzero(readable) if not photos[i]]
         check_present(self.source, int(readable.sum()), unread)
-        return photos
+        changed = [file for file, reason in zip(files, reasons, strict=True) if reason == CHANGED]
+        if changed:
+            raise StoreError(
+                f"{changed[0]}: changed since its landmarks were found, as {len(changed)} of the "
+                f"{len(files)} photos of {landmarks.name} have (run the same `auheat extract` "
+                "again: it looks at changed photos anew)"
+            )
+        kept = rows.get("reason", [""] * len(files))
+        return photos, [new or old for new, old in zip(reasons, kept, strict=True)]
 
 
-_Job: TypeAlias = tuple[Path, bool, tuple[list[int], int], tuple[Array, Array] | None]
-
-
-def _read_photos(jobs: Sequence[_Job]) -> list[bytes]:
+def _read_photos(jobs: Sequence[_Job]) -> list[tuple[bytes, str]]:
     """Read a few photos: enough that handing them to a thread costs nothing beside."""
     return [_photo(*job) for job in jobs]
 
 
 def _photo(
-    file: Path,
-    readable: bool,
-    about: tuple[list[int], int],
-    moved: tuple[Array, Array] | None,
-) -> bytes:
+    file: Path, readable: bool, before: _PhotoThen, moved: tuple[Array, Array] | None
+) -> tuple[bytes, str]:
     """Return a photo's portable bytes, cropped or warped where it is `moved` (transform, size).
 
-    `about` is its (H, W) and the length of its file when its landmarks were found. Returns b""
-    where it cannot be read; raises `AuheatError` where it is another photo than then.
+    Where there is nothing to store they are b"", and the reason is given.
     """
     if not readable:
-        return b""
+        return b"", ""
     try:
         raw = read_bytes(file)
-        if len(raw) != about[1]:
-            raise StoreError(
-                f"{file}: {len(raw)} bytes, but {about[1]} when its landmarks were found (run "
-                "`auheat extract --overwrite` again)"
-            )
+        if not before.is_same(raw):
+            return b"", CHANGED
         data = make_portable(raw)
         header = read_header(data)
-        if header is not None and list(header.size) != about[0]:
+        if header is not None and list(header.size) != before.size:
             raise UnreadableImageError("another size than its landmarks'")
-        return reframe(data, *moved) if moved is not None else data
-    except UnreadableImageError:
-        return b""
+        return reframe(data, *moved) if moved is not None else data, ""
+    except UnreadableImageError as error:
+        return b"", str(error)
 
 
 def _draw_columns(

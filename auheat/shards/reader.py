@@ -106,13 +106,16 @@ def check_format(file: Path, wanted: str) -> None:
         raise StoreError(f"{file}: version {version!r} (this auheat reads {FORMAT_VERSION})")
 
 
-def read_columns(file: Path | str, names: Sequence[str] | None = None) -> dict[str, Any]:
+def read_columns(
+    file: Path | str, names: Sequence[str] | None = None, optional: Sequence[str] = ()
+) -> dict[str, Any]:
     """Read datasets of one shard whole: arrays, lists of str, lists of bytes.
 
     Args:
         file: A shard (.h5).
         names: Datasets of it, None for all; "image" is a list with the bytes of each row's photo.
             FORMAT.md lists them.
+        optional: Further datasets, read where they are there.
 
     Returns:
         Name -> values of the shard's rows.
@@ -128,7 +131,7 @@ def read_columns(file: Path | str, names: Sequence[str] | None = None) -> dict[s
     """
     with open_shard(Path(file)) as shard:
         there = [n for n in sorted(shard) if n.removeprefix(BYTES_OF) not in ("_start", "_length")]
-        wanted = there if names is None else names
+        wanted = there if names is None else [*names, *(n for n in optional if n in shard)]
         for name in wanted:
             if name not in shard:
                 hint = "; rendered with --no-images" if name == BYTES_OF else ""

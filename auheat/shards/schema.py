@@ -45,6 +45,7 @@ _SHARED = {
     "split": Spec(TEXT, (), "`train`, `val` or `test`"),
     "status": Spec("u1", (), "what became of the photo; names in its attribute `names`"),
     "score": Spec("f4", (), "confidence in [0, 1]; 0 where there are no points"),
+    "reason": Spec(TEXT, (), "why a row failed, where `status` does not say it all", False),
 }
 
 
@@ -57,6 +58,9 @@ LANDMARK_DATASETS: Mapping[str, Spec] = MappingProxyType(
         ),
         "size": Spec("i4", (2,), "(H, W) of the upright photo; 0 for UNREADABLE"),
         "bytes": Spec("i8", (), "length of the photo's file; -1 where it was absent"),
+        "photo_sha256": Spec(
+            "u1", (32,), "SHA-256 of that file; zero where it could not be read", False
+        ),
     }
 )
 """Name -> dataset of a landmark shard."""

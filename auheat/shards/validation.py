@@ -61,6 +61,8 @@ RULES: Mapping[str, str] = MappingProxyType(
         "S14": "`transform` MUST be finite and invertible.",
         "S15": "Shard k of `shards/NAME` MUST hold the rows of shard k of `landmarks`, in order, "
         "and its `source` MUST be that shard's sha256.",
+        "S16": "`photo_sha256` MUST be the SHA-256 of the photo's file, and zero where it could "
+        "not be read (`auheat verify --source` compares them).",
     }
 )
 """Rule -> its text, as FORMAT.md has it."""

@@ -50,7 +50,10 @@ class Column:
 
 
 class ShardFolder:
-    """One stage's folder of shards and its manifest; opened by the stage that writes it."""
+    """One stage's folder of shards and its manifest; opened by the stage that writes it.
+
+    `before` is the fingerprint of the shards that were there, empty where there were none.
+    """
 
     def __init__(
         self,
@@ -66,6 +69,7 @@ class ShardFolder:
         """
         self.folder, self.run = folder, secrets.token_hex(4)
         self.fingerprint = json.loads(json.dumps(dict(fingerprint)))
+        self.before: dict[str, Any] = {}
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._entries = self._resume(overwrite, changing)
@@ -96,6 +100,7 @@ class ShardFolder:
         manifest = read_manifest(self.folder)
         if manifest.entries:  # nothing is finished that other settings could mix with
             self._check_fingerprint(manifest.fingerprint, changing)
+            self.before = dict(manifest.fingerprint)
         return {e.file: e for e in manifest.entries if self._is_whole(e)}
 
     def _own_files(self) -> list[Path]:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from auheat.errors import AuheatError, StoreError
+from auheat.images.decoding import digest_photo
 from auheat.shards.manifest import is_lost, read_manifest, write_manifest
+from auheat.shards.reader import list_shards, read_columns
 from auheat.shards.schema import BACKUP, LANDMARKS, MANIFEST, OWN_FILE, SHARDS
 from auheat.shards.validation import Violation, check_folder, check_sources
+from auheat.store.store import read_source
 from auheat.utils.console import progress
-from auheat.utils.files import cannot_write
+from auheat.utils.devices import count_cores
+from auheat.utils.files import cannot_write, file_size
 from auheat.utils.locking import lock_store
 from auheat.utils.paths import find_store
 
@@ -43,19 +48,22 @@ class Verification:
         }
 
 
-def verify(store: str | Path | None = None, *, repair: bool = False) -> Verification:
+def verify(
+    store: str | Path | None = None, *, repair: bool = False, source: bool = False
+) -> Verification:
     """Check a store against every rule of FORMAT.md.
 
     Args:
         store: Folder of the store; None: $AUHEAT_STORE, else auheat-data.
         repair: Take out what is broken, so that the next `extract` or `render`, with the arguments
             of before, makes just that again.
+        source: Read the photos, too: each must be the one that its landmarks were found on.
 
     Returns:
         The folders checked, the rules broken, and the rows to be made again.
 
     Raises:
-        AuheatError: Where there is no store.
+        AuheatError: Where there is no store, or no folder of photos to compare it with.
 
     Example:
         >>> import auheat
@@ -66,7 +74,10 @@ def verify(store: str | Path | None = None, *, repair: bool = False) -> Verifica
         True
     """
     check = repair_store if repair else verify_store
-    folders, violations, *lost = check(find_store(store))
+    place = find_store(store)
+    folders, violations, *lost = check(place)
+    if source:
+        violations += check_photos(place)
     return Verification(tuple(folders), tuple(violations), lost[0] if lost else {})
 
 
@@ -86,6 +97,35 @@ def verify_store(store: Path) -> tuple[list[Path], list[Violation]]:
             if folder != store / LANDMARKS and (store / LANDMARKS).is_dir():
                 findings += check_sources(store / LANDMARKS, folder)
     return folders, findings
+
+
+def check_photos(store: Path) -> list[Violation]:
+    """S16: every photo is still the one that its landmarks were found on.
+
+    Raises `AuheatError` where the folder of the photos is unknown or gone.
+    """
+    source, findings = read_source(store), list[Violation]()
+    files = list_shards(store / LANDMARKS)
+    total = read_manifest(store / LANDMARKS).rows
+    with (
+        ThreadPoolExecutor(count_cores(), "auheat-digest") as pool,
+        progress(total=total, desc="verify photos", unit="photo", leave=False) as bar,
+    ):
+        for file in files:
+            rows = read_columns(file, ["path", "bytes"], ["photo_sha256"])
+            photos = [source / path for path in rows["path"]]
+            if "photo_sha256" in rows:
+                dataset, now = "photo_sha256", list[Any](pool.map(digest_photo, photos))
+                before = [digest.tobytes() for digest in rows["photo_sha256"]]
+            else:  # of an earlier version
+                dataset, now, before = "bytes", list(map(file_size, photos)), rows["bytes"].tolist()
+            for row, (old, new) in enumerate(zip(before, now, strict=True)):
+                if old != new:
+                    change = "is gone" if not photos[row].exists() else "has changed"
+                    problem = f"{photos[row]} {change} since (run the same `auheat extract` again)"
+                    findings.append(Violation(file, "S16", problem, dataset, row))
+            bar.update(len(photos))
+    return findings
 
 
 def _count_rows(folders: Sequence[Path]) -> int:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from auheat.errors import AuheatError
 from auheat.heatmaps.render import MIN_SIGMA
@@ -58,13 +59,12 @@ def summarize(
 ) -> Summary:
     """Count what the finished stage holds, list its failures, and say what should be looked at."""
     counts = dict.fromkeys(STATUS_NAMES, 0)
-    failed, valid, thin = [], 0, 0
+    failed, valid, thin = list[FailedRow](), 0, 0
     for file in list_shards(folder):
-        rows = read_columns(file, ["id", "path", "status"])
-        for key, path, status in zip(rows["id"], rows["path"], rows["status"], strict=True):
+        rows = read_columns(file, ["id", "path", "status"], ["reason"])
+        for status in rows["status"].tolist():
             counts[STATUS_NAMES[status]] += 1
-            if status >= Status.LOW_CONFIDENCE:
-                failed.append((key, path, int(status)))
+        failed += list_failed(rows)
         if stage == "render":
             valid += int(read_columns(file, ["valid"])["valid"].sum())
             thin += read_attributes(file, "heatmap").get("thin_rows", 0)
@@ -76,7 +76,8 @@ def summarize(
         details |= {"valid": valid, "thin_rows": thin}
     warnings = list(notes)
     if failed:
-        warnings.append(f"{len(failed)} of {total} rows need a look: {folder / FAILED}")
+        reasons = count_reasons(failed)
+        warnings.append(f"{len(failed)} of {total} rows need a look ({reasons}): {folder / FAILED}")
     if thin:
         warnings.append(
             f"{thin} heatmaps have blobs under {MIN_SIGMA} map pixels: the faces are small in "
@@ -89,14 +90,55 @@ def summarize(
     return Summary(stage, folder, total, resumed, counts, seconds, details, tuple(warnings))
 
 
-def write_failed(folder: Path, rows: Iterable[tuple[str, str, int]]) -> int:
-    """Write failed.csv (id, path, status) of a stage and return its number of rows."""
+class FailedRow(NamedTuple):
+    """A row that needs a look: which photo it is, and why."""
+
+    id: str
+    path: str
+    status: str
+    reason: str
+
+
+_REASONS = {
+    Status.LOW_CONFIDENCE: "the points are doubtful",
+    Status.NO_FACE: "no face",
+    Status.UNREADABLE: "cannot be read",
+}
+
+
+def list_failed(rows: Mapping[str, Any]) -> list[FailedRow]:
+    """Return the rows of a shard that need a look, from its id, path, status and reason.
+
+    Shards of earlier versions have no reasons: the status says it then.
+    """
+    kept = rows.get("reason", [""] * len(rows["id"]))
+    columns = (rows["id"], rows["path"], rows["status"].tolist(), kept)
+    return [
+        FailedRow(key, path, STATUS_NAMES[status], reason or _REASONS[Status(status)])
+        for key, path, status, reason in zip(*columns, strict=True)
+        if status >= Status.LOW_CONFIDENCE
+    ]
+
+
+def count_reasons(rows: Iterable[FailedRow], shown: int = 3) -> str:
+    """Return the commonest reasons with their counts: "7 no face, 3 truncated, 2 others".
+
+    What follows a reason's colon is the photo's own ("too large: 40000 x 40000 pixels").
+    """
+    counts = Counter(row.reason.partition(":")[0] for row in rows)
+    parts = [f"{n} {reason}" for reason, n in counts.most_common(shown)]
+    others = counts.total() - sum(n for _, n in counts.most_common(shown))
+    return ", ".join([*parts, f"{others} other"] if others else parts)
+
+
+def write_failed(folder: Path, rows: Iterable[FailedRow]) -> int:
+    """Write failed.csv (id, path, status, reason) of a stage and return its number of rows."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
-    writer.writerow(["id", "path", "status"])
+    writer.writerow(FailedRow._fields)
     n = 0
-    for key, path, status in rows:
-        writer.writerow([key, path, Status(status).name])
+    for row in rows:
+        writer.writerow(row)
         n += 1
     write_whole(folder / FAILED, text.getvalue().encode())
     return n

@@ -106,3 +106,11 @@ def cannot_write(path: Path, error: OSError) -> AuheatError:
         f"{path}: cannot be written: {reason} (finished shards are kept: make room or mend it, and "
         "the same command goes on)"
     )
+
+
+def file_size(file: Path) -> int:
+    """Return a file's length in bytes, -1 where there is none."""
+    try:
+        return file.stat().st_size
+    except OSError:
+        return -1

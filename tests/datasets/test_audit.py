@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from auheat.datasets.audit import compare_counts, find_leaks
 from auheat.datasets.registry import DATASETS, read_dataset
-from auheat.pipeline.photo_loading import decode_view
+from auheat.pipeline.photo_loading import LoadedPhoto, load_view
 
 
 @pytest.mark.parametrize(
@@ -153,8 +153,9 @@ def ramp(file, height=100, width=160):
 def test_a_box_shows_its_own_pixels_with_a_margin_and_nothing_outside(tmp_path_factory, box):
     left, top, wide, tall = box
     file = ramp(tmp_path_factory.mktemp("box") / "a.png")
-    view = decode_view((file, (left, top, left + wide, top + tall)))
-    assert view.size == (100, 160)
+    photo = load_view((file, (left, top, left + wide, top + tall)))
+    view = photo.view
+    assert photo.size == (100, 160)
     if left >= 160 or top >= 100 or left + wide < 0 or top + tall < 0:
         assert not view.image.any()
         return
@@ -171,9 +172,12 @@ def test_a_box_shows_its_own_pixels_with_a_margin_and_nothing_outside(tmp_path_f
 
 
 def test_without_a_box_the_whole_photo_is_shown(tmp_path):
-    view = decode_view((ramp(tmp_path / "a.png"), None))
-    assert (view.origin, view.extent, view.size) == ((0, 0), (100, 160), (100, 160))
-    assert decode_view((tmp_path / "gone.png", (0, 0, 5, 5))) is None
+    photo = load_view((ramp(tmp_path / "a.png"), None))
+    assert (photo.view.origin, photo.view.extent) == ((0, 0), (100, 160))
+    assert photo.size == (100, 160)
+    assert photo.digest == hashlib.sha256((tmp_path / "a.png").read_bytes()).digest()
+    gone = load_view((tmp_path / "gone.png", (0, 0, 5, 5)))
+    assert gone == LoadedPhoto(bytes(32), "absent")
 
 
 @pytest.mark.slow
@@ -181,6 +185,6 @@ def test_large_faces_are_shrunk_for_the_detector(tmp_path):
     file = ramp(tmp_path / "a.png", 255, 255)
     big = cv2.resize(cv2.imread(str(file)), (3000, 3000))
     cv2.imwrite(str(file), big)
-    view = decode_view((file, (100, 100, 2900, 2900)))
+    view = load_view((file, (100, 100, 2900, 2900))).view
     assert max(view.image.shape[:2]) == 1280
     assert view.extent == (3000, 3000)

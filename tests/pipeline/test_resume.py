@@ -49,8 +49,6 @@ def test_retry_failed_looks_again_at_failed_rows_alone(photos, tmp_path, stub_de
     render(store)
     assert [Status(s).name for s in statuses(store / "landmarks") if s] == ["NO_FACE", "UNREADABLE"]
     replace(photos, "sad/4.png")
-    with pytest.raises(AuheatError, match="made with source .* now asked with"):
-        extract(photos, store, shard_size=3)
     seen = []
     find = stub_detector.__class__.__call__
     stub_detector.__class__.__call__ = lambda self, images: (
@@ -75,20 +73,16 @@ def test_retry_failed_looks_again_at_failed_rows_alone(photos, tmp_path, stub_de
     assert extract(photos, store, shard_size=3).resumed == 9
 
 
-@pytest.mark.parametrize("change", ["size", "gone", "new"])
-def test_retry_failed_refuses_when_other_photos_have_changed(
-    photos, tmp_path, stub_detector, change
-):
+@pytest.mark.parametrize("change", ["gone", "new"])
+def test_retry_failed_refuses_when_other_photos_are_listed(photos, tmp_path, stub_detector, change):
     extract(photos, tmp_path / "s", shard_size=3)
     good = photos / "happy" / "1.png"
-    if change == "size":
-        cv2.imwrite(str(good), np.random.default_rng(0).integers(0, 9, (40, 44, 3), np.uint8))
-    elif change == "gone":
+    if change == "gone":
         good.unlink()
     else:
         shutil.copy(good, photos / "happy" / "1b.png")
     before = content_digest(tmp_path / "s" / "landmarks")
-    with pytest.raises(AuheatError, match="not what it was|made with photos"):
+    with pytest.raises(AuheatError, match="made with photos"):
         extract(photos, tmp_path / "s", shard_size=3, retry_failed=True)
     assert content_digest(tmp_path / "s" / "landmarks") == before
 
@@ -185,12 +179,9 @@ def test_a_path_that_leaves_the_source_is_never_read_by_render(photos, tmp_path,
 def test_a_refused_retry_leaves_the_store_refusing(photos, tmp_path, stub_detector):
     store = tmp_path / "s"
     extract(photos, store, shard_size=3)
-    cv2.imwrite(
-        str(photos / "happy" / "1.png"),
-        np.random.default_rng(0).integers(0, 9, (40, 44, 3), np.uint8),
-    )
+    (photos / "happy" / "1.png").rename(photos / "happy" / "1b.png")
     for retry in (False, True, False):
-        with pytest.raises(AuheatError, match="not what it was|made with source"):
+        with pytest.raises(AuheatError, match="its id is '.*1b.png', but was '.*1.png' when"):
             extract(photos, store, shard_size=3, retry_failed=retry)
 
 
@@ -268,7 +259,7 @@ def test_another_photo_of_the_same_size_is_noticed(photos, tmp_path, stub_detect
     replace(photos, "happy/1.png")
     image = np.random.default_rng(0).integers(0, 255, (40, 44, 3), np.uint8)
     cv2.imwrite(str(photos / "happy" / "1.png"), image)
-    with pytest.raises(AuheatError, match="bytes, but .* when its landmarks were found"):
+    with pytest.raises(AuheatError, match="changed since its landmarks were found"):
         render(tmp_path / "s")
 
 

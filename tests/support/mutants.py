@@ -452,22 +452,23 @@ def _read(folder: Path) -> None:
     """What the child does: everything that `extract` and `render` do with a photo."""
     from auheat.images.decoding import make_portable, read_bytes
     from auheat.images.headers import UnreadableImageError, read_header
-    from auheat.pipeline.photo_loading import decode_small, measure
+    from auheat.pipeline.photo_loading import load_size, load_view
 
     cv2.setNumThreads(1)
     for file in sorted(folder.iterdir()):
         print("start", file.name, flush=True)
         started = time.process_time()
-        seen, size, stored = decode_small(file), measure(file), False
-        assert (seen[1] if seen else (0, 0)) == size
+        seen, stored = load_view((file, None)), False
+        assert load_size(file)[:3] == seen[:3]
+        assert bool(seen.reason) == (seen.view is None)
         slower = time.process_time()
         try:
-            data = make_portable(read_bytes(file)) if seen else b""
+            data = make_portable(read_bytes(file)) if seen.view else b""
             if data:
                 header = read_header(data)
                 assert header is not None
                 assert header.portable
-                assert header.size == size
+                assert header.size == seen.size
             stored = bool(data)
         except UnreadableImageError:
             pass
@@ -478,7 +479,7 @@ def _read(folder: Path) -> None:
             json.dumps(
                 {
                     "name": file.name,
-                    "size": size,
+                    "size": seen.size,
                     "stored": stored,
                     "seconds": seconds,
                     "peak": peak,
