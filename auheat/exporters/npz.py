@@ -17,7 +17,7 @@ import numpy as np
 from auheat.records import Array
 from auheat.store.shard_set import ShardSet
 
-TEXTS = ("id", "path", "person", "split")
+TEXTS = ("id", "path", "person", "split", "reason")
 
 
 Progress = Callable[[int], object]
@@ -36,12 +36,13 @@ class Extent:
 
 def measure_extent(material: ShardSet, split: str | None) -> Extent:
     """Count what the rows of a split need; reads texts and lengths alone."""
-    rows, widths = 0, dict.fromkeys(TEXTS, 1)
+    texts = [name for name in TEXTS if name in material.datasets]
+    rows, widths = 0, dict.fromkeys(texts, 1)
     photos = 0 if "image" in material.datasets else None
-    wanted = [*TEXTS, *([] if photos is None else ["image_length"])]
+    wanted = [*texts, *([] if photos is None else ["image_length"])]
     for block in material.blocks(split, wanted):
         rows += len(block["id"])
-        for name in TEXTS:
+        for name in texts:
             widths[name] = max([widths[name], *map(len, block[name])])
         if photos is not None:
             photos += int(block["image_length"].sum())

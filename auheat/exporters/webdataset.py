@@ -26,7 +26,7 @@ SHARD_SIZE = 1024
 MAPS = ("heatmap", "heatmap_au", "heatmap_class")
 
 
-_TEXTS = ("id", "path", "person", "split")
+_TEXTS = ("id", "path", "person", "split", "reason")
 
 
 def write_tars(
@@ -80,7 +80,7 @@ def _add_sample(
     """Write the members of one sample, sorted by name."""
     label, points = int(block["label"][row]), block["landmarks"][row]
     about = {
-        **{name: block[name][row] for name in _TEXTS},
+        **{name: block[name][row] for name in _TEXTS if name in block},
         "label": names[label] if label >= 0 else "",
         "class": label,
         "status": Status(block["status"][row]).name,

@@ -66,7 +66,7 @@ class ExtractionJob:
                 merged = np.array(self.kept[key], new.dtype)
                 merged[self.at] = new
                 values[key] = merged
-        rows, reasons = self.rows, values["reason"].tolist()
+        rows = self.rows
         return {
             "id": Column([r.id for r in rows], {}),
             "path": Column([r.path.as_posix() for r in rows], {}),
@@ -76,7 +76,7 @@ class ExtractionJob:
             "landmarks": Column(values["landmarks"], {"order": "iBUG-68", "unit": "pixel"}),
             "score": Column(values["score"], {}),
             "status": Column(values["status"], {"names": STATUS_NAMES}),
-            **({"reason": Column(reasons, {})} if any(reasons) else {}),
+            "reason": Column(values["reason"].tolist(), {}),
             "size": Column(values["size"], {"order": "H, W"}),
             "bytes": Column(self.bytes, {}),
             "photo_sha256": Column(values["photo_sha256"], {}),

@@ -144,7 +144,7 @@ class ShardBuilder:
             **({"image": Column(photos, encoding)} if self.images else {}),
             "label": Column(label, {"names": list(self.drawing.names)}),
             "status": Column(status, {"names": STATUS_NAMES}),
-            **({"reason": Column(reasons, {})} if any(reasons) else {}),
+            "reason": Column(reasons, {}),
             "score": Column(np.where(empty, np.float32(0), rows["score"]), {}),
             "landmarks": Column(points, {"order": "iBUG-68", "unit": "pixel"}),
             "size": Column(size, {"order": "H, W"}),

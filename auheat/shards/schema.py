@@ -45,7 +45,7 @@ _SHARED = {
     "split": Spec(TEXT, (), "`train`, `val` or `test`"),
     "status": Spec("u1", (), "what became of the photo; names in its attribute `names`"),
     "score": Spec("f4", (), "confidence in [0, 1]; 0 where there are no points"),
-    "reason": Spec(TEXT, (), "why a row failed, where `status` does not say it all", False),
+    "reason": Spec(TEXT, (), "why a row failed, where `status` alone does not say it", False),
 }
 
 

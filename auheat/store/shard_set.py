@@ -22,6 +22,10 @@ from auheat.shards.schema import FORMATS
 from auheat.store.store import list_finished
 from auheat.utils.files import file_digest
 
+_ADDED = frozenset({"reason", "photo_sha256"})
+"""Datasets that shards of earlier versions lack: a set has them where every shard does."""
+
+
 ROOT = ""
 """Stands for the shard itself among the names of its datasets."""
 
@@ -99,6 +103,9 @@ def open_shard_set(folder: Path, command: str) -> ShardSet:
     for file in files[1:]:
         own = read_shard_attributes(file)
         thin += _take_thin(own)
+        for name in _ADDED & ({*shared} ^ {*own}):
+            shared.pop(name, None)
+            own.pop(name, None)
         for name in sorted({*shared, *own}):
             if shared.get(name) != own.get(name):
                 what = name or "its attributes"

@@ -282,5 +282,5 @@ def test_the_whole_chain_on_the_demo_set_survives_a_kill(tmp_path, portrait):
     told = json.loads(run("verify", "--store", store, "--json").stdout)
     assert len(told["checked"]) == 2
     failed = (store / "landmarks" / "failed.csv").read_text().splitlines()
-    assert failed == ["id,path,status"]
+    assert failed == ["id,path,status,reason"]
     assert Path(store / "report.html").stat().st_size > 50_000

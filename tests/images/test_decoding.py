@@ -106,7 +106,7 @@ def test_a_file_cut_short_is_unreadable(kind, share):
 def test_a_flipped_bit_in_a_png_is_noticed():
     data = bytearray(BYTES["png"])
     data[len(data) // 2] ^= 4
-    with pytest.raises(UnreadableImageError, match="PNG damaged"):
+    with pytest.raises(UnreadableImageError, match="damaged: PNG"):
         decode(bytes(data))
 
 
@@ -153,7 +153,7 @@ def test_what_is_no_regular_file_is_unreadable(tmp_path):
 
 
 def test_a_missing_file_is_unreadable(tmp_path):
-    with pytest.raises(UnreadableImageError, match="No such file"):
+    with pytest.raises(UnreadableImageError, match="absent"):
         read_bytes(tmp_path / "gone.jpg")
 
 

@@ -199,7 +199,11 @@ def test_other_settings_are_refused_by_name_until_overwrite(rafdb, tmp_path, stu
 def test_a_changed_data_set_is_noticed(rafdb, tmp_path, stub_detector):
     extract(rafdb, tmp_path / "s")
     (rafdb / "Image" / "aligned" / "train_00000_aligned.jpg").write_bytes(b"")
-    with pytest.raises(AuheatError, match="made with source"):
+    summary = extract(rafdb, tmp_path / "s")
+    assert (summary.resumed, summary.status["UNREADABLE"]) == (11, 1)
+    labels = rafdb / "EmoLabel" / "list_patition_label.txt"
+    labels.write_text(labels.read_text().replace("train_00003.jpg 6", "train_00003.jpg 5"))
+    with pytest.raises(AuheatError, match="train_00003: its label is 'Sadness', but was 'Anger'"):
         extract(rafdb, tmp_path / "s")
 
 
@@ -244,7 +248,10 @@ def test_a_photo_replaced_before_render_is_noticed(rafdb, tmp_path, stub_detecto
     extract(rafdb, tmp_path / "s")
     file = rafdb / "Image" / "aligned" / "train_00003_aligned.jpg"
     cv2.imwrite(str(file), np.zeros((30, 50, 3), np.uint8))
-    with pytest.raises(AuheatError, match="659 bytes, but 663 when its landmarks"):
+    with pytest.raises(
+        AuheatError,
+        match=r"train_00003_aligned.jpg: changed since its landmarks .* 1 of the 12 photos",
+    ):
         render(tmp_path / "s")
 
 

@@ -23,7 +23,7 @@ from auheat.shards.reader import (
 from auheat.shards.row_reader import RowReader
 from auheat.shards.schema import BACKUP, MANIFEST
 from auheat.shards.writer import Column, ShardFolder, build_shard
-from auheat.store.summary import write_failed
+from auheat.store.summary import list_failed, write_failed
 from auheat.utils.files import encode_json
 from auheat.utils.paths import is_inside_name
 
@@ -358,11 +358,18 @@ def test_a_plain_hdf5_reader_needs_nothing_of_ours(folder):
 
 
 def test_failures_are_listed_by_name(tmp_path):
-    assert write_failed(tmp_path, [("a", 'x,"y".jpg', 3), ("b", "z.jpg", 4)]) == 2
+    rows = {
+        "id": ["a", "b", "c", "d"],
+        "path": ['x,"y".jpg', "z.jpg", "w.jpg", "v.jpg"],
+        "status": np.array([3, 4, 0, 2]),
+        "reason": ["", "cut short: JPEG", "", ""],
+    }
+    assert write_failed(tmp_path, list_failed(rows)) == 3
     assert (tmp_path / "failed.csv").read_text().splitlines() == [
-        "id,path,status",
-        'a,"x,""y"".jpg",NO_FACE',
-        "b,z.jpg,UNREADABLE",
+        "id,path,status,reason",
+        'a,"x,""y"".jpg",NO_FACE,no face',
+        "b,z.jpg,UNREADABLE,cut short: JPEG",
+        "d,v.jpg,LOW_CONFIDENCE,the points are doubtful",
     ]
     assert not list(tmp_path.glob("*.part"))
-    assert re.fullmatch(r"(?s).*UNREADABLE\s+", (tmp_path / "failed.csv").read_text())
+    assert re.fullmatch(r"(?s).*doubtful\s+", (tmp_path / "failed.csv").read_text())
