@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import closing
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from auheat.errors import AuheatError, StoreError
 from auheat.landmarks.base import Detector
+from auheat.landmarks.imported.fit_check import ASTRAY, Sighting, find_misfit, measure_errors
 from auheat.landmarks.imported.matching import ImportedPoints, load_points
+from auheat.landmarks.registry import load_detector
+from auheat.pipeline.extraction_jobs import take_spread
 from auheat.pipeline.photo_loading import (
     DETECTION_SIDE,
     DetectorView,
@@ -21,6 +26,11 @@ from auheat.pipeline.photo_loading import (
     work_ahead,
 )
 from auheat.records import Array, Landmarks, Sample, Status
+from auheat.utils.console import progress
+
+SAMPLE = 64
+"""Photos in which imported points are compared with the faces that a detector sees."""
+
 
 _FIELDS = ("points", "score", "status")
 
@@ -98,14 +108,21 @@ class ImportedSource:
     ) -> None:
         points = load_points(source) if isinstance(source, Path) else source
         self.name, self.digest = points.name, points.digest
-        self._kind, self._workers = points.kind, workers
+        self._kind, self._source, self._workers = points.kind, points.source, workers
         paths = [sample.path.as_posix() for sample in samples]
         self._matching = points.match([sample.id for sample in samples], paths)
+        matched = np.flatnonzero(self._matching.group >= 0).tolist()
+        self._sample = take_spread([samples[i] for i in matched], SAMPLE)
+        self._notes: list[str] = []
 
     def __call__(
         self, src: Path, shards: Sequence[Sequence[Sample]], bar: Any
     ) -> Generator[tuple[Landmarks, Array], None, None]:
-        """Yield for each shard a row per photo, and sizes (N, 2): (H, W), zero if unreadable."""
+        """Yield for each shard a row per photo, and sizes (N, 2): (H, W), zero if unreadable.
+
+        Raises `AuheatError` before the first where the points do not belong to the photos.
+        """
+        self._check_fit(src)
         files = (src / row.path for rows in shards for row in rows)
         threads = count_threads(self._workers)
         with closing(work_ahead(measure, files, threads, 4 * threads)) as measured:
@@ -122,4 +139,37 @@ class ImportedSource:
 
     def notes(self) -> list[str]:
         """Return what a person should look at."""
-        return self._matching.warnings()
+        return [*self._matching.warnings(), *self._notes]
+
+    def _check_fit(self, src: Path) -> None:
+        """Refuse points that a sample of the photos shows to be wrong, naming the cause."""
+        ids = [sample.id for sample in self._sample]
+        try:
+            look = DetectorSource(_load_comparison(), None, self._workers)
+        except AuheatError as error:
+            self._notes = [f"the points were not compared with what the photos show: {error}"]
+            sizes = np.array([measure(src / sample.path) for sample in self._sample])
+            alone = np.zeros(len(ids), bool)
+            shown = np.full((len(ids), 68, 2), np.nan, np.float32)
+        else:
+            with progress(shown=False) as bar, closing(look(src, [self._sample], bar)) as located:
+                marks, sizes = next(located)
+            alone, shown = marks.status == Status.OK, marks.points
+        photo, points = self._matching.choose_points(ids, sizes)
+        seen = Sighting(np.flatnonzero(alone[photo]), shown[photo[alone[photo]]])
+        problem = find_misfit(points, sizes[photo, ::-1], seen)
+        if problem:
+            raise StoreError(f"{self._source}: {problem}")
+        astray = seen.row[measure_errors(points, seen) > ASTRAY].tolist()
+        if astray:
+            some = ", ".join(repr(ids[photo[i]]) for i in astray[:3])
+            self._notes.append(
+                f"in {len(astray)} of {len(seen.row)} photos that were compared a face is seen "
+                f"elsewhere than its points say: {some}"
+            )
+
+
+@cache
+def _load_comparison() -> Detector:
+    """Return the detector that imported points are compared with, loaded once."""
+    return load_detector("mesh", "cpu")
