@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import permutations
+from operator import itemgetter
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -48,9 +49,9 @@ POINT_ERROR = 0.15
 """Largest middle distance of any one point from where it is detected in many faces."""
 
 
-FOLLOWING = (0.05, 0.2)
-"""Above the first middle distance, points must move from photo to photo as the faces do: least
-correlation, in x and in y."""
+FOLLOWING = (0.07, 0.2)
+"""Middle distance above which many points must move from photo to photo as the faces do, and how
+well: the least correlation, in x and in y. Closer ones must not move the other way."""
 
 
 ASTRAY = 0.5
@@ -98,7 +99,7 @@ _CAUSES: tuple[tuple[str, Undo], ...] = (
         "they look to be counted from the photos' centres (add half the width and half the height)",
         lambda p, extent: p + extent / 2 - 0.5,
     ),
-    ("y looks to stand before x (x comes first)", lambda p, _: p[..., ::-1]),
+    ("they look to be in (y, x) order (x comes first)", lambda p, _: p[..., ::-1]),
     (
         "y looks to be counted upwards (y = height - 1 - y: it points down from the top row)",
         lambda p, extent: np.stack([p[..., 0], extent[..., 1] - 1 - p[..., 1]], -1),
@@ -109,7 +110,7 @@ _CAUSES: tuple[tuple[str, Undo], ...] = (
         lambda p, _: p[:, MIRROR],
     ),
     (
-        "x looks mirrored (x = width - 1 - x)",
+        "left and right look exchanged, x being mirrored (x = width - 1 - x)",
         lambda p, extent: np.stack([extent[..., 0] - 1 - p[..., 0], p[..., 1]], -1),
     ),
     (
@@ -179,9 +180,14 @@ def find_misfit(points: Array, extent: Array, seen: Sighting) -> str:
             f"{single} of {len(points)} faces have all 68 points at one place (leave out the rows "
             "of faces that were not found, or give them NaN)"
         )
-    for text, undone in _undo_all(points, extent):
-        if not _find_problem(undone, extent, seen):
-            return f"{problem}: {text}"
+    for causes in (_undo_one(points, extent), _undo_two(points, extent)):
+        fitting = [
+            (_middle(measure_errors(undone, seen)) if len(seen.row) else 0.0, text)
+            for text, undone in causes
+            if not _find_problem(undone, extent, seen)
+        ]
+        if fitting:
+            return f"{problem}: {min(fitting, key=itemgetter(0))[1]}"
     return f"{problem}: {_guess_scaling(points, extent, seen) or _UNCLEAR}"
 
 
@@ -191,10 +197,14 @@ _UNCLEAR = (
 )
 
 
-def _undo_all(points: Array, extent: Array) -> Iterator[tuple[str, Array]]:
-    """Yield what may have been done to points, and them without it: one thing, then any two."""
+def _undo_one(points: Array, extent: Array) -> Iterator[tuple[str, Array]]:
+    """Yield what may have been done to points, and them without it."""
     for text, undo in _CAUSES:
         yield text, undo(points, extent)
+
+
+def _undo_two(points: Array, extent: Array) -> Iterator[tuple[str, Array]]:
+    """Yield any two things that may have been done to points, and them without both."""
     for (text, undo), (then, undo_then) in permutations(_CAUSES, 2):
         yield f"{text}; then {then}", undo_then(undo(points, extent), extent)
 
@@ -249,8 +259,9 @@ def _compare(points: Array, seen: Sighting) -> tuple[str, bool]:
                 f"point {number} (of 0 to 67) of {k} photos is, on the whole, seen elsewhere",
                 False,
             )
-        least, correlation = FOLLOWING
-        if _middle(errors) > least and _correlate(points[seen.row], seen.points) < correlation:
+        least, wanted = FOLLOWING
+        wanted = wanted if _middle(errors) > least else -wanted
+        if _correlate(points[seen.row], seen.points) < wanted:
             return f"the points do not follow the faces that are seen in {k} photos", False
     return "", _middle(errors) <= narrow
 
