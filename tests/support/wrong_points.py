@@ -38,8 +38,8 @@ WRONG = {
     "photos of 256 px": (lambda p, wh: p * 256 / wh, "another size", "would fit"),
     "photos of 48 px": (lambda p, wh: p * 48 / wh, "another size", "would fit"),
     "photos half as large": (lambda p, wh: p / 2, "another size", "x = 2"),
-    "photos thrice as large": (lambda p, wh: p * 3, "another size", "x = 0.333 x"),
-    "photos squeezed": (lambda p, wh: p * [0.7, 1], "another size", "x = 1.43 x"),
+    "photos thrice as large": (lambda p, wh: p * 3, "another size", "x = 0.33"),
+    "photos squeezed": (lambda p, wh: p * [0.7, 1], "another size", "x = 1.4"),
     "cropped photos": (crop_tight, "crop"),
     "the other side first": (
         lambda p, wh: p[:, MIRROR],

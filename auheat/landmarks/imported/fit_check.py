@@ -261,7 +261,8 @@ def _compare(points: Array, seen: Sighting) -> tuple[str, bool]:
             )
         least, wanted = FOLLOWING
         wanted = wanted if _middle(errors) > least else -wanted
-        if _correlate(points[seen.row], seen.points) < wanted:
+        alike = errors <= 2 * _middle(errors)  # one face that is far off would outweigh all others
+        if _correlate(points[seen.row[alike]], seen.points[alike]) < wanted:
             return f"the points do not follow the faces that are seen in {k} photos", False
     return "", _middle(errors) <= narrow
 
@@ -291,7 +292,7 @@ def _guess_scaling(points: Array, extent: Array, seen: Sighting) -> str:
         x, y = (f"{a:.3g} {axis}" for a, axis in zip(factor, "xy", strict=True))
         x, y = (f"{text} {b:+.3g}" if b else text for text, b in zip((x, y), shift, strict=True))
         guesses.append((_middle(measure_errors(moved, seen)), f"x = {x} and y = {y}{name}"))
-    error, text = min(guesses)
+    error, text = min(guesses, key=lambda guess: max(guess[0], _SMALL))
     if error > min(ERRORS[0], _middle(measure_errors(points, seen)) / 2):
         return ""
     return (
