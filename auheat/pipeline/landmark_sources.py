@@ -110,7 +110,8 @@ class ImportedSource:
         self.name, self.digest = points.name, points.digest
         self._kind, self._source, self._workers = points.kind, points.source, workers
         paths = [sample.path.as_posix() for sample in samples]
-        self._matching = points.match([sample.id for sample in samples], paths)
+        boxes = [sample.box for sample in samples]
+        self._matching = points.match([sample.id for sample in samples], paths, boxes)
         matched = np.flatnonzero(self._matching.group >= 0).tolist()
         self._sample = take_spread([samples[i] for i in matched], SAMPLE)
         self._notes: list[str] = []

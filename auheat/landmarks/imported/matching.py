@@ -13,6 +13,7 @@ A name fits a photo, the first rule that holds deciding:
    goes before the same stem, and that before a stem without `_aligned`.
 
 A name that fits two photos equally, or two names for one photo, are an error: nothing is guessed.
+Where the photos are one, and its faces have boxes, each takes the face whose middle is in its box.
 
 Memory: about 0.8 kB a row is kept; matching needs another 1 kB a photo while it runs.
 """
@@ -37,7 +38,7 @@ from auheat.landmarks.imported.formats import (
     read_point_table,
     recognise,
 )
-from auheat.records import SUFFIXES, Array, Landmarks, Status
+from auheat.records import SUFFIXES, Array, Box, Landmarks, Status
 
 VERSION = "imported 2"
 """Raised whenever the code changes the rows that come out, so that the digest changes too."""
@@ -92,12 +93,18 @@ class ImportedPoints:
         self.start = np.cumsum(self.count) - self.count
         _check_repeats(self.table, np.repeat(np.arange(len(index)), self.count))
 
-    def match(self, ids: Sequence[str], paths: Sequence[str]) -> Matching:
+    def match(
+        self,
+        ids: Sequence[str],
+        paths: Sequence[str],
+        boxes: Sequence[Box | None] | None = None,
+    ) -> Matching:
         """Find the rows of all photos of a data set, given their ids and relative paths.
 
+        Where several samples are faces of one photo, `boxes` tell which of its rows is whose.
         Raises `AuheatError` where a name fits two photos, two names one photo, or none any.
         """
-        return Matching(self, ids, paths)
+        return Matching(self, ids, paths, boxes)
 
     def find(self, ids: Sequence[str], paths: Sequence[str], sizes: Array) -> Landmarks:
         """Match and score a whole data set in one call; see `Matching.find`."""
@@ -112,9 +119,19 @@ class Matching:
     than half inside the photo; `faulty` (F,) rows that are no face, by the number in `FAULTS`.
     """
 
-    def __init__(self, points: ImportedPoints, ids: Sequence[str], paths: Sequence[str]) -> None:
+    def __init__(
+        self,
+        points: ImportedPoints,
+        ids: Sequence[str],
+        paths: Sequence[str],
+        boxes: Sequence[Box | None] | None = None,
+    ) -> None:
         self.points = points
-        self.group = _match_names(points, ids, paths)
+        boxed = boxes or [None] * len(ids)
+        self.group = _match_names(points, ids, paths, boxed)
+        self._boxes = np.array([box or (np.nan,) * 4 for box in boxed], float).reshape(-1, 4)
+        sharing = np.bincount(self.group + 1, minlength=len(points.names) + 1)
+        self._boxes[sharing[self.group + 1] < 2] = np.nan  # a row of its own needs no box
         self.photo = {key: i for i, key in enumerate(ids)}
         self.seen = self.judged = self.misplaced = 0
         self.faulty = np.zeros(len(FAULTS), np.int64)
@@ -168,9 +185,7 @@ class Matching:
         status = np.where(readable, Status.NO_FACE, Status.UNREADABLE).astype(np.uint8)
         self.seen += int((group >= 0).sum())
         wanted = np.flatnonzero((group >= 0) & readable)
-        row, photo, many = _choose_faces(
-            self.points, group[wanted], sizes[wanted], self.points.faults
-        )
+        row, photo, many = self._choose_faces(ids, wanted, group, sizes, self.points.faults)
         self._count_faulty(group[wanted], photo)
         at, table = wanted[photo], self.points.table
         points[at], score[at] = table.points[row], self.points.score[row]
@@ -187,7 +202,7 @@ class Matching:
         sizes, readable, group = self._look_up(ids, sizes)
         wanted = np.flatnonzero((group >= 0) & readable)
         any_shape = np.zeros_like(self.points.faults)
-        row, photo, _ = _choose_faces(self.points, group[wanted], sizes[wanted], any_shape)
+        row, photo, _ = self._choose_faces(ids, wanted, group, sizes, any_shape)
         return wanted[photo], self.points.table.points[row]
 
     def _look_up(self, ids: Sequence[str], sizes: Array) -> tuple[Array, Array, Array]:
@@ -198,6 +213,12 @@ class Matching:
         group = self.group[np.array([self.photo[key] for key in ids], np.int64)]
         readable: Array = np.all(sizes > 0, axis=1)
         return sizes, readable, group
+
+    def _choose_faces(
+        self, ids: Sequence[str], wanted: Array, group: Array, sizes: Array, faults: Array
+    ) -> tuple[Array, Array, Array]:
+        boxes = self._boxes[[self.photo[ids[i]] for i in wanted.tolist()]]
+        return _choose_faces(self.points, group[wanted], sizes[wanted], boxes, faults)
 
     def _count_faulty(self, group: Array, photo: Array) -> None:
         """Count the faults of photos, named `group` (M,), of which only `photo` (K,) got a face."""
@@ -394,14 +415,20 @@ class _Photos:
         return 0 if own in others else 1 if _stem(own) in map(_stem, others) else 2
 
 
-def _match_names(points: ImportedPoints, ids: Sequence[str], paths: Sequence[str]) -> Array:
+def _match_names(
+    points: ImportedPoints,
+    ids: Sequence[str],
+    paths: Sequence[str],
+    boxes: Sequence[Box | None],
+) -> Array:
     """Return the index (N,) of the name of each photo, -1 where there is none."""
     photos = _Photos(ids, paths, {name.count("/") + 1 for name in points.names})
     best: dict[int, tuple[int, int]] = {}
     rivals: dict[int, tuple[int, int]] = {}
     for group, name in enumerate(points.names):
         found, rank = photos.find(name)
-        if len(found) > 1:
+        faces = len({paths[photo] for photo in found}) == 1 and all(boxes[p] for p in found)
+        if len(found) > 1 and not faces:
             some = " and ".join(repr(ids[photo]) for photo in found[:2])
             where = points.table.place(points.start[group])
             raise StoreError(f"{where}: {name!r} fits {some} (name the folder, too)")
@@ -423,12 +450,12 @@ def _match_names(points: ImportedPoints, ids: Sequence[str], paths: Sequence[str
 
 
 def _choose_faces(
-    points: ImportedPoints, group: Array, sizes: Array, faults: Array
+    points: ImportedPoints, group: Array, sizes: Array, boxes: Array, faults: Array
 ) -> tuple[Array, Array, Array]:
     """Return the row, the photo and whether there are many, (K,) each, where there is a face.
 
-    `group` (M,) is the name of each photo, `sizes` (M, 2) its (H, W); rows with `faults` (R,) are
-    no faces.
+    `group` (M,) is the name of each photo, `sizes` (M, 2) its (H, W), `boxes` (M, 4) the part of
+    it in which the face lies, NaN for all of it; rows with `faults` (R,) are no faces.
     """
     table, count = points.table, points.count[group]
     photo = np.repeat(np.arange(len(group)), count)
@@ -437,11 +464,15 @@ def _choose_faces(
     usable = (table.status[row] < Status.NO_FACE) & np.isfinite(table.points[row]).all((1, 2))
     usable &= faults[row] == 0
     row, photo = row[usable], photo[usable]
-    shape = table.points[row].astype(np.float64)
-    low, high = shape.min(1), shape.max(1)
-    side = (high - low).max(1)
-    offset = (low + high) / 2 - sizes[photo, ::-1] / 2
-    away = np.linalg.norm(offset, axis=1) / sizes[photo].max(1)
+    boxed: Array = np.all(np.isfinite(boxes), axis=1, keepdims=True)
+    corner = np.where(boxed, boxes[:, :2], 0)
+    extent = np.where(boxed, boxes[:, 2:] - corner, sizes[:, ::-1])
+    middle = (table.points[row].min(1).astype(float) + table.points[row].max(1)) / 2
+    offset = middle - (corner + extent / 2)[photo]
+    inside = ~boxed[photo, 0] | (np.abs(offset) <= extent[photo] / 2).all(1)
+    row, photo, offset = row[inside], photo[inside], offset[inside]
+    side = np.ptp(table.points[row].astype(np.float64), axis=1).max(1)
+    away = np.linalg.norm(offset, axis=1) / extent[photo].max(1)
     sure = points.score[row] >= MIN_SCORE
     order = np.lexsort((-side * np.exp(-2 * away**2), ~sure, photo))
     kept, first = np.unique(photo[order], return_index=True)

@@ -461,3 +461,16 @@ def test_fifty_thousand_photos_of_few_stems_are_matched_shard_by_shard(tmp_path)
     )
     with pytest.raises(AuheatError, match="'v000/none.jpg': no photo of this matching"):
         matching.find(["v000/none.jpg"], np.array([SIZE]))
+
+
+def test_the_faces_of_one_photo_take_the_rows_that_lie_in_their_boxes(tmp_path):
+    """As of ExpW: OpenFace names the photo, the set has a box for each labelled face of it."""
+    faces = [face(1, 5, 35), face(2, 50, 90), face(3, 96, 99)]
+    rows = [((k, 0.9), points, "a.jpg") for k, points in enumerate(faces)]
+    file = write(tmp_path / "faces.csv", openface(rows, sequence=False, name="filename"))
+    ids, paths = ["a.jpg#0", "a.jpg#1", "a.jpg#2"], ["origin/a.jpg"] * 3
+    boxes = [(45.0, 45.0, 95.0, 95.0), (0.0, 0.0, 40.0, 40.0), (0.0, 60.0, 30.0, 90.0)]
+    found = load_points(file).match(ids, paths, boxes).find(ids, np.tile(SIZE, (3, 1)))
+    assert found.status.tolist() == [Status.OK, Status.OK, Status.NO_FACE]
+    np.testing.assert_allclose(found.points[:2], [faces[1], faces[0]], atol=1e-4)
+    refused(file, "'a.jpg' fits 'a.jpg#0' and 'a.jpg#1'", ids=ids, paths=paths)
