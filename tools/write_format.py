@@ -13,9 +13,9 @@ import cv2
 import h5py
 import numpy as np
 
+from auheat.facs import load_codebook
 from auheat.pipeline.extraction import extract
 from auheat.pipeline.rendering import render
-from auheat.records import MIRROR
 from auheat.shards.schema import FORMATS, Spec
 from auheat.shards.validation import RULES
 
@@ -48,8 +48,7 @@ def dump(folder: Path) -> str:
     photos.mkdir(parents=True)
     for i in range(2):
         cv2.imwrite(str(photos / f"{i}.png"), np.full((64, 64, 3), 90 + i, np.uint8))
-    points = np.linspace(20, 44, 136, dtype=np.float32).reshape(1, 68, 2).repeat(2, 0)
-    points = (points + np.array([63, 0]) - points[:, MIRROR] * [1, -1]) / 2  # a symmetric face
+    points = np.stack(2 * [13 * load_codebook("martinez").frame.mean + [31.5, 26]])
     np.savez(folder / "points.npz", id=["happy/0.png", "happy/1.png"], landmarks=points)
     extract(folder / "photos", folder / "store", detector=str(folder / "points.npz"))
     render(folder / "store")

@@ -228,6 +228,11 @@ def _find_codebook(name: str | Path) -> Traversable | Path:
     return file
 
 
+def load_frame() -> Frame:
+    """Return the mean face that every codebook's places are given on, and its weights."""
+    return _load_regions()[0]
+
+
 @functools.cache
 def _load_regions() -> tuple[Frame, Mapping[int, Region], str]:
     raw, text = load_yaml(resources.files("auheat.codebooks") / _REGIONS)

@@ -13,10 +13,14 @@ from typing import Any
 import numpy as np
 
 from auheat.errors import StoreError
-from auheat.images.decoding import digest_photo
-from auheat.pipeline.landmark_sources import LocatedRows
-from auheat.pipeline.photo_loading import check_present, count_threads, work_ahead
-from auheat.records import Array, Sample, Status
+from auheat.images.decoding import NO_DIGEST, digest_photo
+from auheat.pipeline.photo_loading import (
+    LoadedPhoto,
+    check_present,
+    count_threads,
+    work_ahead,
+)
+from auheat.records import Array, Landmarks, Sample, Status
 from auheat.shards.reader import read_columns
 from auheat.shards.schema import shard_name
 from auheat.shards.writer import Column, ShardFolder
@@ -25,6 +29,45 @@ from auheat.utils.console import progress
 from auheat.utils.files import file_size
 
 _TEXTS = ("id", "person", "label", "split")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LocatedRows:
+    """What became of the photos of one shard, a row each.
+
+    `sizes` (N, 2) are (H, W), zero where a photo is unreadable; `digests` (N, 32) u8 the SHA-256 of
+    each file; `reasons` say what the status alone does not, else "".
+    """
+
+    found: Landmarks
+    sizes: Array
+    digests: Array
+    reasons: list[str]
+
+    @classmethod
+    def of(cls, found: Landmarks, photos: Sequence[LoadedPhoto]) -> LocatedRows:
+        """Join the points of some photos with what reading them said."""
+        sizes = np.array([photo.size for photo in photos], np.int32).reshape(-1, 2)
+        return cls(found, sizes, pack_digests(photos), [photo.reason for photo in photos])
+
+    @classmethod
+    def join(cls, parts: Sequence[LocatedRows]) -> LocatedRows:
+        """Return the rows of several parts, one after another."""
+        marks = (
+            np.concatenate([getattr(part.found, name) for part in parts])
+            for name in ("points", "score", "status")
+        )
+        sizes, digests = (
+            np.concatenate([getattr(part, name) for part in parts]) for name in ("sizes", "digests")
+        )
+        reasons = [reason for part in parts for reason in part.reasons]
+        return cls(Landmarks(*marks), sizes, digests, reasons)
+
+
+def pack_digests(photos: Sequence[LoadedPhoto]) -> Array:
+    """Return the photos' digests as rows, (N, 32) u8."""
+    joined = b"".join(photo.digest for photo in photos)
+    return np.frombuffer(joined, np.uint8).reshape(-1, len(NO_DIGEST))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from auheat.images.decoding import NO_DIGEST
+from auheat.errors import AuheatError, StoreError
 from auheat.landmarks.base import Detector
+from auheat.landmarks.imported.fit_check import ASTRAY, Sighting, find_misfit, measure_errors
 from auheat.landmarks.imported.matching import ImportedPoints, load_points
+from auheat.landmarks.registry import load_detector
+from auheat.pipeline.extraction_jobs import LocatedRows, take_spread
 from auheat.pipeline.photo_loading import (
     DETECTION_SIDE,
     LoadedPhoto,
@@ -22,46 +25,11 @@ from auheat.pipeline.photo_loading import (
     load_view,
     work_ahead,
 )
-from auheat.records import Array, Landmarks, Sample, Status
+from auheat.records import Landmarks, Sample, Status
+from auheat.utils.console import progress
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LocatedRows:
-    """What became of the photos of one shard, a row each.
-
-    `sizes` (N, 2) are (H, W), zero where a photo is unreadable; `digests` (N, 32) u8 the SHA-256 of
-    each file; `reasons` say what the status alone does not, else "".
-    """
-
-    found: Landmarks
-    sizes: Array
-    digests: Array
-    reasons: list[str]
-
-    @classmethod
-    def of(cls, found: Landmarks, photos: Sequence[LoadedPhoto]) -> LocatedRows:
-        """Join the points of some photos with what reading them said."""
-        sizes = np.array([photo.size for photo in photos], np.int32).reshape(-1, 2)
-        return cls(found, sizes, pack_digests(photos), [photo.reason for photo in photos])
-
-    @classmethod
-    def join(cls, parts: Sequence[LocatedRows]) -> LocatedRows:
-        """Return the rows of several parts, one after another."""
-        marks = (
-            np.concatenate([getattr(part.found, name) for part in parts])
-            for name in ("points", "score", "status")
-        )
-        sizes, digests = (
-            np.concatenate([getattr(part, name) for part in parts]) for name in ("sizes", "digests")
-        )
-        reasons = [reason for part in parts for reason in part.reasons]
-        return cls(Landmarks(*marks), sizes, digests, reasons)
-
-
-def pack_digests(photos: Sequence[LoadedPhoto]) -> Array:
-    """Return the photos' digests as rows, (N, 32) u8."""
-    joined = b"".join(photo.digest for photo in photos)
-    return np.frombuffer(joined, np.uint8).reshape(-1, len(NO_DIGEST))
+SAMPLE = 64
+"""Photos in which imported points are compared with the faces that a detector sees."""
 
 
 class DetectorSource:
@@ -133,14 +101,22 @@ class ImportedSource:
     ) -> None:
         points = load_points(source) if isinstance(source, Path) else source
         self.name, self.digest = points.name, points.digest
-        self._kind, self._workers = points.kind, workers
+        self._kind, self._source, self._workers = points.kind, points.source, workers
         paths = [sample.path.as_posix() for sample in samples]
-        self._matching = points.match([sample.id for sample in samples], paths)
+        boxes = [sample.box for sample in samples]
+        self._matching = points.match([sample.id for sample in samples], paths, boxes)
+        matched = np.flatnonzero(self._matching.group >= 0).tolist()
+        self._sample = take_spread([samples[i] for i in matched], SAMPLE)
+        self._notes: list[str] = []
 
     def __call__(
         self, src: Path, shards: Sequence[Sequence[Sample]], bar: Any
     ) -> Generator[LocatedRows, None, None]:
-        """Yield for each shard a row per photo."""
+        """Yield for each shard a row per photo.
+
+        Raises `AuheatError` before the first where the points do not belong to the photos.
+        """
+        self._check_fit(src)
         files = (src / row.path for rows in shards for row in rows)
         threads = count_threads(self._workers)
         with closing(work_ahead(load_size, files, threads, 4 * threads)) as loaded:
@@ -150,8 +126,11 @@ class ImportedSource:
                     photos.append(photo)
                     bar.update()
                 sizes = np.array([photo.size for photo in photos], np.int32)
-                found = self._matching.find([row.id for row in rows], sizes)
-                yield LocatedRows.of(found, photos)
+                ids = [row.id for row in rows]
+                located = LocatedRows.of(self._matching.find(ids, sizes), photos)
+                for i in np.flatnonzero(located.found.status == Status.NO_FACE).tolist():
+                    located.reasons[i] = self._matching.reason_of(ids[i])
+                yield located
 
     def details(self) -> dict[str, Any]:
         """Return what a summary should tell."""
@@ -159,4 +138,38 @@ class ImportedSource:
 
     def notes(self) -> list[str]:
         """Return what a person should look at."""
-        return self._matching.warnings()
+        return [*self._matching.warnings(), *self._notes]
+
+    def _check_fit(self, src: Path) -> None:
+        """Refuse points that a sample of the photos shows to be wrong, naming the cause."""
+        ids = [sample.id for sample in self._sample]
+        try:
+            look = DetectorSource(_load_comparison(), None, self._workers)
+        except AuheatError as error:
+            self._notes = [f"the points were not compared with what the photos show: {error}"]
+            sizes = np.array([load_size(src / sample.path).size for sample in self._sample])
+            alone = np.zeros(len(ids), bool)
+            shown = np.full((len(ids), 68, 2), np.nan, np.float32)
+        else:
+            with progress(shown=False) as bar, closing(look(src, [self._sample], bar)) as located:
+                rows = next(located)
+            marks, sizes = rows.found, rows.sizes
+            alone, shown = marks.status == Status.OK, marks.points
+        photo, points = self._matching.choose_points(ids, sizes)
+        seen = Sighting(np.flatnonzero(alone[photo]), shown[photo[alone[photo]]])
+        problem = find_misfit(points, sizes[photo, ::-1], seen)
+        if problem:
+            raise StoreError(f"{self._source}: {problem}")
+        astray = seen.row[measure_errors(points, seen) > ASTRAY].tolist()
+        if astray:
+            some = ", ".join(repr(ids[photo[i]]) for i in astray[:3])
+            self._notes.append(
+                f"in {len(astray)} of {len(seen.row)} photos that were compared a face is seen "
+                f"elsewhere than its points say: {some}"
+            )
+
+
+@cache
+def _load_comparison() -> Detector:
+    """Return the detector that imported points are compared with, loaded once."""
+    return load_detector("mesh", "cpu")

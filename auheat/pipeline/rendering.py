@@ -14,6 +14,7 @@ import numpy as np
 from auheat.errors import RequestError, StoreError
 from auheat.expressions import EXPRESSIONS
 from auheat.facs.codebooks import load_codebook
+from auheat.landmarks.face_shape import FAULTS, find_faults
 from auheat.pipeline.framing import Framing, check_framing, is_aligned
 from auheat.pipeline.training_shards import HeatmapSpec, ShardBuilder
 from auheat.pipeline.workers import check_backend, run_jobs
@@ -134,6 +135,7 @@ def render(
         if framing.align or crop != "none":
             details["framing"] = f"aligned, {photo_size} px" if align else f"crop {crop}"
         notes = ["--align: these faces are aligned already, and left as they are"] * aligned
+        notes += _count_misshapen(files)
         photos = made_with["photos"]
         return summarize("render", target, photos, resumed, seconds, fail_on_bad, details, notes)
 
@@ -147,6 +149,21 @@ def _sample_points(files: Sequence[Path]) -> tuple[Array, Array]:
     )
     sure = status <= Status.MANY_FACES
     return points[sure], sizes[sure]
+
+
+def _count_misshapen(files: Sequence[Path]) -> list[str]:
+    """Say how many rows have points that are not a face's, whatever their status: none is valid."""
+    counts = np.zeros(len(FAULTS), np.int64)
+    for file in files:
+        rows = read_columns(file, ["landmarks", "status"])
+        pointed = rows["status"] <= Status.LOW_CONFIDENCE
+        counts += np.bincount(find_faults(rows["landmarks"][pointed]), minlength=len(FAULTS))
+    return [
+        f"{count} faces are {fault}: their maps are not valid (mend the points, and run `auheat "
+        "extract --overwrite`)"
+        for fault, count in zip(FAULTS, counts.tolist(), strict=True)
+        if fault and count
+    ]
 
 
 def _fingerprint(made_with: Mapping[str, Any], making: ShardBuilder) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from auheat.heatmaps.render import MIN_SIGMA, smallest_sigma
 from auheat.heatmaps.render_bytes import render_bytes
 from auheat.images.decoding import make_portable, read_bytes
 from auheat.images.headers import UnreadableImageError, read_header
+from auheat.landmarks.face_shape import find_faults
 from auheat.pipeline.framing import Frames, Framing, move_points, reframe
 from auheat.pipeline.photo_loading import check_present, count_threads, work_ahead
 from auheat.records import Array, Status
@@ -119,7 +120,8 @@ class ShardBuilder:
     def columns(self, landmarks: Path) -> dict[str, Column]:
         """Join one landmark shard with its photos and heatmaps."""
         rows = read_columns(landmarks)
-        sure = np.isin(rows["status"], (Status.OK, Status.MANY_FACES))
+        shaped = find_faults(rows["landmarks"]) == 0
+        sure = np.isin(rows["status"], (Status.OK, Status.MANY_FACES)) & shaped
         reliable = np.where(sure[:, None, None], rows["landmarks"], np.nan)
         frames = self.framing.plan(reliable, rows["size"])
         photos, reasons = self._collect_photos(landmarks, rows, frames)
@@ -128,7 +130,7 @@ class ShardBuilder:
         index = {name: k for k, name in enumerate(self.drawing.names)}
         label = np.array([index.get(text, -1) for text in rows["label"]], np.int64)
         wanted = [s for s in _POINTS if self.keep_low or s != Status.LOW_CONFIDENCE]
-        usable = np.isin(status, wanted)
+        usable = np.isin(status, wanted) & shaped
         points = np.where(
             empty[:, None, None], np.nan, move_points(rows["landmarks"], frames.transform)
         )

@@ -1,4 +1,8 @@
-"""`extract --detector FILE|DIR`: points that exist already become rows like found ones."""
+"""`extract --detector FILE|DIR`: points that exist already become rows like found ones.
+
+The kind that must never become heatmaps: points that were made for other photos or other uses,
+`wrong_points.WRONG` in all of `wrong_points.FORMS`; right ones of any face pass.
+"""
 
 import json
 
@@ -6,9 +10,11 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from wrong_points import FORMS, WRONG, write_csv, write_npz
 
 from auheat.cli import main
 from auheat.errors import AuheatError
+from auheat.landmarks.imported.fit_check import Sighting, find_misfit
 from auheat.pipeline.extraction import extract
 from auheat.pipeline.rendering import render
 from auheat.records import Status
@@ -127,6 +133,126 @@ def test_the_command_line_reads_points_and_says_what_matched(marked, tmp_path):
     wrong = CliRunner().invoke(main, [*arguments[:-1], str(tmp_path / "nowhere")])
     assert wrong.exit_code == 1
     assert "is no detector (mesh, fan, mediapipe) and no file or folder" in wrong.output
+
+
+@pytest.fixture(scope="module")
+def snapshots(portrait, tmp_path_factory):
+    """Ten cuts of the portrait, of many sizes and shapes, with ids, points and sizes (W, H)."""
+    folder = tmp_path_factory.mktemp("snapshots")
+    (folder / "happy").mkdir()
+    rng, (image, points) = np.random.default_rng(5), portrait
+    ids, places, sizes = [], [], []
+    for i in range(10):
+        low = np.array([rng.integers(40, 100), rng.integers(0, 40)])
+        high = np.array([rng.integers(330, 400), rng.integers(260, 330)])
+        cut = image[low[1] : high[1], low[0] : high[0], ::-1]
+        scale = rng.uniform(0.6, 1.2)
+        shot = cv2.resize(cut, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        ids.append(f"happy/{i}.png")
+        cv2.imwrite(str(folder / ids[-1]), shot)
+        sizes.append(shot.shape[1::-1])
+        places.append((points - low + 0.5) * (np.array(sizes[-1]) / cut.shape[1::-1]) - 0.5)
+    return folder, ids, np.array(places), np.array(sizes)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_right_points_become_valid_heatmaps_in_every_form(snapshots, tmp_path, form):
+    folder, ids, points, _ = snapshots
+    FORMS[form](tmp_path / form, ids, points)
+    summary = extract(folder, tmp_path / "s", detector=str(tmp_path / form))
+    assert (summary.status["OK"], summary.details["misshapen"]) == (10, 0)
+    assert not any("seen" in text or "face" in text for text in summary.warnings)
+    assert render(tmp_path / "s").details["valid"] == 10
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_points_are_refused_before_a_row_is_written(snapshots, tmp_path, name, form):
+    folder, ids, points, sizes = snapshots
+    spoil, *said = WRONG[name]
+    FORMS[form](tmp_path / form, ids, spoil(points, sizes[:, None].astype(float)))
+    with pytest.raises(AuheatError) as error:
+        extract(folder, tmp_path / "s", detector=str(tmp_path / form))
+    for text in (str(tmp_path / form), *said):
+        assert text in str(error.value)
+    assert not list((tmp_path / "s").rglob("*.h5"))
+
+
+def test_single_wrong_rows_are_faces_not_found_and_are_counted(snapshots, tmp_path):
+    folder, ids, points, sizes = snapshots
+    mixed = points.copy()
+    for i, name in enumerate(["(y, x)", "from 0 to 1", "jaw last"]):
+        mixed[i] = WRONG[name][0](points[i : i + 1], sizes[i : i + 1, None])[0]
+    write_csv(tmp_path / "p.csv", ids, mixed)
+    summary = extract(folder, tmp_path / "s", detector=str(tmp_path / "p.csv"))
+    assert (summary.status["OK"], summary.status["NO_FACE"]) == (7, 3)
+    assert summary.details["misshapen"] == 3
+    for text in ("the mirror image of a face", "under 2 px", "not shaped like a face"):
+        assert any(f"1 faces of {tmp_path / 'p.csv'} are {text}" in w for w in summary.warnings)
+    assert render(tmp_path / "s", keep_low_confidence=True).details["valid"] == 7
+    again = extract(folder, tmp_path / "s", detector=str(tmp_path / "p.csv"), retry_failed=True)
+    assert again.status == summary.status
+
+
+def test_a_sampled_face_that_is_seen_elsewhere_is_named(snapshots, tmp_path):
+    folder, ids, points, _ = snapshots
+    moved = points.copy()
+    moved[4] = (points[4] - points[4].min(0)) / 2
+    write_npz(tmp_path / "p.npz", ids, moved)
+    summary = extract(folder, tmp_path / "s", detector=str(tmp_path / "p.npz"))
+    assert any("in 1 of 10 photos" in w and "'happy/4.png'" in w for w in summary.warnings)
+
+
+def test_without_the_detectors_models_the_shape_is_checked_and_a_note_says_so(
+    snapshots, tmp_path, monkeypatch
+):
+    folder, ids, points, sizes = snapshots
+
+    def refuse(*_):
+        raise AuheatError("no models here")
+
+    monkeypatch.setattr("auheat.pipeline.landmark_sources._load_comparison", refuse)
+    write_npz(tmp_path / "p.npz", ids, points)
+    summary = extract(folder, tmp_path / "s", detector=str(tmp_path / "p.npz"))
+    assert any("not compared" in w and "no models here" in w for w in summary.warnings)
+    write_npz(tmp_path / "q.npz", ids, WRONG["y upwards"][0](points, sizes[:, None]))
+    with pytest.raises(AuheatError, match="counted upwards"):
+        extract(folder, tmp_path / "t", detector=str(tmp_path / "q.npz"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fer_dev", "faces_cc", "landmarks_dev"])
+def test_real_faces_pass_all_together_and_each_alone(outside_data, detector, tmp_path, name):
+    """Tight crops, profiles and grimaces: hand-made marks, or what the detector finds."""
+    folder, files = outside_data / name, sorted((outside_data / name).glob("*.pts"))
+    if not folder.is_dir():
+        pytest.skip(f"AUHEAT_TEST_DATA has no {name}")
+    if files:
+        points = np.stack([read_300w(file) for file in files])
+        photos = [file for stem in files for file in stem.parent.glob(f"{stem.stem}.[jp][pn]*g")]
+        ids = [photo.name for photo in photos]
+    else:
+        photos = sorted((folder / "Image/aligned").iterdir())
+        ids = [photo.stem.removesuffix("_aligned") for photo in photos]
+        points = None
+    images = [cv2.imread(str(photo))[..., ::-1].copy() for photo in photos]
+    found = detector(images)
+    points = found.points if points is None else points
+    there = np.isfinite(points).all((1, 2))
+    write_npz(tmp_path / "p.npz", np.array(ids)[there], points[there])
+    summary = extract(folder, tmp_path / "s", detector=str(tmp_path / "p.npz"))
+    assert summary.status["OK"] == there.sum()
+    assert summary.details["misshapen"] == 0
+    extent = np.array([image.shape[1::-1] for image in images])
+    for i in np.flatnonzero(there):
+        alone = np.arange(int(found.status[i] == Status.OK))
+        seen = Sighting(alone, found.points[i : i + 1][alone])
+        assert find_misfit(points[i : i + 1], extent[i : i + 1], seen) == "", ids[i]
+
+
+def read_300w(file):
+    numbers = file.read_text().partition("{")[2].partition("}")[0].split()
+    return np.array(numbers, float).reshape(68, 2) - 1
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from auheat.records import N_POINTS
+from auheat.facs import load_codebook
 
 FER_HEADER = "Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt"
 FER_HEADER += ",unknown,NF\n"
@@ -51,9 +51,8 @@ def rafdb_numbered(root: Path, swap: bool = False) -> Path:
 
 
 def points_of(i: int) -> np.ndarray:
-    """Points (68, 2) inside a photo of 40 x 40, another set of them for each i."""
-    angle = np.linspace(0, 2 * np.pi, N_POINTS, endpoint=False)
-    return np.stack([20 + 10 * np.cos(angle), 20 + 12 * np.sin(angle)], 1) + i / 8
+    """The mean face (68, 2) inside a photo of 40 x 40, elsewhere for each i."""
+    return 14 * load_codebook("martinez").frame.mean + [19, 14] + i / 8
 
 
 AFFECTNET_HEADER = (

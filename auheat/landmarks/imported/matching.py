@@ -13,6 +13,7 @@ A name fits a photo, the first rule that holds deciding:
    goes before the same stem, and that before a stem without `_aligned`.
 
 A name that fits two photos equally, or two names for one photo, are an error: nothing is guessed.
+Where the photos are one, and its faces have boxes, each takes the face whose middle is in its box.
 
 Memory: about 0.8 kB a row is kept; matching needs another 1 kB a photo while it runs.
 """
@@ -27,6 +28,8 @@ from pathlib import Path
 import numpy as np
 
 from auheat.errors import RequestError, StoreError
+from auheat.landmarks.face_shape import FAULTS, find_faults
+from auheat.landmarks.imported.fit_check import MIN_INSIDE, lies_inside
 from auheat.landmarks.imported.formats import (
     ENDINGS,
     KINDS,
@@ -35,18 +38,16 @@ from auheat.landmarks.imported.formats import (
     read_point_table,
     recognise,
 )
-from auheat.records import SUFFIXES, Array, Landmarks, Status
+from auheat.records import SUFFIXES, Array, Box, Landmarks, Status
 
-VERSION = "imported 1"
+VERSION = "imported 2"
 """Raised whenever the code changes the rows that come out, so that the digest changes too."""
 
 
 MIN_SCORE = 0.5
 
-MIN_INSIDE = 0.5
-
 MANY_SIDE = 0.4
-"""Least confidence, least share of a face's box in its photo; `detection` has the last, too."""
+"""Least confidence, and the share of a face's side that makes another a rival of it."""
 
 
 MIN_JUDGED = 32
@@ -85,17 +86,25 @@ class ImportedPoints:
         order = np.argsort(np.array(group, np.int64), kind="stable")
         self.table = table.take(order)
         self.score = np.clip(np.nan_to_num(self.table.score, nan=0), 0, 1)
+        failed = self.table.status >= Status.NO_FACE
+        self.faults = np.where(failed, 0, find_faults(self.table.points))
         self.names = list(index)
         self.count = np.bincount(group, minlength=len(index))
         self.start = np.cumsum(self.count) - self.count
         _check_repeats(self.table, np.repeat(np.arange(len(index)), self.count))
 
-    def match(self, ids: Sequence[str], paths: Sequence[str]) -> Matching:
+    def match(
+        self,
+        ids: Sequence[str],
+        paths: Sequence[str],
+        boxes: Sequence[Box | None] | None = None,
+    ) -> Matching:
         """Find the rows of all photos of a data set, given their ids and relative paths.
 
+        Where several samples are faces of one photo, `boxes` tell which of its rows is whose.
         Raises `AuheatError` where a name fits two photos, two names one photo, or none any.
         """
-        return Matching(self, ids, paths)
+        return Matching(self, ids, paths, boxes)
 
     def find(self, ids: Sequence[str], paths: Sequence[str], sizes: Array) -> Landmarks:
         """Match and score a whole data set in one call; see `Matching.find`."""
@@ -107,14 +116,25 @@ class Matching:
 
     `group` (N,) int64 is the name of each photo, -1 where there is none. `find` adds to the
     tallies: `seen` photos with a row, `judged` faces with points, and of these `misplaced`, less
-    than half inside the photo.
+    than half inside the photo; `faulty` (F,) rows that are no face, by the number in `FAULTS`.
     """
 
-    def __init__(self, points: ImportedPoints, ids: Sequence[str], paths: Sequence[str]) -> None:
+    def __init__(
+        self,
+        points: ImportedPoints,
+        ids: Sequence[str],
+        paths: Sequence[str],
+        boxes: Sequence[Box | None] | None = None,
+    ) -> None:
         self.points = points
-        self.group = _match_names(points, ids, paths)
+        boxed = boxes or [None] * len(ids)
+        self.group = _match_names(points, ids, paths, boxed)
+        self._boxes = np.array([box or (np.nan,) * 4 for box in boxed], float).reshape(-1, 4)
+        sharing = np.bincount(self.group + 1, minlength=len(points.names) + 1)
+        self._boxes[sharing[self.group + 1] < 2] = np.nan  # a row of its own needs no box
         self.photo = {key: i for i, key in enumerate(ids)}
         self.seen = self.judged = self.misplaced = 0
+        self.faulty = np.zeros(len(FAULTS), np.int64)
         self.edges = np.zeros(6, np.int64)
         if len(ids) and not self.matched:
             raise StoreError(
@@ -142,6 +162,7 @@ class Matching:
             "missing": len(self.group) - self.matched,
             "unused": int(self.points.count[self.unused].sum()),
             "misplaced": self.misplaced,
+            "misshapen": int(self.faulty[1:].sum()),
         }
 
     def find(self, ids: Sequence[str], sizes: Array) -> Landmarks:
@@ -151,24 +172,21 @@ class Matching:
         exp(-2 away^2), `away` being the distance of its box from the photo's centre over the
         photo's long side; a face of at least MIN_SCORE goes before one below. MANY_FACES: another
         has MANY_SIDE of its side. LOW_CONFIDENCE: a confidence under MIN_SCORE (or an empty one),
-        or less than MIN_INSIDE of the face's box in the photo. NO_FACE: no row, a failed one, or
-        a point that is no number. A status of the file stands where it is the worse one.
+        or less than MIN_INSIDE of the face's box in the photo. NO_FACE: no row, a failed one, a
+        point that is no number, or points that cannot be those of a face (`face_shape`). A status
+        of the file stands where it is the worse one.
 
         Raises `AuheatError` for an id that was not matched, and as soon as most rows lie outside
         their photos.
         """
-        n = len(ids)
-        if unknown := [key for key in ids if key not in self.photo]:
-            raise RequestError(f"{unknown[0]!r}: no photo of this matching ({len(self.photo)} ids)")
-        sizes = np.asarray(sizes, np.int64).reshape(n, 2)
-        readable = (sizes > 0).all(1)
-        group = self.group[[self.photo[key] for key in ids]] if n else np.zeros(0, np.int64)
+        n, (sizes, readable, group) = len(ids), self._look_up(ids, sizes)
         points = np.full((n, 68, 2), np.nan, np.float32)
         score = np.zeros(n, np.float32)
         status = np.where(readable, Status.NO_FACE, Status.UNREADABLE).astype(np.uint8)
         self.seen += int((group >= 0).sum())
         wanted = np.flatnonzero((group >= 0) & readable)
-        row, photo, many = _choose_faces(self.points, group[wanted], sizes[wanted])
+        row, photo, many = self._choose_faces(ids, wanted, group, sizes, self.points.faults)
+        self._count_faulty(group[wanted], photo)
         at, table = wanted[photo], self.points.table
         points[at], score[at] = table.points[row], self.points.score[row]
         low = (score[at] < MIN_SCORE) | self._assign_status(points[at], sizes[at])
@@ -176,13 +194,51 @@ class Matching:
         status[at] = np.maximum(own, table.status[row])
         return Landmarks(points, score, status)
 
+    def reason_of(self, key: str) -> str:
+        """Return why the photo with this id got no face, "" where its rows alone say so."""
+        group = self.group[self.photo[key]]
+        if group < 0:
+            return "no points given"
+        start, count = self.points.start[group], self.points.count[group]
+        return FAULTS[self.points.faults[start : start + count].max()]
+
+    def choose_points(self, ids: Sequence[str], sizes: Array) -> tuple[Array, Array]:
+        """Return of which photos `ids` there is a face (K,), and its points (K, 68, 2) as read.
+
+        Faces are chosen as by `find`, but they may have any shape. Nothing is counted.
+        """
+        sizes, readable, group = self._look_up(ids, sizes)
+        wanted = np.flatnonzero((group >= 0) & readable)
+        any_shape = np.zeros_like(self.points.faults)
+        row, photo, _ = self._choose_faces(ids, wanted, group, sizes, any_shape)
+        return wanted[photo], self.points.table.points[row]
+
+    def _look_up(self, ids: Sequence[str], sizes: Array) -> tuple[Array, Array, Array]:
+        """Return sizes (N, 2), which photos are readable (N,), and the name (N,) of each."""
+        if unknown := [key for key in ids if key not in self.photo]:
+            raise RequestError(f"{unknown[0]!r}: no photo of this matching ({len(self.photo)} ids)")
+        sizes = np.asarray(sizes, np.int64).reshape(len(ids), 2)
+        group = self.group[np.array([self.photo[key] for key in ids], np.int64)]
+        readable: Array = np.all(sizes > 0, axis=1)
+        return sizes, readable, group
+
+    def _choose_faces(
+        self, ids: Sequence[str], wanted: Array, group: Array, sizes: Array, faults: Array
+    ) -> tuple[Array, Array, Array]:
+        boxes = self._boxes[[self.photo[ids[i]] for i in wanted.tolist()]]
+        return _choose_faces(self.points, group[wanted], sizes[wanted], boxes, faults)
+
+    def _count_faulty(self, group: Array, photo: Array) -> None:
+        """Count the faults of photos, named `group` (M,), of which only `photo` (K,) got a face."""
+        lost = group[np.setdiff1d(np.arange(len(group)), photo)]
+        for start, count in zip(self.points.start[lost], self.points.count[lost], strict=True):
+            self.faulty[self.points.faults[start : start + count].max()] += 1
+
     def _assign_status(self, points: Array, sizes: Array) -> Array:
         """Return which faces (M,) lie mostly outside their photo, and keep the tallies."""
         low, high = points.min(1).astype(float), points.max(1).astype(float)
         extent = sizes[:, ::-1]
-        inside = np.minimum(high, extent - 0.5) - np.maximum(low, -0.5)
-        area, whole = inside.clip(0).prod(1), (high - low).prod(1)
-        misplaced: Array = area < MIN_INSIDE * np.maximum(whole, 1e-12)
+        misplaced: Array = ~lies_inside(points, extent)
         self.judged += len(points)
         self.misplaced += int(misplaced.sum())
         west, east, width = low[:, 0], high[:, 0], extent[:, 0]
@@ -210,6 +266,11 @@ class Matching:
                 f"{self.misplaced} faces of {source} lie mostly outside their photos: do their "
                 "points belong to other crops or sizes?"
             )
+        said += [
+            f"{count} faces of {source} are {fault}: they count as not found"
+            for fault, count in zip(FAULTS, self.faulty.tolist(), strict=True)
+            if fault and count
+        ]
         said += self._doubt_base()
         if self.points.skipped:
             some = _some(self.points.skipped)
@@ -362,14 +423,20 @@ class _Photos:
         return 0 if own in others else 1 if _stem(own) in map(_stem, others) else 2
 
 
-def _match_names(points: ImportedPoints, ids: Sequence[str], paths: Sequence[str]) -> Array:
+def _match_names(
+    points: ImportedPoints,
+    ids: Sequence[str],
+    paths: Sequence[str],
+    boxes: Sequence[Box | None],
+) -> Array:
     """Return the index (N,) of the name of each photo, -1 where there is none."""
     photos = _Photos(ids, paths, {name.count("/") + 1 for name in points.names})
     best: dict[int, tuple[int, int]] = {}
     rivals: dict[int, tuple[int, int]] = {}
     for group, name in enumerate(points.names):
         found, rank = photos.find(name)
-        if len(found) > 1:
+        faces = len({paths[photo] for photo in found}) == 1 and all(boxes[p] for p in found)
+        if len(found) > 1 and not faces:
             some = " and ".join(repr(ids[photo]) for photo in found[:2])
             where = points.table.place(points.start[group])
             raise StoreError(f"{where}: {name!r} fits {some} (name the folder, too)")
@@ -390,22 +457,30 @@ def _match_names(points: ImportedPoints, ids: Sequence[str], paths: Sequence[str
     return chosen
 
 
-def _choose_faces(points: ImportedPoints, group: Array, sizes: Array) -> tuple[Array, Array, Array]:
+def _choose_faces(
+    points: ImportedPoints, group: Array, sizes: Array, boxes: Array, faults: Array
+) -> tuple[Array, Array, Array]:
     """Return the row, the photo and whether there are many, (K,) each, where there is a face.
 
-    `group` (M,) is the name of each photo and `sizes` (M, 2) its (H, W).
+    `group` (M,) is the name of each photo, `sizes` (M, 2) its (H, W), `boxes` (M, 4) the part of
+    it in which the face lies, NaN for all of it; rows with `faults` (R,) are no faces.
     """
     table, count = points.table, points.count[group]
     photo = np.repeat(np.arange(len(group)), count)
     skip = np.repeat(points.start[group] - (np.cumsum(count) - count), count)
     row = np.arange(len(photo)) + skip
     usable = (table.status[row] < Status.NO_FACE) & np.isfinite(table.points[row]).all((1, 2))
+    usable &= faults[row] == 0
     row, photo = row[usable], photo[usable]
-    shape = table.points[row].astype(np.float64)
-    low, high = shape.min(1), shape.max(1)
-    side = (high - low).max(1)
-    offset = (low + high) / 2 - sizes[photo, ::-1] / 2
-    away = np.linalg.norm(offset, axis=1) / sizes[photo].max(1)
+    boxed: Array = np.all(np.isfinite(boxes), axis=1, keepdims=True)
+    corner = np.where(boxed, boxes[:, :2], 0)
+    extent = np.where(boxed, boxes[:, 2:] - corner, sizes[:, ::-1])
+    middle = (table.points[row].min(1).astype(float) + table.points[row].max(1)) / 2
+    offset = middle - (corner + extent / 2)[photo]
+    inside = ~boxed[photo, 0] | (np.abs(offset) <= extent[photo] / 2).all(1)
+    row, photo, offset = row[inside], photo[inside], offset[inside]
+    side = np.ptp(table.points[row].astype(np.float64), axis=1).max(1)
+    away = np.linalg.norm(offset, axis=1) / extent[photo].max(1)
     sure = points.score[row] >= MIN_SCORE
     order = np.lexsort((-side * np.exp(-2 * away**2), ~sure, photo))
     kept, first = np.unique(photo[order], return_index=True)

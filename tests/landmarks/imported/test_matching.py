@@ -11,18 +11,20 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from auheat.errors import AuheatError
+from auheat.facs import load_codebook
 from auheat.landmarks.imported.matching import load_points
 from auheat.records import Status
 
+MEAN = load_codebook("martinez").frame.mean
 P = range(68)
 SIZE = (100, 120)  # (H, W) of every photo unless a test says otherwise
 
 
 def face(seed=0, low=20, high=80):
-    """68 points spread over a square, with three decimals so that text keeps them."""
-    points = np.random.default_rng(seed).uniform(low, high, (68, 2)).round(3)
-    points[0], points[1] = low, high
-    return points
+    """A face that fills a square, with three decimals so that text keeps them."""
+    points = MEAN + np.random.default_rng(seed).normal(0, 0.01, (68, 2))
+    points -= points.min(0)
+    return (low + points / points.max(0) * (high - low)).round(3)
 
 
 def write(file, text, encoding="utf-8", newline="\n"):
@@ -307,7 +309,7 @@ def test_a_name_fits_its_photo(tmp_path, name, photo):
     other = ("test/sad/b.jpg", "test/sad/b.jpg")
     matching = load_points(file).match([other[0], photo[0]], [other[1], photo[1]])
     assert matching.group.tolist() == [-1, 0]
-    counts = {"photos": 2, "matched": 1, "missing": 1, "unused": 0, "misplaced": 0}
+    counts = {"photos": 2, "matched": 1, "missing": 1, "unused": 0, "misplaced": 0, "misshapen": 0}
     assert matching.counts() == counts
 
 
@@ -393,7 +395,7 @@ BAD = {
     "pts of 49": (pts(face()[:49], 49), "49 points (68"),
     "pts cut short": (pts(face()[:60]), "60 points (68"),
     "pts in 3-D": (pts(face()).replace("{\n", "{\n1 2 3\n"), "line 4: 3 fields (2"),
-    "pts with a word": (pts(face()).replace("20.000 20.000", "20.000 up"), "line 4: 'up'"),
+    "pts with a word": (pts(face()).replace(" 80.000\n", " up\n"), "line 12: 'up'"),
     "pts left open": (pts(face()).replace("}", ""), "between"),
     "pts without a count": ("version: 1\n{\n1 2\n}\n", "n_points"),
     "npz cut short": (b"PK\x03\x04 nothing more", "cannot be read"),
@@ -447,13 +449,28 @@ def test_fifty_thousand_photos_of_few_stems_are_matched_shard_by_shard(tmp_path)
     ids = [f"v{i // 100:03}/f{i % 100:02}.jpg" for i in range(n)]
     order = np.random.default_rng(0).permutation(n)
     points = np.empty((n, 68, 2), np.float32)
-    points[:] = np.linspace(20, 80, 68)[None, :, None]
+    points[:] = face()
     points[:, 0, 0] += order % 7
     names = [f"/data/{ids[i]}" for i in order]
     np.savez(tmp_path / "p.npz", id=names, landmarks=points)
     matching = load_points(tmp_path / "p.npz").match(ids, ids)
     assert (matching.group[order] == np.arange(n)).all()
     found = matching.find(ids[1000:2024], np.tile(SIZE, (1024, 1)))
-    np.testing.assert_allclose(found.points[:, 0, 0], 20 + np.arange(1000, 2024) % 7)
+    np.testing.assert_allclose(
+        found.points[:, 0, 0], face()[0, 0] + np.arange(1000, 2024) % 7, atol=1e-3
+    )
     with pytest.raises(AuheatError, match="'v000/none.jpg': no photo of this matching"):
         matching.find(["v000/none.jpg"], np.array([SIZE]))
+
+
+def test_the_faces_of_one_photo_take_the_rows_that_lie_in_their_boxes(tmp_path):
+    """As of ExpW: OpenFace names the photo, the set has a box for each labelled face of it."""
+    faces = [face(1, 5, 35), face(2, 50, 90), face(3, 96, 99)]
+    rows = [((k, 0.9), points, "a.jpg") for k, points in enumerate(faces)]
+    file = write(tmp_path / "faces.csv", openface(rows, sequence=False, name="filename"))
+    ids, paths = ["a.jpg#0", "a.jpg#1", "a.jpg#2"], ["origin/a.jpg"] * 3
+    boxes = [(45.0, 45.0, 95.0, 95.0), (0.0, 0.0, 40.0, 40.0), (0.0, 60.0, 30.0, 90.0)]
+    found = load_points(file).match(ids, paths, boxes).find(ids, np.tile(SIZE, (3, 1)))
+    assert found.status.tolist() == [Status.OK, Status.OK, Status.NO_FACE]
+    np.testing.assert_allclose(found.points[:2], [faces[1], faces[0]], atol=1e-4)
+    refused(file, "'a.jpg' fits 'a.jpg#0' and 'a.jpg#1'", ids=ids, paths=paths)
