@@ -13,9 +13,16 @@ from auheat.errors import StoreError
 from auheat.expressions import SPLITS, SYNONYMS
 from auheat.records import Array, Box, Sample
 from auheat.utils.paths import Fence, PhotoWalk, list_few, walk_photos
+from auheat.utils.photo_files import describe_unread, split_ending
 
 WORDS = {"": "photos", "train": "train photos", "val": "val photos", "test": "test photos"}
 """Split -> what a note calls its photos."""
+
+_LISTS = (".csv", ".tsv", ".json", ".yaml", ".yml")
+"""Endings of what goes with a set at its root: a layout that needs it reads or names it."""
+
+
+_MOST_ENDINGS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +52,7 @@ class Folder:
     Paths of samples are relative to `base`, the folder `source` except where photos are written
     out of a table (to a folder in `unpack`). `dropped` counts rows that are no photos with a
     label, by reason; `counts` replaces the numbers per split where the set is counted otherwise.
+    `walked` has what was seen on disk, `files` the label files that were read.
     """
 
     source: Path
@@ -56,6 +64,8 @@ class Folder:
     dropped: Counter[str] = field(default_factory=Counter)
     counts: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    walked: list[PhotoWalk] = field(default_factory=list)
+    files: set[Path] = field(default_factory=set)
     _base: Path | None = None
     _fence: Fence | None = None
     _seen: dict[str, int] = field(default_factory=dict)
@@ -77,11 +87,13 @@ class Folder:
             if self._fence is None:
                 self._fence = Fence(root, self.follow_links)
             self._fence.measure(file.relative_to(root).as_posix())
+        self.files.add(file)
         return file
 
     def walk(self, start: str = "") -> PhotoWalk:
         """List the photos on disk below a folder of the source; links are looked after."""
         walk = walk_photos(Fence(self.base, self.follow_links), start)
+        self.walked.append(walk)
         if walk.again:
             self.notes.append(
                 f"{len(walk.again)} links lead to photos that are listed anyway, and were left "
@@ -128,6 +140,24 @@ class Folder:
             f"{values[1]} here (keep one)"
         )
 
+    def describe_left_out(self) -> list[str]:
+        """Return notes on files that are no photos of the set, counted by ending and by program."""
+        own = {path for walk in self.walked for path in walk.own}
+        lost = {path for walk in self.walked for path in walk.left_out}
+        lost = {path for path in lost if "/" in path or split_ending(path) not in _LISTS}
+        lost -= {f"{path.rpartition('.')[0]}.json" for path in own}  # written with a panel
+        inside = (file for file in self.files if file.is_relative_to(self.base))
+        lost -= {file.relative_to(self.base).as_posix() for file in inside}
+        for sample in self.samples if lost else ():  # a list may name what no walk takes
+            lost.discard(sample.path.as_posix())
+        clutter = sum((walk.clutter for walk in self.walked), Counter[str]())
+        counts = {
+            "left out": Counter(map(describe_unread, lost)),
+            "left out, of other programs": clutter,
+            "left out, drawn by auheat": Counter({"pictures": len(own)}),
+        }
+        return [f"{what}: {_format_most(rows)}" for what, rows in counts.items() if rows.total()]
+
     def note_unlisted(self, *starts: str, besides: Collection[str] = ()) -> None:
         """Count photos on disk, below folders of the source, that no row names.
 
@@ -141,6 +171,13 @@ class Folder:
                 f"{len(unlisted)} photos on disk are named by no row, and were left out: "
                 f"{list_few(unlisted)}"
             )
+
+
+def _format_most(counts: Counter[str]) -> str:
+    """Return counts, the largest first."""
+    rows = sorted(counts.items(), key=lambda row: (-row[1], row[0]))
+    more = [f"{len(rows) - _MOST_ENDINGS} other kinds"] if len(rows) > _MOST_ENDINGS else []
+    return ", ".join([*(f"{n} {name}" for name, n in rows[:_MOST_ENDINGS]), *more])
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -226,7 +226,8 @@ def read_dataset(
     layout.read(folder)
     folder.samples.sort(key=lambda sample: sample.id)
     if not folder.samples:
-        raise StoreError(f"{source}: no photos found ({', '.join(sorted(SUFFIXES))} are read)")
+        seen = "; ".join(folder.describe_left_out()) or ", ".join(sorted(SUFFIXES)) + " are read"
+        raise StoreError(f"{source}: no photos found ({seen})")
     fence = Fence(folder.base, follow_links)
     sizes = np.array([fence.measure(s.path.as_posix()) for s in folder.samples], np.int64)
     return Listing(
@@ -238,7 +239,7 @@ def read_dataset(
         samples=folder.samples,
         labels=dict(folder.labels),
         dropped=dict(folder.dropped),
-        notes=[*_audit(name, layout, folder), *folder.notes],
+        notes=[*_audit(name, layout, folder), *folder.notes, *folder.describe_left_out()],
         sizes=sizes,
     )
 

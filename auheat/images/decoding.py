@@ -29,6 +29,7 @@ from auheat.images.headers import (
     drop_packed_texts,
     read_header,
 )
+from auheat.images.pillow_formats import ERRORS, decode_image, name_format
 from auheat.records import Array
 
 WORK_BYTES = 2**26
@@ -105,9 +106,12 @@ def _decode(data: bytes, header: Header | None) -> Array:
     """Return upright BGR pixels (H, W, 3) u8."""
     if header is not None and header.packed_text:
         data = drop_packed_texts(data)
+    kind = name_format(data)
     try:
+        if kind:
+            return cv2.cvtColor(decode_image(data, kind), cv2.COLOR_RGB2BGR)
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error as error:
+    except (cv2.error, *ERRORS) as error:
         raise UnreadableImageError("cannot be decoded") from error
     if image is None:
         raise UnreadableImageError("not a photo that can be decoded")
