@@ -108,7 +108,10 @@ def fer_table(root: Path, emotions="0123456", usages=("Training", "PublicTest", 
 
 
 def ferplus(root: Path) -> Path:
-    """Votes for seven rows: two clear ones, a tie, unknown, NF, no photo, a narrow one."""
+    """Votes for seven rows: two clear ones, a tie, unknown, NF, no name, a narrow one.
+
+    As published, numbers go on where a row has no name: row 5 is fer0000004.png.
+    """
     root.mkdir(parents=True, exist_ok=True)
     fer_table(root)
     votes = [
@@ -122,7 +125,7 @@ def ferplus(root: Path) -> Path:
     ]
     usages = ("Training", "PublicTest", "PrivateTest")
     rows = [
-        f"{usages[i % 3]},{'' if i == 4 else f'fer{i:07d}.png'},{row}\n"
+        f"{usages[i % 3]},{'' if i == 4 else f'fer{i - (i > 4):07d}.png'},{row}\n"
         for i, row in enumerate(votes)
     ]
     write(root / "fer2013new.csv", FER_HEADER + "".join(rows))
