@@ -26,6 +26,22 @@ def write(file: Path, text: str) -> Path:
     return file
 
 
+RAFDB = ("Surprise", "Fear", "Disgust", "Happiness", "Sadness", "Anger", "Neutral")
+
+
+def rafdb_basic(root: Path) -> Path:
+    """The basic set numbered as published: train_00001.jpg on, test_0001.jpg on, boxes beside."""
+    lines = []
+    for i in range(14):
+        name = f"train_{i + 1:05d}" if i < 7 else f"test_{i - 6:04d}"
+        photo(root / f"basic/Image/aligned/{name}_aligned.jpg", i)
+        photo(root / f"basic/Image/original/{name}.jpg", i)
+        write(root / f"basic/Annotation/boundingbox/{name}_boundingbox.txt", "1 2 30 40 \n")
+        lines.append(f"{name}.jpg {i % 7 + 1}\n")
+    write(root / "basic/EmoLabel/list_patition_label.txt", "".join(lines))
+    return root
+
+
 def rafdb_compound(root: Path) -> Path:
     """One photo of each of the eleven classes, in compound/, beside a basic set."""
     lines = []
