@@ -13,7 +13,17 @@ from pathlib import Path
 
 import numpy as np
 
-from auheat.datasets import affectnet, ckplus, expw, fer2013, generic, jaffe_kdef, rafdb, sfew
+from auheat.datasets import (
+    affectnet,
+    ckplus,
+    expw,
+    fer2013,
+    ferplus,
+    generic,
+    jaffe_kdef,
+    rafdb,
+    sfew,
+)
 from auheat.datasets.audit import compare_counts
 from auheat.datasets.layout import Folder, Layout, Listing
 from auheat.datasets.rafdb import IMAGES
@@ -65,8 +75,8 @@ _LAYOUTS = {
     ),
     "ferplus": Layout(
         "fer2013new.csv with fer2013.csv or FER2013Train/",
-        fer2013.detect_ferplus,
-        fer2013.read_ferplus,
+        ferplus.detect_ferplus,
+        ferplus.read_ferplus,
         known=_FER_COUNTS,
         known_from=", unlabelled rows included",
     ),
@@ -74,7 +84,7 @@ _LAYOUTS = {
         "fer2013.csv with emotion, pixels, Usage",
         fer2013.detect_fer2013,
         fer2013.read_fer2013,
-        known=_FER_COUNTS,
+        known=(*_FER_COUNTS, {"train": 28709, "test": 7178}, {"train": 28709}),
         files=True,
     ),
     "expw": Layout(
