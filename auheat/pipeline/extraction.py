@@ -44,6 +44,7 @@ def extract(
     *,
     dataset: str = "auto",
     variant: str = "auto",
+    labels: str | Path | None = None,
     detector: str = "mesh",
     landmark_map: str = "fitted",
     detector_model: str | Path | None = None,
@@ -71,6 +72,8 @@ def extract(
         dataset: "auto", or the layout's name (`auheat.datasets.DATASETS`).
         variant: Which of a set's photos: RAF-DB "aligned", "original"; CK+ "last1" to "last5",
             with "+neutral"; KDEF "frontal", "all"; "auto" is the first of each.
+        labels: YAML file that says what class names of one's own mean: expressions, or classes
+            without action units; see docs/datasets.md.
         detector: "mesh", "fan", "mediapipe"; "dataset" for points that a set carries itself; or a
             file or folder of points that exist already, matched to the photos by their ids.
         landmark_map: How the mesh's 468 vertices become 68 points: "fitted" or "index".
@@ -108,24 +111,18 @@ def extract(
     if retry_failed and overwrite:
         raise RequestError("--retry-failed, --overwrite: one keeps what the other removes")
     check_free(store)  # before minutes go by in listing photos and loading networks
-    listing = read_dataset(src, dataset, variant, follow_links, store / PHOTOS)
+    listing = read_dataset(src, dataset, variant, follow_links, store / PHOTOS, labels)
     made_by = _Settings(detector, device, landmark_map, detector_model, engine, batch_size)
     locate = _open(made_by, listing, workers, check_backend(backend))
     photos = PhotoList(listing.source, take_spread(listing.samples, limit), shard_size)
     total, about = len(photos.samples), _describe(listing, locate)
-    fingerprint = {
-        "stage": "extract",
-        "source": photos.digest,
-        **about,
-        "detection_side": locate.side,
-        "photos": total,
-        "shard_size": shard_size,
-    }
+    made_with = {**about, "detection_side": locate.side, "shard_size": shard_size}
+    made_with |= {"stage": "extract", "source": photos.digest, "photos": total, **listing.settings}
     told = {"format": "auheat-landmarks", "version": FORMAT_VERSION, **about}
     with lock_store(store):
         boxed = any(sample.box is not None for sample in photos.samples)
         changing = ("source",) if retry_failed and not boxed else ()
-        folder = ShardFolder(store / LANDMARKS, fingerprint, overwrite, changing)
+        folder = ShardFolder(store / LANDMARKS, made_with, overwrite, changing)
         write_source(store, listing.source, follow_links)
         jobs, started = photos.plan(folder, retry_failed), time.perf_counter()
         if changing:
