@@ -26,6 +26,7 @@ from auheat.datasets import (
 )
 from auheat.datasets.audit import compare_counts
 from auheat.datasets.layout import Folder, Layout, Listing
+from auheat.datasets.persons import assign_persons, assign_splits, compile_pattern
 from auheat.datasets.rafdb import IMAGES
 from auheat.errors import RequestError, StoreError
 from auheat.records import SUFFIXES, Array, Sample
@@ -177,6 +178,8 @@ def read_samples(
     variant: str = "auto",
     follow_links: bool = False,
     unpack: Path | None = None,
+    person_pattern: str | None = None,
+    split_pattern: str | None = None,
 ) -> list[Sample]:
     """List the photos of a data set as it was published, with canonical expression names.
 
@@ -187,6 +190,9 @@ def read_samples(
             frontal or all. "auto" is the first of each.
         follow_links: Allow links inside the source that lead out of it.
         unpack: Folder for the photos of FER2013, which are numbers in a table.
+        person_pattern: Regular expression whose group "person", or first group, is the person
+            that a relative path names; None: names as published sets have them.
+        split_pattern: The same for the split; None: what the layout says, or folders' names.
 
     Returns:
         Samples sorted by id, with unique ids; paths are relative to `source` (to `unpack` for
@@ -202,7 +208,8 @@ def read_samples(
         >>> [(s.id, s.label) for s in read_samples(photos)][:2]
         [('happy/0.png', 'Happiness'), ('happy/1.png', 'Happiness')]
     """
-    return read_dataset(Path(source), dataset, variant, follow_links, unpack).samples
+    patterns = (person_pattern, split_pattern)
+    return read_dataset(Path(source), dataset, variant, follow_links, unpack, *patterns).samples
 
 
 def read_dataset(
@@ -211,6 +218,8 @@ def read_dataset(
     variant: str = "auto",
     follow_links: bool = False,
     unpack: Path | None = None,
+    person_pattern: str | None = None,
+    split_pattern: str | None = None,
 ) -> Listing:
     """List the photos of a data set, and tell how labels were understood and what looks wrong.
 
@@ -220,6 +229,8 @@ def read_dataset(
     `follow_links`. Raises `AuheatError` for a source that is absent or empty, an unknown name, or
     labels that cannot be trusted.
     """
+    persons = compile_pattern("--person-pattern", person_pattern, "person")
+    splits = compile_pattern("--split-pattern", split_pattern, "split")
     choices = dict.fromkeys(choice for layout in DATASETS.values() for choice in layout.images)
     if variant != "auto" and variant not in choices:
         raise RequestError(f"--variant: {variant!r} is unknown (known: {', '.join(choices)})")
@@ -238,6 +249,8 @@ def read_dataset(
     if not folder.samples:
         seen = "; ".join(folder.describe_left_out()) or ", ".join(sorted(SUFFIXES)) + " are read"
         raise StoreError(f"{source}: no photos found ({seen})")
+    assign_splits(folder, splits)
+    assign_persons(folder, persons)
     fence = Fence(folder.base, follow_links)
     sizes = np.array([fence.measure(s.path.as_posix()) for s in folder.samples], np.int64)
     return Listing(
