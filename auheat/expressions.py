@@ -63,19 +63,24 @@ SYNONYMS = MappingProxyType(
 """Casefolded name, as data sets spell it -> canonical expression name."""
 
 
+_SPLIT_WORDS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+    "publictest": "val",
+    "privatetest": "test",
+}
+
 SPLITS = MappingProxyType(
-    {
-        "train": "train",
-        "training": "train",
-        "val": "val",
-        "valid": "val",
-        "validation": "val",
-        "dev": "val",
-        "test": "test",
-        "testing": "test",
-    }
+    _SPLIT_WORDS
+    | {f"{n}{joint}set": s for n, s in _SPLIT_WORDS.items() for joint in ("", "_", "-", " ")}
 )
-"""Casefolded folder name -> canonical split."""
+"""Casefolded folder name -> canonical split; PublicTest and PrivateTest are FER2013's."""
 
 
 def order_labels(labels: Iterable[str]) -> list[str]:

@@ -79,6 +79,17 @@ def demo(folder: Path, as_json: bool, **settings: Any) -> None:
 )
 @option("--follow-links", is_flag=True, help="Allow links inside SRC that lead out of it.")
 @option(
+    "--person-pattern",
+    metavar="REGEX",
+    help="Its group (person, or the first) is the person that a path in SRC names  [default: as in "
+    "JAFFE, KDEF, CK+ and other sets]",
+)
+@option(
+    "--split-pattern",
+    metavar="REGEX",
+    help="The same for the split: train, val, test  [default: as folders are called]",
+)
+@option(
     "--detector",
     default="mesh",
     show_default=True,
@@ -135,6 +146,7 @@ def extract(as_json: bool, **settings: Any) -> None:
     auheat extract affectnet/ --detector dataset
     auheat extract labels.csv
     auheat extract classroom/ --labels map.yaml
+    auheat extract photos/ --person-pattern '/(?P<person>[^/_]+)_[^/]*$'
     """
     from auheat.pipeline.extraction import extract as run
 

@@ -263,5 +263,6 @@ def to_split(said: str, where: str) -> str:
     """Return the canonical split; "" stays unknown. Raises `AuheatError` for any other word."""
     split = SPLITS.get(said.casefold(), "")
     if said and not split:
-        raise StoreError(f"{where}: {said!r} is no split (known: {', '.join(SPLITS)})")
+        known = ", ".join(dict.fromkeys(SPLITS.values()))
+        raise StoreError(f"{where}: {said!r} is no split (known: {known} and the like)")
     return split

@@ -29,6 +29,7 @@ from auheat.datasets.audit import compare_counts
 from auheat.datasets.generic import TABLES
 from auheat.datasets.label_map import describe_use, load_label_map
 from auheat.datasets.layout import Folder, Layout, Listing
+from auheat.datasets.persons import assign_persons, assign_splits, compile_pattern
 from auheat.datasets.rafdb import IMAGES
 from auheat.errors import RequestError, StoreError
 from auheat.expressions import SYNONYMS
@@ -198,6 +199,8 @@ def read_samples(
     follow_links: bool = False,
     unpack: Path | None = None,
     labels: Path | str | None = None,
+    person_pattern: str | None = None,
+    split_pattern: str | None = None,
 ) -> list[Sample]:
     """List the photos of a data set as it was published, with canonical expression names.
 
@@ -209,6 +212,9 @@ def read_samples(
         follow_links: Allow links inside the source that lead out of it.
         unpack: Folder for the photos of FER2013, which are numbers in a table.
         labels: YAML file that says what a set's own class names mean; see docs/datasets.md.
+        person_pattern: Regular expression whose group "person", or first group, is the person
+            that a relative path names; None: names as published sets have them.
+        split_pattern: The same for the split; None: what the layout says, or folders' names.
 
     Returns:
         Samples sorted by id, with unique ids; paths are relative to `source` (to `unpack` for
@@ -224,7 +230,9 @@ def read_samples(
         >>> [(s.id, s.label) for s in read_samples(photos)][:2]
         [('happy/0.png', 'Happiness'), ('happy/1.png', 'Happiness')]
     """
-    return read_dataset(Path(source), dataset, variant, follow_links, unpack, labels).samples
+    patterns = (person_pattern, split_pattern)
+    given = (dataset, variant, follow_links, unpack, labels, *patterns)
+    return read_dataset(Path(source), *given).samples
 
 
 def read_dataset(
@@ -234,6 +242,8 @@ def read_dataset(
     follow_links: bool = False,
     unpack: Path | None = None,
     labels: Path | str | None = None,
+    person_pattern: str | None = None,
+    split_pattern: str | None = None,
 ) -> Listing:
     """List the photos of a data set, and tell how labels were understood and what looks wrong.
 
@@ -243,21 +253,14 @@ def read_dataset(
     `follow_links`. `labels` is a file with meanings of class names. Raises `AuheatError` for a
     source that is absent or empty, an unknown name, or labels that cannot be trusted.
     """
+    persons = compile_pattern("--person-pattern", person_pattern, "person")
+    splits = compile_pattern("--split-pattern", split_pattern, "split")
     choices = dict.fromkeys(choice for layout in DATASETS.values() for choice in layout.images)
     if variant != "auto" and variant not in choices:
         raise RequestError(f"--variant: {variant!r} is unknown (known: {', '.join(choices)})")
     own = {} if labels is None else load_label_map(Path(labels))
-    name, saw = (dataset, "as asked")
-    if dataset == "auto":
-        place, name, saw = _detect(source, own)
-    layout = DATASETS.get(name)
-    if layout is None:
-        raise RequestError(f"--dataset: {name!r} is unknown (known: auto, {', '.join(DATASETS)})")
-    _check_source(source, layout.files)
-    if own and not layout.named:
-        _refuse_labels(source, name)
-    if dataset != "auto":
-        place = _choose_place(source, name, layout, own)
+    place, name, saw = _choose_layout(source, dataset, own)
+    layout = DATASETS[name]
     if variant != "auto" and variant not in layout.images:
         has = ", ".join(layout.images) or "nothing to choose"
         raise RequestError(f"--variant: {variant!r} is not of {name} (it has: {has})")
@@ -273,6 +276,8 @@ def read_dataset(
     if not folder.samples:
         seen = "; ".join(folder.describe_left_out()) or ", ".join(sorted(SUFFIXES)) + " are read"
         raise StoreError(f"{place}: no photos found ({seen})")
+    assign_splits(folder, splits)
+    assign_persons(folder, persons)
     fence = Fence(folder.base, follow_links)
     sizes = np.array([fence.measure(s.path.as_posix()) for s in folder.samples], np.int64)
     if (sizes < 0).all():
@@ -290,6 +295,21 @@ def read_dataset(
         sizes=sizes,
         own=own,
     )
+
+
+def _choose_layout(source: Path, dataset: str, own: Mapping[str, str]) -> tuple[Path, str, str]:
+    """Return the folder (or file) to read, as which layout, and what tells it."""
+    if dataset == "auto":
+        place, name, saw = _detect(source, own)
+    elif dataset in DATASETS:
+        _check_source(source, DATASETS[dataset].files)
+        place, name, saw = _choose_place(source, dataset, own), dataset, "as asked"
+    else:
+        known = ", ".join(DATASETS)
+        raise RequestError(f"--dataset: {dataset!r} is unknown (known: auto, {known})")
+    if own and not DATASETS[name].named:
+        _refuse_labels(source, name)
+    return place, name, saw
 
 
 def _audit(name: str, layout: Layout, folder: Folder) -> list[str]:
@@ -341,11 +361,11 @@ def _saw(name: str, layout: Layout, place: Path, own: Mapping[str, str]) -> str:
     return named[name](place, {**SYNONYMS, **own}) if name in named else layout.detect(place)
 
 
-def _choose_place(source: Path, name: str, layout: Layout, own: Mapping[str, str]) -> Path:
+def _choose_place(source: Path, name: str, own: Mapping[str, str]) -> Path:
     """Return the folder to read a layout from: the source, or one that it holds alone."""
     if name == _PHOTOS:
         return source
-    return next((p for p in _unwrap(source) if _saw(name, layout, p, own)), source)
+    return next((p for p in _unwrap(source) if _saw(name, DATASETS[name], p, own)), source)
 
 
 def _unwrap(source: Path) -> list[Path]:

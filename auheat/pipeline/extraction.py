@@ -59,6 +59,8 @@ def extract(
     overwrite: bool = False,
     fail_on_bad: bool = False,
     follow_links: bool = False,
+    person_pattern: str | None = None,
+    split_pattern: str | None = None,
 ) -> Summary:
     """Find 68 landmarks on every photo of a data set and write them to `store`/landmarks.
 
@@ -91,6 +93,10 @@ def extract(
         overwrite: Make anew what was made with other settings.
         fail_on_bad: Raise, once all is written, if any row has a bad status.
         follow_links: Allow links inside `src` that lead out of it.
+        person_pattern: Regular expression whose group "person", or first group, is the person
+            that a photo's relative path names; None: names as published sets have them.
+        split_pattern: The same for the split ("train", "val", "test" and the like); None: what
+            the layout says, or folders' names.
 
     Returns:
         Rows by status, time, what was recognised, and warnings.
@@ -111,18 +117,20 @@ def extract(
     if retry_failed and overwrite:
         raise RequestError("--retry-failed, --overwrite: one keeps what the other removes")
     check_free(store)  # before minutes go by in listing photos and loading networks
-    listing = read_dataset(src, dataset, variant, follow_links, store / PHOTOS, labels)
+    patterns = {"person_pattern": person_pattern, "split_pattern": split_pattern}
+    listing = read_dataset(src, dataset, variant, follow_links, store / PHOTOS, labels, **patterns)
     made_by = _Settings(detector, device, landmark_map, detector_model, engine, batch_size)
     locate = _open(made_by, listing, workers, check_backend(backend))
     photos = PhotoList(listing.source, take_spread(listing.samples, limit), shard_size)
     total, about = len(photos.samples), _describe(listing, locate)
-    made_with = {**about, "detection_side": locate.side, "shard_size": shard_size}
-    made_with |= {"stage": "extract", "source": photos.digest, "photos": total, **listing.settings}
+    fingerprint = _fingerprint(photos, shard_size, about | {"detection_side": locate.side})
+    fingerprint |= listing.settings
+    fingerprint |= {name: text for name, text in patterns.items() if text is not None}
     told = {"format": "auheat-landmarks", "version": FORMAT_VERSION, **about}
     with lock_store(store):
         boxed = any(sample.box is not None for sample in photos.samples)
         changing = ("source",) if retry_failed and not boxed else ()
-        folder = ShardFolder(store / LANDMARKS, made_with, overwrite, changing)
+        folder = ShardFolder(store / LANDMARKS, fingerprint, overwrite, changing)
         write_source(store, listing.source, follow_links)
         jobs, started = photos.plan(folder, retry_failed), time.perf_counter()
         if changing:
@@ -145,6 +153,12 @@ def _describe(listing: Listing, locate: DetectorSource | ImportedSource) -> dict
     """Return what shards say of where their points come from."""
     made_by = {"detector": locate.name, "detector_digest": locate.digest}
     return {"dataset": listing.layout, **made_by}
+
+
+def _fingerprint(photos: PhotoList, shard_size: int, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a store of landmarks must have been made with, for a run to go on there."""
+    rows = {"photos": len(photos.samples), "shard_size": shard_size}
+    return {"stage": "extract", "source": photos.digest, **about, **rows}
 
 
 def _import_points(detector: str, listing: Listing) -> ImportedPoints | Path:

@@ -37,7 +37,7 @@ from auheat.store.summary import summarize
 from auheat.utils.console import progress
 from auheat.utils.locking import lock_store
 
-_OWN = ("source", "photos", "shard_size", "merged")
+_OWN = ("source", "photos", "shard_size", "merged", "person_pattern", "split_pattern")
 """What landmarks that are merged may differ in; all else of their fingerprints must be equal."""
 
 

@@ -53,12 +53,20 @@ def list_folders(folder: Path) -> list[Path]:
     inside = sorted(d for d in folder.iterdir() if d.is_dir() and not name_clutter(d.name))
     if is_store(folder):
         inside = [d for d in inside if not is_store_part(d)]
-    return [d for d in inside if not (is_store(d) and all(map(is_store_part, list_plain(d))))]
+    return [d for d in inside if not _is_own(d)]
 
 
-def list_plain(folder: Path) -> list[Path]:
-    """Return the folders in a folder without hidden ones."""
-    return [d for d in folder.iterdir() if d.is_dir() and not d.name.startswith(".")]
+def _is_own(folder: Path) -> bool:
+    """Whether a folder is a store without photos beside it, or has nothing but such folders."""
+    stored = is_store(folder)
+    inside = list[Path]()
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.name.startswith(".") and Path(entry.path).is_dir():
+                inside.append(Path(entry.path))
+            elif not stored:
+                return False
+    return all(map(is_store_part if stored else _is_own, inside)) and bool(inside)
 
 
 def find_names(source: Path) -> Iterator[str]:
