@@ -62,10 +62,10 @@ def _is_own(folder: Path) -> bool:
     inside = list[Path]()
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.is_dir() and not entry.name.startswith("."):
-                inside.append(Path(entry.path))
-            elif not stored:
+            if not stored and (entry.is_symlink() or not entry.is_dir()):
                 return False
+            if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
+                inside.append(Path(entry.path))
     return all(map(is_store_part if stored else _is_own, inside)) and bool(inside)
 
 
