@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from auheat.datasets.label_files import read_class
 from auheat.errors import StoreError
 from auheat.expressions import SPLITS, SYNONYMS
 from auheat.records import Array, Box, Sample
@@ -24,6 +26,8 @@ _LISTS = (".csv", ".tsv", ".json", ".yaml", ".yml")
 
 _MOST_ENDINGS = 8
 
+_NUMBER = re.compile(r"\A\(?[0-9]{1,3}\)?[\s_.:)-]+|[\s_.-]+\(?[0-9]{1,3}\)?\Z")
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:
@@ -32,7 +36,8 @@ class Layout:
     `about` describes it in a line; `detect` returns what of it a folder has, "" if nothing;
     `read` adds its photos to a `Folder`. `images` are the values of `--variant`, the default
     first. `known` holds the counts of complete copies. `points` returns the set's own landmarks
-    (N, 68, 2) of a `Listing`. `files` says whether the source may be a CSV file.
+    (N, 68, 2) of a `Listing`. `files` says whether the source may be a CSV file, `named` whether
+    the names of its classes are looked up in `Folder.names`, so that `--labels` can give meanings.
     """
 
     about: str
@@ -43,6 +48,7 @@ class Layout:
     known_from: str = ""
     points: Callable[[Listing], Array] | None = None
     files: bool = False
+    named: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -52,7 +58,8 @@ class Folder:
     Paths of samples are relative to `base`, the folder `source` except where photos are written
     out of a table (to a folder in `unpack`). `dropped` counts rows that are no photos with a
     label, by reason; `counts` replaces the numbers per split where the set is counted otherwise.
-    `walked` has what was seen on disk, `files` the label files that were read.
+    `walked` has what was seen on disk, `files` the label files that were read; `names` says which
+    label a class's name means.
     """
 
     source: Path
@@ -66,6 +73,7 @@ class Folder:
     notes: list[str] = field(default_factory=list)
     walked: list[PhotoWalk] = field(default_factory=list)
     files: set[Path] = field(default_factory=set)
+    names: Mapping[str, str] = field(default_factory=lambda: SYNONYMS)
     _base: Path | None = None
     _fence: Fence | None = None
     _seen: dict[str, int] = field(default_factory=dict)
@@ -187,7 +195,8 @@ class Listing:
     `layout` is its name in `DATASETS`, `saw` what it was recognised by, `source` the folder that
     the paths of `samples` (sorted by id) are relative to, `root` what was asked for. `labels`
     counts photos by (label as the set has it, canonical name); `dropped` rows left out, by
-    reason; `notes` are sentences for a person. `sizes` (N,) int64 are bytes, -1 for no file.
+    reason; `notes` are sentences for a person. `sizes` (N,) int64 are bytes, -1 for no file;
+    `own` are the meanings that were given for class names.
     """
 
     layout: str
@@ -200,6 +209,12 @@ class Listing:
     dropped: dict[str, int]
     notes: list[str]
     sizes: Array
+    own: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides labels beside the set itself: meanings given for its class names."""
+        return {"labels": dict(self.own)} if self.own else {}
 
     def mapping(self) -> dict[str, int]:
         """Return {"label in the set -> canonical name": photos}, in the set's own order."""
@@ -217,18 +232,29 @@ class Listing:
         return told | ({"dropped": self.dropped} if self.dropped else {})
 
 
+def find_label(said: str, names: Mapping[str, str] = SYNONYMS) -> str:
+    """Return the label of a class as a set writes it, "" where it is none of `names`.
+
+    A number beside the name, 1_happy or "01 surprise", is only its place in a list.
+    """
+    name = read_class(said.strip()).casefold()
+    return names.get(name) or names.get(_NUMBER.sub("", name), "")
+
+
 def to_name(said: str, where: str, names: Mapping[str, str] = SYNONYMS) -> str:
     """Return the canonical name of an expression as a set writes it.
 
     Raises `AuheatError` naming the known ones; a number is nobody's name.
     """
-    label = names.get(said.casefold())
-    if label is None:
-        advice = (
-            "a number's meaning differs between copies of a set: write names"
-            if said.isdecimal()
-            else f"known: {', '.join(dict.fromkeys(names.values()))}"
-        )
+    label = find_label(said, names)
+    if not label:
+        known = f"known: {', '.join(dict.fromkeys(names.values()))}"
+        advice = f"{known}; or say what it means in a file for --labels"
+        if read_class(said).isdecimal():
+            advice = (
+                "a number's meaning differs between copies of a set: write names, or say what it "
+                "means in a file for --labels"
+            )
         raise StoreError(f"{where}: {said!r} is no known expression ({advice})")
     return label
 

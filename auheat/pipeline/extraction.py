@@ -44,6 +44,7 @@ def extract(
     *,
     dataset: str = "auto",
     variant: str = "auto",
+    labels: str | Path | None = None,
     detector: str = "mesh",
     landmark_map: str = "fitted",
     detector_model: str | Path | None = None,
@@ -73,6 +74,8 @@ def extract(
         dataset: "auto", or the layout's name (`auheat.datasets.DATASETS`).
         variant: Which of a set's photos: RAF-DB "aligned", "original"; CK+ "last1" to "last5",
             with "+neutral"; KDEF "frontal", "all"; "auto" is the first of each.
+        labels: YAML file that says what class names of one's own mean: expressions, or classes
+            without action units; see docs/datasets.md.
         detector: "mesh", "fan", "mediapipe"; "dataset" for points that a set carries itself; or a
             file or folder of points that exist already, matched to the photos by their ids.
         landmark_map: How the mesh's 468 vertices become 68 points: "fitted" or "index".
@@ -115,12 +118,13 @@ def extract(
         raise RequestError("--retry-failed, --overwrite: one keeps what the other removes")
     check_free(store)  # before minutes go by in listing photos and loading networks
     patterns = {"person_pattern": person_pattern, "split_pattern": split_pattern}
-    listing = read_dataset(src, dataset, variant, follow_links, store / PHOTOS, **patterns)
+    listing = read_dataset(src, dataset, variant, follow_links, store / PHOTOS, labels, **patterns)
     made_by = _Settings(detector, device, landmark_map, detector_model, engine, batch_size)
     locate = _open(made_by, listing, workers, check_backend(backend))
     photos = PhotoList(listing.source, take_spread(listing.samples, limit), shard_size)
     total, about = len(photos.samples), _describe(listing, locate)
     fingerprint = _fingerprint(photos, shard_size, about | {"detection_side": locate.side})
+    fingerprint |= listing.settings
     fingerprint |= {name: text for name, text in patterns.items() if text is not None}
     told = {"format": "auheat-landmarks", "version": FORMAT_VERSION, **about}
     with lock_store(store):

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from auheat.expressions import EXPRESSIONS
+from auheat.expressions import order_labels
 from auheat.images.perceptual_hash import hash_photo
 from auheat.records import Array, Status
 from auheat.shards.manifest import has_manifest
@@ -221,7 +221,8 @@ def _sum_up(material: ShardSet, tally: _Tally) -> dict[str, Any]:
 def _rows(tally: _Tally) -> list[dict[str, Any]]:
     """Return a row of counts for each split and class, in the order of training."""
     splits = sorted({key[0] for key in tally.rows}, key=lambda s: (s != "train", s != "val", s))
-    classes = [n for n in [*EXPRESSIONS, ""] if any(key[1] == n for key in tally.rows)]
+    labels = {key[1] for key in tally.rows}
+    classes = [*order_labels(labels), *labels & {""}]
     table = []
     for split in splits:
         for name in classes:
@@ -243,8 +244,8 @@ def _spread(parts: Sequence[Array], wanted: Sequence[int]) -> dict[str, float] |
 
 
 def in_order(maps: Mapping[str, MapSums]) -> list[tuple[str, MapSums]]:
-    """Return classes and their sums in the order of `EXPRESSIONS`, the unlabelled last."""
-    return [(name, maps[name]) for name in [*EXPRESSIONS, ""] if name in maps]
+    """Return classes and their sums in the order of training, the unlabelled last."""
+    return [(name, maps[name]) for name in [*order_labels(maps), ""] if name in maps]
 
 
 def _twice(photos: Mapping[bytes, Sequence[tuple[str, str]]]) -> dict[str, Any]:

@@ -45,7 +45,9 @@ def test_rafdb_is_found_below_basic_and_behind_a_link(rafdb, tmp_path):
 
 
 def test_rafdb_original_photos_keep_their_names(rafdb):
-    (rafdb / "Image" / "original").mkdir()
+    shutil.copytree(rafdb / "Image/aligned", rafdb / "Image/original")
+    first = rafdb / "Image/original/test_0008_aligned.jpg"
+    first.rename(first.with_name("test_0008.jpg"))
     samples = read_samples(rafdb, variant="original")
     assert samples[0].path == Path("Image/original/test_0008.jpg")
 
