@@ -119,10 +119,10 @@ def read_classes(folder: Folder) -> None:
 
 
 def _check_homes(folder: Folder, splits: Mapping[str, str], names: Mapping[str, str]) -> None:
-    """Raise `AuheatError` for a folder among the class folders that is called otherwise."""
+    """Raise `AuheatError` for a folder of photos among class folders that is called otherwise."""
     for root in splits:
         for home in list_folders(folder.source / root):
-            if not find_label(home.name, names):
+            if not find_label(home.name, names) and next(find_names(home), ""):
                 known = ", ".join(dict.fromkeys((*EXPRESSIONS, *names.values())))
                 advice = f"known: {known}; or say what it means in a file for --labels"
                 if home.name.isdecimal():
@@ -197,7 +197,7 @@ def read_photos(folder: Folder) -> None:
         columns = ", ".join(read_column_names(file))[:80] or "no text"
         folder.notes.append(
             f"{file.name} was not read: it has {columns} (labels need path, label, the latter an "
-            "expression's name, or one that a file for --labels explains)"
+            "expression's name, or one that a file for --labels explains; SRC may be the file)"
         )
     inside = sorted(folder.source.iterdir()) if folder.source.is_dir() else []
     odd = [f.name for f in inside if f.suffix.lower() in _LISTS and not is_paper(f.name)]

@@ -6,8 +6,8 @@ which the pipeline turns into a row with a status.
 
 Memory: a thread needs at most twice the file, 12 bytes per pixel that the file claims (three for
 the pixels, as many for their copy, six for the coefficients of a progressive JPEG or the encoded
-copy), and WORK_BYTES; of the largest file that is taken, 2 GiB. A TIFF may claim strips or tiles of
-another GiB, which is OpenCV's bound.
+copy; 20 for an AVIF or HEIC), and WORK_BYTES; of the largest file that is taken, 2 GiB. A TIFF may
+claim strips or tiles of another GiB, which is OpenCV's bound.
 
 libjpeg and libpng write a line to stderr for some damaged files each time that they are decoded;
 OpenCV has no way to ask them not to.

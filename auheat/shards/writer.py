@@ -49,6 +49,12 @@ class Column:
     attributes: Mapping[str, Any]
 
 
+_HINTS = {
+    "source": ": photos, their sizes, labels, splits or persons are others, or read otherwise now"
+}
+"""What a difference in a fingerprint means, where its values say nothing to a person."""
+
+
 class ShardFolder:
     """One stage's folder of shards and its manifest; opened by the stage that writes it."""
 
@@ -107,7 +113,7 @@ class ShardFolder:
             if old.get(key) != new.get(key):
                 raise RequestError(
                     f"{self.folder}: made with {key} {old.get(key)!r}, now asked with "
-                    f"{new.get(key)!r} (--overwrite makes it anew)"
+                    f"{new.get(key)!r}{_HINTS.get(key, '')} (--overwrite makes it anew)"
                 )
 
     def _is_whole(self, entry: ShardEntry) -> bool:

@@ -62,10 +62,11 @@ def _is_own(folder: Path) -> bool:
     inside = list[Path]()
     with os.scandir(folder) as entries:
         for entry in entries:
-            if not entry.name.startswith(".") and Path(entry.path).is_dir():
-                inside.append(Path(entry.path))
-            elif not stored:
+            plain = entry.is_dir(follow_symlinks=False)
+            if not plain and (not stored or classify_file(entry.path, entry.name) == "photo"):
                 return False
+            if plain and not entry.name.startswith("."):
+                inside.append(Path(entry.path))
     return all(map(is_store_part if stored else _is_own, inside)) and bool(inside)
 
 
@@ -245,7 +246,8 @@ def _scan(
                     if _is_text(fence, name, odd):
                         links.append(name)
                 elif entry.is_dir(follow_symlinks=False):
-                    if not (stored and is_store_part(Path(entry.path))):
+                    inner = Path(entry.path)
+                    if not (stored and is_store_part(inner)) and not _is_own(inner):
                         folders.append(name)
                 elif walk.sort_file(name, entry.path) and _is_text(fence, name, odd):
                     walk.photos.append(name)

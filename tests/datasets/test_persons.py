@@ -93,6 +93,43 @@ def test_folders_called_after_persons_say_who_is_shown(tmp_path, home):
     assert all(s.path.parts[1] == s.person for s in samples)
 
 
+def test_flat_photos_in_split_folders_keep_person_label_and_split(tmp_path):
+    """JAFFE's and KDEF's own names, cut into train/ and test/ without class folders."""
+    for name, form in (("jaffe", "K{}.HA1.{}.tiff"), ("kdef", "AF0{1}HAS.JPG")):
+        for i, letter in enumerate("ALM"):
+            home = "train" if i else "test"
+            sets.photo(tmp_path / name / home / form.format(letter, i + 1), i)
+        listing = read_dataset(tmp_path / name)
+        assert listing.layout == name
+        assert {s.path.parts[0] for s in listing.samples if s.split == "test"} == {"test"}
+        assert sorted(s.split for s in listing.samples) == ["test", "train", "train"]
+        assert len({s.person for s in listing.samples} - {""}) == 3
+
+
+def test_persons_above_classes_are_known_as_in_oulu_casia(tmp_path):
+    for i in (1, 2, 3):
+        for home in ("Anger", "Happiness"):
+            sets.photo(tmp_path / f"P{i:03d}" / home / "000.jpeg", i)
+    samples = read_samples(tmp_path)
+    assert {(s.person, s.label) for s in samples} == {
+        (f"P{i:03d}", label) for i in (1, 2, 3) for label in ("Anger", "Happiness")
+    }
+
+
+def test_a_store_from_before_persons_were_known_says_what_is_new(
+    tmp_path, stub_detector, monkeypatch
+):
+    for i in range(3):
+        sets.photo(tmp_path / f"p/happy/S{i:03d}_004_00000017.png", i)
+    with monkeypatch.context() as patch:
+        patch.setattr("auheat.datasets.registry.assign_persons", lambda *_: None)
+        extract(tmp_path / "p", tmp_path / "s")
+    with pytest.raises(RequestError, match=r"splits or persons are others, or read .*--overwrite"):
+        extract(tmp_path / "p", tmp_path / "s")
+    extract(tmp_path / "p", tmp_path / "s", overwrite=True)
+    assert extract(tmp_path / "p", tmp_path / "s").resumed == 3
+
+
 def test_sets_of_several_forms_are_told_apart(tmp_path):
     for i in range(3):
         sets.photo(tmp_path / f"happy/S{i:03d}_004_00000017.png", i)

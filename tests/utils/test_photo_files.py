@@ -274,11 +274,37 @@ def test_a_store_inside_its_source_changes_nothing(tmp_path, stub_detector, wher
     assert read_all(Path(where)) == before
     listing = read_dataset(Path())
     assert "left out, drawn by auheat: 3 pictures" in listing.notes
-    assert not any(".json" in note for note in listing.notes)
+    html = ["left out: 1 .html"] if where == "." else []  # beside the photos, who knows whose
+    assert [note for note in listing.notes if note.startswith("left out: ")] == html
     found = find_rendered(Path(where))
     assert is_store(Path(where))
     (found / MANIFEST).unlink()
     assert is_store(Path(where))  # the landmarks', or a backup, are enough
+
+
+def test_photos_beside_a_store_in_a_folder_below_are_read(tmp_path, stub_detector):
+    source = make_set(tmp_path / "p")
+    extract(source / "happy", source / "happy", dataset="photos")
+    assert len(list_photos(source)) == 4
+    listing = read_dataset(source)
+    assert {sample.label for sample in listing.samples} == {"Happiness", "Sadness"}
+
+
+def test_folders_without_photos_beside_class_folders_are_no_classes(tmp_path):
+    source = make_set(tmp_path / "p")
+    put(source / "docs/paper.pdf", b"%PDF-1.7")
+    put(source / "annotations/a.xml", b"<a/>")
+    put(source / "explained/0.png", encode_picture(GRAY))
+    put(source / "explained/0.json", b"{}")
+    (source / "empty").mkdir()
+    assert len(list_photos(source)) == 4
+    assert list_left_out(source) == [
+        "left out: 1 .pdf, 1 .xml",
+        "left out, drawn by auheat: 1 pictures",
+    ]
+    put(source / "engaged/a", encode("JPEG"))
+    with pytest.raises(StoreError, match="'engaged' is no known expression"):
+        list_photos(source)
 
 
 def test_stores_are_known_by_the_names_that_stages_write():
