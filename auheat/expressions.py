@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from types import MappingProxyType
 
 EXPRESSIONS = (
@@ -62,16 +63,39 @@ SYNONYMS = MappingProxyType(
 """Casefolded name, as data sets spell it -> canonical expression name."""
 
 
+_SPLIT_WORDS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+    "publictest": "val",
+    "privatetest": "test",
+}
+
 SPLITS = MappingProxyType(
-    {
-        "train": "train",
-        "training": "train",
-        "val": "val",
-        "valid": "val",
-        "validation": "val",
-        "dev": "val",
-        "test": "test",
-        "testing": "test",
-    }
+    _SPLIT_WORDS
+    | {f"{n}{joint}set": s for n, s in _SPLIT_WORDS.items() for joint in ("", "_", "-", " ")}
 )
-"""Casefolded folder name -> canonical split."""
+"""Casefolded folder name -> canonical split; PublicTest and PrivateTest are FER2013's."""
+
+
+def order_labels(labels: Iterable[str]) -> list[str]:
+    """List labels in class order: expressions first, then classes of one's own by name.
+
+    Args:
+        labels: Canonical names, classes of one's own (`--labels`), and "" for no label.
+
+    Returns:
+        Each label once, without "".
+
+    Example:
+        >>> from auheat.expressions import order_labels
+        >>> order_labels(["Boredom", "Sadness", "", "Neutral", "Sadness"])
+        ['Neutral', 'Sadness', 'Boredom']
+    """
+    present = {*labels} - {""}
+    return [n for n in EXPRESSIONS if n in present] + sorted(present.difference(EXPRESSIONS))

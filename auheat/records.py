@@ -26,8 +26,13 @@ Box: TypeAlias = tuple[float, float, float, float]
 N_POINTS = 68
 
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
-"""File name endings, in lower case, that are read as photos."""
+SUFFIXES = frozenset(
+    {
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".png", ".gif", ".bmp", ".dib"),
+        *(".webp", ".tif", ".tiff", ".pgm", ".ppm", ".pbm", ".pnm"),
+    }
+)
+"""File name endings, in lower case, that are read as photos; others are if their content is one."""
 
 
 MIRROR = np.array(

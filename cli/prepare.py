@@ -70,7 +70,25 @@ def demo(folder: Path, as_json: bool, **settings: Any) -> None:
     help="RAF-DB: aligned, original; CK+: last1 to last5 frames [last3], or last3+neutral with the "
     "first frame as Neutral; KDEF: frontal, all. auto is the first of each.",
 )
+@option(
+    "--labels",
+    type=FILE,
+    metavar="MAP.yaml",
+    help="What class names of your own mean: lines such as `engaged: Happiness`, or `bored: "
+    "Boredom` for a class without action units.",
+)
 @option("--follow-links", is_flag=True, help="Allow links inside SRC that lead out of it.")
+@option(
+    "--person-pattern",
+    metavar="REGEX",
+    help="Its group (person, or the first) is the person that a path in SRC names  [default: as in "
+    "JAFFE, KDEF, CK+ and other sets]",
+)
+@option(
+    "--split-pattern",
+    metavar="REGEX",
+    help="The same for the split: train, val, test  [default: as folders are called]",
+)
 @option(
     "--detector",
     default="mesh",
@@ -127,6 +145,8 @@ def extract(as_json: bool, **settings: Any) -> None:
     auheat extract affectnet/ --backend loky --workers 16
     auheat extract affectnet/ --detector dataset
     auheat extract labels.csv
+    auheat extract classroom/ --labels map.yaml
+    auheat extract photos/ --person-pattern '/(?P<person>[^/_]+)_[^/]*$'
     """
     from auheat.pipeline.extraction import extract as run
 

@@ -103,7 +103,10 @@ def merge(as_json: bool, **settings: Any) -> None:
 @option("--plot", type=FILE, help="Draw the mean heatmap of each class to a .png.")
 @json_option
 def stats(as_json: bool, **settings: Any) -> None:
-    """Count what a store holds: rows, faces, heatmaps, photos that are there twice, bytes.
+    """Count what a store holds: rows, faces, heatmaps, persons, photos that are there twice, bytes.
+
+    Named are persons in several splits, photos of one content in several splits, and photos that
+    look like one of another split (copies of another size or quality, next frames of a film).
 
     \b
     auheat stats
@@ -134,6 +137,8 @@ def stats(as_json: bool, **settings: Any) -> None:
     click.echo()
     print_table([("dataset", "bytes per sample"), *_bytes(result["bytes_per_sample"])])
     _print_duplicates(result)
+    for row in result["shared_persons"]:
+        click.echo(f"  person in several splits: {row['person']} ({', '.join(row['splits'])})")
 
 
 def _print_maps(result: dict[str, Any]) -> None:
@@ -162,7 +167,16 @@ def _print_duplicates(result: dict[str, Any]) -> None:
         f"{counts['leaks']} of them in several splits"
     )
     for rows in result["leaks"]:
-        click.echo("  leak: " + ", ".join(f"{r['id']} ({r['split'] or '-'})" for r in rows))
+        _print_together("leak", rows)
+    if "near_duplicates" in result:
+        counts = result["near_duplicates"]
+        click.echo(f"{counts['photos']} photos look like one of another split")
+        for rows in result["near_leaks"]:
+            _print_together("alike", rows)
+
+
+def _print_together(title: str, rows: list[dict[str, str]]) -> None:
+    click.echo(f"  {title}: " + ", ".join(f"{r['id']} ({r['split'] or '-'})" for r in rows))
 
 
 @click.command(cls=Command)

@@ -106,8 +106,8 @@ def rafdb(tmp_path) -> Path:
     (root / "EmoLabel").mkdir()
     lines = []
     for i in range(12):
-        split = "train" if i < 8 else "test"
-        name, key = f"{split}_{i:05d}", [4, 1, 7, 6, 5, 2][i % 6]
+        name = f"train_{i:05d}" if i < 8 else f"test_{i:04d}"
+        key = [4, 1, 7, 6, 5, 2][i % 6]
         image = np.full((40, 40, 3), 20 * i, np.uint8)
         cv2.imwrite(str(root / "Image" / "aligned" / f"{name}_aligned.jpg"), image)
         lines.append(f"{name}.jpg {key}\n")

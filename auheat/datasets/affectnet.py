@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from auheat.datasets.label_files import locate_columns, read_rows
+from auheat.datasets.label_files import locate_columns, read_class, read_rows
 from auheat.datasets.layout import Folder, Listing
 from auheat.errors import StoreError
 from auheat.records import N_POINTS, Array, Box
@@ -101,7 +101,8 @@ def read_full(folder: Folder) -> None:
     for file, split in lists:
         for line, row, columns in _read_list(folder.within(file)):
             where = f"{file}: line {line}"
-            name, said = row[columns["subDirectory_filePath"]], row[columns["expression"]]
+            name = row[columns["subDirectory_filePath"]]
+            said = read_class(row[columns["expression"]])
             if said in NO_LABELS:
                 folder.dropped[f"rows of class {said} ({NO_LABELS[said]})"] += 1
                 left_out.add(f"{photos}/{name}")
@@ -131,7 +132,7 @@ def _read_list(file: Path) -> Iterator[tuple[int, list[str], dict[str, int]]]:
     line, first = next(rows, (0, []))
     if not first:
         raise StoreError(f"{file}: empty (it needs a header: {', '.join(_COLUMNS)})")
-    if len(first) == len(_COLUMNS) and first[6].isdecimal() and "/" in first[0]:
+    if len(first) == len(_COLUMNS) and read_class(first[6]).isdecimal() and "/" in first[0]:
         columns = {name: i for i, name in enumerate(_COLUMNS)}
         yield line, first, columns
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from types import MappingProxyType
 
-from auheat.datasets.label_files import read_lines
+from auheat.datasets.label_files import read_class, read_lines
 from auheat.datasets.layout import Folder
 from auheat.errors import StoreError
 from auheat.records import Box
@@ -53,7 +53,7 @@ def read_expw(folder: Folder) -> None:
     file = folder.source / place / _LIST
     for line, text in read_lines(folder.within(file)):
         # A name may have blanks; the seven numbers after it have none.
-        name, *cells = text.strip().rsplit(maxsplit=7)
+        name, *cells = text.strip().rsplit(maxsplit=7) or [""]
         if not name or (line == 1 and cells[-1:] == ["expression_label"]):
             continue
         where = f"{file}: line {line}"
@@ -63,6 +63,7 @@ def read_expw(folder: Folder) -> None:
                 "bottom, confidence, class)"
             )
         face, *box, _, said = cells
+        said = read_class(said)
         if said not in EXPW_LABELS:
             raise StoreError(f"{where}: class {said!r} is unknown (ExpW has 0 to 6)")
         if not is_plain_name(name):

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 from auheat.errors import AuheatError, StoreError
 
 LONGEST = 1 << 20
 """Bytes of one line of a label file; a row of FER2013 has some 10,000."""
+
+
+_SEPARATOR = re.compile(r"sep=([,;\t|])", re.IGNORECASE)
+
+_WHOLE = re.compile(r"([0-9]+)\.0*")
 
 
 def read_lines(file: Path) -> Iterator[tuple[int, str]]:
@@ -42,15 +49,35 @@ def read_lines(file: Path) -> Iterator[tuple[int, str]]:
 
 
 def read_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield line number and stripped cells of each row of a CSV; empty lines are left out."""
+    """Yield line number and stripped cells of each row of a CSV; empty lines are left out.
+
+    Between cells stand commas, or where the first line has none, semicolons or tabs; a line
+    `sep=;` before it, which spreadsheets write, decides it.
+    """
+    lines = read_lines(file)
+    skipped, first = next(((n - 1, text) for n, text in lines if text.strip()), (0, ""))
+    delimiter = next((mark for mark in ",;\t" if mark in first), ",")
+    if (mark := _SEPARATOR.fullmatch(first.strip())) is not None:
+        delimiter, first = mark[1], "\n"
     # skipinitialspace lets `a, "b,c"` be two cells; strict refuses stray quotes.
-    reader = csv.reader((text for _, text in read_lines(file)), skipinitialspace=True, strict=True)
+    reader = csv.reader(
+        chain([first], (text for _, text in lines)),
+        delimiter=delimiter,
+        skipinitialspace=True,
+        strict=True,
+    )
     try:
         for row in reader:
             if len(row) > 1 or (row and row[0].strip()):
-                yield reader.line_num, [cell.strip() for cell in row]
+                yield skipped + reader.line_num, [cell.strip() for cell in row]
     except csv.Error as error:
-        raise StoreError(f"{file}: line {reader.line_num}: {error}") from error
+        raise StoreError(f"{file}: line {skipped + reader.line_num}: {error}") from error
+
+
+def read_class(text: str) -> str:
+    """Return a number of a class or of votes without what a spreadsheet adds: "6.0" is "6"."""
+    match = _WHOLE.fullmatch(text)
+    return text if match is None else match[1]
 
 
 def read_column_names(file: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
@@ -9,13 +10,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from auheat.datasets.label_files import read_class
 from auheat.errors import StoreError
 from auheat.expressions import SPLITS, SYNONYMS
 from auheat.records import Array, Box, Sample
 from auheat.utils.paths import Fence, PhotoWalk, list_few, walk_photos
+from auheat.utils.photo_files import describe_unread, split_ending
 
 WORDS = {"": "photos", "train": "train photos", "val": "val photos", "test": "test photos"}
 """Split -> what a note calls its photos."""
+
+_LISTS = (".csv", ".tsv", ".json", ".yaml", ".yml")
+"""Endings of what goes with a set at its root: a layout that needs it reads or names it."""
+
+
+_MOST_ENDINGS = 8
+
+_NUMBER = re.compile(r"\A\(?[0-9]{1,3}\)?[\s_.:)-]+|[\s_.-]+\(?[0-9]{1,3}\)?\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +36,8 @@ class Layout:
     `about` describes it in a line; `detect` returns what of it a folder has, "" if nothing;
     `read` adds its photos to a `Folder`. `images` are the values of `--variant`, the default
     first. `known` holds the counts of complete copies. `points` returns the set's own landmarks
-    (N, 68, 2) of a `Listing`. `files` says whether the source may be a CSV file.
+    (N, 68, 2) of a `Listing`. `files` says whether the source may be a CSV file, `named` whether
+    the names of its classes are looked up in `Folder.names`, so that `--labels` can give meanings.
     """
 
     about: str
@@ -36,6 +48,7 @@ class Layout:
     known_from: str = ""
     points: Callable[[Listing], Array] | None = None
     files: bool = False
+    named: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -45,6 +58,8 @@ class Folder:
     Paths of samples are relative to `base`, the folder `source` except where photos are written
     out of a table (to a folder in `unpack`). `dropped` counts rows that are no photos with a
     label, by reason; `counts` replaces the numbers per split where the set is counted otherwise.
+    `walked` has what was seen on disk, `files` the label files that were read; `names` says which
+    label a class's name means.
     """
 
     source: Path
@@ -56,6 +71,9 @@ class Folder:
     dropped: Counter[str] = field(default_factory=Counter)
     counts: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    walked: list[PhotoWalk] = field(default_factory=list)
+    files: set[Path] = field(default_factory=set)
+    names: Mapping[str, str] = field(default_factory=lambda: SYNONYMS)
     _base: Path | None = None
     _fence: Fence | None = None
     _seen: dict[str, int] = field(default_factory=dict)
@@ -77,11 +95,13 @@ class Folder:
             if self._fence is None:
                 self._fence = Fence(root, self.follow_links)
             self._fence.measure(file.relative_to(root).as_posix())
+        self.files.add(file)
         return file
 
     def walk(self, start: str = "") -> PhotoWalk:
         """List the photos on disk below a folder of the source; links are looked after."""
         walk = walk_photos(Fence(self.base, self.follow_links), start)
+        self.walked.append(walk)
         if walk.again:
             self.notes.append(
                 f"{len(walk.again)} links lead to photos that are listed anyway, and were left "
@@ -128,6 +148,24 @@ class Folder:
             f"{values[1]} here (keep one)"
         )
 
+    def describe_left_out(self) -> list[str]:
+        """Return notes on files that are no photos of the set, counted by ending and by program."""
+        own = {path for walk in self.walked for path in walk.own}
+        lost = {path for walk in self.walked for path in walk.left_out}
+        lost = {path for path in lost if "/" in path or split_ending(path) not in _LISTS}
+        lost -= {f"{path.rpartition('.')[0]}.json" for path in own}  # written with a panel
+        inside = (file for file in self.files if file.is_relative_to(self.base))
+        lost -= {file.relative_to(self.base).as_posix() for file in inside}
+        for sample in self.samples if lost else ():  # a list may name what no walk takes
+            lost.discard(sample.path.as_posix())
+        clutter = sum((walk.clutter for walk in self.walked), Counter[str]())
+        counts = {
+            "left out": Counter(map(describe_unread, lost)),
+            "left out, of other programs": clutter,
+            "left out, drawn by auheat": Counter({"pictures": len(own)}),
+        }
+        return [f"{what}: {_format_most(rows)}" for what, rows in counts.items() if rows.total()]
+
     def note_unlisted(self, *starts: str, besides: Collection[str] = ()) -> None:
         """Count photos on disk, below folders of the source, that no row names.
 
@@ -143,6 +181,13 @@ class Folder:
             )
 
 
+def _format_most(counts: Counter[str]) -> str:
+    """Return counts, the largest first."""
+    rows = sorted(counts.items(), key=lambda row: (-row[1], row[0]))
+    more = [f"{len(rows) - _MOST_ENDINGS} other kinds"] if len(rows) > _MOST_ENDINGS else []
+    return ", ".join([*(f"{n} {name}" for name, n in rows[:_MOST_ENDINGS]), *more])
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Listing:
     """A data set as it was listed.
@@ -150,7 +195,8 @@ class Listing:
     `layout` is its name in `DATASETS`, `saw` what it was recognised by, `source` the folder that
     the paths of `samples` (sorted by id) are relative to, `root` what was asked for. `labels`
     counts photos by (label as the set has it, canonical name); `dropped` rows left out, by
-    reason; `notes` are sentences for a person. `sizes` (N,) int64 are bytes, -1 for no file.
+    reason; `notes` are sentences for a person. `sizes` (N,) int64 are bytes, -1 for no file;
+    `own` are the meanings that were given for class names.
     """
 
     layout: str
@@ -163,6 +209,12 @@ class Listing:
     dropped: dict[str, int]
     notes: list[str]
     sizes: Array
+    own: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides labels beside the set itself: meanings given for its class names."""
+        return {"labels": dict(self.own)} if self.own else {}
 
     def mapping(self) -> dict[str, int]:
         """Return {"label in the set -> canonical name": photos}, in the set's own order."""
@@ -180,18 +232,29 @@ class Listing:
         return told | ({"dropped": self.dropped} if self.dropped else {})
 
 
+def find_label(said: str, names: Mapping[str, str] = SYNONYMS) -> str:
+    """Return the label of a class as a set writes it, "" where it is none of `names`.
+
+    A number beside the name, 1_happy or "01 surprise", is only its place in a list.
+    """
+    name = read_class(said.strip()).casefold()
+    return names.get(name) or names.get(_NUMBER.sub("", name), "")
+
+
 def to_name(said: str, where: str, names: Mapping[str, str] = SYNONYMS) -> str:
     """Return the canonical name of an expression as a set writes it.
 
     Raises `AuheatError` naming the known ones; a number is nobody's name.
     """
-    label = names.get(said.casefold())
-    if label is None:
-        advice = (
-            "a number's meaning differs between copies of a set: write names"
-            if said.isdecimal()
-            else f"known: {', '.join(dict.fromkeys(names.values()))}"
-        )
+    label = find_label(said, names)
+    if not label:
+        known = f"known: {', '.join(dict.fromkeys(names.values()))}"
+        advice = f"{known}; or say what it means in a file for --labels"
+        if read_class(said).isdecimal():
+            advice = (
+                "a number's meaning differs between copies of a set: write names, or say what it "
+                "means in a file for --labels"
+            )
         raise StoreError(f"{where}: {said!r} is no known expression ({advice})")
     return label
 
@@ -200,5 +263,6 @@ def to_split(said: str, where: str) -> str:
     """Return the canonical split; "" stays unknown. Raises `AuheatError` for any other word."""
     split = SPLITS.get(said.casefold(), "")
     if said and not split:
-        raise StoreError(f"{where}: {said!r} is no split (known: {', '.join(SPLITS)})")
+        known = ", ".join(dict.fromkeys(SPLITS.values()))
+        raise StoreError(f"{where}: {said!r} is no split (known: {known} and the like)")
     return split

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
-from auheat.datasets.label_files import read_label_table, read_lines
+from auheat.datasets.label_files import read_class, read_label_table, read_lines
 from auheat.datasets.layout import Folder
 from auheat.errors import StoreError
 from auheat.expressions import SPLITS
-from auheat.utils.paths import is_plain_name, list_folders
+from auheat.records import SUFFIXES
+from auheat.utils.paths import is_plain_name, list_few, list_folders
 
 RAFDB_LABELS = MappingProxyType(
     {
@@ -56,32 +58,45 @@ CLASS_COUNTS = MappingProxyType(
 
 LABEL_FILE = PurePosixPath("EmoLabel/list_patition_label.txt")  # the misspelling is the set's own
 
+_SPELLINGS = re.compile(r"list_par?ti(?:ti)?on_labels?\.txt", re.IGNORECASE)
+
+
 IMAGES = ("aligned", "original")
 
 
 def detect_basic(source: Path) -> str:
     """Return where RAF-DB basic's label file lies, "" where there is none."""
     root = _find_basic(source)
-    return "" if root is None else (root / LABEL_FILE).relative_to(source).as_posix()
+    return "" if root is None else find_lists(root)[0].relative_to(source).as_posix()
 
 
 def detect_compound(source: Path) -> str:
     """Return where RAF-DB compound's label file lies, "" where there is none."""
     root = _find_compound(source)
-    return "" if root is None else (root / LABEL_FILE).relative_to(source).as_posix()
+    return "" if root is None else find_lists(root)[0].relative_to(source).as_posix()
+
+
+def find_lists(root: Path) -> list[Path]:
+    """Return the label files of RAF-DB in a folder, the one spelt as published first."""
+    home = root / LABEL_FILE.parent
+    names = {file.name for file in home.iterdir()} if home.is_dir() else set[str]()
+    files = [
+        home / name for name in sorted(names, key=lambda name: (name != LABEL_FILE.name, name))
+    ]
+    return [file for file in files if _SPELLINGS.fullmatch(file.name) and file.is_file()]
 
 
 def _find_basic(source: Path) -> Path | None:
     for root in (source, source / "basic"):
-        if (root / LABEL_FILE).is_file() and not (root == source and _is_compound(source)):
+        if find_lists(root) and not (root == source and _is_compound(source)):
             return root
     return None
 
 
 def _find_compound(source: Path) -> Path | None:
-    if (source / "compound" / LABEL_FILE).is_file():
+    if find_lists(source / "compound"):
         return source / "compound"
-    return source if (source / LABEL_FILE).is_file() and _is_compound(source) else None
+    return source if find_lists(source) and _is_compound(source) else None
 
 
 def _is_compound(root: Path) -> bool:
@@ -90,7 +105,9 @@ def _is_compound(root: Path) -> bool:
         return True
     beyond = COMPOUND_LABELS.keys() - RAFDB_LABELS.keys()
     # A single bad line is no compound set: the reader of the basic one names it.
-    found = Counter(line.split()[-1] for _, line in read_lines(root / LABEL_FILE) if line.strip())
+    found = Counter(
+        read_class(values[0]) for _, _, values in _read_values(find_lists(root)[0]) if values
+    )
     return len(beyond & found.keys()) > 1
 
 
@@ -102,7 +119,7 @@ def read_basic(folder: Folder) -> None:
             f"{folder.source}: no {LABEL_FILE} of RAF-DB basic (it lies at the root or in basic/; "
             "the compound set is --dataset rafdb-compound)"
         )
-    if (folder.source / "compound" / LABEL_FILE).is_file():
+    if find_lists(folder.source / "compound"):
         folder.notes.append("compound/ was left out (--dataset rafdb-compound reads it)")
     _read_list(folder, root, RAFDB_LABELS, "RAF-DB basic has 1 to 7")
 
@@ -118,7 +135,7 @@ def read_compound(folder: Folder) -> None:
     _read_list(folder, root, COMPOUND_LABELS, "RAF-DB compound has 1 to 11")
     if not {said for said, _ in folder.labels} - RAFDB_LABELS.keys():
         raise StoreError(
-            f"{root / LABEL_FILE}: no class above 7 (RAF-DB compound has 1 to 11: is this the "
+            f"{find_lists(root)[0]}: no class above 7 (RAF-DB compound has 1 to 11: is this the "
             "basic set? --dataset rafdb)"
         )
 
@@ -127,23 +144,50 @@ def _read_list(folder: Folder, root: Path, labels: Mapping[str, str], known: str
     photos = (root / "Image" / folder.images).relative_to(folder.source)
     if not (folder.source / photos).is_dir():
         raise StoreError(f"{folder.source / photos}: no such folder (--variant chooses {IMAGES})")
-    file = root / LABEL_FILE
-    for number, line in read_lines(folder.within(file)):
-        if not line.strip():
-            continue
+    file, *others = find_lists(root)
+    if others:
+        folder.notes.append(f"{file.name} was read; {list_few([f.name for f in others])} was not")
+    more = Counter[int]()
+    for number, name, values in _read_values(folder.within(file)):
         where = f"{file}: line {number}"
-        name, _, said = line.strip().rpartition(" ")
+        said = read_class(values[0]) if values else ""
         if said not in labels:
-            raise StoreError(f"{where}: class {said!r} is unknown ({known})")
-        name = name.strip()
+            advice = "; a list that counts from 0 has another order" if said == "0" else ""
+            raise StoreError(f"{where}: class {said!r} is unknown ({known}{advice})")
         if not is_plain_name(name):
             raise StoreError(f"{where}: {name!r} is not a plain file name")
-        key, suffix = PurePosixPath(name).stem, PurePosixPath(name).suffix
+        more[len(values)] += len(values) > 1
+        key, ending = _split_name(name)
         split = SPLITS.get(name.partition("_")[0].casefold(), "")
-        photo = name if folder.images == "original" else f"{key}_aligned{suffix}"
+        photo = f"{key}{ending}" if folder.images == "original" else f"{key}_aligned{ending}"
         path = f"{photos.as_posix()}/{photo}"
         folder.add(key, path, labels[said], split, said=said, file=file, line=number)
+    if more.total():
+        folder.notes.append(
+            f"{file.name}: {more.total()} lines have values after the class (as lists of name, "
+            "class, occlusion have): the first value was read as the class, the others were not"
+        )
     folder.note_unlisted(photos.as_posix())
+
+
+def _read_values(file: Path) -> Iterator[tuple[int, str, list[str]]]:
+    """Yield line number, name and values of each line: the class, and what lists add to it."""
+    for number, line in read_lines(file):
+        cells = line.replace(",", " ").replace(";", " ").split()
+        if cells:
+            values = len(cells) - 1
+            # A name may have blanks, its values have none: they begin after the ending.
+            for i, cell in enumerate(cells[:-1]):
+                if PurePosixPath(cell).suffix.lower() in SUFFIXES:
+                    values = len(cells) - 1 - i
+                    break
+            yield number, " ".join(cells[: len(cells) - values]), cells[len(cells) - values :]
+
+
+def _split_name(name: str) -> tuple[str, str]:
+    """Return a photo's name without its ending and `_aligned`, and the ending."""
+    path = PurePosixPath(name)
+    return path.stem.removesuffix("_aligned"), path.suffix or ".jpg"
 
 
 def detect_numbered(source: Path) -> str:
@@ -186,7 +230,7 @@ def _read_split(folder: Folder, split: str, root: Path) -> None:
         raise StoreError(f"{root / odd[0]}: no class of RAF-DB (its folders are 1 to 7)")
     counts = Counter[str]()
     for number, row in read_label_table(folder.within(file), ("image", "label")):
-        where, name, said = f"{file}: line {number}", row["image"], row["label"]
+        where, name, said = f"{file}: line {number}", row["image"], read_class(row["label"])
         if said not in RAFDB_LABELS:
             raise StoreError(f"{where}: class {said!r} is unknown (RAF-DB basic has 1 to 7)")
         if not is_plain_name(name):

@@ -9,15 +9,30 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from auheat.datasets import affectnet, ckplus, expw, fer2013, generic, jaffe_kdef, rafdb, sfew
+from auheat.datasets import (
+    affectnet,
+    ckplus,
+    expw,
+    fer2013,
+    ferplus,
+    generic,
+    jaffe_kdef,
+    rafdb,
+    sfew,
+)
 from auheat.datasets.audit import compare_counts
+from auheat.datasets.generic import TABLES
+from auheat.datasets.label_map import describe_use, load_label_map
 from auheat.datasets.layout import Folder, Layout, Listing
+from auheat.datasets.persons import assign_persons, assign_splits, compile_pattern
 from auheat.datasets.rafdb import IMAGES
 from auheat.errors import RequestError, StoreError
+from auheat.expressions import SYNONYMS
 from auheat.records import SUFFIXES, Array, Sample
 from auheat.utils.paths import Fence, list_folders
 from auheat.utils.registry import Registry
@@ -25,6 +40,10 @@ from auheat.utils.registry import Registry
 _FER_COUNTS = ({"train": 28709, "val": 3589, "test": 3589},)
 
 _AFFECTNET_COUNTS = ({"train": 287651, "val": 4000}, {"train": 283901, "val": 3500})
+
+
+_PHOTOS = "photos"
+"""The layout of photos without labels, which all others are tried before."""
 
 
 _LAYOUTS = {
@@ -65,8 +84,8 @@ _LAYOUTS = {
     ),
     "ferplus": Layout(
         "fer2013new.csv with fer2013.csv or FER2013Train/",
-        fer2013.detect_ferplus,
-        fer2013.read_ferplus,
+        ferplus.detect_ferplus,
+        ferplus.read_ferplus,
         known=_FER_COUNTS,
         known_from=", unlabelled rows included",
     ),
@@ -74,7 +93,7 @@ _LAYOUTS = {
         "fer2013.csv with emotion, pixels, Usage",
         fer2013.detect_fer2013,
         fer2013.read_fer2013,
-        known=_FER_COUNTS,
+        known=(*_FER_COUNTS, {"train": 28709, "test": 7178}, {"train": 28709}),
         files=True,
     ),
     "expw": Layout(
@@ -83,7 +102,12 @@ _LAYOUTS = {
         expw.read_expw,
         known=({"faces": 91793},),
     ),
-    "sfew": Layout("{Train,Val}_Aligned_Faces/EXPRESSION/photo", sfew.detect_sfew, sfew.read_sfew),
+    "sfew": Layout(
+        "{Train,Val}_Aligned_Faces/EXPRESSION/photo",
+        sfew.detect_sfew,
+        sfew.read_sfew,
+        named=True,
+    ),
     "ckplus": Layout(
         "cohn-kanade-images and Emotion",
         ckplus.detect_ckplus,
@@ -92,10 +116,17 @@ _LAYOUTS = {
         known=({"sequences": 327},),
     ),
     "csv": Layout(
-        "a CSV with path,label[,split,person]", generic.detect_csv, generic.read_csv, files=True
+        "a CSV with path,label[,split,person]",
+        generic.detect_csv,
+        generic.read_csv,
+        files=True,
+        named=True,
     ),
     "folders": Layout(
-        "[train|val|test/]EXPRESSION/photo", generic.detect_classes, generic.read_classes
+        "[train|val|test/]EXPRESSION/photo",
+        generic.detect_classes,
+        generic.read_classes,
+        named=True,
     ),
     "jaffe": Layout(
         "photos called KA.AN1.39.tiff",
@@ -167,6 +198,9 @@ def read_samples(
     variant: str = "auto",
     follow_links: bool = False,
     unpack: Path | None = None,
+    labels: Path | str | None = None,
+    person_pattern: str | None = None,
+    split_pattern: str | None = None,
 ) -> list[Sample]:
     """List the photos of a data set as it was published, with canonical expression names.
 
@@ -177,6 +211,10 @@ def read_samples(
             frontal or all. "auto" is the first of each.
         follow_links: Allow links inside the source that lead out of it.
         unpack: Folder for the photos of FER2013, which are numbers in a table.
+        labels: YAML file that says what a set's own class names mean; see docs/datasets.md.
+        person_pattern: Regular expression whose group "person", or first group, is the person
+            that a relative path names; None: names as published sets have them.
+        split_pattern: The same for the split; None: what the layout says, or folders' names.
 
     Returns:
         Samples sorted by id, with unique ids; paths are relative to `source` (to `unpack` for
@@ -192,7 +230,9 @@ def read_samples(
         >>> [(s.id, s.label) for s in read_samples(photos)][:2]
         [('happy/0.png', 'Happiness'), ('happy/1.png', 'Happiness')]
     """
-    return read_dataset(Path(source), dataset, variant, follow_links, unpack).samples
+    patterns = (person_pattern, split_pattern)
+    given = (dataset, variant, follow_links, unpack, labels, *patterns)
+    return read_dataset(Path(source), *given).samples
 
 
 def read_dataset(
@@ -201,46 +241,75 @@ def read_dataset(
     variant: str = "auto",
     follow_links: bool = False,
     unpack: Path | None = None,
+    labels: Path | str | None = None,
+    person_pattern: str | None = None,
+    split_pattern: str | None = None,
 ) -> Listing:
     """List the photos of a data set, and tell how labels were understood and what looks wrong.
 
     `source` is a folder (or a CSV of "csv" or "fer2013"); `dataset` a name from `DATASETS` or
     "auto"; `variant` chooses among a set's photos: RAF-DB aligned or original, CK+ last3 and
     others, KDEF frontal or all. Links inside the source that leave it are an error unless
-    `follow_links`. Raises `AuheatError` for a source that is absent or empty, an unknown name, or
-    labels that cannot be trusted.
+    `follow_links`. `labels` is a file with meanings of class names. Raises `AuheatError` for a
+    source that is absent or empty, an unknown name, or labels that cannot be trusted.
     """
+    persons = compile_pattern("--person-pattern", person_pattern, "person")
+    splits = compile_pattern("--split-pattern", split_pattern, "split")
     choices = dict.fromkeys(choice for layout in DATASETS.values() for choice in layout.images)
     if variant != "auto" and variant not in choices:
         raise RequestError(f"--variant: {variant!r} is unknown (known: {', '.join(choices)})")
-    name, saw = _detect(source) if dataset == "auto" else (dataset, "as asked")
-    layout = DATASETS.get(name)
-    if layout is None:
-        raise RequestError(f"--dataset: {name!r} is unknown (known: auto, {', '.join(DATASETS)})")
-    _check_source(source, layout.files)
+    own = {} if labels is None else load_label_map(Path(labels))
+    place, name, saw = _choose_layout(source, dataset, own)
+    layout = DATASETS[name]
     if variant != "auto" and variant not in layout.images:
         has = ", ".join(layout.images) or "nothing to choose"
         raise RequestError(f"--variant: {variant!r} is not of {name} (it has: {has})")
     chosen = layout.images[0] if variant == "auto" and layout.images else variant
-    folder = Folder(source, chosen, follow_links, unpack)
+    folder = Folder(place, chosen, follow_links, unpack, names={**SYNONYMS, **own})
+    if place != source:
+        inner = place.relative_to(source).as_posix()
+        folder.notes.append(f"{source} holds {inner}/ alone, and was read from there")
     layout.read(folder)
+    if labels is not None:
+        folder.notes += describe_use(Path(labels), own, folder.labels)
     folder.samples.sort(key=lambda sample: sample.id)
     if not folder.samples:
-        raise StoreError(f"{source}: no photos found ({', '.join(sorted(SUFFIXES))} are read)")
+        seen = "; ".join(folder.describe_left_out()) or ", ".join(sorted(SUFFIXES)) + " are read"
+        raise StoreError(f"{place}: no photos found ({seen})")
+    assign_splits(folder, splits)
+    assign_persons(folder, persons)
     fence = Fence(folder.base, follow_links)
     sizes = np.array([fence.measure(s.path.as_posix()) for s in folder.samples], np.int64)
+    if (sizes < 0).all():
+        _refuse_absent(folder)
     return Listing(
         layout=name,
         saw=saw,
-        root=source,
+        root=place,
         source=folder.base,
         images=chosen,
         samples=folder.samples,
         labels=dict(folder.labels),
         dropped=dict(folder.dropped),
-        notes=[*_audit(name, layout, folder), *folder.notes],
+        notes=[*_audit(name, layout, folder), *folder.notes, *folder.describe_left_out()],
         sizes=sizes,
+        own=own,
     )
+
+
+def _choose_layout(source: Path, dataset: str, own: Mapping[str, str]) -> tuple[Path, str, str]:
+    """Return the folder (or file) to read, as which layout, and what tells it."""
+    if dataset == "auto":
+        place, name, saw = _detect(source, own)
+    elif dataset in DATASETS:
+        _check_source(source, DATASETS[dataset].files)
+        place, name, saw = _choose_place(source, dataset, own), dataset, "as asked"
+    else:
+        known = ", ".join(DATASETS)
+        raise RequestError(f"--dataset: {dataset!r} is unknown (known: auto, {known})")
+    if own and not DATASETS[name].named:
+        _refuse_labels(source, name)
+    return place, name, saw
 
 
 def _audit(name: str, layout: Layout, folder: Folder) -> list[str]:
@@ -259,15 +328,82 @@ def _check_source(source: Path, files: bool) -> None:
         raise StoreError(f"{source}: no such folder (expected a folder of photos)")
 
 
-def _detect(source: Path) -> tuple[str, str]:
-    """Return the name of the layout of a folder (or a CSV file), and what it was recognised by.
+def _refuse_labels(source: Path, name: str) -> None:
+    """Raise `AuheatError` where class names of one's own are given for a layout that has none."""
+    if name == _PHOTOS:
+        raise RequestError(
+            f"--labels: {source}: no class folder and no table of photos has a name that it gives "
+            f"(it has {_list_contents(source)})"
+        )
+    named = ", ".join(name for name, layout in DATASETS.items() if layout.named)
+    raise RequestError(
+        f"--labels: the classes of {name} have a meaning already (a file with meanings goes with "
+        f"{named})"
+    )
 
-    Raises `AuheatError` where it has none, which says what was seen and what is known.
+
+def _refuse_absent(folder: Folder) -> None:
+    """Raise `AuheatError` for a list none of whose photos is there."""
+    first = folder.base / folder.samples[0].path
+    near = next(p for p in (*first.parents, folder.base) if p.is_dir())
+    raise StoreError(
+        f"{folder.source}: none of the {len(folder.samples)} photos listed is there: the first is "
+        f"looked for at {first}; {near} has {_list_contents(near)} (paths are relative to "
+        f"{folder.base})"
+    )
+
+
+def _saw(name: str, layout: Layout, place: Path, own: Mapping[str, str]) -> str:
+    """Return what of a layout a place has, names of one's own included."""
+    if place.is_file() and not layout.files:
+        return ""
+    named = {"csv": generic.detect_csv, "folders": generic.detect_classes}
+    return named[name](place, {**SYNONYMS, **own}) if name in named else layout.detect(place)
+
+
+def _choose_place(source: Path, name: str, own: Mapping[str, str]) -> Path:
+    """Return the folder to read a layout from: the source, or one that it holds alone."""
+    if name == _PHOTOS:
+        return source
+    return next((p for p in _unwrap(source) if _saw(name, DATASETS[name], p, own)), source)
+
+
+def _unwrap(source: Path) -> list[Path]:
+    """Return a source, and below it each folder beside which there is no folder, photo or table."""
+    places = [source]
+    while places[-1].is_dir():
+        inner = list_folders(places[-1])
+        files = {f.suffix.lower() for f in places[-1].iterdir() if f.is_file()}
+        if len(inner) != 1 or inner[0].is_symlink() or files & {*SUFFIXES, *TABLES}:
+            break
+        places.append(inner[0])
+    return places
+
+
+def _detect(source: Path, own: Mapping[str, str]) -> tuple[Path, str, str]:
+    """Return the folder (or CSV file) to read, the name of its layout and what tells it.
+
+    That is the source, or the folder that it holds alone. Raises `AuheatError` where it has no
+    layout, which says what was seen and what is known.
     """
     _check_source(source, files=True)
-    for name, layout in DATASETS.items():
-        if (layout.files or not source.is_file()) and (saw := layout.detect(source)):
-            return name, saw
+    names = list(DATASETS)
+    first, last = names[: names.index(_PHOTOS)], names[names.index(_PHOTOS) + 1 :]
+    places = _unwrap(source)
+    for place in places:
+        for name in first:
+            if saw := _saw(name, DATASETS[name], place, own):
+                return place, name, saw
+    if source.is_dir():
+        if saw := generic.detect_wrapped(source, {**SYNONYMS, **own}):
+            return source, "folders", saw
+        # Of the inner place, too: it is refused where its folders are numbers.
+        saw = [DATASETS[_PHOTOS].detect(place) for place in reversed(places)][-1]
+        if saw:
+            return source, _PHOTOS, saw
+    for name in last:
+        if saw := _saw(name, DATASETS[name], source, own):
+            return source, name, saw
     known = "; ".join(f"{name}: {layout.about}" for name, layout in DATASETS.items())
     raise StoreError(f"{source}: no known layout: it has {_list_contents(source)} (known: {known})")
 

@@ -41,7 +41,8 @@ def read_sfew(folder: Folder) -> None:
         for path in folder.walk(start).photos:
             first, *rest = path[len(start) + 1 :].split("/")
             if rest:
-                folder.add(path, path, to_name(first, str(root / first)), split, said=first)
+                label = to_name(first, str(root / first), folder.names)
+                folder.add(path, path, label, split, said=first)
             elif split == "test":
                 folder.add(path, path, "", split)
             else:

@@ -36,8 +36,7 @@ def gather_photos(images: Iterable[str | Path]) -> list[Path]:
     for path in named:
         if path.is_dir():
             fence = Fence(path, follow=False, hint="")
-            walk = walk_photos(fence, odd=_log_left_out)
-            photos = [path / name for name in walk.photos if not _is_panel(path / name)]
+            photos = [path / name for name in walk_photos(fence, odd=_log_left_out).photos]
         elif path.exists():
             photos = [path]
         else:
@@ -53,14 +52,6 @@ def gather_photos(images: Iterable[str | Path]) -> list[Path]:
 def _log_left_out(error: AuheatError) -> None:
     """Log an error that can be printed: a path in it may be no UTF-8."""
     _LOG.warning("left out: %s", str(error).encode(errors="backslashreplace").decode())
-
-
-def _is_panel(photo: Path) -> bool:
-    """Whether this PNG is a panel written by an earlier `explain` (its JSON says so)."""
-    if photo.suffix != ".png":
-        return False
-    told = _read_told(photo.with_name(f"{photo.stem}.json"))
-    return told.get("panel") == photo.name and isinstance(told.get("photo"), str)
 
 
 def match_detector(

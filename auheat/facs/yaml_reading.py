@@ -76,20 +76,25 @@ for _kind in ("int", "float"):
     _Loader.add_constructor(f"{_TAG}{_kind}", _Loader.construct_number)
 
 
-def load_yaml(file: Traversable | Path) -> tuple[dict[str, Any], str]:
+def load_yaml(
+    file: Traversable | Path,
+    kind: str = "codebook",
+    content: str = "name, citation, expressions",
+) -> tuple[dict[str, Any], str]:
     """Return the mapping that a YAML file holds, and a canonical text that comments do not change.
 
-    Raises `AuheatError` with the file's name where it cannot be read, is not UTF-8, longer than
-    MAX_TEXT characters, no valid YAML, no mapping, or uses tags, aliases, a key twice, more than
-    MAX_NODES values, or a value that is neither text, number, list nor mapping.
+    `kind` and `content` are what an error says was expected. Raises `AuheatError` with the file's
+    name where it cannot be read, is not UTF-8, longer than MAX_TEXT characters, no valid YAML, no
+    mapping, or uses tags, aliases, a key twice, more than MAX_NODES values, or a value that is
+    neither text, number, list nor mapping.
     """
     if isinstance(file, Path) and file.exists() and not (file.is_file() or file.is_dir()):
-        raise StoreError(f"{file.name}: no regular file (expected a codebook file)")
+        raise StoreError(f"{file.name}: no regular file (expected a {kind} file)")
     try:
         with file.open(encoding="utf-8") as stream:
             text = stream.read(2 * MAX_TEXT)  # enough to say how much too long most are
     except OSError as error:
-        raise StoreError(f"{file.name}: {error.strerror} (expected a codebook file)") from error
+        raise StoreError(f"{file.name}: {error.strerror} (expected a {kind} file)") from error
     except UnicodeDecodeError as error:
         raise StoreError(f"{file.name}: not UTF-8 at byte {error.start} (save it so)") from error
     if len(text) > MAX_TEXT:
@@ -101,7 +106,7 @@ def load_yaml(file: Traversable | Path) -> tuple[dict[str, Any], str]:
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or number out of bounds
         raise RequestError(f"{file.name}: no valid YAML: {_one_line(error)}") from error
     if not isinstance(raw, dict):
-        raise RequestError(f"{file.name}: not a mapping (expected name, citation, expressions)")
+        raise RequestError(f"{file.name}: not a mapping (expected {content})")
     return raw, json.dumps(_plain(f"{file.name}: ", raw), sort_keys=True)
 
 

@@ -7,8 +7,8 @@ colon is its kind, by which rows are counted.
 
 Memory: a thread needs at most twice the file, 12 bytes per pixel that the file claims (three for
 the pixels, as many for their copy, six for the coefficients of a progressive JPEG or the encoded
-copy), and WORK_BYTES; of the largest file that is taken, 2 GiB. A TIFF may claim strips or tiles of
-another GiB, which is OpenCV's bound.
+copy; 20 for an AVIF or HEIC), and WORK_BYTES; of the largest file that is taken, 2 GiB. A TIFF may
+claim strips or tiles of another GiB, which is OpenCV's bound.
 
 libjpeg and libpng write a line to stderr for some damaged files each time that they are decoded;
 OpenCV has no way to ask them not to.
@@ -31,6 +31,7 @@ from auheat.images.headers import (
     drop_packed_texts,
     read_header,
 )
+from auheat.images.pillow_formats import ERRORS, decode_image, name_format
 from auheat.records import Array
 
 WORK_BYTES = 2**26
@@ -121,9 +122,12 @@ def _decode(data: bytes, header: Header | None) -> Array:
     """Return upright BGR pixels (H, W, 3) u8."""
     if header is not None and header.packed_text:
         data = drop_packed_texts(data)
+    kind = name_format(data)
     try:
+        if kind:
+            return cv2.cvtColor(decode_image(data, kind), cv2.COLOR_RGB2BGR)
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error as error:
+    except (cv2.error, *ERRORS) as error:
         raise UnreadableImageError("damaged: cannot be decoded") from error
     if image is None:
         raise UnreadableImageError("damaged: cannot be decoded")

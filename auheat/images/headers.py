@@ -14,6 +14,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
+from auheat.images.pillow_formats import ERRORS, name_format, open_image
+from auheat.utils.photo_files import list_readable
+
 MAX_PIXELS = 2**27
 """Images decoded larger than this (134 megapixels) are refused; OpenCV is told in `auheat`."""
 
@@ -96,7 +99,7 @@ class Header:
 
 
 def read_header(data: bytes) -> Header | None:
-    """Return the header of JPEG or PNG bytes, None for BMP, GIF, TIFF and WebP.
+    """Return the header of JPEG or PNG bytes, None for other kinds.
 
     Raises `UnreadableImageError` where the file is empty, of another kind, cut short, malformed or
     too large.
@@ -277,7 +280,7 @@ def _read_directory(tiff: bytes, order: str) -> Iterator[tuple[int, int]]:
 
 
 def _read_other_size(data: bytes) -> tuple[int, int]:
-    """Return the (H, W) of a BMP, GIF, TIFF or WebP."""
+    """Return the (H, W) of an image of another kind than JPEG and PNG."""
     if data[:2] == b"BM":
         form = "<HH" if struct.unpack_from("<I", data, 14)[0] == _OLD_BITMAP else "<ii"
         width, height = struct.unpack_from(form, data, 18)
@@ -290,7 +293,18 @@ def _read_other_size(data: bytes) -> tuple[int, int]:
         return sizes.get(_HEIGHT, 0), sizes.get(_WIDTH, 0)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return _read_webp_size(data)
-    raise UnreadableImageError("not an image: no JPEG, PNG, BMP, GIF, TIFF or WebP")
+    kind = name_format(data)
+    if not kind:
+        raise UnreadableImageError(
+            "not an image: no JPEG, PNG, BMP, GIF, TIFF, WebP, AVIF, HEIC or PNM"
+        )
+    try:
+        width, height = open_image(data, kind).size
+    except ERRORS as error:
+        readable = kind in (*list_readable(), "pnm")
+        reason = "damaged: malformed header" if readable else f"not read here: {error}"
+        raise UnreadableImageError(reason) from error
+    return height, width
 
 
 def _read_webp_size(data: bytes) -> tuple[int, int]:

@@ -44,6 +44,7 @@ def extract(
     *,
     dataset: str = "auto",
     variant: str = "auto",
+    labels: str | Path | None = None,
     detector: str = "mesh",
     landmark_map: str = "fitted",
     detector_model: str | Path | None = None,
@@ -58,6 +59,8 @@ def extract(
     overwrite: bool = False,
     fail_on_bad: bool = False,
     follow_links: bool = False,
+    person_pattern: str | None = None,
+    split_pattern: str | None = None,
 ) -> Summary:
     """Find 68 landmarks on every photo of a data set and write them to `store`/landmarks.
 
@@ -72,6 +75,8 @@ def extract(
         dataset: "auto", or the layout's name (`auheat.datasets.DATASETS`).
         variant: Which of a set's photos: RAF-DB "aligned", "original"; CK+ "last1" to "last5",
             with "+neutral"; KDEF "frontal", "all"; "auto" is the first of each.
+        labels: YAML file that says what class names of one's own mean: expressions, or classes
+            without action units; see docs/datasets.md.
         detector: "mesh", "fan", "mediapipe"; "dataset" for points that a set carries itself; or a
             file or folder of points that exist already, matched to the photos by their ids.
         landmark_map: How the mesh's 468 vertices become 68 points: "fitted" or "index".
@@ -89,6 +94,10 @@ def extract(
         overwrite: Make anew what was made with other settings.
         fail_on_bad: Raise, once all is written, if any row has a bad status.
         follow_links: Allow links inside `src` that lead out of it.
+        person_pattern: Regular expression whose group "person", or first group, is the person
+            that a photo's relative path names; None: names as published sets have them.
+        split_pattern: The same for the split ("train", "val", "test" and the like); None: what
+            the layout says, or folders' names.
 
     Returns:
         Rows by status, time, what was recognised, and warnings.
@@ -109,19 +118,15 @@ def extract(
     if retry_failed and overwrite:
         raise RequestError("--retry-failed, --overwrite: one keeps what the other removes")
     check_free(store)  # before minutes go by in listing photos and loading networks
-    listing = read_dataset(src, dataset, variant, follow_links, store / PHOTOS)
+    patterns = {"person_pattern": person_pattern, "split_pattern": split_pattern}
+    listing = read_dataset(src, dataset, variant, follow_links, store / PHOTOS, labels, **patterns)
     made_by = _Settings(detector, device, landmark_map, detector_model, engine, batch_size)
     locate = _open(made_by, listing, workers, check_backend(backend))
     photos = PhotoList(listing.source, take_spread(listing.samples, limit), shard_size)
     total, about = len(photos.samples), _describe(listing, locate)
-    fingerprint = {
-        "stage": "extract",
-        "source": photos.digest,
-        **about,
-        "detection_side": locate.side,
-        "photos": total,
-        "shard_size": shard_size,
-    }
+    fingerprint = _fingerprint(photos, shard_size, about | {"detection_side": locate.side})
+    fingerprint |= listing.settings
+    fingerprint |= {name: text for name, text in patterns.items() if text is not None}
     told = {"format": "auheat-landmarks", "version": FORMAT_VERSION, **about}
     with lock_store(store):
         folder = ShardFolder(store / LANDMARKS, fingerprint, overwrite, changing=("source",))
@@ -146,6 +151,12 @@ def _describe(listing: Listing, locate: DetectorSource | ImportedSource) -> dict
     """Return what shards say of where their points come from."""
     made_by = {"detector": locate.name, "detector_digest": locate.digest}
     return {"dataset": listing.layout, **made_by}
+
+
+def _fingerprint(photos: PhotoList, shard_size: int, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a store of landmarks must have been made with, for a run to go on there."""
+    rows = {"photos": len(photos.samples), "shard_size": shard_size}
+    return {"stage": "extract", "source": photos.digest, **about, **rows}
 
 
 def _import_points(detector: str, listing: Listing) -> ImportedPoints | Path:

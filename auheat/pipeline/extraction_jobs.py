@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from auheat.errors import StoreError
+from auheat.expressions import EXPRESSIONS
 from auheat.images.decoding import NO_DIGEST, digest_photo
 from auheat.pipeline.photo_loading import (
     LoadedPhoto,
@@ -110,11 +111,12 @@ class ExtractionJob:
                 merged[self.at] = new
                 values[key] = merged
         rows = self.rows
+        own = sorted({r.label for r in rows}.difference(EXPRESSIONS, {""}))
         return {
             "id": Column([r.id for r in rows], {}),
             "path": Column([r.path.as_posix() for r in rows], {}),
             "person": Column([r.person for r in rows], {}),
-            "label": Column([r.label for r in rows], {}),
+            "label": Column([r.label for r in rows], {"own": own} if own else {}),
             "split": Column([r.split for r in rows], {}),
             "landmarks": Column(values["landmarks"], {"order": "iBUG-68", "unit": "pixel"}),
             "score": Column(values["score"], {}),

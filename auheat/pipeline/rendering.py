@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from auheat.errors import RequestError, StoreError
-from auheat.expressions import EXPRESSIONS
+from auheat.expressions import order_labels
 from auheat.facs.codebooks import load_codebook
 from auheat.landmarks.face_shape import FAULTS, find_faults
 from auheat.pipeline.framing import Framing, check_framing, is_aligned
@@ -120,7 +120,7 @@ def render(
     with lock_store(store):
         files, made_with = list_finished(store / LANDMARKS, "auheat extract")
         labels = {label for file in files for label in read_columns(file, ["label"])["label"]}
-        names = tuple(label for label in EXPRESSIONS if label in labels)
+        names = tuple(order_labels(labels))
         drawing = HeatmapSpec(book, names, mode, geometry, per_au, per_class, map_size)
         aligned = align and is_aligned(*_sample_points(files), book.frame)
         framing = Framing(crop, align and not aligned, photo_size, book.frame)

@@ -52,7 +52,11 @@ _SHARED = {
 LANDMARK_DATASETS: Mapping[str, Spec] = MappingProxyType(
     _SHARED
     | {
-        "label": Spec(TEXT, (), "canonical expression name"),
+        "label": Spec(
+            TEXT,
+            (),
+            "canonical expression name, or a class without action units of its attribute `own`",
+        ),
         "landmarks": Spec(
             "f4", (68, 2), "in pixels of the upright photo; NaN for NO_FACE and UNREADABLE"
         ),

@@ -50,8 +50,8 @@ RULES: Mapping[str, str] = MappingProxyType(
         "tables MUST have its type and shape, with one row per photo (`image` alone is flat).",
         "S8": "`id` MUST be unique in the folder, and not empty.",
         "S9": "`path` MUST be relative, with `/`, and MUST NOT leave the source folder.",
-        "S10": "`label` MUST be a canonical expression or unknown; `split` one of `train`, `val`, "
-        "`test` or unknown.",
+        "S10": "`label` MUST be a canonical expression, one of its attribute `own`, or unknown; "
+        "`split` one of `train`, `val`, `test` or unknown.",
         "S11": "`status` MUST be 0 to 4. Rows of 0 to 2 MUST have 68 finite points, others NaN "
         "and score 0; `score` MUST lie in [0, 1]; `size` MUST be positive, and 0 for UNREADABLE.",
         "S12": "The rows of `image` MUST follow one another without gaps and be JPEG or PNG of "
@@ -192,7 +192,9 @@ def _check_content(file: Path, entry: ShardEntry, seen: dict[str, str]) -> Itera
     yield from _check_ids(columns, entry.file, seen)
     yield from _check_points(columns)
     if kind == "auheat-landmarks":
-        yield from _check_rows("S10", "label", columns["label"], lambda v: v in ("", *EXPRESSIONS))
+        own = attributes["label"].get("own", [])
+        known = {"", *EXPRESSIONS, *(own if isinstance(own, list) else [])}
+        yield from _check_rows("S10", "label", columns["label"], lambda v: v in known)
     else:
         yield from _check_training(columns, attributes)
         if "image" in columns:

@@ -49,6 +49,10 @@ class Column:
     attributes: Mapping[str, Any]
 
 
+_HINTS = {"photos": ": photos were added or taken away, or other kinds of files are read now"}
+"""What a difference in a fingerprint means, where its values say nothing to a person."""
+
+
 class ShardFolder:
     """One stage's folder of shards and its manifest; opened by the stage that writes it.
 
@@ -112,7 +116,7 @@ class ShardFolder:
             if old.get(key) != new.get(key):
                 raise RequestError(
                     f"{self.folder}: made with {key} {old.get(key)!r}, now asked with "
-                    f"{new.get(key)!r} (--overwrite makes it anew)"
+                    f"{new.get(key)!r}{_HINTS.get(key, '')} (--overwrite makes it anew)"
                 )
 
     def _is_whole(self, entry: ShardEntry) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from auheat.errors import AuheatError, RequestError, StoreError
-from auheat.expressions import EXPRESSIONS
+from auheat.expressions import order_labels
 from auheat.records import Array
 from auheat.shards.manifest import ShardEntry, has_manifest, read_manifest
 from auheat.shards.reader import read_columns
@@ -37,7 +37,7 @@ from auheat.store.summary import summarize
 from auheat.utils.console import progress
 from auheat.utils.locking import lock_store
 
-_OWN = ("source", "photos", "shard_size", "merged")
+_OWN = ("source", "photos", "shard_size", "merged", "person_pattern", "split_pattern")
 """What landmarks that are merged may differ in; all else of their fingerprints must be equal."""
 
 
@@ -294,7 +294,7 @@ def _write_rendered(
     """Write shards/`name` of the merged store, with the union of the classes."""
     materials = {id(part): part.rendered[name] for part, _ in plan}
     there = {label for material in materials.values() for label in material.names}
-    classes = [label for label in EXPRESSIONS if label in there]
+    classes = order_labels(there)
     fingerprint = {
         **next(iter(materials.values())).fingerprint,
         "landmarks": digest_settings(made_with),

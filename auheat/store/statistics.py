@@ -1,7 +1,8 @@
 """What a store holds, in numbers: rows, faces, maps, photos that are there twice, bytes.
 
-Shards are read one at a time. What is kept of a row is a few numbers, its person, and the digest of
-its photo: some 300 bytes. Time grows with the bytes of the shards, memory with the rows.
+Shards are read one at a time. What is kept of a row is a few numbers, its person, the digest of
+its photo and, where there are splits, a thumbnail: some 300 to 700 bytes. Time grows with the
+bytes of the shards, memory with the rows.
 """
 
 from __future__ import annotations
@@ -9,20 +10,24 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from auheat.expressions import EXPRESSIONS
+from auheat.expressions import order_labels
+from auheat.images.perceptual_hash import hash_photo
 from auheat.records import Array, Status
 from auheat.shards.manifest import has_manifest
 from auheat.shards.reader import open_shard
 from auheat.shards.schema import LANDMARKS, SHARDS
+from auheat.store.look_alikes import describe_look_alikes, find_look_alikes
 from auheat.store.shard_set import ShardSet, open_shard_set
 from auheat.store.store import find_rendered
 from auheat.utils.console import progress
+from auheat.utils.devices import count_cores
 
 PERCENTILES = (5, 25, 50, 75, 95)
 
@@ -63,6 +68,7 @@ class _Tally:
     valid: Counter[str] = field(default_factory=Counter)
     persons: dict[str, set[str]] = field(default_factory=dict)
     photos: dict[bytes, list[tuple[str, str]]] = field(default_factory=dict)
+    looks: list[tuple[str, str, bytes, tuple[Array, Array]]] = field(default_factory=list)
     columns: dict[str, list[Array]] = field(default_factory=dict)
     maps: dict[str, MapSums] = field(default_factory=dict)
 
@@ -76,20 +82,50 @@ def describe_stats(
     pixels, `face_share` the same by the photo's shorter side; `maps` has per class the mean share
     of the map above 0.5 (`coverage`) and the mean of its squares (`energy`), over valid rows;
     `duplicates` are photos equal byte by byte, `leaks` those in more than one split (a row without
-    one is of train). Second come the sums over each class's heatmaps, none for landmarks. Raises
-    `AuheatError`.
+    one is of train); `near_duplicates` photos that look like one of another split, `near_leaks`
+    the most alike; `shared_persons` names persons in several splits. Second come the sums over each
+    class's heatmaps, none for landmarks. Raises `AuheatError`.
     """
     rendered = any(has_manifest(f) for f in (store / SHARDS).glob("*/"))
     if shards is not None or rendered:
         material = open_shard_set(find_rendered(store, shards, "--shards"), "auheat render")
     else:
         material = open_shard_set(store / LANDMARKS, "auheat extract")
-    tally = _Tally()
+    tally, hashed = _Tally(), "image" in material.datasets and _has_splits(material)
     with progress(total=material.rows, desc="stats", unit="row", leave=False) as bar:
         for block in material.blocks(names=_wanted(material)):
             _count(tally, block, material)
+            if hashed:
+                _hash_photos(tally, block)
             bar.update(len(block["split"]))
     return _sum_up(material, tally), tally.maps
+
+
+def _has_splits(material: ShardSet) -> bool:
+    """Whether there are several splits, between which photos may be alike."""
+    blocks = material.blocks(names=["split"])
+    return len({split or "train" for block in blocks for split in block["split"]}) > 1
+
+
+def _hash_photos(tally: _Tally, block: Mapping[str, Any]) -> None:
+    """Add what the photos of one shard look like; OpenCV decodes beside other threads."""
+    with ThreadPoolExecutor(count_cores()) as pool:
+        looks = pool.map(lambda data: hash_photo(data) if data else None, block["image"])
+        rows = zip(block["id"], block["split"], block["image"], looks, strict=True)
+        for key, split, data, look in rows:
+            if look is not None:
+                tally.looks.append((key, split or "train", hashlib.sha256(data).digest(), look))
+
+
+def _compare_looks(tally: _Tally) -> dict[str, Any]:
+    """Return which photos of different splits look alike."""
+    if not tally.looks:
+        return {}
+    ids, splits, digests, looks = zip(*tally.looks, strict=True)
+    hashes, thumbnails = (np.stack(values) for values in zip(*looks, strict=True))
+    code = np.unique(splits, return_inverse=True)[1]
+    pairs = find_look_alikes(hashes, thumbnails, code, digests)
+    return describe_look_alikes(pairs, ids, splits, SHOWN)
 
 
 def _wanted(material: ShardSet) -> list[str]:
@@ -144,12 +180,16 @@ def _count_maps(tally: _Tally, block: Mapping[str, Any], labels: Array) -> None:
 
 
 def _sum_up(material: ShardSet, tally: _Tally) -> dict[str, Any]:
+    shared = sorted(person for person, splits in tally.persons.items() if len(splits) > 1)
     found: dict[str, Any] = {
         "folder": str(material.folder),
         "total": material.rows,
         "rows": _rows(tally),
         "persons": len(tally.persons),
-        "persons_in_several_splits": sum(len(s) > 1 for s in tally.persons.values()),
+        "persons_in_several_splits": len(shared),
+        "shared_persons": [
+            {"person": p, "splits": sorted(tally.persons[p])} for p in shared[:SHOWN]
+        ],
         "photo_height": _spread(tally.columns["height"], (0, 50, 100)),
         "photo_width": _spread(tally.columns["width"], (0, 50, 100)),
         **{
@@ -174,14 +214,15 @@ def _sum_up(material: ShardSet, tally: _Tally) -> dict[str, Any]:
             ],
         }
     if "image" in material.datasets:
-        found |= _twice(tally.photos)
+        found |= _twice(tally.photos) | _compare_looks(tally)
     return found | {"bytes_per_sample": _stored(material)}
 
 
 def _rows(tally: _Tally) -> list[dict[str, Any]]:
     """Return a row of counts for each split and class, in the order of training."""
     splits = sorted({key[0] for key in tally.rows}, key=lambda s: (s != "train", s != "val", s))
-    classes = [n for n in [*EXPRESSIONS, ""] if any(key[1] == n for key in tally.rows)]
+    labels = {key[1] for key in tally.rows}
+    classes = [*order_labels(labels), *labels & {""}]
     table = []
     for split in splits:
         for name in classes:
@@ -203,8 +244,8 @@ def _spread(parts: Sequence[Array], wanted: Sequence[int]) -> dict[str, float] |
 
 
 def in_order(maps: Mapping[str, MapSums]) -> list[tuple[str, MapSums]]:
-    """Return classes and their sums in the order of `EXPRESSIONS`, the unlabelled last."""
-    return [(name, maps[name]) for name in [*EXPRESSIONS, ""] if name in maps]
+    """Return classes and their sums in the order of training, the unlabelled last."""
+    return [(name, maps[name]) for name in [*order_labels(maps), ""] if name in maps]
 
 
 def _twice(photos: Mapping[bytes, Sequence[tuple[str, str]]]) -> dict[str, Any]:

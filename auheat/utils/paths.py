@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,6 +13,15 @@ from pathlib import Path
 
 from auheat.errors import AuheatError, StoreError
 from auheat.records import SUFFIXES
+from auheat.utils.photo_files import (
+    HIDDEN,
+    classify_file,
+    is_paper,
+    is_store,
+    is_store_part,
+    name_clutter,
+    split_ending,
+)
 
 # Absolute; a backslash or NUL; a part `..`, or begun like a drive; a last part that is none.
 _LEAVES = re.compile(r"\A/|[\\\0]|(?:\A|/)(?:\.\.(?:/|\Z)|[A-Za-z]:|\.?\Z)")
@@ -36,21 +46,38 @@ def is_inside_name(name: str) -> bool:
 
 
 def list_folders(folder: Path) -> list[Path]:
-    """Return the folders in a folder, sorted, without hidden ones."""
-    return sorted(d for d in folder.iterdir() if d.is_dir() and not d.name.startswith("."))
+    """Return the folders in a folder, sorted, without hidden ones and what is not of the set.
+
+    That is other programs' folders (@eaDir, __MACOSX), a store of auheat, and its parts.
+    """
+    inside = sorted(d for d in folder.iterdir() if d.is_dir() and not name_clutter(d.name))
+    if is_store(folder):
+        inside = [d for d in inside if not is_store_part(d)]
+    return [d for d in inside if not _is_own(d)]
 
 
-def is_photo_name(name: str) -> bool:
-    """Whether a file is called like a photo and is not hidden."""
-    _, dot, ending = name.rpartition(".")
-    return (dot + ending).lower() in SUFFIXES and not name.startswith(".")
+def _is_own(folder: Path) -> bool:
+    """Whether a folder is a store without photos beside it, or has nothing but such folders."""
+    stored = is_store(folder)
+    inside = list[Path]()
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            plain = entry.is_dir(follow_symlinks=False)
+            if not plain and (not stored or classify_file(entry.path, entry.name) == "photo"):
+                return False
+            if plain and not entry.name.startswith("."):
+                inside.append(Path(entry.path))
+    return all(map(is_store_part if stored else _is_own, inside)) and bool(inside)
 
 
 def find_names(source: Path) -> Iterator[str]:
     """Yield the names of photos below a folder; links are not followed."""
-    for _, folders, files in os.walk(source):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from filter(is_photo_name, files)
+    for root, folders, files in os.walk(source):
+        keep = {d.name for d in list_folders(Path(root))}
+        folders[:] = [name for name in folders if name in keep]
+        for name in files:
+            if not name_clutter(name) and classify_file(f"{root}/{name}", name) == "photo":
+                yield name
 
 
 class Fence:
@@ -109,11 +136,25 @@ class Fence:
 class PhotoWalk:
     """Photos found below a folder: `photos` relative to the fence's root, with `/`, sorted.
 
-    `again` lists links to photos or folders that are found without them, too.
+    `again` lists links to photos or folders that are found without them, too; `left_out` files
+    that are no photos, `own` pictures that auheat drew; `clutter` counts names of other programs.
     """
 
     photos: list[str] = field(default_factory=list)
     again: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    own: list[str] = field(default_factory=list)
+    clutter: Counter[str] = field(default_factory=Counter)
+
+    def sort_file(self, name: str, path: str) -> bool:
+        """Put a file where it belongs unless it is a photo; return whether it is one."""
+        folder, _, last = name.rpartition("/")
+        kind = classify_file(path, last, marked=not folder)
+        if not kind and not is_paper(last):
+            self.left_out.append(name)
+        elif kind == "own":
+            self.own.append(name)
+        return kind == "photo"
 
 
 def _refuse(error: AuheatError) -> None:
@@ -123,13 +164,15 @@ def _refuse(error: AuheatError) -> None:
 def walk_photos(
     fence: Fence, start: str = "", odd: Callable[[AuheatError], None] = _refuse
 ) -> PhotoWalk:
-    """List everything below `start` that is called like a photo; what is no regular file, too.
+    """List everything below `start` that is a photo by its ending or, without one, its content.
 
-    Real folders come first, then links to folders, then links to photos: one that leads to what is
-    listed already adds nothing, so that no photo is listed twice and circles end. Hidden names are
-    left out; a link to nothing is listed. Raises `AuheatError` for a folder that cannot be read, a
-    link that leaves the root, and a name that is not UTF-8: none may be lost silently. `odd`, where
-    given, is handed such an error instead, and what it names is left out.
+    What is called like a photo and is no regular file is listed, too. Stores of auheat, its own
+    pictures and other programs' files (hidden ones, too) are counted. Real folders come first, then
+    links to folders, then links to photos: one that leads to what is listed already adds nothing,
+    so that no photo is listed twice and circles end. A link to nothing is listed. Raises
+    `AuheatError` for a folder that cannot be read, a link that leaves the root, and a name that is
+    not UTF-8: none may be lost silently. `odd`, where given, is handed such an error instead, and
+    what it names is left out.
     """
     walk, visited, links = PhotoWalk(), set[tuple[int, int]](), list[str]()
     homes: dict[str, str] = {}
@@ -144,7 +187,7 @@ def walk_photos(
         if path.is_dir():
             if _resolve(fence, path, odd):
                 scan(link)
-        elif is_photo_name(path.name):
+        elif walk.sort_file(link, str(path)):
             files.append(link)
     seen = {_real_name(photo, homes) for photo in walk.photos} if files else set()
     for link in files:
@@ -195,22 +238,32 @@ def _scan(
             visited.add((about.st_dev, about.st_ino))
             homes[folder] = os.path.realpath(path)
             with os.scandir(path) as entries:
-                for entry in entries:
-                    if entry.name.startswith("."):
-                        continue
-                    name = f"{folder}/{entry.name}" if folder else entry.name
-                    if entry.is_symlink():
-                        if _is_text(fence, name, odd):
-                            links.append(name)
-                    elif entry.is_dir(follow_symlinks=False):
+                inside = [entry for entry in entries if not _is_clutter(entry, walk)]
+            stored = is_store(Path(path))
+            for entry in inside:
+                name = f"{folder}/{entry.name}" if folder else entry.name
+                if entry.is_symlink():
+                    if _is_text(fence, name, odd):
+                        links.append(name)
+                elif entry.is_dir(follow_symlinks=False):
+                    inner = Path(entry.path)
+                    if not (stored and is_store_part(inner)) and not _is_own(inner):
                         folders.append(name)
-                    elif is_photo_name(entry.name) and _is_text(fence, name, odd):
-                        walk.photos.append(name)
+                elif walk.sort_file(name, entry.path) and _is_text(fence, name, odd):
+                    walk.photos.append(name)
         except AuheatError:
             raise
         except OSError as error:
             where = error.filename or path
             odd(StoreError(f"{where}: {error.strerror} (every folder must be readable)"))
+
+
+def _is_clutter(entry: os.DirEntry[str], walk: PhotoWalk) -> bool:
+    """Whether a name is another program's; counted if it is known, or a photo may be lost by it."""
+    label = name_clutter(entry.name)
+    if label and (label != HIDDEN or split_ending(entry.name) in SUFFIXES or entry.is_dir()):
+        walk.clutter[label] += 1
+    return bool(label)
 
 
 def _is_text(fence: Fence, name: str, odd: Callable[[AuheatError], None]) -> bool:

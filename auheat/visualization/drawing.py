@@ -21,6 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 from auheat.errors import RequestError, StoreError
 from auheat.records import Array
 from auheat.utils.files import write_whole
+from auheat.utils.photo_files import mark_picture
 
 Color: TypeAlias = tuple[int, int, int]
 
@@ -226,11 +227,14 @@ def grid(cells: Sequence[Array], columns: int) -> Array:
 
 
 def encode_picture(picture: Array, suffix: str = ".png") -> bytes:
-    """Return an RGB picture (H, W, 3) u8 as PNG or JPEG; raises `AuheatError` where that fails."""
+    """Return an RGB picture (H, W, 3) u8 as PNG or JPEG; raises `AuheatError` where that fails.
+
+    Its first bytes say that auheat drew it, so that no later `extract` takes it for a photo.
+    """
     done, data = cv2.imencode(suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
     if not done:
         raise StoreError(f"{picture.shape[1]} x {picture.shape[0]} px: cannot be encoded")
-    return data.tobytes()
+    return mark_picture(data.tobytes())
 
 
 def write_plot(file: Path, picture: Array) -> None:

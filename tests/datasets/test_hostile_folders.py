@@ -218,7 +218,7 @@ def test_a_store_made_before_links_were_looked_at_is_still_read(tmp_path, stub_d
     ("data", "said"),
     [
         (b"", "CSV files with path and label: none"),
-        (b"image,label\na.png,sad\n", "none .*there: list.csv .image, label"),
+        (b"image,rating\na.png,sad\n", "none .*there: list.csv .image, rating"),
         (b"path,label\na.png\n", "line 2: 1 fields .its header has 2"),
         (b"path,label\na.png,sda\n", "line 2: 'sda' is no known expression .known: Neutral, Happ"),
         (b"path,label\na.png,3\n", "line 2: '3' is no known expression .a number's meaning"),
@@ -271,10 +271,12 @@ def test_two_lists_are_not_guessed_between(tmp_path):
 
 def test_a_csv_with_other_columns_is_not_passed_over_silently(tmp_path):
     sets.photo(tmp_path / "a.png")
-    sets.write(tmp_path / "labels.csv", "image,label\na.png,sad\n")
+    sets.write(tmp_path / "labels.csv", "image,rating\na.png,sad\n")
     listing = read_dataset(tmp_path)
     assert listing.layout == "photos"
-    assert "labels.csv was not read: it has image, label (labels need path, label)" in listing.notes
+    (note,) = (note for note in listing.notes if "labels.csv" in note)
+    assert note.startswith("labels.csv was not read: it has image, rating (labels need path, label")
+    assert "--labels" in note
 
 
 def test_an_unknown_layout_says_what_was_seen(tmp_path):

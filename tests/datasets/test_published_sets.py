@@ -198,12 +198,12 @@ def test_fer2013_rows_become_photos_in_the_store_once(tmp_path, stub_detector):
     rows = read_rows(tmp_path / "s")
     splits = ("train", "val", "test")
     assert {k: (r["label"], r["split"]) for k, r in rows.items()} == {
-        f"fer{i:07d}": (name, splits[i % 3]) for i, name in enumerate(FER)
+        f"fer2013-{i:05d}": (name, splits[i % 3]) for i, name in enumerate(FER)
     }
     assert sorted(source.iterdir()) == before  # nothing is written beside the table
     (home,) = (tmp_path / "s/photos").iterdir()
     for i in range(7):
-        image = cv2.imread(str(home / rows[f"fer{i:07d}"]["path"]), cv2.IMREAD_UNCHANGED)
+        image = cv2.imread(str(home / rows[f"fer2013-{i:05d}"]["path"]), cv2.IMREAD_UNCHANGED)
         assert image.shape == (48, 48)
         assert image[0, 0] == 255
         assert (image.ravel()[1:] == i).all()
@@ -217,7 +217,7 @@ def test_a_stopped_unpacking_begins_anew(tmp_path):
     source = sets.fer_table(tmp_path)
     listing = read_dataset(source, unpack=tmp_path / "p")
     half = listing.source.rename(listing.source.with_name(listing.source.name + ".part"))
-    (half / "FER2013Train/fer0000000.png").write_bytes(b"torn")
+    (half / "FER2013Train/fer2013-00000.png").write_bytes(b"torn")
     again = read_dataset(source, unpack=tmp_path / "p")
     assert again.sizes.min() > 4
     assert not half.exists()
@@ -244,65 +244,6 @@ def test_bad_rows_of_fer2013_are_named(tmp_path, old, new, said):
     file.write_text(text.replace(old, new, 1))
     with pytest.raises(AuheatError, match=said):
         read_samples(tmp_path, unpack=tmp_path / "p")
-
-
-def test_ferplus_takes_the_most_votes_and_counts_what_it_drops(tmp_path, stub_detector):
-    source = sets.ferplus(tmp_path / "f")
-    assert read_dataset(source, unpack=tmp_path / "p").layout == "ferplus"
-    summary = extract(source, tmp_path / "s")
-    rows = read_rows(tmp_path / "s")
-    assert {k: (r["label"], r["split"]) for k, r in rows.items()} == {
-        "fer0000000": ("Happiness", "train"),
-        "fer0000002": ("Contempt", "test"),
-        "fer0000005": ("Neutral", "test"),
-    }
-    assert summary.details["dropped"] == {
-        "rows whose votes tie": 1,
-        "rows voted unknown": 1,
-        "rows voted NF": 1,
-        "rows without a photo": 1,
-    }
-
-
-def test_ferplus_reads_photos_that_lie_in_its_own_folders(tmp_path):
-    source = sets.ferplus(tmp_path)
-    photos = read_dataset(source, unpack=tmp_path / "p").source
-    for home in list(photos.iterdir()):
-        home.rename(source / home.name)
-    (source / "fer2013.csv").unlink()
-    listing = read_dataset(source)
-    assert [s.path.as_posix() for s in listing.samples] == [
-        "FER2013Train/fer0000000.png",
-        "FER2013Test/fer0000002.png",
-        "FER2013Test/fer0000005.png",
-    ]
-    assert any("1 photos on disk are named by no row" in note for note in listing.notes)
-    (source / "fer2013new.csv").unlink()
-    votes = ("0,0,9,1,0,0,0,0,0,0", "0,0,0,1,0,0,0,0,0,9", "0,0,0,0,0,0,0,0,0,0")
-    rows = [f'fer000000{i}.png,"(0, 0, 48, 48)",{row}\n' for i, row in enumerate(votes)]
-    sets.write(source / "FER2013Train/label.csv", "".join(rows))
-    listing = read_dataset(source)
-    assert told(listing.samples) == {"fer0000000": ("Surprise", "train", "")}
-    assert listing.dropped == {"rows voted NF": 1, "rows without a vote": 1}
-
-
-def test_votes_that_belong_to_other_rows_are_refused(tmp_path):
-    source = sets.ferplus(tmp_path)
-    file = source / "fer2013new.csv"
-    lines = file.read_text().splitlines(keepends=True)
-    file.write_text("".join([lines[0], *lines[2:]]))
-    with pytest.raises(AuheatError, match="line 2: PublicTest .* the same rows in the same order"):
-        read_samples(source, unpack=tmp_path / "p")
-    shifted = lines[2].replace("fer0000001", "fer0000004")
-    file.write_text("".join([*lines[:2], shifted, *lines[3:]]))
-    with pytest.raises(AuheatError, match="line 3: PublicTest 'fer0000004.png', but row 1 "):
-        read_samples(source, unpack=tmp_path / "p")
-    file.write_text("".join([*lines[:2], lines[2].replace("PublicTest", "Training"), *lines[3:]]))
-    with pytest.raises(AuheatError, match="line 3: Training .* of the photos is PublicTest"):
-        read_samples(source, unpack=tmp_path / "p")
-    file.write_text("".join(lines[:-1]))
-    with pytest.raises(AuheatError, match=r"7 rows, fer2013new\.csv has 6"):
-        read_samples(source, unpack=tmp_path / "p")
 
 
 def test_expw_boxes_are_top_left_right_bottom(tmp_path):

@@ -31,8 +31,8 @@ def test_rafdb_ids_become_names_and_prefixes_become_splits(rafdb):
     assert by_id["train_00003"].label == "Anger"
     assert by_id["train_00004"].label == "Sadness"
     assert by_id["train_00005"].label == "Fear"
-    assert by_id["test_00008"].split == "test"
-    assert by_id["test_00008"].path == Path("Image/aligned/test_00008_aligned.jpg")
+    assert by_id["test_0008"].split == "test"
+    assert by_id["test_0008"].path == Path("Image/aligned/test_0008_aligned.jpg")
 
 
 def test_rafdb_is_found_below_basic_and_behind_a_link(rafdb, tmp_path):
@@ -45,9 +45,11 @@ def test_rafdb_is_found_below_basic_and_behind_a_link(rafdb, tmp_path):
 
 
 def test_rafdb_original_photos_keep_their_names(rafdb):
-    (rafdb / "Image" / "original").mkdir()
+    shutil.copytree(rafdb / "Image/aligned", rafdb / "Image/original")
+    first = rafdb / "Image/original/test_0008_aligned.jpg"
+    first.rename(first.with_name("test_0008.jpg"))
     samples = read_samples(rafdb, variant="original")
-    assert samples[0].path == Path("Image/original/test_00008.jpg")
+    assert samples[0].path == Path("Image/original/test_0008.jpg")
 
 
 def test_rafdb_without_the_asked_photos_is_an_error(rafdb):

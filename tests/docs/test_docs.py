@@ -110,14 +110,14 @@ def test_the_project_names_no_package_index_or_foreign_path():
 
 
 def test_the_page_on_data_sets_lists_every_layout_and_its_ids():
-    from auheat.datasets import affectnet, ckplus, expw, fer2013, rafdb
+    from auheat.datasets import affectnet, ckplus, expw, fer2013, ferplus, rafdb
     from auheat.datasets.registry import DATASETS
 
     page = (ROOT / "docs" / "datasets.md").read_text()
     assert re.findall(r"^\| `(\w[\w-]+)` \|", page, re.MULTILINE) == list(DATASETS)
     table = page.partition("| id |")[2].partition("\n\n")[0]
     rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in table.splitlines()[2:]]
-    votes = {str(i): column for i, column in enumerate(fer2013.VOTES)}
+    votes = {str(i): column for i, column in enumerate(ferplus.VOTES)}
     sets = (
         rafdb.RAFDB_LABELS,
         rafdb.COMPOUND_LABELS,

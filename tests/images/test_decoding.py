@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
+from auheat.images import headers, pillow_formats
 from auheat.images.decoding import decode, make_portable, read_bytes
 from auheat.images.headers import MAX_PIXELS, UnreadableImageError, read_header
 
@@ -52,6 +53,10 @@ BYTES = {
     "webp": encode(PHOTO, "WEBP", lossless=True),
     "tiff": encode(PHOTO, "TIFF"),
     "bmp": encode(PHOTO, "BMP"),
+    "gif": encode(PHOTO.convert("P"), "GIF"),
+    "ppm": encode(PHOTO, "PPM"),
+    "gray pgm": encode(PHOTO.convert("L"), "PPM"),
+    **({"avif": encode(PHOTO, "AVIF")} if features.check("avif") else {}),
 }
 VERBATIM = {"jpeg", "progressive jpeg", "gray jpeg", "png", "gray png"}
 
@@ -77,6 +82,50 @@ def test_pixels_equal_those_of_another_reader(kind):
 def test_sixteen_bits_are_reduced_not_cut_off():
     expected = np.asarray(PHOTO)[..., :1].repeat(3, 2)
     np.testing.assert_array_equal(decode(BYTES["16-bit png"]), expected)
+
+
+def test_sixteen_bits_of_a_pixmap_are_reduced_not_cut_off():
+    """P5 with a maximum of 65535 (netpbm): two bytes a pixel, the high one first."""
+    gray = np.asarray(PHOTO)[..., 0]
+    data = b"P5\n# made by hand\n120 80\n65535\n" + (gray.astype(">u2") * 257).tobytes()
+    np.testing.assert_array_equal(decode(data), gray[..., None].repeat(3, 2))
+    with pytest.raises(UnreadableImageError):
+        decode(data[:-10])
+
+
+def test_an_animation_is_its_first_picture():
+    second = PHOTO.rotate(90)
+    data = encode(PHOTO.convert("P"), "GIF", save_all=True, append_images=[second.convert("P")])
+    np.testing.assert_array_equal(decode(data), read_with_pil(data))
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="Pillow without AVIF")
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_turned_avif_is_stored_upright(orientation):
+    """Pillow writes the turn as the format's own irot and imir, which OpenCV passes over."""
+    data = encode(PHOTO, "AVIF", exif=turned(orientation))
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
+    assert decode(data).shape == ((80, 120, 3) if orientation < 5 else (120, 80, 3))
+    np.testing.assert_array_equal(decode(data), upright)
+    np.testing.assert_array_equal(read_with_pil(make_portable(data)), upright)
+
+
+def test_a_heic_is_read_with_pillow_heif():
+    pillow_heif = pytest.importorskip("pillow_heif", reason="no pillow-heif here")
+    out = io.BytesIO()
+    pillow_heif.from_pillow(PHOTO).save(out, quality=90)
+    data = out.getvalue()
+    expected = np.asarray(pillow_heif.open_heif(io.BytesIO(data)).to_pillow().convert("RGB"))
+    np.testing.assert_array_equal(decode(data), expected)
+    np.testing.assert_array_equal(read_with_pil(make_portable(data)), expected)
+
+
+def test_a_kind_that_needs_a_library_says_which(monkeypatch):
+    monkeypatch.setattr(pillow_formats, "list_readable", lambda: ("jpeg",))
+    monkeypatch.setattr(headers, "list_readable", lambda: ("jpeg",))
+    heic = b"\x00\x00\x00\x1cftypheic\x00\x00\x00\x00mif1heicmiaf"
+    with pytest.raises(UnreadableImageError, match=r"HEIC is not read here \(pip install 'auheat"):
+        decode(heic)
 
 
 def test_cmyk_keeps_its_colours():

@@ -37,7 +37,7 @@ def read_all(folder: Path) -> dict:
 def test_every_photo_is_one_row_with_its_label_split_and_size(rafdb, tmp_path, stub_detector):
     summary = extract(rafdb, tmp_path / "s", shard_size=5)
     rows = read_all(tmp_path / "s" / "landmarks")
-    assert rows["id"] == [f"test_{i:05d}" for i in range(8, 12)] + [
+    assert rows["id"] == [f"test_{i:04d}" for i in range(8, 12)] + [
         f"train_{i:05d}" for i in range(8)
     ]
     assert rows["split"] == ["test"] * 4 + ["train"] * 8

@@ -131,7 +131,8 @@ def test_landmarks_alone_are_described_by_what_is_there(tmp_path):
     for name in ("rows", "persons", "photo_width", "eye_distance", "face_share", "score"):
         assert told[name] == full[name]
     assert set(full) - set(told) == {
-        "valid", "valid_share", "thin_rows", "maps", "duplicates", "leaks",
+        "valid", "valid_share", "thin_rows", "maps", "duplicates", "leaks", "near_duplicates",
+        "near_leaks",
     }  # fmt: skip
     with pytest.raises(AuheatError, match="landmarks have no heatmaps"):
         stats(store, plot=tmp_path / "x.png")

@@ -26,6 +26,22 @@ def write(file: Path, text: str) -> Path:
     return file
 
 
+RAFDB = ("Surprise", "Fear", "Disgust", "Happiness", "Sadness", "Anger", "Neutral")
+
+
+def rafdb_basic(root: Path) -> Path:
+    """The basic set numbered as published: train_00001.jpg on, test_0001.jpg on, boxes beside."""
+    lines = []
+    for i in range(14):
+        name = f"train_{i + 1:05d}" if i < 7 else f"test_{i - 6:04d}"
+        photo(root / f"basic/Image/aligned/{name}_aligned.jpg", i)
+        photo(root / f"basic/Image/original/{name}.jpg", i)
+        write(root / f"basic/Annotation/boundingbox/{name}_boundingbox.txt", "1 2 30 40 \n")
+        lines.append(f"{name}.jpg {i % 7 + 1}\n")
+    write(root / "basic/EmoLabel/list_patition_label.txt", "".join(lines))
+    return root
+
+
 def rafdb_compound(root: Path) -> Path:
     """One photo of each of the eleven classes, in compound/, beside a basic set."""
     lines = []
@@ -107,7 +123,10 @@ def fer_table(root: Path, emotions="0123456", usages=("Training", "PublicTest", 
 
 
 def ferplus(root: Path) -> Path:
-    """Votes for seven rows: two clear ones, a tie, unknown, NF, no photo, a narrow one."""
+    """Votes for seven rows: two clear ones, a tie, unknown, NF, no name, a narrow one.
+
+    As published, numbers go on where a row has no name: row 5 is fer0000004.png.
+    """
     root.mkdir(parents=True, exist_ok=True)
     fer_table(root)
     votes = [
@@ -121,7 +140,7 @@ def ferplus(root: Path) -> Path:
     ]
     usages = ("Training", "PublicTest", "PrivateTest")
     rows = [
-        f"{usages[i % 3]},{'' if i == 4 else f'fer{i:07d}.png'},{row}\n"
+        f"{usages[i % 3]},{'' if i == 4 else f'fer{i - (i > 4):07d}.png'},{row}\n"
         for i, row in enumerate(votes)
     ]
     write(root / "fer2013new.csv", FER_HEADER + "".join(rows))
