@@ -19,7 +19,7 @@ from auheat.utils.paths import (
     list_folders,
     walk_photos,
 )
-from auheat.utils.photo_files import name_clutter
+from auheat.utils.photo_files import is_paper, name_clutter
 
 CLASSES = "classes.csv"
 """A file beside numbered folders that says what each number means."""
@@ -37,6 +37,8 @@ _LABELS = ("label", "expression", "emotion", "class", "labels", "emotions", "cla
 TABLES = (".csv", ".tsv")
 """Endings of tables that may name photos and labels."""
 
+
+_LISTS = (".json", ".lst", ".txt", ".xls", ".xlsx")
 
 _MOST_CLASSES = 100  # folders with other names that may be classes; more are persons, or days
 
@@ -196,6 +198,13 @@ def read_photos(folder: Folder) -> None:
         folder.notes.append(
             f"{file.name} was not read: it has {columns} (labels need path, label, the latter an "
             "expression's name, or one that a file for --labels explains)"
+        )
+    inside = sorted(folder.source.iterdir()) if folder.source.is_dir() else []
+    odd = [f.name for f in inside if f.suffix.lower() in _LISTS and not is_paper(f.name)]
+    if odd:
+        folder.notes.append(
+            f"{list_few(odd)}: not read, though it may be a list of labels (a CSV with path, label "
+            "is read)"
         )
     homes = Counter({name: n for name, n in homes.items() if name.casefold() not in SPLITS})
     if 2 <= len(homes) <= _MOST_CLASSES:

@@ -173,7 +173,8 @@ class Explainer:
                 yield from self._explain([row.path for row in batch], marks, sizes, true_class)
 
     def _find_label(self, label: str) -> str:
-        name = SYNONYMS.get(label.casefold(), label)
+        own = {name.casefold(): name for name in self.class_names}
+        name = own.get(label.casefold()) or SYNONYMS.get(label.casefold(), label)
         if label and name not in self.class_names:
             classes = ", ".join(self.class_names)
             raise RequestError(f"--label: {label!r} is no class of {self.run} (one of {classes})")

@@ -216,6 +216,15 @@ def test_own_class_names_are_met_with_the_option_that_explains_them(tmp_path):
     assert any("list.csv was not read" in n and "--labels" in n for n in notes(tmp_path / "c"))
 
 
+@pytest.mark.parametrize("name", ["labels.txt", "list.lst", "data.json", "labels.xlsx"])
+def test_a_list_of_another_kind_is_not_passed_over_silently(tmp_path, name):
+    touch(tmp_path, "a.png")
+    (tmp_path / "README.txt").write_text("photos of holidays")
+    (tmp_path / name).write_text("a.png happy")
+    assert any(n.startswith(f"{name!r}: not read, though") for n in notes(tmp_path))
+    assert not any("README" in n for n in notes(tmp_path))
+
+
 MAP = "engaged: happy\nbored: Boredom\n6: Anger\n'no': Neutral\n"
 
 
