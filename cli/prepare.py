@@ -146,7 +146,7 @@ def extract(as_json: bool, **settings: Any) -> None:
     auheat extract affectnet/ --detector dataset
     auheat extract labels.csv
     auheat extract classroom/ --labels map.yaml
-    auheat extract photos/ --person-pattern '/(?P<person>[^/_]+)_[^/]*$'
+    auheat extract photos/ --person-pattern '(?P<person>[^/_]+)_[^/]*$'
     """
     from auheat.pipeline.extraction import extract as run
 

@@ -18,6 +18,7 @@ from auheat.errors import StoreError
 from auheat.records import N_POINTS, Array, Box
 from auheat.utils.console import progress
 from auheat.utils.paths import is_inside_name
+from auheat.utils.photo_files import name_clutter
 
 AFFECTNET_LABELS = MappingProxyType(
     {
@@ -206,7 +207,7 @@ def read_reduced(folder: Folder) -> None:
         )
     for name in (part.partition("/")[0] for part in found.split(", ")):
         marks = folder.source / name / "annotations"
-        left = {file.name for file in marks.glob("*_exp.npy")}
+        left = {f.name for f in marks.glob("*_exp.npy") if not name_clutter(f.name)}
         photos = folder.walk(f"{name}/images").photos
         for path in progress(photos, desc=name, unit="photo", delay=2):
             stem = path.rpartition("/")[2].rpartition(".")[0]

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from auheat.datasets.layout import Folder
 from auheat.errors import StoreError
+from auheat.utils.photo_files import is_clutter
 
 CKPLUS_LABELS = MappingProxyType(
     {
@@ -66,7 +67,8 @@ def read_ckplus(folder: Folder) -> None:
         else:
             folder.dropped["photos not called as in CK+ (S005_001_00000001.png)"] += 1
     labelled = 0
-    for file in sorted((folder.source / labels).glob("*/*/*_emotion.txt")):
+    files = sorted((folder.source / labels).glob("*/*/*_emotion.txt"))
+    for file in (f for f in files if not is_clutter(f.relative_to(folder.source))):
         match = _FRAME.fullmatch(file.name)
         if match is None:
             raise StoreError(f"{file}: not called as in CK+ (S005_001_00000011_emotion.txt)")

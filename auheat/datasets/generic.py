@@ -19,7 +19,7 @@ from auheat.utils.paths import (
     list_folders,
     walk_photos,
 )
-from auheat.utils.photo_files import is_paper
+from auheat.utils.photo_files import is_paper, name_clutter
 
 CLASSES = "classes.csv"
 """A file beside numbered folders that says what each number means."""
@@ -218,7 +218,8 @@ def _tables(source: Path) -> list[Path]:
     """Return the tables at the root of a source, or the source that is one."""
     if source.is_file():
         return [source]
-    return sorted(f for f in source.iterdir() if f.suffix.lower() in TABLES and f.is_file())
+    files = (f for f in source.iterdir() if f.suffix.lower() in TABLES and not name_clutter(f.name))
+    return sorted(file for file in files if file.is_file())
 
 
 def _choose_columns(

@@ -73,7 +73,7 @@ def compile_pattern(option: str, text: str | None, group: str) -> re.Pattern[str
     if not pattern.groups:
         raise RequestError(
             f"{option}: {text!r}: it has no group (put brackets around the {group}, such as "
-            f"'/(?P<{group}>[^/_]+)_')"
+            f"'(?P<{group}>[^/_]+)_')"
         )
     return pattern
 

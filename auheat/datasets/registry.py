@@ -34,7 +34,8 @@ from auheat.datasets.rafdb import IMAGES
 from auheat.errors import RequestError, StoreError
 from auheat.expressions import SYNONYMS
 from auheat.records import SUFFIXES, Array, Sample
-from auheat.utils.paths import Fence, list_folders
+from auheat.utils.paths import Fence, holds_photo, list_folders
+from auheat.utils.photo_files import name_clutter
 from auheat.utils.registry import Registry
 
 _FER_COUNTS = ({"train": 28709, "val": 3589, "test": 3589},)
@@ -373,8 +374,14 @@ def _unwrap(source: Path) -> list[Path]:
     places = [source]
     while places[-1].is_dir():
         inner = list_folders(places[-1])
-        files = {f.suffix.lower() for f in places[-1].iterdir() if f.is_file()}
-        if len(inner) != 1 or inner[0].is_symlink() or files & {*SUFFIXES, *TABLES}:
+        tables = (f for f in places[-1].iterdir() if f.suffix.lower() in TABLES and f.is_file())
+        if (
+            len(inner) != 1
+            or inner[0].is_symlink()
+            or not all(name_clutter(f.name) for f in tables)
+        ):
+            break
+        if holds_photo(places[-1]):
             break
         places.append(inner[0])
     return places

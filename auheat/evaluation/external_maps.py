@@ -24,6 +24,7 @@ from auheat.errors import AuheatError, RequestError, StoreError
 from auheat.evaluation.model_maps import GIVEN, MapSet
 from auheat.records import Array
 from auheat.utils.npz import DAMAGE, read_npy, read_npz
+from auheat.utils.photo_files import HIDDEN, name_clutter
 
 IDS, MAPS, LABELS, PREDICTED, SIDE = "id", "map", "label", "predicted", "side"
 """The arrays of an .npz; `side` is the side of the grid that the maps were compared on."""
@@ -149,9 +150,11 @@ def _read_classes(
 def _open_folder(folder: Path) -> ExternalMaps:
     files: dict[str, Path] = {}
     for file in sorted(folder.rglob("*")):
-        if file.suffix.lower() not in SUFFIXES or not file.is_file():
+        inside = file.relative_to(folder)
+        other = any(name_clutter(part) not in ("", HIDDEN) for part in inside.parts)  # ids may hide
+        if file.suffix.lower() not in SUFFIXES or other or not file.is_file():
             continue
-        key = unquote(file.relative_to(folder).with_suffix("").as_posix())
+        key = unquote(inside.with_suffix("").as_posix())
         if key in files:
             raise StoreError(f"{folder}: {key}: more than one map ({files[key].name}, {file.name})")
         files[key] = file

@@ -302,7 +302,7 @@ def _read_other_size(data: bytes) -> tuple[int, int]:
         width, height = open_image(data, kind).size
     except ERRORS as error:
         readable = kind in (*list_readable(), "pnm")
-        reason = "damaged: malformed header" if readable else f"not read here: {error}"
+        reason = "damaged: malformed header" if readable else str(error)
         raise UnreadableImageError(reason) from error
     return height, width
 

@@ -80,6 +80,13 @@ def find_names(source: Path) -> Iterator[str]:
                 yield name
 
 
+def holds_photo(folder: Path) -> bool:
+    """Whether a photo lies in a folder itself."""
+    with os.scandir(folder) as entries:
+        files = (entry for entry in entries if entry.is_file() and not name_clutter(entry.name))
+        return any(classify_file(f.path, f.name, marked=True) == "photo" for f in files)
+
+
 class Fence:
     """Rejects paths that resolve outside a root folder; with `follow`, links may leave it.
 

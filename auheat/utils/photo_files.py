@@ -14,7 +14,7 @@ import struct
 import zlib
 from functools import lru_cache
 from importlib.util import find_spec
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import MappingProxyType
 
 from PIL import features
@@ -217,6 +217,11 @@ def name_clutter(name: str) -> str:
     if low.startswith("."):
         return name if low in _HIDDEN else HIDDEN
     return "~$*" if low.startswith("~$") else ""
+
+
+def is_clutter(path: PurePath) -> bool:
+    """Whether a part of a relative path is another program's name."""
+    return any(map(name_clutter, path.parts))
 
 
 def is_store(folder: Path) -> bool:

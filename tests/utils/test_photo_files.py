@@ -235,6 +235,30 @@ def test_every_layout_leaves_clutter_out_and_sees_photos_without_ending(tmp_path
     assert "left out, of other programs: 1 ._*, 1 @eaDir, 1 Thumbs.db" in listing.notes
 
 
+def test_label_files_and_points_have_their_twins_of_macos_beside_them(tmp_path):
+    """AppleDouble files carry the names of what they go with: ._x_emotion.txt, ._1_exp.npy."""
+    set_ckplus(tmp_path / "c")
+    put(tmp_path / "c/Emotion/S005/001/._S005_001_00000011_emotion.txt", b"\0\5\x16\7")
+    assert len(list_photos(tmp_path / "c")) == 1
+    put(tmp_path / "a/train_set/images/1.jpg", encode("JPEG"))
+    (tmp_path / "a/train_set/annotations").mkdir()
+    np.save(tmp_path / "a/train_set/annotations/1_exp.npy", "1")
+    put(tmp_path / "a/train_set/annotations/._1_exp.npy", b"\0\5\x16\7")
+    assert list_photos(tmp_path / "a") == ["train_set/images/1.jpg"]
+    set_csv(tmp_path / "l")
+    put(tmp_path / "l/._list.csv", b"path,label\nz.jpg,happy\n")
+    assert list_photos(tmp_path / "l") == ["a.jpg"]
+
+
+def test_a_wrapper_is_looked_into_only_where_no_photo_lies_beside_it(tmp_path):
+    make_set(tmp_path / "w/inner")
+    put(tmp_path / "w/means.png", encode_picture(GRAY))
+    put(tmp_path / "w/._inner.csv", b"\0\5\x16\7")
+    assert len(list_photos(tmp_path / "w")) == 4
+    put(tmp_path / "w/noending", encode("JPEG"))
+    assert "noending" in list_photos(tmp_path / "w")
+
+
 def test_a_list_may_name_what_no_folder_is_searched_for(tmp_path):
     for name in ("@eaDir/a.jpg", ".hidden.jpg", "b.txt", "b.heic"):
         put(tmp_path / name, encode("JPEG") if name != "b.heic" else b"none")

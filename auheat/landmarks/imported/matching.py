@@ -39,6 +39,7 @@ from auheat.landmarks.imported.formats import (
     recognise,
 )
 from auheat.records import SUFFIXES, Array, Box, Landmarks, Status
+from auheat.utils.photo_files import is_clutter
 
 VERSION = "imported 2"
 """Raised whenever the code changes the rows that come out, so that the digest changes too."""
@@ -306,7 +307,7 @@ def load_points(source: Path) -> ImportedPoints:
     folder, files = source.is_dir(), [source]
     if folder:
         found = (file for file in source.rglob("*") if file.suffix.casefold() in ENDINGS)
-        files = sorted(file for file in found if not file.name.startswith("."))
+        files = sorted(file for file in found if not is_clutter(file.relative_to(source)))
     kinds: dict[str, Path] = {}
     tables, skipped = [], []
     for file in files:
