@@ -124,7 +124,7 @@ def test_a_store_from_before_persons_were_known_says_what_is_new(
     with monkeypatch.context() as patch:
         patch.setattr("auheat.datasets.registry.assign_persons", lambda *_: None)
         extract(tmp_path / "p", tmp_path / "s")
-    with pytest.raises(RequestError, match=r"splits or persons are others, or read .*--overwrite"):
+    with pytest.raises(StoreError, match=r"its person is 'S000', but was '' when .*--overwrite"):
         extract(tmp_path / "p", tmp_path / "s")
     extract(tmp_path / "p", tmp_path / "s", overwrite=True)
     assert extract(tmp_path / "p", tmp_path / "s").resumed == 3

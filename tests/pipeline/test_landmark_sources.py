@@ -34,7 +34,7 @@ def marked(rafdb, tmp_path, martinez):
     folder.mkdir()
     truth = {}
     for i in range(11):
-        name = f"{'train' if i < 8 else 'test'}_{i:05d}"
+        name = f"train_{i:05d}" if i < 8 else f"test_{i:04d}"
         truth[name] = 15 * martinez.frame.mean + [20, 16 + 0.1 * i]
         write_pts(folder, name, truth[name])
     return rafdb, folder, truth

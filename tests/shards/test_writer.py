@@ -217,7 +217,7 @@ def test_shards_stay_in_order_past_a_hundred_thousand(tmp_path):
 
 
 def test_another_fingerprint_is_an_error_that_names_the_difference(folder):
-    with pytest.raises(AuheatError, match=r"made with photos 4, now asked with 5 .*overwrite"):
+    with pytest.raises(AuheatError, match=r"made with photos 4, now asked with 5.*overwrite"):
         ShardFolder(folder, PRINT | {"photos": 5})
     assert ShardFolder(folder, PRINT | {"photos": 5}, changing=["photos"]).has(0)
     fresh = ShardFolder(folder, PRINT | {"photos": 6}, overwrite=True)
