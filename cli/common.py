@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import signal
@@ -271,8 +270,10 @@ fail_option = option(
 
 
 def print_json(value: Any) -> None:
-    """Print plain values as JSON."""
-    click.echo(json.dumps(value, indent=1))
+    """Print plain values as JSON; what is not a finite number is null."""
+    from auheat.utils.files import dump_json
+
+    click.echo(dump_json(value, indent=1))
 
 
 def print_summary(summary: Any, as_json: bool) -> None:

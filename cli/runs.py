@@ -52,6 +52,7 @@ SETTINGS: dict[str, dict[str, str]] = {
         "shards": "Which shards, where there are several.",
         "classes": "Only these expressions, such as Happiness,Anger,Neutral.",
         "val_fraction": "Share of train held out.",
+        "faces_only": "Leave out photos without a face  [default: they train the classifier]",
         "balance": "Draw every class as often.",
         "augment": "affine: moved, tinted, erased; crop: mirrored alone.",
         "resize": "Resize to this side, learn from random crops; 0: none.",

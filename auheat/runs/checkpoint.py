@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,10 @@ from torch import Tensor
 
 from auheat.errors import StoreError
 from auheat.models.network import Classifier
+from auheat.models.pretrained import check_finite
 from auheat.models.registry import build_classifier
 from auheat.runs.run_folder import BEST, LAST, read_config, read_progress
-from auheat.utils.files import finish, sync
+from auheat.utils.files import PART, dump_json, fill, finish, sync
 
 _OPTIMIZER, _EMA = "optimizer/", "ema/"
 
@@ -25,10 +25,12 @@ def save_tensors(file: Path, tensors: Mapping[str, Tensor], **metadata: Any) -> 
 
     Raises `AuheatError` where it cannot be written; what was there before is kept.
     """
-    part = file.with_name(file.name + ".part")
+    part = file.with_name(file.name + PART)
     plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     try:
-        safetensors.torch.save_file(plain, part, {k: json.dumps(v) for k, v in metadata.items()})
+        # its own `save_file` makes files that nobody else may read, whatever the umask
+        data = safetensors.torch.save(plain, {k: dump_json(v) for k, v in metadata.items()})
+        fill(part, data)
         sync(part)
         finish(part, file)
     except (OSError, safetensors.SafetensorError) as error:
@@ -39,11 +41,16 @@ def save_tensors(file: Path, tensors: Mapping[str, Tensor], **metadata: Any) -> 
 
 
 def load_tensors(file: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file; raises `AuheatError` where it is missing or damaged."""
+    """Return the tensors of a file.
+
+    Raises `AuheatError` where it is missing or damaged, or a tensor in it has NaN or infinity.
+    """
     try:
-        return safetensors.torch.load_file(file)
+        tensors = safetensors.torch.load_file(file)
     except (OSError, safetensors.SafetensorError) as error:
         raise StoreError(f"{file}: no readable checkpoint (run `auheat train`)") from error
+    check_finite(tensors, file)
+    return tensors
 
 
 def save_state(

@@ -6,7 +6,6 @@ goes on equals one that was never stopped. The test split is never looked at.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from dataclasses import asdict, dataclass
@@ -35,12 +34,13 @@ from auheat.training.training_data import (
     TrainingData,
     describe_training_data,
     load_training_data,
+    note_left_out,
     write_split_and_maps,
 )
 from auheat.utils.checks import format_duration
 from auheat.utils.console import log_notes
 from auheat.utils.distributed import World, join
-from auheat.utils.files import file_digest
+from auheat.utils.files import dump_json, file_digest
 from auheat.utils.paths import find_store
 
 _LOG = logging.getLogger(__name__)
@@ -180,6 +180,7 @@ def _prepare(
         *notes,
         f"{config.method} on {config.backbone} at {config.image_size} px, {device}: "
         f"{len(material.train)} photos to learn from, {len(material.val)} held out",
+        *note_left_out(material),
     )
     return Trainer(config, material, model, optimizer, device, world), notes
 
@@ -326,7 +327,7 @@ def _is_better(line: dict[str, Any], best: dict[str, Any]) -> bool:
 
 def _append_metrics(run: Path, line: dict[str, Any]) -> None:
     with (run / run_folder.METRICS).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+        file.write(dump_json(line) + "\n")
 
 
 def _cut_metrics(run: Path, done: int) -> None:

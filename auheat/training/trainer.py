@@ -41,6 +41,11 @@ _CHECK_EVERY = 50
 
 _TIMED_STEPS, _TIMED_SECONDS = 5, 10
 
+_NOT_FINITE = (
+    "the loss is not finite (a lower --lr helps, with --overwrite or another --name; what was "
+    "saved before is kept)"
+)
+
 
 class MicroBatch(NamedTuple):
     """A part of a batch that passes through the network at once.
@@ -141,7 +146,7 @@ class Trainer:
             "epoch": epoch + 1,
             "lr": self._rate(epoch * self.steps),
             **learnt,
-            **self._validate(),
+            **self._validate(epoch),
             "seconds": round(time.perf_counter() - started, 3),
             "images_per_second": round(rate, 2),
         }
@@ -299,8 +304,11 @@ class Trainer:
         targeted = seen.labels, seen.heatmaps, seen.valid
         return total_loss(output, *targeted, config.au_weight, config.layers, *contrast)
 
-    def _validate(self) -> dict[str, float]:
-        """Return accuracy and the training loss over the rows held out."""
+    def _validate(self, epoch: int) -> dict[str, float]:
+        """Return accuracy and the training loss over the rows held out.
+
+        Raises `AuheatError` where it is not finite: such an epoch could be neither best nor last.
+        """
         for model in (self.model, self.best_model):
             self.world.sync_buffers(model)
         sums = self.world.sum(self._sum_held_out(self.best_model.eval())).cpu()
@@ -312,6 +320,8 @@ class Trainer:
         totals = torch.zeros(5)
         for rows, values in zip(n, torch.stack([loss, *parts, hits], 1), strict=True):
             totals += rows * values
+        if not torch.isfinite(totals).all():
+            raise AuheatError(f"epoch {epoch + 1}, validation: {_NOT_FINITE}")
         names = ("val_loss", "val_ce", "val_au", "val_contrast", "val_accuracy")
         return dict(zip(names, (totals / n.sum().float()).tolist(), strict=True))
 
@@ -360,7 +370,4 @@ def _check_finite(rows: Tensor, epoch: int, first: int) -> None:
     """Raise for the first step whose loss is not finite; `rows` are losses from step `first` on."""
     bad = (~torch.isfinite(rows).all(1)).nonzero()
     if len(bad):
-        raise AuheatError(
-            f"epoch {epoch + 1}, step {first + int(bad[0]) + 1}: the loss is not finite "
-            "(a lower --lr helps; what was saved before is kept)"
-        )
+        raise AuheatError(f"epoch {epoch + 1}, step {first + int(bad[0]) + 1}: {_NOT_FINITE}")
