@@ -287,6 +287,10 @@ def print_summary(summary: Any, as_json: bool) -> None:
         many = isinstance(value, dict)
         inner = value.items() if many else [(key.replace("_", " "), value)]
         rows += [(f"{key.rstrip('s')} {name}" if many else name, str(v)) for name, v in inner]
+    if summary.not_valid:
+        reasons = ", ".join(f"{why}: {n}" for why, n in summary.not_valid.items())
+        explained = f" of {summary.rows} ({reasons})"
+        rows = [(name, v + explained if name == "valid" else v) for name, v in rows]
     print_table([("status", "rows"), *rows])
     fresh = summary.rows - summary.resumed
     speed = f"{fresh} photos in {summary.seconds:.1f} s, {summary.rate:.0f}/s" if fresh else ""
