@@ -222,7 +222,8 @@ def evaluate(as_json: bool, **settings: Any) -> None:
     class: it has no CAM-COS ("-", null in JSON).
 
     --maps needs no run. Its .npz has id (N) and map (N, h, w), and predicted (N) for accuracy; a
-    folder has ID.npy, ID.npz or ID.png. The scores go to the store's evaluations/.
+    folder has ID.npy, ID.npz or ID.png. A map with NaN is left out, with its photo, and counted.
+    The scores go to the store's evaluations/.
 
     \b
     auheat evaluate

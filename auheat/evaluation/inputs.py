@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,13 +17,24 @@ from torch.utils.data import default_collate
 from auheat.data.dataset import Item, ShardDataset, mean_heatmaps
 from auheat.data.row_selection import read_row_table
 from auheat.errors import StoreError
-from auheat.evaluation.external_maps import check_classes, choose_rows, open_maps, view_given
+from auheat.evaluation.external_maps import (
+    check_classes,
+    choose_rows,
+    find_unsound,
+    match_ids,
+    open_maps,
+    view_given,
+)
 from auheat.evaluation.model_maps import MapSet, predict_maps, view_maps
+from auheat.evaluation.results import NOT_FINITE
 from auheat.heatmaps.plan import Plan, plan_heatmaps
 from auheat.models.registry import find_method
 from auheat.records import Array
 from auheat.runs import checkpoint, codebook, run_folder
 from auheat.store.store import list_rendered
+from auheat.utils.console import log_notes
+
+_LOG = logging.getLogger(__name__)
 
 GIVEN_FOLDER = "evaluations"
 """Folder of the store that has the scores of maps that no run made."""
@@ -122,12 +134,18 @@ def plan_given(
     tables = (read_row_table(file) for file in dataset.files)
     everything = frozenset(key.decode() for table in tables for key in table.ids.tolist())
     ids = [dataset.ids[row] for row in rows.tolist()]
-    there, missing = choose_rows(given, ids, everything)
+    given, notes = match_ids(given, everything)
+    there, missing = choose_rows(given, ids)
+    unsound, constant = find_unsound(given, [ids[i] for i in there])
+    there = np.array([i for i in there.tolist() if ids[i] not in set(unsound)], np.intp)
+    if constant:
+        notes.append(f"{constant} maps are the same everywhere, and score 0")
+    log_notes(_LOG, [f"warning: {maps}: {note}" for note in notes])
     drawn = {
         name for name, blobs in zip(plan.names, plan.classes, strict=True) if blobs is not None
     }
     truth = dict(zip(ids, dataset.labels[rows].tolist(), strict=True))
-    needed = [key for key in missing if plan.names[truth[key]] in drawn]
+    needed = [key for key in missing + unsound if plan.names[truth[key]] in drawn]
     if strict and needed:
         raise StoreError(f"{maps}: no map of {len(needed)} photos, such as {needed[0]}")
     names = dataset.class_names
@@ -139,7 +157,11 @@ def plan_given(
         return MapSet(views.maps, views.predicted.to(device), views.probabilities.to(device))
 
     title = maps.resolve().name if maps.is_dir() else maps.stem
-    counted = {"no map": len(missing), "map of another split": len(given.ids) - len(there)}
+    counted = {
+        "no map": len(missing),
+        NOT_FINITE: len(unsound),
+        "map of another split": len(given.ids) - len(ids) + len(missing),
+    }
     return EvaluationInput(
         title,
         store / GIVEN_FOLDER / (re.sub(r"[^A-Za-z0-9._-]", "-", title).lstrip(".") or "maps"),

@@ -42,8 +42,13 @@ def test_every_row_without_a_valid_heatmap_has_one_reason(store):
     spoil(store, (14,), Status.OK)
     summary = summary_of(store)
     assert summary.not_valid == {
-        "no label": 5, "Neutral has no AUs": 5, "Contempt has no AUs": 5,
-        "no face": 2, "points doubtful": 1, "unreadable": 1, "points that give no face": 1,
+        "no label": 5,
+        "Neutral has no AUs": 5,
+        "Contempt has no AUs": 5,
+        "no face": 2,
+        "points doubtful": 1,
+        "unreadable": 1,
+        "points that give no face": 1,
     }
     assert sum(summary.not_valid.values()) + summary.details["valid"] == 25
 
