@@ -192,11 +192,10 @@ def train(as_json: bool, **settings: Any) -> None:
 @option(
     "--split",
     type=Choice(EVALUATED_SPLITS),
-    default="test",
-    show_default=True,
-    help="val: the photos held out of training.",
+    help="val: the photos held out of training; of another store also train, all  [default: test; "
+    "all of another store that has no test photos]",
 )
-@option("--shards", help="Score on these shards  [default: those of the run]")
+@option("--shards", help="Score on these shards  [default: called like the run's, or the only]")
 @device_option
 @option(
     "--maps",
@@ -221,6 +220,11 @@ def evaluate(as_json: bool, **settings: Any) -> None:
     looked at, and whether probabilities can be trusted. The map of apvit is the same for every
     class: it has no CAM-COS ("-", null in JSON).
 
+    With --store OTHER the run is scored on another data set, whose labels are matched with the
+    run's classes by name or synonym (happy is Happiness); classes without photos, and labels that
+    the run does not know, are told with counts. These scores go to RUN/evaluations/STORE-SHARDS,
+    and `report` puts runs and stores side by side.
+
     --maps needs no run. Its .npz has id (N) and map (N, h, w), and predicted (N) for accuracy; a
     folder has ID.npy, ID.npz or ID.png. A map with NaN is left out, with its photo, and counted.
     The scores go to the store's evaluations/.
@@ -228,6 +232,7 @@ def evaluate(as_json: bool, **settings: Any) -> None:
     \b
     auheat evaluate
     auheat evaluate without-aus
+    auheat evaluate with-aus --store affectnet
     auheat evaluate --save-maps attention.npz
     auheat evaluate --maps saliency.npz
     """

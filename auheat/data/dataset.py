@@ -19,7 +19,7 @@ from auheat.data.row_selection import ITEM_DATASETS, Selection, list_files, scan
 from auheat.errors import StoreError
 from auheat.images.decoding import decode_stored
 from auheat.images.headers import UnreadableImageError
-from auheat.records import Array, Status
+from auheat.records import Array
 from auheat.shards.row_reader import RowReader
 from auheat.utils.devices import count_cores
 
@@ -51,7 +51,7 @@ class ShardDataset(Dataset[Item]):
         class_names: Names of the classes.
         left_out: Count of rows that are unreadable, unlabelled, of a class not in `classes`, or
             (with `faces_only`) without a face.
-        faceless: Count of rows without a face.
+        status: (N,) `Status` of every row.
 
     Args:
         files: A folder of rendered shards, or some of its files.
@@ -92,18 +92,19 @@ class ShardDataset(Dataset[Item]):
             self.files, split, classes, names, faces_only
         )
         self.left_out: Counter[str] = Counter()
-        self.faceless = 0
         self.ids: list[str] = []
         self.persons: list[str] = []
         chosen: list[Selection] = []
+        status: list[Array] = []
         person: dict[bytes, str] = {}  # each name once in memory, however many photos it has
         for table, selection in parts:
             chosen.append(selection)
             self.left_out += selection.left_out
-            self.faceless += int((table.status[selection.rows] == Status.NO_FACE).sum())
+            status.append(table.status[selection.rows])
             self.ids += [key.decode() for key in table.ids[selection.rows].tolist()]
             raw = table.persons[selection.rows].tolist()
             self.persons += [person.setdefault(key, key.decode()) for key in raw]
+        self.status: Array = np.concatenate(status)
         self.labels: Array = np.concatenate([part.labels for part in chosen])
         self._row: Array = np.concatenate([part.rows for part in chosen])
         self._shard: Array = np.repeat(

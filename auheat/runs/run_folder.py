@@ -180,3 +180,10 @@ def read_metadata(file: Path) -> dict[str, Any]:
 RESULT, ARRAYS = "evaluation.json", "evaluation.npz"
 
 VAL_RESULT, VAL_ARRAYS = "evaluation-val.json", "evaluation-val.npz"
+
+
+def name_results(split: str) -> tuple[str, str]:
+    """Return the names of the files of scores, and of arrays, of a split."""
+    if split == "test":
+        return RESULT, ARRAYS
+    return f"evaluation-{split}.json", f"evaluation-{split}.npz"

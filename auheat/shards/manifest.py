@@ -66,6 +66,11 @@ _KINDS = (str, int, int, str, str, dict)
 _PLACE = re.compile(r"[0-9a-f]{8}( \d{1,20}\+\d{1,20})*")
 
 
+def digest_fingerprint(fingerprint: Mapping[str, Any]) -> str:
+    """Return the sha256 of all that decided the shards, so that others of one name differ."""
+    return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()
+
+
 def write_manifest(
     folder: Path, fingerprint: Mapping[str, Any], entries: Iterable[ShardEntry]
 ) -> None:

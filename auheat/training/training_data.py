@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,9 +17,10 @@ from auheat.errors import StoreError
 from auheat.expressions import match_name
 from auheat.facs.records import Codebook
 from auheat.heatmaps.plan import Plan, plan_heatmaps
-from auheat.records import Array
+from auheat.records import Array, Status
 from auheat.runs import checkpoint, run_folder
 from auheat.runs.codebook import read_codebook
+from auheat.shards.manifest import digest_fingerprint
 from auheat.shards.reader import read_attributes
 from auheat.shards.schema import SHARDS
 from auheat.store.store import list_rendered
@@ -77,8 +76,8 @@ def load_training_data(store: Path, config: TrainConfig) -> TrainingData:
         raise StoreError(f"{folder}: too few photos to hold any out for validation")
     about = {
         "shards": folder.relative_to(store / SHARDS).as_posix(),
-        # all that decided the shards, so that a run never goes on with others of the same name
-        "material": hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest(),
+        # a run never goes on with others of the same name
+        "material": digest_fingerprint(fingerprint),
         "train_rows": len(chosen),
         "val_rows": len(val_rows),
         "train_per_class": count.tolist(),
@@ -111,9 +110,10 @@ def note_left_out(material: TrainingData) -> list[str]:
     """Return notes on the training rows that are left out, and on those without a face."""
     train = material.dataset
     notes = [f"left out of training: {n} photos ({why})" for why, n in train.left_out.items()]
-    if train.faceless:
+    faceless = int((train.status[material.train] == Status.NO_FACE).sum())
+    if faceless:
         notes.append(
-            f"{train.faceless} training photos have no face: they train the classifier, and no "
+            f"{faceless} training photos have no face: they train the classifier, and no "
             "heatmap (--faces-only leaves them out)"
         )
     return notes

@@ -383,20 +383,24 @@ def test_bad_requests_are_one_error_each(evaluated, tmp_path):
     run = store / "runs" / "few"
     with pytest.raises(AuheatError, match="no such run \\(there: few\\)"):
         evaluate("other", store)
-    with pytest.raises(AuheatError, match="--split: 'all'"):
-        evaluate(store=store, split="all")
+    with pytest.raises(AuheatError, match="--split: 'both' is not known"):
+        evaluate(store=store, split="both")
+    for split in ("train", "all"):
+        with pytest.raises(AuheatError, match=f"--split: {split} \\(run few has learnt from these"):
+            evaluate(store=store, split=split)
     with pytest.raises(AuheatError, match="no run \\(run `auheat train` first"):
         evaluate(store=make_store(tmp_path / "bare"))
-    renamed = make_store(tmp_path / "renamed", names=(*NAMES[:3], "Anger"))
-    with pytest.raises(AuheatError, match="classes Neutral, Happiness, Surprise, Anger \\(run few"):
-        evaluate(run, renamed)
+    strange = make_store(tmp_path / "strange", names=("Pain", "Contempt"))
+    with pytest.raises(AuheatError, match="labels Pain, Contempt \\(run few knows Neutral, Happ"):
+        evaluate(run, strange)
     with pytest.raises(AuheatError, match="no 'ours'"):
         evaluate(store=store, shards="ours")
-    untested = make_store(tmp_path / "untested", counts=(("train", 2),))
+    untested = make_store(tmp_path / "untested", counts=(("train", 4),))
+    train(untested, make_config("demo", name="few", epochs=1, **SETTINGS))
     with pytest.raises(
         AuheatError, match="no test photos \\(--split val scores the photos held out"
     ):
-        evaluate(run, untested)
+        evaluate("few", untested)
     shutil.copytree(run, tmp_path / "stopped")
     (tmp_path / "stopped" / "best.safetensors").unlink()
     with pytest.raises(AuheatError, match="no checkpoint"):
