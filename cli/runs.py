@@ -304,7 +304,8 @@ def report(as_json: bool, **settings: Any) -> None:
     """Write one self-contained HTML page: faces, heatmaps, counts, and RUNS side by side.
 
     RUNS are names or folders, by default all of the store's. Runs that differ in --au-weight or
-    --layers alone are shown as pairs and curves. Shards without photos show landmarks and heatmaps.
+    --layers alone are shown as pairs and curves; where runs were scored on other stores, too, there
+    are tables of runs x stores. Shards without photos show landmarks and heatmaps.
 
     \b
     auheat report

@@ -29,7 +29,6 @@ from auheat.evaluation.external_maps import (
 from auheat.evaluation.model_maps import MapSet, predict_maps, view_maps
 from auheat.evaluation.results import NOT_FINITE
 from auheat.evaluation.scored_rows import (
-    ELSEWHERE,
     ScoredRows,
     choose_folder,
     choose_rows_alone,
@@ -130,7 +129,7 @@ def plan_run(
 
 def _folder_of(run: Path, chosen: ScoredRows) -> Path:
     name = f"{Path(chosen.about['store']).name}-{chosen.about['shards']}"
-    return choose_folder(run / ELSEWHERE, make_plain(name), chosen.about)
+    return choose_folder(run / run_folder.ELSEWHERE, make_plain(name), chosen.about)
 
 
 def make_plain(name: str) -> str:
@@ -183,7 +182,7 @@ def plan_given(
     title = maps.resolve().name if maps.is_dir() else maps.stem
     return EvaluationInput(
         title,
-        choose_folder(store / ELSEWHERE, make_plain(title), chosen.about),
+        choose_folder(store / run_folder.ELSEWHERE, make_plain(title), chosen.about),
         chosen,
         there,
         plan,

@@ -28,10 +28,6 @@ from auheat.shards.reader import read_attributes
 from auheat.shards.schema import SHARDS
 from auheat.store.store import list_rendered
 
-ELSEWHERE = "evaluations"
-"""Folder of a run for its scores on other stores, and of a store for those of other tools' maps."""
-
-
 SPLITS = ("test", "val", "train", "all")
 
 _HINTS = {

@@ -182,6 +182,10 @@ RESULT, ARRAYS = "evaluation.json", "evaluation.npz"
 VAL_RESULT, VAL_ARRAYS = "evaluation-val.json", "evaluation-val.npz"
 
 
+ELSEWHERE = "evaluations"
+"""Folder of a run for its scores on other stores, and of a store for those of other tools' maps."""
+
+
 def name_results(split: str) -> tuple[str, str]:
     """Return the names of the files of scores, and of arrays, of a split."""
     if split == "test":
