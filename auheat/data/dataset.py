@@ -124,7 +124,8 @@ class ShardDataset(Dataset[Item]):
 
         A negative index counts from the end. Raises IndexError for a row that is not there.
         """
-        indices = np.arange(len(self))[list(indices)].tolist()
+        rows = range(len(self))
+        indices = [rows[index] for index in indices]
         labels = self.labels[indices].tolist()
         if self._cache is not None:
             items: list[Item] = [{k: v[i] for k, v in self._cache.items()} for i in indices]
@@ -137,7 +138,8 @@ class ShardDataset(Dataset[Item]):
     def take(self, rows: Sequence[int]) -> Item:
         """Return rows of a cached dataset as one batch, as a loader would put them together."""
         assert self._cache is not None
-        index = torch.arange(len(self))[torch.as_tensor(rows, dtype=torch.int64)]
+        index = torch.as_tensor(rows, dtype=torch.int64)
+        index = torch.where(index < 0, index + len(self), index)
         batch: Item = {key: values[index] for key, values in self._cache.items()}
         return batch | {"label": torch.from_numpy(self.labels[rows]), "index": index}
 

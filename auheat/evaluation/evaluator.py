@@ -129,6 +129,8 @@ def _find_run(store: Path, run: str | Path | None) -> Path:
     except AuheatError as error:
         if run is None or not (usual / RUNS / str(run) / CONFIG).is_file():
             more = f"; not in {usual}, either" if run is not None and usual != store else ""
+            if run is None and usual != store and (usual / RUNS).is_dir():
+                more = f"; to score one of {usual} here, name it"
             raise type(error)(f"{error}{more}") from error
     return usual / RUNS / str(run)
 

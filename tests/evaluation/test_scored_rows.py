@@ -226,6 +226,11 @@ def test_a_runs_name_is_looked_for_where_runs_usually_are(home, tmp_path, monkey
     assert (folder / "evaluation.json").is_file()
     with pytest.raises(AuheatError, match=r"no run .*; not in .*usual, either"):
         evaluate("nobody", other)
+    with pytest.raises(AuheatError, match=r"no run .*; to score one of .*usual here, name it"):
+        evaluate(store=other)
+    bare = make_store(tmp_path / "bare", (("", 2),), SEVEN[:3])
+    done = CliRunner().invoke(main, ["evaluate", "few", "--store", str(bare), "--device", "cpu"])
+    assert "\n6 photos, 4 with a heatmap\n" in done.stdout
 
 
 def test_shards_of_another_name_are_taken_where_they_are_the_only_ones(run, tmp_path):
