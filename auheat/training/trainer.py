@@ -8,6 +8,7 @@ pass. (Batch normalisation, unless frozen or synced, sees its own part; so does 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -137,16 +138,22 @@ class Trainer:
         checkpoint.save_state(run, self.model, self.optimizer, self._mean_model, **metadata)
 
     def run_epoch(self, epoch: int) -> dict[str, Any]:
-        """Train and validate once; return the epoch's line for metrics.jsonl."""
+        """Train and validate once; return the epoch's line for metrics.jsonl.
+
+        Raises `AuheatError` for a loss that is not finite: no such epoch could be the best or last.
+        """
         started = time.perf_counter()
         learnt = self._train_epoch(epoch)
         seconds = time.perf_counter() - started
         rate = self.steps * self.config.batch_size / seconds
+        held_out = self._validate()
+        if not all(map(math.isfinite, held_out.values())):
+            raise AuheatError(f"epoch {epoch + 1}, validation: {_NOT_FINITE}")
         return {
             "epoch": epoch + 1,
             "lr": self._rate(epoch * self.steps),
             **learnt,
-            **self._validate(epoch),
+            **held_out,
             "seconds": round(time.perf_counter() - started, 3),
             "images_per_second": round(rate, 2),
         }
@@ -304,11 +311,8 @@ class Trainer:
         targeted = seen.labels, seen.heatmaps, seen.valid
         return total_loss(output, *targeted, config.au_weight, config.layers, *contrast)
 
-    def _validate(self, epoch: int) -> dict[str, float]:
-        """Return accuracy and the training loss over the rows held out.
-
-        Raises `AuheatError` where it is not finite: such an epoch could be neither best nor last.
-        """
+    def _validate(self) -> dict[str, float]:
+        """Return accuracy and the training loss over the rows held out."""
         for model in (self.model, self.best_model):
             self.world.sync_buffers(model)
         sums = self.world.sum(self._sum_held_out(self.best_model.eval())).cpu()
@@ -320,8 +324,6 @@ class Trainer:
         totals = torch.zeros(5)
         for rows, values in zip(n, torch.stack([loss, *parts, hits], 1), strict=True):
             totals += rows * values
-        if not torch.isfinite(totals).all():
-            raise AuheatError(f"epoch {epoch + 1}, validation: {_NOT_FINITE}")
         names = ("val_loss", "val_ce", "val_au", "val_contrast", "val_accuracy")
         return dict(zip(names, (totals / n.sum().float()).tolist(), strict=True))
 
