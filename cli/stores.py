@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -166,22 +167,33 @@ def _print_duplicates(result: dict[str, Any]) -> None:
 
 
 @click.command(cls=Command)
+@click.argument("run", required=False)
 @store_option
 @option("--repair", is_flag=True, help="Take out what is broken; the next run rebuilds it.")
 @json_option
-def verify(repair: bool, as_json: bool, **settings: Any) -> None:
-    """Check a store against every rule of FORMAT.md; exit 1 where one is broken.
+def verify(run: str | None, store: Path | None, repair: bool, as_json: bool) -> None:
+    """Check a store against every rule of FORMAT.md, or RUN; exit 1 where one is broken.
+
+    The files of runs (RUN is a name or a folder; without it those of the store) are compared with
+    the sha256 that training and evaluation noted of them.
 
     With --repair, broken shards are taken out and a damaged manifest is replaced by its copy; then
     `extract` or `render`, given as before, makes just that again.
 
     \b
     auheat verify --store auheat-data
+    auheat verify with-aus
     auheat verify --repair
     """
-    from auheat.store.maintenance import verify as run
+    from auheat.store.maintenance import verify as check
 
-    result = run(repair=repair, **settings)
+    place: Path | None = store
+    if run is not None:
+        from auheat.runs.run_folder import find_run
+        from auheat.utils.paths import find_store
+
+        place = find_run(find_store(store), run)
+    result = check(place, repair=repair)
     if as_json:
         print_json(result.as_dict())
     else:

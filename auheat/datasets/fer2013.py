@@ -6,8 +6,8 @@ The pixels of fer2013.csv become PNG files, once; ids are FER+'s names, fer00000
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +21,7 @@ from auheat.datasets.label_files import read_column_names, read_label_table, rea
 from auheat.datasets.layout import Folder
 from auheat.errors import StoreError
 from auheat.utils.console import progress
+from auheat.utils.files import write_folder
 from auheat.utils.paths import is_plain_name
 
 FER_LABELS = MappingProxyType(
@@ -133,14 +134,17 @@ def unpack(folder: Folder, table: Path) -> None:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     target = folder.unpack / f"fer2013-{digest[:12]}"
     if not target.is_dir():
-        part = target.with_name(target.name + ".part")
-        shutil.rmtree(part, ignore_errors=True)
-        for _, home in USAGES.values():
-            (part / home).mkdir(parents=True)
-        rows = progress(_read_photos(table), desc=f"unpack {table.name}", unit="photo")
-        for line, row, _, path in rows:
-            (part / path).write_bytes(_encode(row["pixels"], f"{table}: line {line}"))
-        part.rename(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with write_folder(target) as part:
+            for _, home in USAGES.values():
+                (part / home).mkdir(parents=True)
+            rows = progress(_read_photos(table), desc=f"unpack {table.name}", unit="photo")
+            for line, row, _, path in rows:
+                (part / path).write_bytes(_encode(row["pixels"], f"{table}: line {line}"))
+            if hasattr(
+                os, "sync"
+            ):  # once: tens of thousands of files, synced in turn, take minutes
+                os.sync()
     folder.notes.append(f"the photos of {table.name} lie in {target}")
     folder.move(target)
 

@@ -6,6 +6,8 @@ input size, so that scores do not depend on the size heatmaps were stored at.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -22,8 +24,8 @@ from auheat.evaluation.external_maps import (
     LABELS,
     MAPS,
     PREDICTED,
+    SAVED,
     SIDE,
-    check_target,
     write_maps,
 )
 from auheat.evaluation.inputs import EvaluationInput, plan_given, plan_run
@@ -36,9 +38,11 @@ from auheat.records import Array
 from auheat.runs import run_folder
 from auheat.runs.run_folder import CONFIG, RUNS, name_results
 from auheat.utils.checks import check_one_of
+from auheat.utils.checksums import write_files
 from auheat.utils.console import log_notes, progress
 from auheat.utils.devices import pick_device
-from auheat.utils.files import write_json
+from auheat.utils.files import encode_json
+from auheat.utils.marks import check_target
 from auheat.utils.paths import find_store
 
 _LOG = logging.getLogger(__name__)
@@ -104,16 +108,20 @@ def evaluate(
     if require_all_maps and maps is None:
         raise RequestError("--require-all-maps: needs --maps (a run has a map of every photo)")
     if save_maps is not None:
-        check_target(save_maps)
+        check_target(save_maps, SAVED)
     target = pick_device(device)
-    if maps is None:
-        task = plan_run(store, _find_run(store, run), target, split, shards)
-    else:
-        beside = None if run is None else _find_run(store, run)
-        task = plan_given(store, maps, beside, target, split, shards, require_all_maps)
-    with torch.inference_mode():
-        result, arrays, saved = _score(task, KINDS[kind], save_maps is not None)
-    _write(task.folder, result, arrays)
+    with contextlib.ExitStack() as held:
+        if maps is None:
+            folder = _find_run(store, run)
+            held.enter_context(run_folder.lock_run(folder))
+            task = plan_run(store, folder, target, split, shards)
+        else:
+            beside = None if run is None else _find_run(store, run)
+            task = plan_given(store, maps, beside, target, split, shards, require_all_maps)
+            held.enter_context(run_folder.lock_run(task.folder))
+        with torch.inference_mode():
+            result, arrays, saved = _score(task, KINDS[kind], save_maps is not None)
+        _write(task.folder, result, arrays)
     if not task.chosen.own:
         log_notes(_LOG, [f"scores on {task.chosen.about['store']} are in {task.folder}"])
     if save_maps is not None:
@@ -224,12 +232,14 @@ def _examples(task: EvaluationInput, scorer: MapScorer, totals: ScoreTable) -> d
 
 def _write(folder: Path, result: Evaluation, arrays: Mapping[str, Array]) -> None:
     scores, beside = name_results(result.split)
+    packed = io.BytesIO()
+    np.savez_compressed(packed, **dict[str, Any](arrays))
+    files = {scores: encode_json(result.as_dict()), beside: packed.getvalue()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        write_files(folder, files, run_folder.RUN_FILES)
     except OSError as error:
-        raise StoreError(f"{folder}: cannot be written: {error.strerror}") from error
-    write_json(folder / scores, result.as_dict())
-    write_maps(folder / beside, arrays)
+        raise StoreError(f"{folder}: cannot be written: {error.strerror or error}") from error
 
 
 PER_CLASS, EXTREMES = 2, 6

@@ -10,11 +10,13 @@ unpickled, and no path is made of an id.
 
 from __future__ import annotations
 
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import unquote
 
 import cv2
@@ -28,10 +30,16 @@ from auheat.expressions import match_name
 from auheat.records import SUFFIXES as PHOTO_ENDINGS
 from auheat.records import Array
 from auheat.utils.console import progress
+from auheat.utils.files import write_whole
+from auheat.utils.marks import archive_mark, check_target
 from auheat.utils.npz import DAMAGE, read_npy, read_npz
 
 IDS, MAPS, LABELS, PREDICTED, SIDE = "id", "map", "label", "predicted", "side"
 """The arrays of an .npz; `side` is the side of the grid that the maps were compared on."""
+
+
+SAVED = "maps"
+"""The mark of an .npz that `write_maps` made."""
 
 
 SUFFIXES = (".npy", ".npz", ".png")
@@ -320,22 +328,23 @@ def view_given(
     return MapSet({GIVEN: found}, chosen, torch.full((len(keys), classes), torch.nan))
 
 
-def check_target(file: Path) -> None:
-    """Check that a file can be written, before the work; raises `AuheatError`."""
-    if not file.name or file.is_dir():
-        raise StoreError(f"{file}: a folder (expected the name of an .npz to write)")
-
-
 def write_maps(file: Path, arrays: Mapping[str, Any]) -> None:
-    """Write maps as an .npz that `open_maps` reads; raises `AuheatError` where it cannot."""
-    part = file.with_name(file.name + ".part")
+    """Write maps as an .npz that `open_maps` reads, where nothing or earlier maps are.
+
+    Raises `AuheatError` where it cannot.
+    """
+    check_target(file, SAVED)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as handle:
-            np.savez_compressed(handle, **arrays)
-        part.replace(file)
+        write_whole(file, partial(_write_npz, arrays))
     except OSError as error:
         raise StoreError(f"{file}: cannot be written: {error.strerror or error}") from error
+
+
+def _write_npz(arrays: Mapping[str, Any], handle: IO[bytes]) -> None:
+    np.savez_compressed(handle, **arrays)
+    with zipfile.ZipFile(handle, "a") as archive:
+        archive.comment = archive_mark(SAVED)
 
 
 def _list(keys: Sequence[str]) -> str:

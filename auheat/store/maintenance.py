@@ -8,14 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from auheat.errors import AuheatError, StoreError
+from auheat.errors import AuheatError, RequestError, StoreError
 from auheat.shards.manifest import is_lost, read_manifest, write_manifest
 from auheat.shards.schema import BACKUP, LANDMARKS, MANIFEST, OWN_FILE, SHARDS
 from auheat.shards.validation import Violation, check_folder, check_sources
+from auheat.utils.checksums import CHECKSUMS, find_damage, read_checksums
 from auheat.utils.console import progress
 from auheat.utils.files import cannot_write
 from auheat.utils.locking import lock_store
 from auheat.utils.paths import find_store
+
+_CONFIG = "config.json"  # by which a run's folder is known
+
+_WITH_CHECKSUMS = (f"runs/*/{CHECKSUMS}", f"evaluations/*/{CHECKSUMS}")
+
+_MENDS = "the same `auheat train` or `evaluate` makes it again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +51,10 @@ class Verification:
 
 
 def verify(store: str | Path | None = None, *, repair: bool = False) -> Verification:
-    """Check a store against every rule of FORMAT.md.
+    """Check a store against every rule of FORMAT.md, and its runs against their checksums.
 
     Args:
-        store: Folder of the store; None: $AUHEAT_STORE, else auheat-data.
+        store: Folder of the store, or of a run; None: $AUHEAT_STORE, else auheat-data.
         repair: Take out what is broken, so that the next `extract` or `render`, with the arguments
             of before, makes just that again.
 
@@ -55,7 +62,7 @@ def verify(store: str | Path | None = None, *, repair: bool = False) -> Verifica
         The folders checked, the rules broken, and the rows to be made again.
 
     Raises:
-        AuheatError: Where there is no store.
+        AuheatError: Where there is no store and no run, and for `repair` of a run.
 
     Example:
         >>> import auheat
@@ -65,13 +72,18 @@ def verify(store: str | Path | None = None, *, repair: bool = False) -> Verifica
         >>> auheat.verify("store").ok
         True
     """
+    folder = find_store(store)
+    if (folder / _CONFIG).is_file():
+        if repair:
+            raise RequestError(f"{folder}: a run (the same `auheat train` mends it)")
+        return Verification((folder,), tuple(check_run(folder)), {})
     check = repair_store if repair else verify_store
-    folders, violations, *lost = check(find_store(store))
+    folders, violations, *lost = check(folder)
     return Verification(tuple(folders), tuple(violations), lost[0] if lost else {})
 
 
 def verify_store(store: Path) -> tuple[list[Path], list[Violation]]:
-    """Check every rule of FORMAT.md: return the folders checked and what was found.
+    """Check every rule of FORMAT.md, and the files of runs: return the folders and what was found.
 
     Raises `AuheatError` where there is nothing to check.
     """
@@ -85,7 +97,22 @@ def verify_store(store: Path) -> tuple[list[Path], list[Violation]]:
             findings += check_folder(folder, bar.update)
             if folder != store / LANDMARKS and (store / LANDMARKS).is_dir():
                 findings += check_sources(store / LANDMARKS, folder)
-    return folders, findings
+    runs = [file.parent for name in _WITH_CHECKSUMS for file in sorted(store.glob(name))]
+    for run in runs:
+        findings += check_run(run)
+    return [*folders, *runs], findings
+
+
+def check_run(run: Path) -> list[Violation]:
+    """Check a run's files, or an evaluation's, against its manifest: a finding for each."""
+    try:
+        if read_checksums(run) is None:
+            problem = "missing (an earlier version trained it; the same `auheat train` adds it)"
+            return [Violation(run / CHECKSUMS, "R1", problem)]
+        damage = [(run / name, problem) for name, problem in find_damage(run)]
+    except AuheatError as error:
+        return [Violation(run / CHECKSUMS, "R1", str(error).partition(": ")[2])]
+    return [Violation(file, "R2", f"{problem} ({_MENDS})") for file, problem in damage]
 
 
 def _count_rows(folders: Sequence[Path]) -> int:

@@ -132,10 +132,10 @@ class Trainer:
         self._scaler.load_state_dict(metadata.get("scaler") or self._scaler.state_dict())
         return metadata
 
-    def save(self, run: Path, **metadata: Any) -> None:
-        """Write a run's last.safetensors: all that it takes to resume."""
+    def pack(self, **metadata: Any) -> bytes:
+        """Return a run's last.safetensors: all that it takes to resume."""
         metadata["scaler"] = self._scaler.state_dict()
-        checkpoint.save_state(run, self.model, self.optimizer, self._mean_model, **metadata)
+        return checkpoint.pack_state(self.model, self.optimizer, self._mean_model, **metadata)
 
     def run_epoch(self, epoch: int) -> dict[str, Any]:
         """Train and validate once; return the epoch's line for metrics.jsonl.

@@ -26,7 +26,7 @@ from auheat.shards.schema import SHARDS
 from auheat.store.store import list_rendered
 from auheat.training.config import TrainConfig
 from auheat.utils.checks import check_distinct
-from auheat.utils.files import write_json
+from auheat.utils.files import encode_json
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -125,14 +125,19 @@ def describe_training_data(material: TrainingData, processes: int) -> dict[str, 
     return material.about | {"codebook_digest": digest, "processes": processes}
 
 
-def write_split_and_maps(run: Path, material: TrainingData) -> None:
-    """Note the rows held out, and each class's mean training heatmap (K, h, w) in [0, 1]."""
+def pack_split_and_maps(material: TrainingData) -> dict[str, bytes]:
+    """Return files of a run: the rows held out, and each class's mean training heatmap.
+
+    The heatmaps are (K, h, w) in [0, 1].
+    """
     held_out = [material.held_out.ids[i] for i in material.val]
-    write_json(run / run_folder.SPLIT, {"val": held_out})
     means = mean_heatmaps(material.dataset, material.train)
     if not means:
         raise StoreError(f"{material.folder}: no training photo has a heatmap")
     blank = np.zeros_like(next(iter(means.values())))
     classes = range(len(material.dataset.class_names))
     maps = torch.from_numpy(np.stack([means.get(k, blank) for k in classes]).astype(np.float32))
-    checkpoint.save_tensors(run / run_folder.MAPS, {"mean_heatmap": maps})
+    return {
+        run_folder.SPLIT: encode_json({"val": held_out}),
+        run_folder.MAPS: checkpoint.pack_tensors({"mean_heatmap": maps}),
+    }

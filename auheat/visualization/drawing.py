@@ -21,6 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 from auheat.errors import RequestError, StoreError
 from auheat.records import Array
 from auheat.utils.files import write_whole
+from auheat.utils.marks import check_target, mark_picture
 
 Color: TypeAlias = tuple[int, int, int]
 
@@ -234,10 +235,15 @@ def encode_picture(picture: Array, suffix: str = ".png") -> bytes:
 
 
 def write_plot(file: Path, picture: Array) -> None:
-    """Write a picture as a command's --plot; raises `AuheatError` where it cannot be written."""
+    """Write a picture as a command's --plot, where nothing or an earlier plot is.
+
+    Raises `AuheatError` where it cannot be written.
+    """
+    check_target(file, "plot")
     jpeg = file.suffix.lower() in (".jpg", ".jpeg")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, encode_picture(picture, ".jpg" if jpeg else ".png"))
+        data = encode_picture(picture, ".jpg" if jpeg else ".png")
+        write_whole(file, mark_picture(data, "plot"))
     except OSError as error:
         raise RequestError(f"--plot: {file}: cannot be written: {error.strerror}") from error

@@ -15,11 +15,11 @@ from auheat.evaluation.evaluator import evaluate
 from auheat.explanation.explainer import explain
 from auheat.heatmaps.plan import plan_heatmaps
 from auheat.heatmaps.render import render_heatmaps
-from auheat.runs import checkpoint
 from auheat.runs.checkpoint import load_classifier, load_tensors, save_tensors
 from auheat.runs.codebook import pack_codebook, unpack_codebook
 from auheat.training.config import make_config
 from auheat.training.runner import train
+from auheat.utils import files
 
 SIDE = 32
 ROWS = ("label", "predicted", "probabilities", "valid", "scores", "columns")
@@ -469,7 +469,7 @@ def test_a_checkpoint_that_cannot_be_written_is_one_error_and_keeps_the_old(tmp_
     def fill_disk(path):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "sync", fill_disk)
+    monkeypatch.setattr(files, "sync", fill_disk)
     with pytest.raises(AuheatError, match="a.safetensors: cannot be written: .*No space left"):
         save_tensors(file, {"a": torch.zeros(1)})
     assert load_tensors(file)["a"] == 1

@@ -286,3 +286,15 @@ def test_ranks_among_all_of_the_runs_classes_whatever_the_store_shows(run, tmp_p
     assert result.balanced_accuracy == pytest.approx(
         np.mean([result.per_class[name]["accuracy"] for name in ("Happiness", "Neutral")])
     )
+
+
+def test_scores_elsewhere_go_with_the_run_that_is_trained_anew(home, tmp_path):
+    store = tmp_path / "home"
+    shutil.copytree(home, store)
+    other = make_store(tmp_path / "other", (("test", 2),), SEVEN[:3])
+    evaluate(store / "runs" / "few", other)
+    assert (store / "runs" / "few" / "evaluations").is_dir()
+    train(
+        store, make_config("demo", name="few", seed=1, **SETTINGS | {"epochs": 1}), overwrite=True
+    )
+    assert not (store / "runs" / "few" / "evaluations").exists()

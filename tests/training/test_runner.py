@@ -73,6 +73,7 @@ def test_a_run_folder_is_self_sufficient(trained):
     files = {f.name for f in summary.run.iterdir()}
     assert files == {
         "config.json",
+        "manifest.json",
         "split.json",
         "metrics.jsonl",
         "best.safetensors",

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from auheat.cli.common import print_json
-from auheat.runs.checkpoint import save_tensors
+from auheat.runs.checkpoint import encode_curve, save_tensors
 from auheat.runs.run_folder import read_metadata
 from auheat.shards.manifest import encode_manifest, read_manifest, write_manifest
-from auheat.training.runner import _append_metrics
 from auheat.utils.files import dump_json, encode_json, write_json
 
 NOT_NUMBERS = (math.nan, math.inf, -math.inf, np.float64("nan"))
@@ -44,8 +43,7 @@ def test_other_values_are_written_as_ever():
 def test_every_writer_of_a_run_or_a_store_writes_json(tmp_path, capsys, value):
     print_json({"att_cos": value})
     assert strict(capsys.readouterr().out) == {"att_cos": None}
-    _append_metrics(tmp_path, {"val_loss": value})
-    assert strict((tmp_path / "metrics.jsonl").read_text()) == {"val_loss": None}
+    assert strict(encode_curve([{"val_loss": value}])) == {"val_loss": None}
     save_tensors(tmp_path / "a.safetensors", {}, best={"val_loss": value})
     assert read_metadata(tmp_path / "a.safetensors") == {"best": {"val_loss": None}}
     fingerprint = {"photos": 0, "threshold": value}
