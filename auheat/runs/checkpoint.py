@@ -31,7 +31,7 @@ from auheat.runs.run_folder import (
     read_progress,
     write_run,
 )
-from auheat.utils.checksums import CHECKSUMS, find_damage, read_steadily
+from auheat.utils.checksums import CHECKSUMS, find_damage, read_checksums, read_steadily
 from auheat.utils.files import dump_json
 
 _LOG = logging.getLogger(__name__)
@@ -97,8 +97,12 @@ def _read_tensors(file: Path) -> dict[str, Tensor]:
 
 def _check_bytes(file: Path) -> None:
     """Raise `AuheatError` where a run's manifest knows other bytes of a file."""
-    for _, problem in find_damage(file.parent, [file.name]):
-        raise StoreError(f"{file}: {problem} ({MENDS})")
+    try:
+        problems = [problem for _, problem in find_damage(file.parent, [file.name])]
+    except AuheatError:
+        return  # of the manifest, which says nothing then
+    if problems:
+        raise StoreError(f"{file}: {problems[0]} ({MENDS})")
 
 
 def pack_state(
@@ -232,12 +236,13 @@ def load_classifier(run: Path, file: str = BEST) -> tuple[Classifier, dict[str, 
     config. A run that has no checksums is noted.
     """
     names = [run / name for name in (CONFIG, file, CHECKSUMS)]
-    if not names[-1].is_file():
-        _LOG.warning(
-            "%s: no %s, so its weights cannot be checked (an earlier version trained it)",
-            run,
-            CHECKSUMS,
-        )
+    what = f"{run}: no {CHECKSUMS} (an earlier version trained it)"
+    try:
+        what = what if read_checksums(run) is None else ""
+    except AuheatError as error:
+        what = str(error)
+    if what:
+        _LOG.warning("%s: the weights cannot be checked", what)
     return read_steadily(lambda: _load_classifier(run, file), names)
 
 
