@@ -106,7 +106,7 @@ def results_of(folder: Path) -> dict[str, str]:
         if not file.is_file() or name in DECOYS or name in ("manifest.json", ".lock"):
             continue
         if "/two-" in key and (name.startswith(".auheat.") or TEMPORARY.fullmatch(name)):
-            continue  # of a run that was finished when it was killed: nothing is written to it again
+            continue  # of a run that was finished when it was killed: nobody writes to it again
         if name.endswith(".safetensors"):
             digest = hashlib.sha256()
             for tensor, values in sorted(load_tensors(file).items()):
