@@ -298,7 +298,7 @@ def explain(fail_on_bad: bool, as_json: bool, **settings: Any) -> None:
 @click.argument("runs", nargs=-1)
 @store_option
 @shards_option
-@option("--out", type=FILE, help="HTML file  [default: in the store]")
+@option("--out", type=FILE, help="HTML file, or a report to replace  [default: in the store]")
 @json_option
 def report(as_json: bool, **settings: Any) -> None:
     """Write one self-contained HTML page: faces, heatmaps, counts, and RUNS side by side.

@@ -24,7 +24,8 @@ import safetensors.torch
 
 from auheat.errors import RequestError, StoreError
 from auheat.runs.config_schema import CONFIG_FIELDS, is_number, is_size
-from auheat.utils.checksums import CHECKSUMS, write_files
+from auheat.utils.checksums import CHECKSUMS, read_checksums, write_files
+from auheat.utils.files import TEMPORARY
 from auheat.utils.locking import LOCK_SECONDS, lock_folder
 
 _LOG = logging.getLogger(__name__)
@@ -147,8 +148,13 @@ def check_place(run: Path) -> None:
     """Raise `AuheatError` where a folder is not empty, and no run."""
     if (run / CONFIG).is_file() or not run.is_dir():
         return
-    if any(not file.name.startswith(".auheat.") for file in run.iterdir()):
+    if any(not _is_passing(file.name) for file in run.iterdir()) and not read_checksums(run):
         raise StoreError(f"{run}: not empty, and no run (choose another --name)")
+
+
+def _is_passing(name: str) -> bool:
+    """Whether a file is a lock, or was being written by a process that was killed."""
+    return name.startswith(".auheat.") or bool(TEMPORARY.fullmatch(name))
 
 
 def lock_run(run: Path, timeout: float = LOCK_SECONDS) -> AbstractContextManager[None]:
@@ -185,7 +191,7 @@ def _clear(run: Path) -> None:
             file.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # it is kept, and named, where there is more in it
             folder.rmdir()
-    kept = sorted(file.name for file in run.iterdir() if not file.name.startswith(".auheat."))
+    kept = sorted(file.name for file in run.iterdir() if not _is_passing(file.name))
     if kept:
         _LOG.warning("%s: kept, as training did not write it: %s", run, ", ".join(kept))
 
