@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
@@ -171,7 +170,7 @@ def _print_duplicates(result: dict[str, Any]) -> None:
 @store_option
 @option("--repair", is_flag=True, help="Take out what is broken; the next run rebuilds it.")
 @json_option
-def verify(run: str | None, store: Path | None, repair: bool, as_json: bool) -> None:
+def verify(repair: bool, as_json: bool, **settings: Any) -> None:
     """Check a store against every rule of FORMAT.md, or RUN; exit 1 where one is broken.
 
     The files of runs (RUN is a name or a folder; without it those of the store) are compared with
@@ -187,19 +186,16 @@ def verify(run: str | None, store: Path | None, repair: bool, as_json: bool) -> 
     """
     from auheat.store.maintenance import verify as check
 
-    place: Path | None = store
-    if run is not None:
-        from auheat.runs.run_folder import find_run
-        from auheat.utils.paths import find_store
-
-        place = find_run(find_store(store), run)
-    result = check(place, repair=repair)
+    result = check(repair=repair, **settings)
     if as_json:
         print_json(result.as_dict())
     else:
         for violation in result.violations:
             click.echo(str(violation))
-        click.echo(f"{len(result.folders)} folders checked, {len(result.violations)} findings")
+        stages, findings = len(result.folders) - len(result.runs), len(result.violations)
+        click.echo(f"{stages} folders checked, {findings} findings")
+        if result.runs:
+            click.echo(f"runs and evaluations checked: {len(result.runs)}")
         for folder, n in result.lost.items():
             rows = "all rows" if n < 0 else f"{n} rows"
             click.echo(f"{folder}: {rows} to be made again (give the same command as before)")

@@ -41,6 +41,11 @@ class Verification:
         """Whether no rule is broken."""
         return not self.violations
 
+    @property
+    def runs(self) -> tuple[Path, ...]:
+        """The folders that are no stage of a store: runs and evaluations, with checksums."""
+        return tuple(f for f in self.folders if f.name != LANDMARKS and f.parent.name != SHARDS)
+
     def as_dict(self) -> dict[str, Any]:
         """Return the result as plain values, for JSON."""
         return {
@@ -50,11 +55,14 @@ class Verification:
         }
 
 
-def verify(store: str | Path | None = None, *, repair: bool = False) -> Verification:
+def verify(
+    store: str | Path | None = None, *, run: str | Path | None = None, repair: bool = False
+) -> Verification:
     """Check a store against every rule of FORMAT.md, and its runs against their checksums.
 
     Args:
         store: Folder of the store, or of a run; None: $AUHEAT_STORE, else auheat-data.
+        run: Folder of a run, or its name in `store`/runs, to check alone.
         repair: Take out what is broken, so that the next `extract` or `render`, with the arguments
             of before, makes just that again.
 
@@ -72,14 +80,21 @@ def verify(store: str | Path | None = None, *, repair: bool = False) -> Verifica
         >>> auheat.verify("store").ok
         True
     """
-    folder = find_store(store)
-    if (folder / _CONFIG).is_file():
+    folder = find_store(store) if run is None else _find_run(find_store(store), run)
+    if run is not None or (folder / _CONFIG).is_file():
         if repair:
             raise RequestError(f"{folder}: a run (the same `auheat train` mends it)")
         return Verification((folder,), tuple(check_run(folder)), {})
     check = repair_store if repair else verify_store
     folders, violations, *lost = check(folder)
     return Verification(tuple(folders), tuple(violations), lost[0] if lost else {})
+
+
+def _find_run(store: Path, run: str | Path) -> Path:
+    for folder in (Path(run), store / "runs" / run):
+        if (folder / _CONFIG).is_file() or (folder / CHECKSUMS).is_file():
+            return folder
+    raise StoreError(f"{run}: no such run (expected a run's folder, or a name in {store / 'runs'})")
 
 
 def verify_store(store: Path) -> tuple[list[Path], list[Violation]]:
