@@ -8,6 +8,9 @@ independent test of the regions and a controlled experiment for training.
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -20,6 +23,7 @@ from auheat.errors import AuheatError, MissingExtraError, RequestError, StoreErr
 from auheat.landmarks.registry import load_detector
 from auheat.records import MIRROR, Array, Status
 from auheat.utils.console import progress
+from auheat.utils.files import file_digest, write_folder, write_json, write_whole
 
 SIDE = 100
 """Side of the written photos, as RAF-DB's aligned ones."""
@@ -105,17 +109,27 @@ def write_demo(
     """Write 7 expressions x (`train` + `test`) photos to `folder` in RAF-DB layout.
 
     The same arguments give the same photos. Returns what was written. Raises `AuheatError` where
-    `folder` holds other files, or scikit-image is not installed.
+    `folder` holds files that this has not written, or scikit-image is not installed.
     """
     folder = Path(folder)
     if train < 1 or test < 0:
         raise RequestError(f"--train {train} --test {test}: (expected at least 1 and 0)")
-    if folder.exists() and any(folder.iterdir()) and not (folder / MARKER).is_file():
-        raise RequestError(f"{folder}: not empty, and not made by this command (choose another)")
+    _check_folder(folder)
     photo, points = load_portrait()
-    _clear(folder)
-    (folder / "Image" / "aligned").mkdir(parents=True, exist_ok=True)
-    (folder / "EmoLabel").mkdir(exist_ok=True)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with write_folder(folder) as part:
+            return _write_set(part, photo, points, train, test, seed) | {"folder": str(folder)}
+    except OSError as error:
+        raise StoreError(f"{folder}: cannot be written: {error.strerror or error}") from error
+
+
+def _write_set(
+    folder: Path, photo: Array, points: Array, train: int, test: int, seed: int
+) -> dict[str, Any]:
+    """Write the photos, their labels, and the list of what was written."""
+    (folder / "Image" / "aligned").mkdir(parents=True)
+    (folder / "EmoLabel").mkdir()
     counts = dict(zip(_SPLITS, (train, test), strict=True))
     total = (train + test) * len(PROTOTYPES)
     lines = []
@@ -128,20 +142,44 @@ def write_demo(
                 name = f"{split}_{i + 1:05d}"
                 file = folder / "Image" / "aligned" / f"{name}_aligned.jpg"
                 bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-                if not cv2.imwrite(str(file), bgr, [cv2.IMWRITE_JPEG_QUALITY, 95]):
-                    raise StoreError(f"{file}: cannot be written")
+                done, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 95])
+                if not done:
+                    raise StoreError(f"{file}: cannot be encoded")
+                write_whole(file, data.tobytes())
                 lines.append(f"{name}.jpg {k + 1}\n")
                 bar.update()
-    (folder / "EmoLabel" / "list_patition_label.txt").write_text("".join(lines))
-    return {"folder": str(folder), "photos": total, **counts, "expressions": len(PROTOTYPES)}
+    write_whole(folder / "EmoLabel" / "list_patition_label.txt", "".join(lines).encode())
+    files = {name: file_digest(folder / name) for name in _list_files(folder)}
+    write_json(folder / MARKER, {"made_by": "auheat demo", "files": files})
+    return {"photos": total, **counts, "expressions": len(PROTOTYPES)}
 
 
-def _clear(folder: Path) -> None:
-    """Mark the folder as ours and drop the photos of an earlier, perhaps larger, set."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / MARKER).write_text("Everything here was made by `auheat demo`.\n")
-    for file in (folder / "Image" / "aligned").glob("*_aligned.jpg"):
-        file.unlink()
+def _list_files(folder: Path) -> list[str]:
+    """Return everything below a folder that is no folder itself, but for the marker."""
+    places = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if not _is_folder(p))
+    return sorted(name for name in places if name != MARKER)
+
+
+def _is_folder(place: Path) -> bool:
+    return place.is_dir() and not place.is_symlink()
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise `AuheatError` where a folder holds what an earlier call has not written as it is."""
+    if not os.path.lexists(folder) or (_is_folder(folder) and not any(folder.iterdir())):
+        return
+    made: dict[str, str] = {}
+    if _is_folder(folder):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+            made = dict(json.loads((folder / MARKER).read_text(encoding="utf-8"))["files"])
+    if not made:
+        raise RequestError(f"{folder}: not empty, and not made by this command (choose another)")
+    for name in _list_files(folder):
+        file = folder / name
+        if file.is_symlink() or not file.is_file() or file_digest(file) != made.get(name):
+            raise RequestError(
+                f"{file}: `auheat demo` has not written it (move it away, or choose another folder)"
+            )
 
 
 def load_portrait() -> tuple[Array, Array]:

@@ -180,30 +180,38 @@ def _print_together(title: str, rows: list[dict[str, str]]) -> None:
 
 
 @click.command(cls=Command)
+@click.argument("run", required=False)
 @store_option
 @option("--repair", is_flag=True, help="Take out what is broken; the next run rebuilds it.")
 @option("--source", is_flag=True, help="Read the photos, too: none may have changed since.")
 @json_option
 def verify(repair: bool, as_json: bool, **settings: Any) -> None:
-    """Check a store against every rule of FORMAT.md; exit 1 where one is broken.
+    """Check a store against every rule of FORMAT.md, or RUN; exit 1 where one is broken.
+
+    The files of runs (RUN is a name or a folder; without it those of the store) are compared with
+    the sha256 that training and evaluation noted of them.
 
     With --repair, broken shards are taken out and a damaged manifest is replaced by its copy; then
     `extract` or `render`, given as before, makes just that again.
 
     \b
     auheat verify --store auheat-data
+    auheat verify with-aus
     auheat verify --repair
     auheat verify --source
     """
-    from auheat.store.maintenance import verify as run
+    from auheat.store.maintenance import verify as check
 
-    result = run(repair=repair, **settings)
+    result = check(repair=repair, **settings)
     if as_json:
         print_json(result.as_dict())
     else:
         for violation in result.violations:
             click.echo(str(violation))
-        click.echo(f"{len(result.folders)} folders checked, {len(result.violations)} findings")
+        stages, findings = len(result.folders) - len(result.runs), len(result.violations)
+        click.echo(f"{stages} folders checked, {findings} findings")
+        if result.runs:
+            click.echo(f"runs and evaluations checked: {len(result.runs)}")
         for folder, n in result.lost.items():
             rows = "all rows" if n < 0 else f"{n} rows"
             click.echo(f"{folder}: {rows} to be made again (give the same command as before)")

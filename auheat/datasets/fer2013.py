@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import shutil
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -21,6 +21,7 @@ from auheat.datasets.label_files import read_class, read_column_names, read_labe
 from auheat.datasets.layout import Folder
 from auheat.errors import StoreError
 from auheat.utils.console import progress
+from auheat.utils.files import write_folder
 
 _LOG = logging.getLogger(__name__)
 
@@ -179,13 +180,14 @@ def unpack(folder: Folder, tables: Sequence[Table]) -> None:
             old,
         )
     if not target.is_dir():
-        part = target.with_name(target.name + ".part")
-        shutil.rmtree(part, ignore_errors=True)
-        for _, home in USAGES.values():
-            (part / home).mkdir(parents=True)
-        for photo in progress(read_photos(tables), desc=f"unpack {names}", unit="photo"):
-            (part / photo.path).write_bytes(_encode(photo.pixels, photo.where))
-        part.rename(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with write_folder(target) as part:
+            for _, home in USAGES.values():
+                (part / home).mkdir(parents=True)
+            for photo in progress(read_photos(tables), desc=f"unpack {names}", unit="photo"):
+                (part / photo.path).write_bytes(_encode(photo.pixels, photo.where))
+            if hasattr(os, "sync"):  # once: tens of thousands, synced in turn, take minutes
+                os.sync()
     folder.notes.append(f"the photos of {names} lie in {target}")
     folder.move(target)
 

@@ -20,7 +20,13 @@ from auheat.errors import AuheatError, RequestError, StoreError
 from auheat.evaluation.metrics import centre_vectors
 from auheat.evaluation.model_maps import bring_to_grid, predict_maps
 from auheat.evaluation.scorer import BatchScores, MapScorer
-from auheat.explanation.inputs import gather_photos, match_detector, name_outputs, remove_earlier
+from auheat.explanation.inputs import (
+    PANEL,
+    gather_photos,
+    match_detector,
+    name_outputs,
+    remove_earlier,
+)
 from auheat.explanation.panel import draw_explanation
 from auheat.explanation.scores import (
     ExplanationData,
@@ -41,6 +47,8 @@ from auheat.runs import checkpoint, codebook, run_folder
 from auheat.utils.console import progress
 from auheat.utils.devices import pick_device
 from auheat.utils.files import write_json, write_whole
+from auheat.utils.locking import lock_folder
+from auheat.utils.marks import check_target
 from auheat.utils.paths import find_store
 from auheat.visualization.drawing import encode_picture
 
@@ -82,10 +90,14 @@ class Explanation(ExplanationData):
         return draw_explanation(self)
 
     def save(self, file: str | Path) -> Path:
-        """Write the panel as PNG and return its path; raises `AuheatError`."""
+        """Write the panel as PNG where nothing or an earlier one is; return its path.
+
+        Raises `AuheatError`.
+        """
         path = Path(file)
+        check_target(path, PANEL)
         try:
-            write_whole(path, encode_picture(self.panel()))
+            write_whole(path, encode_picture(self.panel(), kind=PANEL))
         except OSError as error:
             raise _cannot_write(path, error) from error
         return path
@@ -487,13 +499,16 @@ def explain_to(
         12
     """
     photos = gather_photos(images)
-    explainer = _open(run, store, device, detector, detector_model)
-    folder = run_folder.find_run(find_store(store), run) / FOLDER if out is None else Path(out)
+    place = run_folder.find_run(find_store(store), run)
+    folder = place / FOLDER if out is None else Path(out)
     rows = []
-    for found, panel in write_panels(explainer, photos, folder, label):
-        if panel is None:
-            _LOG.warning("%s", describe_failure(found))
-        rows.append((found, panel))
+    lock = run_folder.lock_run(place) if out is None else lock_folder(folder, "another --out")
+    with lock:
+        explainer = _open(run, store, device, detector, detector_model)
+        for found, panel in write_panels(explainer, photos, folder, label):
+            if panel is None:
+                _LOG.warning("%s", describe_failure(found))
+            rows.append((found, panel))
     return ExplainSummary(folder, tuple(rows))
 
 

@@ -12,12 +12,17 @@ from typing import Any
 from auheat.errors import AuheatError, StoreError
 from auheat.landmarks.base import Detector
 from auheat.landmarks.registry import DETECTORS, load_detector
+from auheat.utils.marks import is_own
 from auheat.utils.paths import Fence, walk_photos
 
 _LOG = logging.getLogger(__name__)
 
 USUAL = "mesh"
 """The detector for a run whose landmarks were imported."""
+
+
+PANEL = "panel"
+"""The mark of the pictures that `explain` writes."""
 
 
 _LONGEST = 80
@@ -37,6 +42,7 @@ def gather_photos(images: Iterable[str | Path]) -> list[Path]:
         if path.is_dir():
             fence = Fence(path, follow=False, hint="")
             photos = [path / name for name in walk_photos(fence, odd=_log_left_out).photos]
+            photos = [photo for photo in photos if not _is_panel(photo)]
         elif path.exists():
             photos = [path]
         else:
@@ -52,6 +58,16 @@ def gather_photos(images: Iterable[str | Path]) -> list[Path]:
 def _log_left_out(error: AuheatError) -> None:
     """Log an error that can be printed: a path in it may be no UTF-8."""
     _LOG.warning("left out: %s", str(error).encode(errors="backslashreplace").decode())
+
+
+def _is_panel(photo: Path) -> bool:
+    """Whether this PNG is a panel written by an earlier `explain` (its JSON says so)."""
+    if photo.suffix != ".png":
+        return False
+    if is_own(photo, PANEL):
+        return True
+    told = _read_told(photo.with_name(f"{photo.stem}.json"))
+    return told.get("panel") == photo.name and isinstance(told.get("photo"), str)
 
 
 def match_detector(
@@ -122,6 +138,8 @@ def _is_free(folder: Path, name: str, photo: Path, given: set[Path]) -> bool:
     files = [folder / f"{name}.json", folder / f"{name}.png"]
     if not any(map(os.path.lexists, files)):
         return True
+    if os.path.lexists(files[1]) and not is_own(files[1], PANEL):
+        return False
     return is_earlier(files[0], photo) and not any(file.resolve() in given for file in files)
 
 
@@ -148,5 +166,6 @@ def remove_earlier(folder: Path, name: str, photo: Path) -> None:
     """Remove an earlier call's JSON and panel of this photo and name; raises OSError."""
     file = folder / f"{name}.json"
     if is_earlier(file, photo):
-        file.with_name(f"{name}.png").unlink(missing_ok=True)  # first: no panel without its JSON
+        if is_own(file.with_name(f"{name}.png"), PANEL):
+            file.with_name(f"{name}.png").unlink()  # first: no panel without its JSON
         file.unlink()

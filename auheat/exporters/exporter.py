@@ -1,13 +1,16 @@
 """export(): training shards -> what other code reads.
 
-An export is written beside its place and put there whole; a stopped one leaves what was there.
+An export is written beside its place and put there whole; a stopped one leaves what was there. Only
+what has the mark of an export is replaced, and a folder only where nothing else is in it.
 """
 
 from __future__ import annotations
 
-import contextlib
-import re
-import shutil
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from io import BufferedRandom
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +21,12 @@ from auheat.records import Status
 from auheat.shards.reader import content_digest
 from auheat.store.shard_set import ROOT, ShardSet, open_shard_set
 from auheat.store.store import find_rendered
-from auheat.utils import files
 from auheat.utils.checks import check_one_of
 from auheat.utils.console import progress
-from auheat.utils.files import PART, file_digest, sync, write_json
+from auheat.utils.files import file_digest, write_folder, write_json, write_whole
 from auheat.utils.locking import hold
-from auheat.utils.paths import find_store
+from auheat.utils.marks import is_own
+from auheat.utils.paths import find_store, is_plain_name
 
 FORMATS = ("webdataset", "npz")
 """What an export may be: a folder of any name, or a file NAME.npz."""
@@ -33,9 +36,10 @@ ABOUT = "export.json"
 """Says what an export holds: in its folder, or beside its file, whose name it then begins with."""
 
 
-_OLD, _LOCK = ".old" + PART, ".lock"
+_KIND = "export"
 
-_TAR = re.compile(r"\d{6,}\.tar")
+_LARGEST = 2**26
+"""Bytes of an export.json that is read."""
 
 
 def export(
@@ -88,7 +92,7 @@ def export(
     about = _describe(material, format, split, extent.rows)
     try:
         busy = f"{out}: another process exports to it (wait for it, or choose another name)"
-        with hold(out.with_name(out.name + _LOCK), busy, remove=True):
+        with hold(_lock_of(out), busy, remove=True):
             _check_place(store, out, format, overwrite)
             if format == "webdataset":
                 _write_folder(out, material, split, shard_size or webdataset.SHARD_SIZE, about)
@@ -134,19 +138,56 @@ def _check_place(store: Path, out: Path, format: str, overwrite: bool) -> None: 
             raise RequestError(f"{out}: there already, and no export (choose another name)")
         if not overwrite:
             raise RequestError(f"{out}: there already (--overwrite replaces it)")
-    for left in (PART, _OLD):
-        other = out.with_name(out.name + left)
-        if other.is_dir() and not _is_export(other, finished=False):
-            raise StoreError(f"{other}: in the way, and no export (move it away)")
+    beside = _beside(out)
+    if format == "npz" and os.path.lexists(beside) and not _read_about(beside):
+        raise RequestError(f"{beside}: there already, and of no export (choose another name)")
 
 
-def _is_export(out: Path, finished: bool = True) -> bool:
-    """Whether a place holds an export and nothing else; one that was stopped lacks its JSON."""
-    if not out.is_dir():
-        return out.suffix == ".npz" and out.is_file()
-    own = [file for file in out.iterdir() if _TAR.fullmatch(file.name) or file.name == ABOUT]
-    others = [file for file in out.iterdir() if file not in own and file.suffix != PART]
-    return not others and (not finished or (out / ABOUT).is_file())
+def _lock_of(out: Path) -> Path:
+    """Return the lock of a place to export to: no user's file is called so."""
+    name = hashlib.sha256(os.fsencode(out.name)).hexdigest()[:16]
+    return out.with_name(f".auheat-{name}.lock")
+
+
+def _beside(out: Path) -> Path:
+    """Return where the JSON of an .npz lies."""
+    return out.with_name(f"{out.name}.{ABOUT}")
+
+
+def _is_export(out: Path) -> bool:
+    """Whether a place holds an export and nothing else, by its mark and by what its JSON lists."""
+    if out.is_dir():
+        listed = _read_about(out / ABOUT)
+        names = {file.name for file in out.iterdir()} - {ABOUT}
+        return bool(listed) and names == set(listed) and _are_whole(out, listed)
+    return is_own(out, _KIND) or _is_listed(out)
+
+
+def _is_listed(out: Path) -> bool:
+    """Whether an .npz is what the JSON beside it says: earlier versions left no other mark."""
+    about = _read_about(_beside(out)).get(out.name)
+    return about is not None and out.is_file() and about["sha256"] == file_digest(out)
+
+
+def _are_whole(folder: Path, listed: Mapping[str, Any]) -> bool:
+    places = [(folder / name, about["bytes"]) for name, about in listed.items()]
+    return all(
+        file.is_file() and not file.is_symlink() and file.stat().st_size == size
+        for file, size in places
+    )
+
+
+def _read_about(file: Path) -> dict[str, Any]:
+    """Return the files that an export.json lists, {} for any other file."""
+    try:
+        if file.is_symlink() or not file.is_file() or file.stat().st_size > _LARGEST:
+            return {}
+        about = json.loads(file.read_text(encoding="utf-8"))
+        files = {name: dict(one) for name, one in about["files"].items() if is_plain_name(name)}
+        wanted = about["auheat_export"] and all("sha256" in one for one in files.values())
+        return files if wanted and all(type(one["bytes"]) is int for one in files.values()) else {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
 
 
 def _describe(material: ShardSet, format: str, split: str | None, rows: int) -> dict[str, Any]:  # noqa: A002
@@ -178,10 +219,7 @@ def _describe(material: ShardSet, format: str, split: str | None, rows: int) -> 
 def _write_folder(
     out: Path, material: ShardSet, split: str | None, size: int, about: dict[str, Any]
 ) -> None:
-    part, old = (out.with_name(out.name + ending) for ending in (PART, _OLD))
-    _remove(part, old)
-    try:
-        part.mkdir()
+    with write_folder(out) as part:
         with progress(total=about["rows"], desc="export", unit="row") as bar:
             counts, about["left_out"] = webdataset.write_tars(
                 part, material, split, size, bar.update
@@ -189,41 +227,25 @@ def _write_folder(
         about["rows"] -= about["left_out"]
         about["files"] = {name: _sum_up(part / name) | {"rows": n} for name, n in counts.items()}
         write_json(part / ABOUT, about)
-        if out.exists():
-            files.put(out, old)
-        files.put(part, out)
-        sync(out.parent)
-    finally:
-        _remove(part, *([old] if out.exists() else []))
 
 
 def _write_file(
     out: Path, material: ShardSet, split: str | None, extent: npz.Extent, about: dict[str, Any]
 ) -> None:
-    part = out.with_name(out.name + PART)
-    _remove(part)
-    try:
-        values = extent.rows * len(material.datasets)
+    values = extent.rows * len(material.datasets)
+
+    def fill(handle: BufferedRandom) -> None:
         with progress(total=values, desc="export", unit="value") as bar:
-            npz.write_npz(part, material, split, extent, bar.update)
-        sync(part)
-        about["files"] = {out.name: _sum_up(part) | {"rows": extent.rows}}
-        beside = out.with_name(f"{out.name}.{ABOUT}")
-        beside.unlink(missing_ok=True)  # it must never describe another file than that beside it
-        files.put(part, out)
-        write_json(beside, about)
-    finally:
-        _remove(part)
+            npz.write_npz(handle, material, split, extent, bar.update)
+        handle.flush()
+        handle.seek(0)
+        digest = hashlib.file_digest(handle, "sha256").hexdigest()
+        about["files"] = {out.name: {"bytes": handle.tell(), "sha256": digest, "rows": extent.rows}}
+        _beside(out).unlink(missing_ok=True)  # it never describes another file than that beside it
+
+    write_whole(out, fill)
+    write_json(_beside(out), about)
 
 
 def _sum_up(file: Path) -> dict[str, Any]:
     return {"bytes": file.stat().st_size, "sha256": file_digest(file)}
-
-
-def _remove(*places: Path) -> None:
-    for place in places:
-        if place.is_dir() and not place.is_symlink():
-            shutil.rmtree(place)
-        else:
-            with contextlib.suppress(FileNotFoundError):
-                place.unlink()

@@ -5,17 +5,17 @@ Each array is streamed over all shards, so that none needs more memory than one 
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, cast
 
 import numpy as np
 
 from auheat.records import Array
 from auheat.store.shard_set import ShardSet
+from auheat.utils.files import dump_json
+from auheat.utils.marks import archive_mark
 
 TEXTS = ("id", "path", "person", "split", "reason")
 
@@ -58,7 +58,7 @@ def attributes_of(material: ShardSet, split: str | None) -> dict[str, dict[str, 
 
 
 def write_npz(
-    file: Path, material: ShardSet, split: str | None, extent: Extent, progress: Progress
+    file: IO[bytes], material: ShardSet, split: str | None, extent: Extent, progress: Progress
 ) -> None:
     """Write one .npz: an array per dataset, `names`, and `attributes` (JSON); raises OSError.
 
@@ -66,10 +66,11 @@ def write_npz(
     as there are datasets.
     """
     texts = {
-        "attributes": np.array(json.dumps(attributes_of(material, split), sort_keys=True)),
+        "attributes": np.array(dump_json(attributes_of(material, split), sort_keys=True)),
         "names": np.array(material.names, np.str_),
     }
     with zipfile.ZipFile(file, "w", allowZip64=True) as archive:
+        archive.comment = archive_mark("export")
         for name, values in texts.items():
             _write_array(archive, name, values.dtype, values.shape, [values])
         for name in material.datasets:

@@ -18,6 +18,7 @@ import numpy as np
 
 from auheat import __version__
 from auheat.errors import AuheatError, StoreError
+from auheat.reporting.across import across_context
 from auheat.reporting.charts import (
     ALONG,
     MAX_TRAINING,
@@ -47,11 +48,16 @@ from auheat.reporting.tables import (
     settings_context,
     units_context,
 )
-from auheat.runs.run_folder import METRICS, RESULT, RUNS, find_run
+from auheat.runs.run_folder import ARRAYS, METRICS, RESULT, RUNS, find_run
+from auheat.utils.checksums import are_of_one_time, read_steadily
+from auheat.utils.files import write_whole
+from auheat.utils.marks import check_target, page_mark
 from auheat.utils.npz import DAMAGE
 from auheat.utils.paths import find_store
 
 _T = TypeVar("_T")
+
+_KIND = "report"
 
 
 def report(
@@ -69,13 +75,14 @@ def report(
         runs: Names or folders of runs; empty: all of the store's.
         store: Folder of the shards; None: $AUHEAT_STORE, else auheat-data.
         shards: Name of the shards to show, where there are several; None: those of the first run.
-        out: HTML file to write; None: report.html in the store.
+        out: HTML file to write, or a report to replace; None: report.html in the store.
 
     Returns:
         The file that was written.
 
     Raises:
-        AuheatError: Where there are no shards, or a run's files are damaged.
+        AuheatError: Where there are no shards, a run's files are damaged, or `out` is there and no
+            report.
 
     Example:
         >>> import auheat
@@ -83,13 +90,15 @@ def report(
         PosixPath('store/report.html')
     """
     store = find_store(store)
+    out = store / "report.html" if out is None else Path(out)
+    check_target(out, _KIND)
     found = [read_run(find_run(store, run)) for run in runs or list_runs(store)]
     if shards is None and found:
         shards = found[0].settings.get("shards") or None
     content = describe_store(store, shards) | describe_runs(found)
     units = {a["au"]: a["name"] for row in content["codebook"] for a in row["aus"]}
     content["unit_names"] = {f"AU{au}": text for au, text in units.items()}
-    return write_page(store / "report.html" if out is None else Path(out), content)
+    return write_page(out, content)
 
 
 def list_runs(store: Path) -> list[str]:
@@ -101,10 +110,25 @@ def read_run(folder: Path) -> Run:
     """Read a run's files; raises `AuheatError` where one is damaged."""
     file = folder / METRICS
     curve = _guard(lambda: load_curve(file), file, "`auheat train` makes it anew")
-    run = _guard(lambda: load_run(folder, curve), folder, "run `auheat evaluate` again")
+    scores = [folder / name for name in (RESULT, ARRAYS)]
+    run = _guard(
+        lambda: read_steadily(lambda: _load_run(folder, curve), scores),
+        folder,
+        "run `auheat evaluate` again",
+    )
+    _guard(lambda: across_context([(0, run)]), folder, "run `auheat evaluate` again")
     if (folder / RESULT).is_file():
         _guard(lambda: _check_scores(run), folder, "run `auheat evaluate` again")
     return run
+
+
+def _load_run(folder: Path, curve: list[dict[str, float]]) -> Run:
+    if not are_of_one_time(folder, (RESULT, ARRAYS)):
+        raise StoreError(
+            f"{folder}: its evaluation is being written, or was stopped (wait for it, or run "
+            "`auheat evaluate` again)"
+        )
+    return load_run(folder, curve)
 
 
 def _guard(read: Callable[[], _T], what: Path, remedy: str) -> _T:
@@ -146,6 +170,7 @@ def describe_runs(runs: Sequence[Run]) -> dict[str, Any]:
         "curves": [draw_curves(title, keys[few:], runs) for title, keys in CURVES],
         "trained": not few,
         "headline": headline_context(scored) if scored else None,
+        "across": across_context(list(enumerate(runs))),
         "confusions": [confusion_context(run, index) for index, run in scored],
         "matrices": [matrix_context(run, index) for index, run in scored],
         "maps": [maps_context(run, index) for index, run in scored if run.scores.get("maps")],
@@ -189,9 +214,12 @@ def write_page(out: Path, content: Mapping[str, Any]) -> Path:
     env = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, loader=jinja2.FunctionLoader(_read)
     )
-    page = env.get_template("report.html").render(version=__version__, **content)
+    page = env.get_template("report.html").render(
+        version=__version__, mark=page_mark(_KIND), **content
+    )
+    check_target(out, _KIND)
     try:
-        out.write_text(page, encoding="utf-8")
+        write_whole(out, page.encode())
     except OSError as error:
         raise StoreError(f"{out}: cannot be written: {error.strerror}") from error
     return out

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,49 +14,104 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from auheat.errors import StoreError
+from auheat.errors import AuheatError, StoreError
 from auheat.models.network import Classifier
+from auheat.models.pretrained import check_finite
 from auheat.models.registry import build_classifier
-from auheat.runs.run_folder import BEST, LAST, read_config, read_progress
-from auheat.utils.files import finish, sync
+from auheat.runs.run_folder import (
+    BEST,
+    CONFIG,
+    LAST,
+    MAPS,
+    METRICS,
+    RUN_FILES,
+    SPLIT,
+    read_config,
+    read_metadata,
+    read_progress,
+    write_run,
+)
+from auheat.utils.checksums import CHECKSUMS, find_damage, read_checksums, read_steadily
+from auheat.utils.files import dump_json
+
+_LOG = logging.getLogger(__name__)
 
 _OPTIMIZER, _EMA = "optimizer/", "ema/"
 
+MENDS = "the same `auheat train` makes it again"
+
+
+def pack_tensors(tensors: Mapping[str, Tensor], **metadata: Any) -> bytes:
+    """Return the bytes of a safetensors file; metadata values are kept as JSON."""
+    plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    # its own `save_file` makes files that nobody else may read, whatever the umask
+    data: bytes = safetensors.torch.save(plain, {k: dump_json(v) for k, v in metadata.items()})
+    return data
+
 
 def save_tensors(file: Path, tensors: Mapping[str, Tensor], **metadata: Any) -> None:
-    """Replace a safetensors file in one step, synced; metadata values are kept as JSON.
+    """Replace a safetensors file of a run in one step, synced, and enter it in its manifest.
 
-    Raises `AuheatError` where it cannot be written; what was there before is kept.
+    Metadata values are kept as JSON. Raises `AuheatError` where it cannot be written; what was
+    there before is kept.
     """
-    part = file.with_name(file.name + ".part")
-    plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    save_files(file.parent, {file.name: pack_tensors(tensors, **metadata)})
+
+
+def save_files(run: Path, files: Mapping[str, bytes]) -> None:
+    """Write files of a run and their checksums; raises `AuheatError`, and keeps what was there."""
     try:
-        safetensors.torch.save_file(plain, part, {k: json.dumps(v) for k, v in metadata.items()})
-        sync(part)
-        finish(part, file)
-    except (OSError, safetensors.SafetensorError) as error:
+        changed = {name: data for name, data in files.items() if not _has(run / name, data)}
+        if changed or not (run / CHECKSUMS).is_file():
+            write_run(run, changed)
+    except OSError as error:
         raise StoreError(
-            f"{file}: cannot be written: {error} (finished epochs are kept; with space on the "
-            "disk the same command goes on)"
+            f"{run / next(iter(files))}: cannot be written: {error} (finished epochs are kept; "
+            "with space on the disk the same command goes on)"
         ) from error
 
 
+def _has(file: Path, data: bytes) -> bool:
+    """Whether a file has these bytes already."""
+    return file.is_file() and file.stat().st_size == len(data) and file.read_bytes() == data
+
+
 def load_tensors(file: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file; raises `AuheatError` where it is missing or damaged."""
+    """Return the tensors of a file of a run.
+
+    Raises `AuheatError` where it is missing or damaged, by what the run's manifest says of it, or
+    a tensor in it has NaN or infinity.
+    """
+    tensors = _read_tensors(file)
+    check_finite(tensors, file)
+    _check_bytes(file)
+    return tensors
+
+
+def _read_tensors(file: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load_file(file)
     except (OSError, safetensors.SafetensorError) as error:
-        raise StoreError(f"{file}: no readable checkpoint (run `auheat train`)") from error
+        raise StoreError(f"{file}: no readable checkpoint ({MENDS})") from error
 
 
-def save_state(
-    run: Path,
+def _check_bytes(file: Path) -> None:
+    """Raise `AuheatError` where a run's manifest knows other bytes of a file."""
+    try:
+        problems = [problem for _, problem in find_damage(file.parent, [file.name])]
+    except AuheatError:
+        return  # of the manifest, which says nothing then
+    if problems:
+        raise StoreError(f"{file}: {problems[0]} ({MENDS})")
+
+
+def pack_state(
     model: Classifier,
     optimizer: torch.optim.Optimizer,
     mean: Classifier | None = None,
     **metadata: Any,
-) -> None:
-    """Write last.safetensors: weights, optimizer tensors, mean weights, progress as metadata."""
+) -> bytes:
+    """Return last.safetensors: weights, optimizer tensors, mean weights, progress as metadata."""
     state = {
         f"{_OPTIMIZER}{index}/{key}": torch.as_tensor(value)
         for index, entry in optimizer.state_dict()["state"].items()
@@ -61,7 +119,7 @@ def save_state(
         if value is not None
     }
     averaged = {} if mean is None else {f"{_EMA}{k}": v for k, v in mean.state_dict().items()}
-    save_tensors(run / LAST, {**model.state_dict(), **state, **averaged}, **metadata)
+    return pack_tensors({**model.state_dict(), **state, **averaged}, **metadata)
 
 
 def load_state(
@@ -70,8 +128,8 @@ def load_state(
     optimizer: torch.optim.Optimizer,
     mean: Classifier | None = None,
 ) -> dict[str, Any]:
-    """Load what `save_state` wrote into networks and optimizer; return the metadata."""
-    tensors = load_tensors(run / LAST)
+    """Load what `pack_state` made into networks and optimizer; return the metadata."""
+    tensors = _read_tensors(run / LAST)
     averaged = {k: tensors.pop(k) for k in list(tensors) if k.startswith(_EMA)}
     state: dict[int, dict[str, Tensor]] = {}
     for name in [k for k in tensors if k.startswith(_OPTIMIZER)]:
@@ -82,25 +140,125 @@ def load_state(
         _fill(mean, {k.removeprefix(_EMA): v for k, v in averaged.items()}, run / LAST)
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+    _check_bytes(run / LAST)
     return read_progress(run)
+
+
+@dataclass(frozen=True, slots=True)
+class SavedState:
+    """How far a run is: epochs `done`, files that are `damaged`, and what to write to mend them.
+
+    `problems` says of each what is wrong, and what is done about it.
+    """
+
+    done: int
+    damaged: frozenset[str]
+    files: Mapping[str, bytes]
+    problems: tuple[str, ...]
+
+
+def find_state(run: Path) -> SavedState:
+    """Return the last good state of a run that training can go on from.
+
+    Raises `AuheatError` for a last.safetensors that is whole, and has no progress in it.
+    """
+    problems: list[str] = []
+    damaged = _find_damage(run, problems)
+    if LAST in damaged or not (run / LAST).is_file():
+        if LAST in damaged or BEST in damaged or (run / BEST).is_file():
+            what = damaged.get(LAST, "missing")
+            problems.append(f"{run / LAST}: {what}: trained again from the first epoch")
+        files = {METRICS: b""} if (run / METRICS).is_file() else {}
+        return SavedState(0, frozenset(damaged), files, tuple(problems))
+    progress = read_progress(run)
+    done, files = int(progress["epochs_done"]), dict[str, bytes]()
+    if BEST in damaged:
+        if progress["best"]["epoch"] == done:
+            files[BEST] = pack_tensors(_best_of(load_tensors(run / LAST)), **progress["best"])
+            how = f"made again from {LAST}, which is of the same epoch"
+        else:
+            done, how = 0, "trained again from the first epoch, as its epoch is over"
+        problems.append(f"{run / BEST}: {damaged[BEST]}: {how}")
+    files[METRICS] = encode_curve(read_curve(run, done))
+    return SavedState(done, frozenset(damaged), files, tuple(problems))
+
+
+def _find_damage(run: Path, problems: list[str]) -> dict[str, str]:
+    """Return a run's files that are missing or damaged -> how; a damaged manifest is a problem."""
+    damaged: dict[str, str] = {}
+    try:
+        damaged = dict(find_damage(run, RUN_FILES))
+    except AuheatError as error:
+        problems.append(f"{error}: the run's files are taken as they are")
+    for name in (BEST, LAST, MAPS, SPLIT):
+        if not (run / name).is_file() and (run / LAST).exists():
+            damaged[name] = "missing"
+    for name in (BEST, LAST):
+        if name not in damaged and (run / name).is_file():
+            try:
+                read_metadata(run / name)
+            except AuheatError:
+                damaged[name] = "no readable checkpoint"
+    return damaged
+
+
+def _best_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights that were validated, of all that last.safetensors has."""
+    averaged = {k.removeprefix(_EMA): v for k, v in tensors.items() if k.startswith(_EMA)}
+    return averaged or {k: v for k, v in tensors.items() if not k.startswith(_OPTIMIZER)}
+
+
+def read_curve(run: Path, done: int) -> list[Any]:
+    """Return the lines of a run's first `done` epochs, of last.safetensors or metrics.jsonl.
+
+    Earlier versions have them in metrics.jsonl alone; none are returned where that is damaged.
+    """
+    if not done:
+        return []
+    curve = read_progress(run).get("curve")
+    if isinstance(curve, list):
+        return curve[:done]
+    with contextlib.suppress(OSError, ValueError):
+        text = (run / METRICS).read_text(encoding="utf-8")
+        return [json.loads(line) for line in text.splitlines()[:done]]
+    return []
+
+
+def encode_curve(curve: Sequence[Any]) -> bytes:
+    """Return metrics.jsonl, a line for each epoch."""
+    return "".join(dump_json(line) + "\n" for line in curve).encode()
 
 
 def load_classifier(run: Path, file: str = BEST) -> tuple[Classifier, dict[str, Any]]:
     """Return a run's trained classifier, in evaluation mode on the CPU, and its config.
 
-    Raises `AuheatError` for a run without checkpoint, or one that does not fit its config.
+    Raises `AuheatError` for a run without checkpoint, one that is damaged, or does not fit its
+    config. A run that has no checksums is noted.
     """
+    names = [run / name for name in (CONFIG, file, CHECKSUMS)]
+    what = f"{run}: no {CHECKSUMS} (an earlier version trained it)"
+    try:
+        what = what if read_checksums(run) is None else ""
+    except AuheatError as error:
+        what = str(error)
+    if what:
+        _LOG.warning("%s: the weights cannot be checked", what)
+    return read_steadily(lambda: _load_classifier(run, file), names)
+
+
+def _load_classifier(run: Path, file: str) -> tuple[Classifier, dict[str, Any]]:
     config = read_config(run)
     if not (run / file).is_file():
-        raise StoreError(f"{run / file}: no checkpoint (run the same `auheat train` to finish)")
+        raise StoreError(f"{run / file}: no checkpoint ({MENDS}, or finishes it)")
     settings, norm = config["settings"], config["normalisation"]
     classes = len(config["class_names"])
     model = build_classifier(
         settings["method"], settings["backbone"], classes, norm["mean"], norm["std"]
     )
-    tensors = load_tensors(run / file)
+    tensors = _read_tensors(run / file)
     own = {k: v for k, v in tensors.items() if not k.startswith((_OPTIMIZER, _EMA))}
     _fill(model, own, run / file)
+    _check_bytes(run / file)
     return model.eval(), config
 
 
@@ -110,3 +268,4 @@ def _fill(model: Classifier, tensors: dict[str, Tensor], file: Path) -> None:
     except RuntimeError as error:
         what = str(error).splitlines()[1].strip()
         raise StoreError(f"{file}: not of this method and backbone: {what}") from error
+    check_finite(tensors, file)

@@ -6,13 +6,16 @@ metrics.jsonl     one line per epoch
 best.safetensors  weights of the best validation epoch; last.safetensors also has what it takes
                   to go on (optimizer tensors, mean weights, and the epoch in its metadata)
 maps.safetensors  mean training heatmap of each class, a baseline for evaluation
+manifest.json     sha256 of all of these, and of the evaluations
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-import shutil
+import logging
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,13 +24,29 @@ import safetensors.torch
 
 from auheat.errors import RequestError, StoreError
 from auheat.runs.config_schema import CONFIG_FIELDS, is_number, is_size
-from auheat.utils.files import write_json
+from auheat.utils.checksums import CHECKSUMS, read_checksums, write_files
+from auheat.utils.files import TEMPORARY
+from auheat.utils.locking import LOCK_SECONDS, lock_folder
+
+_LOG = logging.getLogger(__name__)
 
 RUNS = "runs"
 
 CONFIG, SPLIT, METRICS = "config.json", "split.json", "metrics.jsonl"
 
+RESULT, ARRAYS = "evaluation.json", "evaluation.npz"
+
+VAL_RESULT, VAL_ARRAYS = "evaluation-val.json", "evaluation-val.npz"
+
+_EVALUATIONS = (RESULT, ARRAYS, VAL_RESULT, VAL_ARRAYS)
+
+ELSEWHERE = "evaluations"
+"""Folder of a run for its scores on other stores, and of a store for those of other tools' maps."""
+
 BEST, LAST, MAPS = "best.safetensors", "last.safetensors", "maps.safetensors"
+
+RUN_FILES = (CONFIG, SPLIT, METRICS, BEST, LAST, MAPS)
+"""What training writes."""
 
 RUN_VERSION = 0
 
@@ -37,7 +56,7 @@ RENAMED = {"recipe": "preset", "head_lr": "head_lr_factor", "crop_from": "resize
 """Settings as earlier versions called them -> their names now."""
 
 
-LATER: Mapping[str, Any] = MappingProxyType({"contrast_weight": 0.0})
+LATER: Mapping[str, Any] = MappingProxyType({"contrast_weight": 0.0, "faces_only": False})
 """Settings that came later -> the value that runs which do not note them were made with."""
 
 
@@ -108,32 +127,80 @@ def read_split(run: Path) -> list[str]:
         raise StoreError(f"{run / SPLIT}: unreadable (run `auheat train` again)") from error
 
 
-def start_run(run: Path, config: Mapping[str, Any], overwrite: bool = False) -> int:
-    """Make or reopen a run's folder; return how many of its epochs are done.
+def start_run(run: Path, config: Mapping[str, Any], overwrite: bool = False) -> None:
+    """Make or reopen the folder of a run that is to have a config.
 
     Raises `AuheatError` where it holds a run with other settings and `overwrite` is not set.
     """
     config = json.loads(json.dumps(config))
-    if overwrite and (run / CONFIG).is_file():
-        shutil.rmtree(run)
-    if (run / CONFIG).is_file():
-        _check_same(run, read_config(run), config)
-    elif run.is_dir() and any(run.iterdir()):
-        raise StoreError(f"{run}: not empty, and no run (choose another --name)")
+    check_place(run)
     try:
+        if overwrite and (run / CONFIG).is_file():
+            _clear(run)
+        if (run / CONFIG).is_file():
+            _check_same(run, read_config(run), config)
         run.mkdir(parents=True, exist_ok=True)
-        write_json(run / CONFIG, config)
     except OSError as error:
         raise StoreError(f"{run}: cannot be written: {error.strerror}") from error
-    if not (run / LAST).is_file():
-        return 0
-    return int(read_progress(run)["epochs_done"])
+
+
+def check_place(run: Path) -> None:
+    """Raise `AuheatError` where a folder is not empty, and no run."""
+    if (run / CONFIG).is_file() or not run.is_dir():
+        return
+    if any(not _is_passing(file.name) for file in run.iterdir()) and not read_checksums(run):
+        raise StoreError(f"{run}: not empty, and no run (choose another --name)")
+
+
+def _is_passing(name: str) -> bool:
+    """Whether a file is a lock, or was being written by a process that was killed."""
+    return name.startswith(".auheat.") or bool(TEMPORARY.fullmatch(name))
+
+
+def lock_run(run: Path, timeout: float = LOCK_SECONDS) -> AbstractContextManager[None]:
+    """Lock a run for writing; raises `AuheatError` that names the process which has it."""
+    return lock_folder(run, "choose another run", timeout)
+
+
+def write_run(run: Path, files: Mapping[str, bytes]) -> None:
+    """Write files of a run and their checksums; raises OSError."""
+    write_files(run, files, RUN_FILES)
+
+
+def name_results(split: str) -> tuple[str, str]:
+    """Return the names of the files of scores, and of arrays, of a split."""
+    if split == "test":
+        return RESULT, ARRAYS
+    return f"evaluation-{split}.json", f"evaluation-{split}.npz"
+
+
+def _clear(run: Path) -> None:
+    """Remove what training and evaluation wrote into a run's folder, and nothing else.
+
+    The checksums go first, the weights before the settings: a stop leaves no run that has the
+    weights of another.
+    """
+    for name in (CHECKSUMS, BEST, LAST, *_EVALUATIONS, METRICS, MAPS, SPLIT, CONFIG):
+        (run / name).unlink(missing_ok=True)
+    for folder in (*(run / ELSEWHERE).glob("*/"), run / ELSEWHERE):
+        for file in (
+            folder / CHECKSUMS,
+            *folder.glob("evaluation*.json"),
+            *folder.glob("evaluation*.npz"),
+        ):
+            file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it is kept, and named, where there is more in it
+            folder.rmdir()
+    kept = sorted(file.name for file in run.iterdir() if not _is_passing(file.name))
+    if kept:
+        _LOG.warning("%s: kept, as training did not write it: %s", run, ", ".join(kept))
 
 
 def read_progress(run: Path) -> dict[str, Any]:
     """Return the metadata of last.safetensors: `epochs_done`, and the `best` epoch's line.
 
-    Raises `AuheatError` where these are not in it.
+    Also the `curve`, all lines of metrics.jsonl, which earlier versions lack. Raises `AuheatError`
+    where the others are not in it.
     """
     metadata = read_metadata(run / LAST)
     best = metadata.get("best")
@@ -175,8 +242,3 @@ def read_metadata(file: Path) -> dict[str, Any]:
             return {k: json.loads(v) for k, v in (opened.metadata() or {}).items()}
     except (OSError, safetensors.SafetensorError, ValueError) as error:
         raise StoreError(f"{file}: no readable checkpoint (run `auheat train`)") from error
-
-
-RESULT, ARRAYS = "evaluation.json", "evaluation.npz"
-
-VAL_RESULT, VAL_ARRAYS = "evaluation-val.json", "evaluation-val.npz"

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from auheat.utils.files import TEMPORARY
+
 FORMAT_VERSION = 1
 
 LANDMARKS, SHARDS = "landmarks", "shards"
@@ -108,7 +110,5 @@ def shard_name(number: int) -> str:
     return f"{number:05d}.h5"
 
 
-OWN_FILE = re.compile(
-    r"\d{5,}\.h5(\.\w+)?(\.part)?|(manifest(\.backup)?\.json|source\.json|failed\.csv)\.part"
-)
+OWN_FILE = re.compile(rf"\d{{5,}}\.h5((\.[0-9a-f]{{8}})?\.part)?|{TEMPORARY.pattern}", re.DOTALL)
 """Names of shards and of what a stopped run leaves: no other file in a folder is ever removed."""

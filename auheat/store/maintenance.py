@@ -9,18 +9,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from auheat.errors import AuheatError, StoreError
+from auheat.errors import AuheatError, RequestError, StoreError
 from auheat.images.decoding import digest_photo
 from auheat.shards.manifest import is_lost, read_manifest, write_manifest
 from auheat.shards.reader import list_shards, read_columns
 from auheat.shards.schema import BACKUP, LANDMARKS, MANIFEST, OWN_FILE, SHARDS
 from auheat.shards.validation import Violation, check_folder, check_sources
 from auheat.store.store import read_source
+from auheat.utils.checksums import CHECKSUMS, find_damage, read_checksums
 from auheat.utils.console import progress
 from auheat.utils.devices import count_cores
 from auheat.utils.files import cannot_write, file_size
 from auheat.utils.locking import lock_store
 from auheat.utils.paths import find_store
+
+_CONFIG = "config.json"  # by which a run's folder is known
+
+_WITH_CHECKSUMS = (f"runs/*/{CHECKSUMS}", f"evaluations/*/{CHECKSUMS}")
+
+_MENDS = "the same `auheat train` or `evaluate` makes it again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +46,11 @@ class Verification:
         """Whether no rule is broken."""
         return not self.violations
 
+    @property
+    def runs(self) -> tuple[Path, ...]:
+        """The folders that are no stage of a store: runs and evaluations, with checksums."""
+        return tuple(f for f in self.folders if f.name != LANDMARKS and f.parent.name != SHARDS)
+
     def as_dict(self) -> dict[str, Any]:
         """Return the result as plain values, for JSON."""
         return {
@@ -49,12 +61,17 @@ class Verification:
 
 
 def verify(
-    store: str | Path | None = None, *, repair: bool = False, source: bool = False
+    store: str | Path | None = None,
+    *,
+    run: str | Path | None = None,
+    repair: bool = False,
+    source: bool = False,
 ) -> Verification:
-    """Check a store against every rule of FORMAT.md.
+    """Check a store against every rule of FORMAT.md, and its runs against their checksums.
 
     Args:
-        store: Folder of the store; None: $AUHEAT_STORE, else auheat-data.
+        store: Folder of the store, or of a run; None: $AUHEAT_STORE, else auheat-data.
+        run: Folder of a run, or its name in `store`/runs, to check alone.
         repair: Take out what is broken, so that the next `extract` or `render`, with the arguments
             of before, makes just that again.
         source: Read the photos, too: each must be the one that its landmarks were found on.
@@ -63,7 +80,8 @@ def verify(
         The folders checked, the rules broken, and the rows to be made again.
 
     Raises:
-        AuheatError: Where there is no store, or no folder of photos to compare it with.
+        AuheatError: Where there is no store and no run, no folder of photos for `source`, and for
+            `repair` of a run.
 
     Example:
         >>> import auheat
@@ -73,16 +91,27 @@ def verify(
         >>> auheat.verify("store").ok
         True
     """
+    folder = find_store(store) if run is None else _find_run(find_store(store), run)
+    if run is not None or (folder / _CONFIG).is_file():
+        if repair:
+            raise RequestError(f"{folder}: a run (the same `auheat train` mends it)")
+        return Verification((folder,), tuple(check_run(folder)), {})
     check = repair_store if repair else verify_store
-    place = find_store(store)
-    folders, violations, *lost = check(place)
+    folders, violations, *lost = check(folder)
     if source:
-        violations += check_photos(place)
+        violations += check_photos(folder)
     return Verification(tuple(folders), tuple(violations), lost[0] if lost else {})
 
 
+def _find_run(store: Path, run: str | Path) -> Path:
+    for folder in (Path(run), store / "runs" / run):
+        if (folder / _CONFIG).is_file() or (folder / CHECKSUMS).is_file():
+            return folder
+    raise StoreError(f"{run}: no such run (expected a run's folder, or a name in {store / 'runs'})")
+
+
 def verify_store(store: Path) -> tuple[list[Path], list[Violation]]:
-    """Check every rule of FORMAT.md: return the folders checked and what was found.
+    """Check every rule of FORMAT.md, and the files of runs: return the folders and what was found.
 
     Raises `AuheatError` where there is nothing to check.
     """
@@ -96,7 +125,22 @@ def verify_store(store: Path) -> tuple[list[Path], list[Violation]]:
             findings += check_folder(folder, bar.update)
             if folder != store / LANDMARKS and (store / LANDMARKS).is_dir():
                 findings += check_sources(store / LANDMARKS, folder)
-    return folders, findings
+    runs = [file.parent for name in _WITH_CHECKSUMS for file in sorted(store.glob(name))]
+    for run in runs:
+        findings += check_run(run)
+    return [*folders, *runs], findings
+
+
+def check_run(run: Path) -> list[Violation]:
+    """Check a run's files, or an evaluation's, against its manifest: a finding for each."""
+    try:
+        if read_checksums(run) is None:
+            problem = "missing (an earlier version trained it; the same `auheat train` adds it)"
+            return [Violation(run / CHECKSUMS, "R1", problem)]
+        damage = [(run / name, problem) for name, problem in find_damage(run)]
+    except AuheatError as error:
+        return [Violation(run / CHECKSUMS, "R1", str(error).partition(": ")[2])]
+    return [Violation(file, "R2", f"{problem} ({_MENDS})") for file, problem in damage]
 
 
 def check_photos(store: Path) -> list[Violation]:

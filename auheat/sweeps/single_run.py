@@ -18,8 +18,9 @@ from auheat.sweeps.results import RunState, read_scores
 from auheat.training.config import TrainConfig
 from auheat.training.runner import describe_settings, train
 from auheat.training.training_data import describe_training_data, load_training_data
+from auheat.utils.checksums import find_damage
 from auheat.utils.devices import pick_device
-from auheat.utils.locking import hold
+from auheat.utils.locking import FOLDER_LOCK, hold
 
 _LOCK_SECONDS = 5.0
 """How long a run is waited for: the processes of a killed sweep take a second or two to end."""
@@ -88,8 +89,7 @@ def make_run(task: Task) -> RunState:
     state, error, run = "done", "", task.run
     busy = f"{run}: another process trains this run (wait for it, then the same command goes on)"
     try:
-        # beside the folder, which may be removed and made anew under the lock
-        with hold(run.with_name(f".{run.name}.lock"), busy, _LOCK_SECONDS):
+        with hold(run / FOLDER_LOCK, busy, _LOCK_SECONDS, remove=True):
             summary = train(task.store, task.cell.config, overwrite=task.anew)
             notes = summary.notes if summary.resumed < summary.epochs else ()
             for split in task.splits:
@@ -114,7 +114,7 @@ def is_finished(task: Task) -> bool:
 def is_scored(run: Path, split: str) -> bool:
     """Whether a run has a whole evaluation, of these weights and on the shards it learnt from."""
     files, best = [run / name for name in _FILES[split]], run / run_folder.BEST
-    if not all(file.is_file() for file in (*files, best)):
+    if not all(file.is_file() for file in (*files, best)) or _is_damaged(run, split):
         return False
     if min(file.stat().st_mtime_ns for file in files) < best.stat().st_mtime_ns:
         return False
@@ -128,6 +128,15 @@ def is_scored(run: Path, split: str) -> bool:
         and scores.get("class_names") == config["class_names"]
         and Path(str(scores.get("shards", shards))).name == shards
     )
+
+
+def _is_damaged(run: Path, split: str) -> bool:
+    """Whether weights or scores are not what was written, as far as the run's manifest knows."""
+    try:
+        names = [*_FILES[split], run_folder.BEST, run_folder.LAST]
+        return any(find_damage(run, names))
+    except AuheatError:
+        return True
 
 
 def sum_seconds(run: Path) -> float:

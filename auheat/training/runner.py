@@ -6,9 +6,10 @@ goes on equals one that was never stopped. The test split is never looked at.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
@@ -35,12 +36,13 @@ from auheat.training.training_data import (
     TrainingData,
     describe_training_data,
     load_training_data,
-    write_split_and_maps,
+    note_left_out,
+    pack_split_and_maps,
 )
 from auheat.utils.checks import format_duration
 from auheat.utils.console import log_notes
 from auheat.utils.distributed import World, join
-from auheat.utils.files import file_digest
+from auheat.utils.files import encode_json, file_digest
 from auheat.utils.paths import find_store
 
 _LOG = logging.getLogger(__name__)
@@ -123,41 +125,61 @@ def train(
             )
         material = load_training_data(store, config)
         run = store / run_folder.RUNS / config.run_name
-        done = world.broadcast(
-            _start(run, config, material, overwrite, world) if world.is_main else 0
-        )
-        if done >= config.epochs:
-            return _summarize(run, config, done, 0.0, 0.0, ("was finished already",))
-        with torch.random.fork_rng():
-            torch.manual_seed(config.seed)
-            engine, beforehand = _prepare(config, material, device, world)
-            best = engine.load(run)["best"] if done else {}
-            notes: list[str] = []
+        run_folder.check_place(run)
+        with run_folder.lock_run(run) if world.is_main else nullcontext():
+            return _train(run, config, material, overwrite, world)
 
-            def note(*lines: str) -> None:
-                if world.is_main:
-                    notes.extend(lines)
-                    log_notes(_LOG, lines)
 
-            note(*beforehand)
-            engine.on_rate = lambda rate: note(*_estimate_time(engine, done, rate))
-            started = time.perf_counter()
-            _run_epochs(engine, run, done, best)
-            seconds = time.perf_counter() - started
-        rate = (config.epochs - done) * len(material.train) / seconds
-        return _summarize(run, config, done, seconds, rate, tuple(notes))
+def _train(
+    run: Path, config: TrainConfig, material: TrainingData, overwrite: bool, world: World
+) -> RunSummary:
+    """Train what is left of a run."""
+    notes: list[str] = []
+
+    def note(*lines: str) -> None:
+        if world.is_main:
+            notes.extend(lines)
+            log_notes(_LOG, lines)
+
+    done = world.broadcast(
+        _start(run, config, material, overwrite, world, note) if world.is_main else 0
+    )
+    if done >= config.epochs:
+        return _summarize(run, config, done, 0.0, 0.0, (*notes, "was finished already"))
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        engine, beforehand = _prepare(config, material, world.device(config.device), world)
+        saved = engine.load(run) if done else {}
+        note(*beforehand)
+        engine.on_rate = lambda rate: note(*_estimate_time(engine, done, rate))
+        started = time.perf_counter()
+        _run_epochs(engine, run, done, saved.get("best", {}))
+        seconds = time.perf_counter() - started
+    rate = (config.epochs - done) * len(material.train) / seconds
+    return _summarize(run, config, done, seconds, rate, tuple(notes))
 
 
 def _start(
-    run: Path, config: TrainConfig, material: TrainingData, overwrite: bool, world: World
+    run: Path,
+    config: TrainConfig,
+    material: TrainingData,
+    overwrite: bool,
+    world: World,
+    note: Callable[..., None],
 ) -> int:
-    """Prepare a run's folder for its next epoch; return how many are done."""
-    done = run_folder.start_run(run, _describe(config, material, world), overwrite)
-    if done >= config.epochs:
-        return done
-    write_split_and_maps(run, material)
-    _cut_metrics(run, done)
-    return done
+    """Prepare a run's folder for its next epoch; return how many are done.
+
+    What is damaged is made again where that is possible, and noted.
+    """
+    described = _describe(config, material, world)
+    run_folder.start_run(run, described, overwrite)
+    state = checkpoint.find_state(run)
+    note(*(f"warning: {problem}" for problem in state.problems))
+    files = {run_folder.CONFIG: encode_json(described), **state.files}
+    if state.done < config.epochs or state.damaged & {run_folder.SPLIT, run_folder.MAPS}:
+        files |= pack_split_and_maps(material)
+    checkpoint.save_files(run, files)
+    return state.done
 
 
 def _prepare(
@@ -180,6 +202,7 @@ def _prepare(
         *notes,
         f"{config.method} on {config.backbone} at {config.image_size} px, {device}: "
         f"{len(material.train)} photos to learn from, {len(material.val)} held out",
+        *note_left_out(material),
     )
     return Trainer(config, material, model, optimizer, device, world), notes
 
@@ -212,6 +235,7 @@ def sync_batchnorm(model: Classifier, backbone: str) -> Classifier:
 def _run_epochs(engine: Trainer, run: Path, done: int, best: dict[str, Any]) -> None:
     """Train the remaining epochs and save each; `best` is the best line so far, or {}."""
     epochs = engine.config.epochs
+    curve = checkpoint.read_curve(run, done)
     with tensorboard_writer(run, engine.config.tensorboard and engine.world.is_main, done) as note:
         for epoch in range(done, epochs):
             try:
@@ -228,12 +252,16 @@ def _run_epochs(engine: Trainer, run: Path, done: int, best: dict[str, Any]) -> 
             best = line if better else best
             if not engine.world.is_main:
                 continue
+            curve = [*curve, line]
+            files = {
+                run_folder.METRICS: checkpoint.encode_curve(curve),
+                run_folder.LAST: engine.pack(epochs_done=epoch + 1, best=best, curve=curve),
+            }
             if better:
                 weights = engine.best_model.state_dict()
-                checkpoint.save_tensors(run / run_folder.BEST, weights, **line)
-            _append_metrics(run, line)
+                files = {run_folder.BEST: checkpoint.pack_tensors(weights, **line), **files}
+            checkpoint.save_files(run, files)
             note(line)
-            engine.save(run, epochs_done=epoch + 1, best=best)
     engine.world.barrier()  # all files are written when any process goes on
 
 
@@ -322,19 +350,6 @@ def _build(config: TrainConfig, classes: int) -> tuple[Classifier, tuple[str, ..
 def _is_better(line: dict[str, Any], best: dict[str, Any]) -> bool:
     """Whether an epoch's validation accuracy is higher, or equal with a lower loss."""
     return (line["val_accuracy"], -line["val_loss"]) > (best["val_accuracy"], -best["val_loss"])
-
-
-def _append_metrics(run: Path, line: dict[str, Any]) -> None:
-    with (run / run_folder.METRICS).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
-
-
-def _cut_metrics(run: Path, done: int) -> None:
-    """Drop the line of an epoch that was measured but not saved."""
-    file = run / run_folder.METRICS
-    if file.is_file():
-        lines = file.read_text(encoding="utf-8").splitlines()[:done]
-        file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def _summarize(

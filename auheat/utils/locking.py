@@ -7,67 +7,108 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
+from contextvars import ContextVar
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from auheat.errors import StoreError
+from auheat.errors import AuheatError, StoreError
 from auheat.utils.files import cannot_write, write_json
 
 LOCK, OWNER = ".lock", ".owner.json"
 
+FOLDER_LOCK = ".auheat.lock"
+"""The lock inside a folder that is no store, such as a run's; nothing stays of it."""
+
+_ANOTHER = "another process"
+
 LOCK_SECONDS = 0.5
 """How long a second process waits for the first one before it gives up."""
+
+_LOOKS, _LARGEST = 5, 4096
+
+
+_held: ContextVar[tuple[tuple[int, Path], ...]] = ContextVar("held", default=())
+"""The locks of this process and thread, which it may ask for once more."""
 
 
 @contextlib.contextmanager
 def hold(
     path: Path,
-    message: str | Callable[[], str],
+    message: str,
     timeout: float = LOCK_SECONDS,
     remove: bool = False,
+    again: bool = False,
 ) -> Iterator[None]:
     """Hold a lock file; the system frees the lock of a process that died.
 
-    Raises `AuheatError` with `message` where another process still holds it after `timeout`
-    seconds, or where it cannot be made. `remove` takes the file away afterwards.
+    Raises `AuheatError` with `message`, in which "another process" is named, where one still holds
+    it after `timeout` seconds, or where it cannot be made. `remove` takes the file away afterwards.
+    Beside it a note says who holds it. With `again`, who has it already may hold it once more.
     """
+    key = os.getpid(), path.parent.resolve() / path.name
+    if again and key in _held.get():
+        yield
+        return
+    owner = path.with_name(path.name.removesuffix(LOCK) + OWNER)
     lock = FileLock(path)
     try:
+        if path.is_symlink() or (path.exists() and (not path.is_file() or path.stat().st_size)):
+            raise StoreError(f"{path}: no lock of auheat's (move it away)")
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=timeout)
+    except AuheatError:
+        raise
     except Timeout as error:
-        raise StoreError(message if isinstance(message, str) else message()) from error
+        raise StoreError(message.replace(_ANOTHER, _describe_owner(owner))) from error
     except (OSError, NotImplementedError) as error:
         reason = error if isinstance(error, OSError) else OSError("it has no locks")
         raise cannot_write(path.parent, reason) from error
+    token = _held.set((*_held.get(), key))
+    own = not os.path.lexists(owner) or _read_owner(owner) is not None
     try:  # what fails from here on is not the lock's
+        with contextlib.suppress(OSError):  # it only informs others
+            if own:
+                write_json(owner, _describe_self())
         yield
     finally:
+        _held.reset(token)
+        with contextlib.suppress(OSError):
+            if own:
+                owner.unlink(missing_ok=True)
+            if remove:  # before it is free: who waits for it sees that it is gone
+                path.unlink(missing_ok=True)
         lock.release()
-        if remove:
-            path.unlink(missing_ok=True)
+
+
+def lock_store(store: Path) -> contextlib.AbstractContextManager[None]:
+    """Lock a store for writing; raises `AuheatError` that names the process which has it."""
+    return hold(
+        store / LOCK, f"{store}: in use by {_ANOTHER} (wait for it, or use another --store)"
+    )
 
 
 @contextlib.contextmanager
-def lock_store(store: Path) -> Iterator[None]:
-    """Lock a store for writing; raises `AuheatError` that names the process which has it."""
+def lock_folder(folder: Path, hint: str, timeout: float = LOCK_SECONDS) -> Iterator[None]:
+    """Lock a folder that is written to, such as a run's; nothing stays of the lock.
 
-    def message() -> str:
-        owner = _describe_owner(store)
-        return f"{store}: in use by {owner} (wait for it, or use another --store)"
+    Who holds it already may do so again: a sweep trains under the lock that training takes.
 
-    with hold(store / LOCK, message):
-        try:
-            with contextlib.suppress(OSError):  # it only informs others
-                write_json(store / OWNER, _describe_self())
+    Raises `AuheatError` that names the process which has it, with `hint` for what else to do.
+    """
+    message = f"{folder}: in use by {_ANOTHER} (wait for it, or {hint})"
+    new = not folder.exists()
+    try:
+        with hold(folder / FOLDER_LOCK, message, timeout, remove=True, again=True):
             yield
-        finally:
-            with contextlib.suppress(OSError):
-                (store / OWNER).unlink(missing_ok=True)
+    finally:
+        if new:
+            with contextlib.suppress(OSError):  # where nothing came of it
+                folder.rmdir()
 
 
 def check_free(store: Path) -> None:
@@ -84,10 +125,22 @@ def _describe_self() -> dict[str, Any]:
     return {"pid": os.getpid(), "host": platform.node(), "command": command, "since": since}
 
 
-def _describe_owner(store: Path) -> str:
+def _describe_owner(owner: Path) -> str:
+    """Return the process that a note names; it may be a moment from being written."""
+    for _ in range(_LOOKS):
+        note = _read_owner(owner)
+        if note is not None:
+            return note
+        time.sleep(LOCK_SECONDS / _LOOKS)
+    return _ANOTHER
+
+
+def _read_owner(owner: Path) -> str | None:
     try:
-        owner = json.loads((store / OWNER).read_text(encoding="utf-8"))
-        where = f"process {owner['pid']} on {owner['host']}"
-        return f"{where}, `{owner['command']}`, since {owner['since']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "another process"
+        if owner.is_symlink() or not owner.is_file() or owner.stat().st_size > _LARGEST:
+            return None
+        note = json.loads(owner.read_text(encoding="utf-8"))
+        where = f"process {note['pid']} on {note['host']}"
+        return f"{where}, `{note['command']}`, since {note['since']}"
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None

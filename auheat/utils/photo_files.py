@@ -10,8 +10,6 @@ from __future__ import annotations
 import os
 import re
 import stat
-import struct
-import zlib
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path, PurePath
@@ -26,7 +24,7 @@ HEAD = 64
 
 
 MARK = b"Software\x00auheat"
-"""What every picture that auheat draws has in its first bytes, and no photo: see `mark_picture`."""
+"""What every picture that auheat draws has in its first bytes, and no photo: see `auheat.utils.marks`."""
 
 
 REMEDIES = MappingProxyType(
@@ -173,19 +171,8 @@ def read_head(path: str) -> bytes:
         return b""
 
 
-def mark_picture(data: bytes) -> bytes:
-    """Return a PNG or JPEG with a text in its first bytes that says auheat drew it."""
-    if data[:8] == b"\x89PNG\r\n\x1a\n":
-        text = b"tEXt" + MARK
-        chunk = struct.pack(">I", len(MARK)) + text + struct.pack(">I", zlib.crc32(text))
-        return data[:33] + chunk + data[33:]  # behind IHDR
-    (first,) = struct.unpack_from(">H", data, 4)
-    end = 4 + first  # behind the JFIF segment
-    return data[:end] + b"\xff\xfe" + struct.pack(">H", 2 + len(MARK)) + MARK + data[end:]
-
-
 def is_marked(head: bytes) -> bool:
-    """Whether a file's first bytes have `mark_picture`'s text."""
+    """Whether a file's first bytes are of a picture that auheat drew."""
     return MARK in head[:HEAD] and name_kind(head) in ("png", "jpeg")
 
 

@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 from auheat.errors import RequestError, StoreError
 from auheat.records import Array
 from auheat.utils.files import write_whole
-from auheat.utils.photo_files import mark_picture
+from auheat.utils.marks import check_target, mark_picture
 
 Color: TypeAlias = tuple[int, int, int]
 
@@ -226,22 +226,27 @@ def grid(cells: Sequence[Array], columns: int) -> Array:
     return np.vstack([np.hstack(row + [blank] * (columns - len(row))) for row in rows])
 
 
-def encode_picture(picture: Array, suffix: str = ".png") -> bytes:
+def encode_picture(picture: Array, suffix: str = ".png", kind: str = "picture") -> bytes:
     """Return an RGB picture (H, W, 3) u8 as PNG or JPEG; raises `AuheatError` where that fails.
 
-    Its first bytes say that auheat drew it, so that no later `extract` takes it for a photo.
+    Its first bytes say that auheat drew it, and as what `kind`, so that no later `extract` takes it
+    for a photo.
     """
     done, data = cv2.imencode(suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
     if not done:
         raise StoreError(f"{picture.shape[1]} x {picture.shape[0]} px: cannot be encoded")
-    return mark_picture(data.tobytes())
+    return mark_picture(data.tobytes(), kind)
 
 
 def write_plot(file: Path, picture: Array) -> None:
-    """Write a picture as a command's --plot; raises `AuheatError` where it cannot be written."""
+    """Write a picture as a command's --plot, where nothing or an earlier plot is.
+
+    Raises `AuheatError` where it cannot be written.
+    """
+    check_target(file, "plot")
     jpeg = file.suffix.lower() in (".jpg", ".jpeg")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, encode_picture(picture, ".jpg" if jpeg else ".png"))
+        write_whole(file, encode_picture(picture, ".jpg" if jpeg else ".png", "plot"))
     except OSError as error:
         raise RequestError(f"--plot: {file}: cannot be written: {error.strerror}") from error

@@ -1,6 +1,7 @@
 """Every adapter on a miniature of its set: names, splits, persons, counts, and its traps."""
 
 import json
+import os
 from collections import Counter
 
 import cv2
@@ -213,11 +214,16 @@ def test_fer2013_rows_become_photos_in_the_store_once(tmp_path, stub_detector):
     assert render(tmp_path / "s").details["valid"] == 6
 
 
-def test_a_stopped_unpacking_begins_anew(tmp_path):
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_stopped_unpacking_begins_anew(tmp_path, monkeypatch):
     source = sets.fer_table(tmp_path)
-    listing = read_dataset(source, unpack=tmp_path / "p")
-    half = listing.source.rename(listing.source.with_name(listing.source.name + ".part"))
-    (half / "FER2013Train/fer2013-00000.png").write_bytes(b"torn")
+    child = os.fork()
+    if child == 0:
+        monkeypatch.setattr("auheat.utils.files.put", lambda *_: os.kill(os.getpid(), 9))
+        read_dataset(source, unpack=tmp_path / "p")
+        os._exit(0)
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    (half,) = (tmp_path / "p").iterdir()
     again = read_dataset(source, unpack=tmp_path / "p")
     assert again.sizes.min() > 4
     assert not half.exists()

@@ -100,7 +100,8 @@ class Fault:
                 self.act()
             if hit and self.phase == "half":
                 if step == "fill":
-                    real(path, bytes(rest[0])[: len(rest[0]) // 2])
+                    real(path, *rest)
+                    os.truncate(path, path.stat().st_size // 2)
                 self.act()
             done = real(path, *rest)
             if hit and self.phase == "after":
@@ -113,9 +114,10 @@ class Fault:
 def site(step: str, path: Path, rest: tuple) -> str:
     """The name of a place in the code: what is done to which kind of file."""
     name = re.sub(r"^\d+", "N", (rest[0] if step == "put" else path).name)
-    if path.is_dir():
+    if path.is_dir() and step == "sync":
         name = "the folder"
-    return f"{step} {re.sub(r'(?<=h5)[.][0-9a-f]+[.]part$|[.]part$', '', name)}"
+    name = re.sub(r"^[.](.*)[.]auheat-[0-9a-f]{16}[.]part$", r"\1", name)
+    return f"{step} {re.sub(r'(?<=h5)[.][0-9a-f]+[.]part$', '', name)}"
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from hypothesis import given
 from hypothesis import strategies as st
 from training_helpers import make_store as make_helpers_store
@@ -40,7 +40,7 @@ from auheat.sweeps.tables import write_markdown
 from auheat.training import runner
 from auheat.training.runner import identify_weights
 from auheat.training.trainer import Trainer
-from auheat.utils.locking import hold
+from auheat.utils.locking import FOLDER_LOCK
 
 QUICK = {
     "preset": "methods",
@@ -527,7 +527,7 @@ def test_what_no_run_could_use_is_an_error_before_the_first_run(store, tmp_path,
         (gone, {}, {}, "no shards"),
         (made, {}, {}, "no test photos"),
         (store, {"shards": "emfacs"}, {}, "no 'emfacs'"),
-        (store, {"classes": ("Joy", "Anger")}, {}, "'Joy' is not in the shards"),
+        (store, {"classes": ("Glee", "Anger")}, {}, "'Glee' is not in the shards"),
         (store, {"weights": str(gone)}, {}, "--weights: "),
         (store, {"device": "tpu"}, {}, "--device: 'tpu'"),
         (store, {}, {"jobs": 0}, "--jobs: 0"),
@@ -565,17 +565,15 @@ def test_one_process_at_a_time_makes_a_run(store, monkeypatch):
 
     def note(_, config, **rest):
         made.append(config.name)
-        with (
-            pytest.raises(AuheatError, match="busy"),
-            hold(runs / f".{config.name}.lock", "busy", timeout=0.01),
-        ):
+        with pytest.raises(Timeout), FileLock(runs / config.name / FOLDER_LOCK, timeout=0.01):
             pass
         raise AuheatError("enough")
 
     monkeypatch.setattr(single_run, "train", note)
     runs = store / "runs"
     runs.mkdir()
-    with FileLock(runs / f".{first}.lock"):
+    (runs / first).mkdir()
+    with FileLock(runs / first / FOLDER_LOCK):
         failed = run_plan(store, quick(au_weights=[0, 4])).failed
     assert failed[first].startswith(f"{runs / first}: another process trains this run (wait for it")
     assert failed[second] == "enough"

@@ -18,10 +18,11 @@ from auheat.data.dataset import ShardDataset
 from auheat.data.loader import BatchLoader, BatchSampler, balance_weights
 from auheat.errors import AuheatError
 from auheat.runs import checkpoint, run_folder
-from auheat.training import runner, trainer
+from auheat.training import trainer
 from auheat.training.config import make_config
 from auheat.training.optim import Ema
 from auheat.training.runner import train
+from auheat.utils import files
 from auheat.utils.distributed import World
 
 QUICK = {"image_size": 32, "epochs": 2, "batch_size": 8, "device": "cpu", "name": "quick"}
@@ -305,35 +306,28 @@ def stop_in_step(monkeypatch):
     monkeypatch.setattr(trainer.Trainer, "_step", stop)
 
 
-def stop_in_saving(file, after):
+def stop_in_saving(file, after, epoch=2):
     def patch(monkeypatch):
         calls = []
-        original = checkpoint.save_tensors
+        original = files.put
 
-        def stop(target, *arguments, **metadata):
+        def stop(part, target):
             ours = target.name == file
             calls.extend([1] * ours)
-            now = ours and len(calls) == 2
+            now = ours and len(calls) == epoch
             if not now or after:
-                original(target, *arguments, **metadata)
+                original(part, target)
             if now:
                 raise KeyboardInterrupt
 
-        monkeypatch.setattr(checkpoint, "save_tensors", stop)
+        monkeypatch.setattr(files, "put", stop)
 
     return patch
 
 
-def stop_after_the_first_line(monkeypatch):
-    def stop(run, line):
-        (run / "metrics.jsonl").write_text(json.dumps(line) + "\n")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(runner, "_append_metrics", stop)
-
-
 STOPS = {
-    "before anything is saved": (stop_after_the_first_line, 0),
+    "before anything is saved": (stop_in_saving("best.safetensors", False, 1), 0),
+    "after the first line": (stop_in_saving("metrics.jsonl", True, 1), 0),
     "in a step": (stop_in_step, 1),
     "before last is written": (stop_in_saving("last.safetensors", False), 1),
     "after last is written": (stop_in_saving("last.safetensors", True), 2),

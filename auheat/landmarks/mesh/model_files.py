@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
 from auheat.errors import RequestError, StoreError
+from auheat.utils.files import write_whole
 
 MODELS = MappingProxyType(
     {
@@ -137,9 +138,7 @@ def _write(folder: Path, models: dict[str, bytes]) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, data in models.items():
-        part = folder / f"{name}.{os.getpid()}.part"
-        part.write_bytes(data)
-        part.replace(folder / name)
+        write_whole(folder / name, data)
         paths.append(folder / name)
     return paths
 

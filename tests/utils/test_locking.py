@@ -1,0 +1,77 @@
+"""Locks: one at a time, told who it is, gone with their process, never over a user's file."""
+
+import os
+import time
+
+import pytest
+
+from auheat.errors import AuheatError
+from auheat.utils.locking import FOLDER_LOCK, LOCK, OWNER, lock_folder, lock_store
+
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+
+
+def try_lock(folder) -> str:
+    """What a second process is told, "" where it gets the lock."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        said = ""
+        try:
+            with lock_folder(folder, "choose another run"):
+                pass
+        except AuheatError as error:
+            said = str(error)
+        os.write(writer, said.encode())
+        os._exit(0)
+    os.close(writer)
+    os.waitpid(child, 0)
+    with os.fdopen(reader) as pipe:
+        return pipe.read()
+
+
+@forks
+def test_a_second_process_gives_up_within_two_seconds_and_names_the_first(tmp_path):
+    run = tmp_path / "run"
+    with lock_folder(run, "x"):
+        started = time.monotonic()
+        said = try_lock(run)
+        assert time.monotonic() - started < 2
+        with lock_folder(run, "x"):  # who holds it may take it once more
+            pass
+        assert "in use by process" in try_lock(run)
+    assert said.startswith(f"{run}: in use by process {os.getpid()} on ")
+    assert ", since 2" in said
+    assert said.endswith("(wait for it, or choose another run)")
+    assert not run.exists()
+    assert try_lock(run) == ""
+
+
+@forks
+def test_the_lock_of_a_killed_process_is_free_and_nothing_of_it_stays(tmp_path):
+    child = os.fork()
+    if child == 0:
+        with lock_folder(tmp_path, "x"):
+            os.kill(os.getpid(), 9)
+    os.waitpid(child, 0)
+    assert (tmp_path / FOLDER_LOCK).exists()
+    with lock_folder(tmp_path, "x"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_users_files_are_no_locks(tmp_path):
+    (tmp_path / LOCK).write_text("[package]")
+    with pytest.raises(AuheatError, match=r"\.lock: no lock of auheat's"), lock_store(tmp_path):
+        pass
+    assert (tmp_path / LOCK).read_text() == "[package]"
+    (tmp_path / LOCK).unlink()
+    (tmp_path / OWNER).write_text("me")
+    with lock_store(tmp_path):
+        assert (tmp_path / OWNER).read_text() == "me"
+    assert (tmp_path / OWNER).read_text() == "me"
+    (tmp_path / LOCK).unlink()
+    (tmp_path / LOCK).symlink_to("elsewhere")
+    with pytest.raises(AuheatError, match="no lock of auheat's"), lock_store(tmp_path):
+        pass
+    assert not (tmp_path / "elsewhere").exists()
