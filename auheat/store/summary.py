@@ -81,8 +81,10 @@ def summarize(
         details |= {"valid": valid, "thin_rows": thin}
     warnings = list(notes)
     if failed:
-        reasons = count_reasons(failed)
-        warnings.append(f"{len(failed)} of {total} rows need a look ({reasons}): {folder / FAILED}")
+        warnings.append(
+            f"{len(failed)} of {total} rows need a look ({count_reasons(failed)}): "
+            f"{folder / FAILED}"
+        )
     if thin:
         warnings.append(
             f"{thin} heatmaps have blobs under {MIN_SIGMA} map pixels: the faces are small in "
@@ -94,13 +96,6 @@ def summarize(
         )
     told = tuple(warnings), dict(reasons.most_common())
     return Summary(stage, folder, total, resumed, counts, seconds, details, *told)
-
-
-_WHY = {
-    Status.UNREADABLE: "unreadable",
-    Status.NO_FACE: "no face",
-    Status.LOW_CONFIDENCE: "points doubtful",
-}
 
 
 def _explain_invalid(file: Path) -> Counter[str]:
@@ -119,7 +114,7 @@ def _explain_invalid(file: Path) -> Counter[str]:
         if not valid and name not in drawn:
             reasons[f"{name} has no AUs" if name else "no label"] += 1
         elif not valid:
-            reasons[_WHY.get(Status(status), "points that give no face")] += 1
+            reasons[_REASONS.get(Status(status), "points that give no face")] += 1
     return reasons
 
 

@@ -24,7 +24,7 @@ HEAD = 64
 
 
 MARK = b"Software\x00auheat"
-"""What every picture that auheat draws has in its first bytes, and no photo: see `auheat.utils.marks`."""
+"""What every picture that auheat draws has in its first bytes, and no photo (`utils.marks`)."""
 
 
 REMEDIES = MappingProxyType(

@@ -46,8 +46,8 @@ def test_every_row_without_a_valid_heatmap_has_one_reason(store):
         "Neutral has no AUs": 5,
         "Contempt has no AUs": 5,
         "no face": 2,
-        "points doubtful": 1,
-        "unreadable": 1,
+        "the points are doubtful": 1,
+        "cannot be read": 1,
         "points that give no face": 1,
     }
     assert sum(summary.not_valid.values()) + summary.details["valid"] == 25
@@ -56,7 +56,7 @@ def test_every_row_without_a_valid_heatmap_has_one_reason(store):
 def test_maps_that_know_no_label_lack_faces_alone(store):
     with h5py.File(store / "shards" / "martinez" / "00000.h5", "r+") as shard:
         shard["valid"][...] = np.arange(25) >= 2
-    assert summary_of(store, "landmarks").not_valid == {"unreadable": 2}
+    assert summary_of(store, "landmarks").not_valid == {"cannot be read": 2}
 
 
 def test_the_table_says_valid_of_how_many_and_why(store, capsys):

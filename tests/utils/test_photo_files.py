@@ -26,8 +26,9 @@ from auheat.records import Status
 from auheat.shards.schema import BACKUP, LANDMARKS, MANIFEST, SHARDS
 from auheat.store.store import find_rendered
 from auheat.utils import photo_files
+from auheat.utils.marks import mark_picture
 from auheat.utils.paths import Fence, walk_photos
-from auheat.utils.photo_files import is_marked, is_store, mark_picture, name_kind
+from auheat.utils.photo_files import is_marked, is_store, name_kind
 from auheat.visualization.drawing import encode_picture, write_plot
 
 GRAY = np.full((40, 30, 3), 90, np.uint8)
@@ -349,7 +350,7 @@ def test_a_mark_changes_no_pixel_for_any_reader(suffix):
     noise = np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8)
     done, plain = cv2.imencode(suffix, noise)
     assert done
-    marked = mark_picture(plain.tobytes())
+    marked = mark_picture(plain.tobytes(), "picture")
     assert is_marked(marked)
     assert not is_marked(plain.tobytes())
     assert not is_marked(b"a text that says Software\x00auheat")
@@ -363,7 +364,7 @@ def test_a_mark_changes_no_pixel_for_any_reader(suffix):
 def test_a_mark_is_a_sound_chunk_that_pillow_reads():
     image = Image.open(io.BytesIO(encode_picture(GRAY)))
     image.load()
-    assert image.text["Software"] == "auheat"
+    assert image.text["Software"] == "auheat picture"
     jpeg = Image.open(io.BytesIO(encode_picture(GRAY, ".jpg")))
     assert jpeg.info["comment"] == b"Software\x00auheat"
 
