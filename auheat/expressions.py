@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import MappingProxyType
 
 EXPRESSIONS = (
@@ -60,6 +61,22 @@ SYNONYMS = MappingProxyType(
     }
 )
 """Casefolded name, as data sets spell it -> canonical expression name."""
+
+
+def match_name(said: str, names: Sequence[str]) -> str:
+    """Return the one of some classes' names that is meant, as it is written or a synonym of it.
+
+    `said` itself where there is none, or more than one.
+    """
+    if said in names:
+        return said
+    meant = [name for name in names if _canonical(name) == _canonical(said)]
+    return meant[0] if len(meant) == 1 else said
+
+
+def _canonical(name: str) -> str:
+    plain = name.strip().casefold()
+    return SYNONYMS.get(plain, plain)
 
 
 SPLITS = MappingProxyType(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import signal
@@ -271,8 +270,10 @@ fail_option = option(
 
 
 def print_json(value: Any) -> None:
-    """Print plain values as JSON."""
-    click.echo(json.dumps(value, indent=1))
+    """Print plain values as JSON; what is not a finite number is null."""
+    from auheat.utils.files import dump_json
+
+    click.echo(dump_json(value, indent=1))
 
 
 def print_summary(summary: Any, as_json: bool) -> None:
@@ -286,6 +287,10 @@ def print_summary(summary: Any, as_json: bool) -> None:
         many = isinstance(value, dict)
         inner = value.items() if many else [(key.replace("_", " "), value)]
         rows += [(f"{key.rstrip('s')} {name}" if many else name, str(v)) for name, v in inner]
+    if summary.not_valid:
+        reasons = ", ".join(f"{why}: {n}" for why, n in summary.not_valid.items())
+        explained = f" of {summary.rows} ({reasons})"
+        rows = [(name, v + explained if name == "valid" else v) for name, v in rows]
     print_table([("status", "rows"), *rows])
     fresh = summary.rows - summary.resumed
     speed = f"{fresh} photos in {summary.seconds:.1f} s, {summary.rate:.0f}/s" if fresh else ""

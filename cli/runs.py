@@ -52,6 +52,7 @@ SETTINGS: dict[str, dict[str, str]] = {
         "shards": "Which shards, where there are several.",
         "classes": "Only these expressions, such as Happiness,Anger,Neutral.",
         "val_fraction": "Share of train held out.",
+        "faces_only": "Leave out photos without a face  [default: they train the classifier]",
         "balance": "Draw every class as often.",
         "augment": "affine: moved, tinted, erased; crop: mirrored alone.",
         "resize": "Resize to this side, learn from random crops; 0: none.",
@@ -191,11 +192,10 @@ def train(as_json: bool, **settings: Any) -> None:
 @option(
     "--split",
     type=Choice(EVALUATED_SPLITS),
-    default="test",
-    show_default=True,
-    help="val: the photos held out of training.",
+    help="val: the photos held out of training; of another store also train, all  [default: test; "
+    "all of another store that has no test photos]",
 )
-@option("--shards", help="Score on these shards  [default: those of the run]")
+@option("--shards", help="Score on these shards  [default: called like the run's, or the only]")
 @device_option
 @option(
     "--maps",
@@ -220,12 +220,19 @@ def evaluate(as_json: bool, **settings: Any) -> None:
     looked at, and whether probabilities can be trusted. The map of apvit is the same for every
     class: it has no CAM-COS ("-", null in JSON).
 
+    With --store OTHER the run is scored on another data set, whose labels are matched with the
+    run's classes by name or synonym (happy is Happiness); classes without photos, and labels that
+    the run does not know, are told with counts. These scores go to RUN/evaluations/STORE-SHARDS,
+    and `report` puts runs and stores side by side.
+
     --maps needs no run. Its .npz has id (N) and map (N, h, w), and predicted (N) for accuracy; a
-    folder has ID.npy, ID.npz or ID.png. The scores go to the store's evaluations/.
+    folder has ID.npy, ID.npz or ID.png. A map with NaN is left out, with its photo, and counted.
+    The scores go to the store's evaluations/.
 
     \b
     auheat evaluate
     auheat evaluate without-aus
+    auheat evaluate with-aus --store affectnet
     auheat evaluate --save-maps attention.npz
     auheat evaluate --maps saliency.npz
     """
@@ -297,7 +304,8 @@ def report(as_json: bool, **settings: Any) -> None:
     """Write one self-contained HTML page: faces, heatmaps, counts, and RUNS side by side.
 
     RUNS are names or folders, by default all of the store's. Runs that differ in --au-weight or
-    --layers alone are shown as pairs and curves. Shards without photos show landmarks and heatmaps.
+    --layers alone are shown as pairs and curves; where runs were scored on other stores, too, there
+    are tables of runs x stores. Shards without photos show landmarks and heatmaps.
 
     \b
     auheat report

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,9 @@ class ShardDataset(Dataset[Item]):
         ids: Id of every row.
         persons: Person of every row, "" where unknown.
         class_names: Names of the classes.
-        left_out: Count of rows that are unreadable, unlabelled, or of a class not in `classes`.
+        left_out: Count of rows that are unreadable, unlabelled, of a class not in `classes`, or
+            (with `faces_only`) without a face.
+        status: (N,) `Status` of every row.
 
     Args:
         files: A folder of rendered shards, or some of its files.
@@ -57,6 +59,9 @@ class ShardDataset(Dataset[Item]):
             None takes all.
         image_size: Side S in px that photos are resized to.
         classes: Take and order some of the shards' classes; None takes all.
+        names: Label of the shards -> the class of `classes` that it stands for; others are left
+            out, and a class may be in none of the shards. None: they are called alike.
+        faces_only: Leave out photos in which no face was found.
 
     Raises:
         StoreError: No such shards, or damaged ones.
@@ -78,21 +83,28 @@ class ShardDataset(Dataset[Item]):
         split: str | None = None,
         image_size: int = 224,
         classes: Sequence[str] | None = None,
+        names: Mapping[str, str] | None = None,
+        faces_only: bool = False,
     ) -> None:
         self.files = list_files(files)
         self.image_size = image_size
-        self.shard_classes, self.class_names, parts = scan_shards(self.files, split, classes)
+        self.shard_classes, self.class_names, parts = scan_shards(
+            self.files, split, classes, names, faces_only
+        )
         self.left_out: Counter[str] = Counter()
         self.ids: list[str] = []
         self.persons: list[str] = []
         chosen: list[Selection] = []
+        status: list[Array] = []
         person: dict[bytes, str] = {}  # each name once in memory, however many photos it has
         for table, selection in parts:
             chosen.append(selection)
             self.left_out += selection.left_out
+            status.append(table.status[selection.rows])
             self.ids += [key.decode() for key in table.ids[selection.rows].tolist()]
             raw = table.persons[selection.rows].tolist()
             self.persons += [person.setdefault(key, key.decode()) for key in raw]
+        self.status: Array = np.concatenate(status)
         self.labels: Array = np.concatenate([part.labels for part in chosen])
         self._row: Array = np.concatenate([part.rows for part in chosen])
         self._shard: Array = np.repeat(
@@ -108,8 +120,13 @@ class ShardDataset(Dataset[Item]):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Item]:
-        """Return the items of a batch, which torch's DataLoader asks for at once."""
-        labels = self.labels[list(indices)].tolist()
+        """Return the items of a batch, which torch's DataLoader asks for at once.
+
+        A negative index counts from the end. Raises IndexError for a row that is not there.
+        """
+        rows = range(len(self))
+        indices = [rows[index] for index in indices]
+        labels = self.labels[indices].tolist()
         if self._cache is not None:
             items: list[Item] = [{k: v[i] for k, v in self._cache.items()} for i in indices]
         else:
@@ -122,6 +139,7 @@ class ShardDataset(Dataset[Item]):
         """Return rows of a cached dataset as one batch, as a loader would put them together."""
         assert self._cache is not None
         index = torch.as_tensor(rows, dtype=torch.int64)
+        index = torch.where(index < 0, index + len(self), index)
         batch: Item = {key: values[index] for key, values in self._cache.items()}
         return batch | {"label": torch.from_numpy(self.labels[rows]), "index": index}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,24 +100,28 @@ def read_row_table(file: Path) -> RowTable:
 
 
 def scan_shards(
-    files: Sequence[Path], split: str | None, classes: Sequence[str] | None
+    files: Sequence[Path],
+    split: str | None,
+    classes: Sequence[str] | None,
+    names: Mapping[str, str] | None = None,
+    faces_only: bool = False,
 ) -> tuple[tuple[str, ...], tuple[str, ...], Iterator[tuple[RowTable, Selection]]]:
     """Return the shards' classes, those asked for, and each shard's table and chosen rows.
 
-    Tables are read as they are asked for. Raises `AuheatError`, also where shards are not alike.
+    Tables are read as they are asked for; `names` and `faces_only` are as of `select_rows`, with
+    `names` a class may be in none of the shards. Raises `AuheatError`, also where shards are not
+    alike.
     """
     first = read_row_table(files[0])
-    names = order_classes(first.names, classes)
-    return first.names, names, _select_each(files, first, split, names)
+    chosen = order_classes(first.names, classes) if names is None else tuple(classes or ())
 
+    def select_each() -> Iterator[tuple[RowTable, Selection]]:
+        for file in files:
+            table = first if file == first.file else read_row_table(file)
+            check_alike(table, first)
+            yield table, select_rows(table, split, chosen, names, faces_only)
 
-def _select_each(
-    files: Sequence[Path], first: RowTable, split: str | None, names: Sequence[str]
-) -> Iterator[tuple[RowTable, Selection]]:
-    for file in files:
-        table = first if file == first.file else read_row_table(file)
-        check_alike(table, first)
-        yield table, select_rows(table, split, names)
+    return first.names, chosen, select_each()
 
 
 def order_classes(names: Sequence[str], asked: Sequence[str] | None) -> tuple[str, ...]:
@@ -143,12 +147,22 @@ def check_alike(table: RowTable, first: RowTable) -> None:
         )
 
 
-def select_rows(table: RowTable, split: str | None, classes: Sequence[str]) -> Selection:
+def select_rows(
+    table: RowTable,
+    split: str | None,
+    classes: Sequence[str],
+    names: Mapping[str, str] | None = None,
+    faces_only: bool = False,
+) -> Selection:
     """Choose the rows of a split (None: of all) that have a photo and one of the classes.
 
-    Rows without a split count as "train".
+    Rows without a split count as "train". `names` has the class that each of the shards' labels
+    stands for; None where they are called alike. With `faces_only` a photo without a face is left
+    out.
     """
-    number = {name: i for i, name in enumerate(classes)}
+    position = {name: i for i, name in enumerate(classes)}
+    meant = {name: name for name in classes} if names is None else names
+    number = {said: position[name] for said, name in meant.items() if name in position}
     # one entry more than there are names: label -1 finds it, too
     class_of = np.array([*(number.get(name, -1) for name in table.names), -1], np.int64)
     new = class_of[table.label]
@@ -157,11 +171,13 @@ def select_rows(table: RowTable, split: str | None, classes: Sequence[str]) -> S
     if split == "train":
         here |= given == b""
     unreadable = table.status == Status.UNREADABLE
+    faceless = ~unreadable & (table.status == Status.NO_FACE) & (new >= 0) & faces_only
     reasons = {
         "unreadable": unreadable,
         "unlabelled": ~unreadable & (table.label < 0),
         "other class": ~unreadable & (table.label >= 0) & (new < 0),
+        "no face": faceless,
     }
-    rows = np.flatnonzero(here & ~unreadable & (new >= 0)).astype(np.int32)
+    rows = np.flatnonzero(here & ~unreadable & ~faceless & (new >= 0)).astype(np.int32)
     left_out = Counter({why: n for why, m in reasons.items() if (n := int((here & m).sum()))})
     return Selection(rows, new[rows], left_out)

@@ -66,7 +66,9 @@ class ShardStream(IterableDataset[Item]):
         block: Neighbouring rows that are read together, 1 or more.
         window: Blocks that are mixed at a time, 1 or more.
         drop_last: Leave out the rows that do not fill a batch on every rank; else each row comes
-            once, and fewer rows than ranks join the last batches, which then have one more.
+            once, and fewer rows than ranks join the last batches, which then have one more. None:
+            only with `shuffle`, where other rows are left out in each epoch, and a last batch of a
+            single photo would be nothing that batch normalisation can learn from.
         rank: This process's number; None is torch.distributed's where it is initialised, else 0.
         world: How many processes share the rows; None as for `rank`, else 1.
 
@@ -95,7 +97,7 @@ class ShardStream(IterableDataset[Item]):
         seed: int = 0,
         block: int = 256,
         window: int = 16,
-        drop_last: bool = True,
+        drop_last: bool | None = None,
         rank: int | None = None,
         world: int | None = None,
     ) -> None:
@@ -107,7 +109,8 @@ class ShardStream(IterableDataset[Item]):
         ):
             raise RequestError(f"rank: {rank} of {world} (both or neither, 0 <= rank < world)")
         self.files = list_files(files)
-        self.image_size, self.batch_size, self.drop_last = image_size, batch_size, drop_last
+        self.image_size, self.batch_size = image_size, batch_size
+        self.drop_last = shuffle if drop_last is None else drop_last
         self.seed, self.shuffled, self._shuffle = seed, shuffle, ShuffleConfig(block, window)
         self._rank, self._world, self._split = rank, world, split
         self._known: LruByRows[Selection] = LruByRows(PLANNED_ROWS)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 
 from auheat.data.dataset import Item
-from auheat.errors import RequestError, StoreError
+from auheat.errors import AuheatError, RequestError, StoreError
 from auheat.evaluation.external_maps import (
     IDS,
     LABELS,
@@ -30,21 +31,22 @@ from auheat.evaluation.external_maps import (
 from auheat.evaluation.inputs import EvaluationInput, plan_given, plan_run
 from auheat.evaluation.model_maps import CAM, CAM_PREDICTED, MapSet, bring_to_grid
 from auheat.evaluation.results import Evaluation, ScoreTable, aggregate
+from auheat.evaluation.scored_rows import SPLITS as SPLITS
 from auheat.evaluation.scorer import MapScorer
 from auheat.heatmaps.class_maps import ClassMapRenderer
 from auheat.records import Array
 from auheat.runs import run_folder
-from auheat.runs.run_folder import ARRAYS, RESULT, VAL_ARRAYS, VAL_RESULT
+from auheat.runs.run_folder import CONFIG, RUNS, name_results
 from auheat.shards.manifest import check_unchanged, read_manifest
+from auheat.utils.checks import check_one_of
 from auheat.utils.checksums import write_files
-from auheat.utils.console import progress
+from auheat.utils.console import log_notes, progress
 from auheat.utils.devices import pick_device
 from auheat.utils.files import encode_json
 from auheat.utils.marks import check_target
 from auheat.utils.paths import find_store
 
-SPLITS = ("test", "val")
-
+_LOG = logging.getLogger(__name__)
 
 KINDS = {"attention": "", "cam": CAM, "cam-predicted": CAM_PREDICTED}
 """The maps that can be saved; the attention is that of the top layer."""
@@ -54,7 +56,7 @@ def evaluate(
     run: str | Path | None = None,
     store: str | Path | None = None,
     *,
-    split: str = "test",
+    split: str | None = None,
     shards: str | None = None,
     device: str = "auto",
     maps: str | Path | None = None,
@@ -65,16 +67,20 @@ def evaluate(
     """Score a run on photos it has not learnt from and write evaluation.json and .npz into it.
 
     Accuracy counts every row, map scores the rows whose class has a heatmap and whose landmarks
-    can be relied on. Other tools' `maps` are scored in the place of a run's; those scores go to
-    `store`/evaluations/NAME. With a `run`, its classes, codebook, input size and mean heatmap are
-    used for them, else the shards'.
+    can be relied on. A run may be scored on another store, or other shards: labels are matched with
+    the run's classes by name or synonym, others are left out, with a note; the scores go to the
+    run's evaluations/STORE-SHARDS. Other tools' `maps` are scored in the place of a run's; those
+    scores go to `store`/evaluations/NAME. With a `run`, its classes, codebook, input size and mean
+    heatmap are used for them, else the shards'.
 
     Args:
-        run: Folder, or name in `store`/runs; None: the newest (with `maps`: no run).
+        run: Folder, or name in `store`/runs, else in the runs of $AUHEAT_STORE or auheat-data;
+            None: the newest of `store` (with `maps`: no run).
         store: Folder of the shards; None: $AUHEAT_STORE, else auheat-data.
         split: "test", or "val" for the rows held out of training, whose scores go to
-            evaluation-val.json and .npz.
-        shards: Name of the shards; None: those of the run.
+            evaluation-val.json and .npz; of photos that the run has not learnt from also "train"
+            and "all". None: "test", or "all" of another store that has no test photos.
+        shards: Name of the shards; None: those that are called like the run's, or the only ones.
         device: "auto", "cpu", "cuda", "cuda:N".
         maps: An .npz, or a folder of one file per photo (see docs/metrics.md).
         require_all_maps: Raise where a photo has no map in `maps`.
@@ -96,10 +102,8 @@ def evaluate(
     store = find_store(store)
     maps = None if maps is None else Path(maps)
     save_maps = None if save_maps is None else Path(save_maps)
-    if split not in SPLITS:
-        raise RequestError(f"--split: {split!r} is not known (one of {', '.join(SPLITS)})")
-    if kind not in KINDS:
-        raise RequestError(f"--kind: {kind!r} is not known (one of {', '.join(KINDS)})")
+    check_one_of("--split", split or SPLITS[0], SPLITS)
+    check_one_of("--kind", kind, KINDS)
     if kind != next(iter(KINDS)) and save_maps is None:
         raise RequestError(f"--kind: {kind} of what (--save-maps names the file to write)")
     if require_all_maps and maps is None:
@@ -109,23 +113,39 @@ def evaluate(
     target = pick_device(device)
     with contextlib.ExitStack() as held:
         if maps is None:
-            folder = run_folder.find_run(store, run)
+            folder = _find_run(store, run)
             held.enter_context(run_folder.lock_run(folder))
             task = plan_run(store, folder, target, split, shards)
         else:
-            beside = None if run is None else run_folder.find_run(store, run)
+            beside = None if run is None else _find_run(store, run)
             task = plan_given(store, maps, beside, target, split, shards, require_all_maps)
             held.enter_context(run_folder.lock_run(task.folder))
         with torch.inference_mode():
-            result, arrays, saved = _score(task, split, KINDS[kind], save_maps is not None)
-        _write(task.folder, split, result, arrays)
+            result, arrays, saved = _score(task, KINDS[kind], save_maps is not None)
+        _write(task.folder, result, arrays)
+    if not task.chosen.own:
+        log_notes(_LOG, [f"scores on {task.chosen.about['store']} are in {task.folder}"])
     if save_maps is not None:
         write_maps(save_maps, _stack(saved))
     return result
 
 
+def _find_run(store: Path, run: str | Path | None) -> Path:
+    """Return a run's folder: of the store, or else of the store that is usually taken."""
+    usual = find_store()
+    try:
+        return run_folder.find_run(store, run)
+    except AuheatError as error:
+        if run is None or not (usual / RUNS / str(run) / CONFIG).is_file():
+            more = f"; not in {usual}, either" if run is not None and usual != store else ""
+            if run is None and usual != store and (usual / RUNS).is_dir():
+                more = f"; to score one of {usual} here, name it"
+            raise type(error)(f"{error}{more}") from error
+    return usual / RUNS / str(run)
+
+
 def _score(
-    task: EvaluationInput, split: str, kind: str, keep: bool
+    task: EvaluationInput, kind: str, keep: bool
 ) -> tuple[Evaluation, dict[str, Array], dict[str, Any]]:
     """Return the scores, the arrays of evaluation.npz, and the maps of a kind if `keep` is set."""
     scorer = MapScorer(ClassMapRenderer(task.plan, task.side), task.mean_heatmap, task.device)
@@ -143,12 +163,16 @@ def _score(
     tables = scorer.compute()
     seconds = time.perf_counter() - started
     if tables is None:
-        raise StoreError(f"{task.name}: no {split} photo has a heatmap to compare with")
+        what = "" if task.chosen.split == "all" else f"{task.chosen.split} "
+        raise StoreError(f"{task.name}: no {what}photo has a heatmap to compare with")
     hidden = () if task.class_maps else (CAM, CAM_PREDICTED)
     kinds = [k for k in scorer.kinds if k not in hidden]
     persons = [task.dataset.persons[i] for i in tables.index.tolist()]
     totals = ScoreTable(tables, scorer.renderer, scorer.kinds, kinds, scorer.top, persons)
-    result = aggregate(totals, task.name, split, task.shards, task.left_out, seconds)
+    chosen = task.chosen
+    result = aggregate(
+        totals, task.name, chosen.split, task.shards, task.left_out, seconds, chosen.about
+    )
     means = {f"mean_{name}": values for name, values in scorer.mean_maps(tables).items()}
     arrays = means | _examples(task, scorer, totals) | _rows(task, totals)
     return result, arrays, saved | {SIDE: task.side}
@@ -209,8 +233,8 @@ def _examples(task: EvaluationInput, scorer: MapScorer, totals: ScoreTable) -> d
     return {f"example_{name}": values for name, values in (about | pictures).items()}
 
 
-def _write(folder: Path, split: str, result: Evaluation, arrays: Mapping[str, Array]) -> None:
-    scores, beside = (RESULT, ARRAYS) if split == "test" else (VAL_RESULT, VAL_ARRAYS)
+def _write(folder: Path, result: Evaluation, arrays: Mapping[str, Array]) -> None:
+    scores, beside = name_results(result.split)
     packed = io.BytesIO()
     np.savez_compressed(packed, **dict[str, Any](arrays))
     files = {scores: encode_json(result.as_dict()), beside: packed.getvalue()}

@@ -1,17 +1,19 @@
 """Heatmaps that another tool made for the store's photos: an .npz, or a folder of files.
 
 An .npz has `id` (N,) and `map` (N, h, w), and where they are known `label` and `predicted` (N,),
-class names or their numbers; or else one array (h, w) per id, named by it. A folder has a file per
-photo, ID.npy, ID.npz or a gray ID.png; an id with slashes lies in folders, or in one file name that
-is percent-encoded. Nothing is unpickled, and no path is made of an id.
+class names or their numbers, or a score of each class (N, K); or else one array (h, w) per id,
+named by it. A folder has a file per photo, ID.npy, ID.npz or a gray ID.png; an id with slashes lies
+in folders, or in one file name that is percent-encoded. A map may have further axes of length 1,
+and an id may lack its ending or its folders where one photo alone can be meant. Nothing is
+unpickled, and no path is made of an id.
 """
 
 from __future__ import annotations
 
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -24,7 +26,10 @@ from torch import Tensor
 
 from auheat.errors import AuheatError, RequestError, StoreError
 from auheat.evaluation.model_maps import GIVEN, MapSet
+from auheat.expressions import match_name
+from auheat.records import SUFFIXES as PHOTO_ENDINGS
 from auheat.records import Array
+from auheat.utils.console import progress
 from auheat.utils.files import write_whole
 from auheat.utils.marks import archive_mark, check_target
 from auheat.utils.npz import DAMAGE, read_npy, read_npz
@@ -66,22 +71,26 @@ class ExternalMaps:
     predicted: Mapping[str, Any]
     side: int | None = None
 
-    def take(self, key: str) -> Tensor:
-        """Return a photo's map (h, w) f32; raises `AuheatError` for what is no map."""
+    def load(self, key: str) -> Array:
+        """Return a photo's map (h, w) as numbers; raises `AuheatError` for what is no map."""
         try:
             values = np.asarray(self.read(key))
         except AuheatError:
             raise
         except _ERRORS as error:
             raise StoreError(f"{self.source}: {key}: cannot be read: {error}") from error
+        while values.ndim > 2 and 1 in (values.shape[0], values.shape[-1]):
+            values = values[0] if values.shape[0] == 1 else values[..., 0]
         if values.ndim != 2 or not values.size or values.dtype.kind not in "biuf":
             raise StoreError(
                 f"{self.source}: {key}: {values.dtype} of shape {values.shape} (expected one gray "
                 "map of numbers, (h, w))"
             )
-        if not np.isfinite(values).all():
-            raise StoreError(f"{self.source}: {key}: NaN or infinite (expected finite numbers)")
-        values = values if values.dtype.kind == "f" else values.astype(np.float64)
+        return values if values.dtype.kind == "f" else values.astype(np.float64)
+
+    def take(self, key: str) -> Tensor:
+        """Return a photo's map (h, w) f32, scaled where f32 could not hold it."""
+        values = self.load(key)
         largest = np.abs(values).max()
         fits = _FLOAT32.tiny / _FLOAT32.eps <= largest <= _FLOAT32.max
         scaled = values if fits or not largest else values / largest
@@ -98,7 +107,8 @@ def open_maps(source: Path) -> ExternalMaps:
     if not {IDS, MAPS} <= set(arrays):
         return ExternalMaps(source, frozenset(arrays), arrays.__getitem__, {}, {})
     ids, maps = arrays[IDS], arrays[MAPS]
-    if ids.ndim != 1 or ids.dtype.kind not in "US" or maps.ndim != 3 or len(maps) != len(ids):
+    ids = ids[:, 0] if ids.ndim == 2 and ids.shape[1] == 1 else ids
+    if ids.ndim != 1 or ids.dtype.kind not in "US" or maps.ndim < 3 or len(maps) != len(ids):
         raise StoreError(
             f"{source}: id {ids.dtype} {ids.shape}, map {maps.shape} (expected N names, (N, h, w))"
         )
@@ -141,15 +151,20 @@ def _read_side(source: Path, value: Array) -> int:
 def _read_classes(
     source: Path, arrays: Mapping[str, Array], name: str, keys: Sequence[str]
 ) -> dict[str, Any]:
-    """Return the class of each id as the file has it, a name or a number."""
+    """Return the class of each id as the file has it: a name, a number, or scores (K,)."""
     if name not in arrays:
         return {}
     values = arrays[name]
-    if values.shape != (len(keys),) or values.dtype.kind not in "USiu":
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    scores = values.ndim == 2 and len(values) == len(keys) and values.dtype.kind in "biuf"
+    if not scores and (values.shape != (len(keys),) or values.dtype.kind not in "USiuf"):
         raise StoreError(
             f"{source}: {name} {values.dtype} {values.shape} (expected {len(keys)} names or "
-            "numbers)"
+            f"numbers, or ({len(keys)}, classes))"
         )
+    if scores:
+        return dict(zip(keys, values.astype(np.float64), strict=True))
     told = _texts(source, values) if values.dtype.kind in "US" else values.tolist()
     return dict(zip(keys, told, strict=True))
 
@@ -185,19 +200,80 @@ def _read_file(file: Path) -> Array:
         return read_npy(handle)
 
 
-def choose_rows(
-    maps: ExternalMaps, ids: Sequence[str], everything: frozenset[str]
-) -> tuple[Array, list[str]]:
-    """Return the rows (positions in `ids`) that have a map, and the ids that have none.
+def match_ids(maps: ExternalMaps, everything: Collection[str]) -> tuple[ExternalMaps, list[str]]:
+    """Return the maps by the ids that the shards have (`everything`), and notes.
 
-    Raises `AuheatError` for a map whose id is in none of the shards (`everything`).
+    A name that is no id may be one without its ending, with another, or without its folders, where
+    a single photo can be meant. Raises `AuheatError` for one that no photo has, or several have.
     """
-    unknown = sorted(maps.ids - everything)
+    others = sorted(maps.ids - set(everything))
+    if not others:
+        return maps, []
+    places: dict[str, list[str]] = {}
+    for key in everything:
+        for name in {_stem(key), _stem(key.rpartition("/")[2])}:
+            places.setdefault(name, []).append(key)
+    meant = {name: places.get(_stem(name), []) for name in others}
+    unknown = [name for name in others if not meant[name]]
     if unknown:
         raise StoreError(
             f"{maps.source}: {_list(unknown)}: no such photo in the shards (there: "
             f"{_list(sorted(everything))})"
         )
+    names = {key: key for key in maps.ids if key not in meant}
+    for name in others:
+        if len(meant[name]) > 1:
+            raise StoreError(
+                f"{maps.source}: {name}: may be {_list(sorted(meant[name]))} (expected an id)"
+            )
+        key = meant[name][0]
+        if names.setdefault(key, name) != name:
+            raise StoreError(f"{maps.source}: {key}: more than one map ({names[key]}, {name})")
+    labels, predicted = (
+        {key: told[name] for key, name in names.items() if name in told}
+        for told in (maps.labels, maps.predicted)
+    )
+    renamed = replace(
+        maps,
+        ids=frozenset(names),
+        read=lambda key: maps.read(names[key]),
+        labels=labels,
+        predicted=predicted,
+    )
+    example = f"{others[0]} for {meant[others[0]][0]}"
+    return renamed, [f"{len(others)} maps are called other than their photos' ids: {example}"]
+
+
+def _stem(name: str) -> str:
+    """Return a photo's name without its ending."""
+    start, dot, ending = name.rpartition(".")
+    return start if start and f"{dot}{ending}".lower() in PHOTO_ENDINGS else name
+
+
+def find_unsound(maps: ExternalMaps, ids: Sequence[str]) -> tuple[list[str], int]:
+    """Return the ids whose map has NaN or infinity, and how many maps are the same everywhere.
+
+    Raises `AuheatError` for what is no map, before any of them is scored, and where none is finite.
+    """
+    unsound, constant = [], 0
+    for key in progress(ids, desc="maps", unit="map", leave=False):
+        values = maps.load(key)
+        if not np.isfinite(values).all():
+            unsound.append(key)
+        else:
+            constant += int(values.min() == values.max())
+    if unsound and len(unsound) == len(ids):
+        raise StoreError(
+            f"{maps.source}: {_list(unsound)}: NaN or infinite (expected finite numbers)"
+        )
+    return unsound, constant
+
+
+def choose_rows(maps: ExternalMaps, ids: Sequence[str]) -> tuple[Array, list[str]]:
+    """Return the rows (positions in `ids`) that have a map, and the ids that have none.
+
+    Raises `AuheatError` where none has.
+    """
     there = [row for row, key in enumerate(ids) if key in maps.ids]
     missing = [key for key in ids if key not in maps.ids]
     if not there:
@@ -214,22 +290,30 @@ def check_classes(
     that is none of `names`, and where the file has other labels than the shards.
     """
     for key, number in truth.items():
-        told = _number(maps, maps.labels.get(key, number), names, key)
-        if told not in (-1, number):
+        said = _number(maps, maps.labels.get(key, number), names, key)
+        if said not in (-1, number):
             raise StoreError(
-                f"{maps.source}: {key}: label {names[told]} (the shards have {names[number]})"
+                f"{maps.source}: {key}: label {names[said]} (the shards have {names[number]})"
             )
     predicted = maps.predicted
     return {key: _number(maps, predicted.get(key, -1), names, key) for key in truth}
 
 
 def _number(maps: ExternalMaps, told: Any, names: Sequence[str], key: str) -> int:
-    if told in ("", -1):
+    if isinstance(told, np.ndarray) and len(told) == len(names):
+        decided = np.isfinite(told).all() and told.min() < told.max()
+        return int(told.argmax()) if decided else -1
+    if isinstance(told, np.ndarray):
+        raise StoreError(
+            f"{maps.source}: {key}: scores of {len(told)} classes (expected one of each of "
+            f"{', '.join(names)})"
+        )
+    if told in ("", -1) or told != told:  # a NaN is no class
         return -1
-    if isinstance(told, str) and told in names:
-        return list(names).index(told)
-    if isinstance(told, int) and 0 <= told < len(names):
-        return told
+    if isinstance(told, str) and match_name(told, names) in names:
+        return list(names).index(match_name(told, names))
+    if isinstance(told, int | float) and told in range(len(names)):
+        return int(told)
     raise StoreError(
         f"{maps.source}: {key}: class {told!r} (expected one of {', '.join(names)}, or its number)"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,17 +17,30 @@ from torch.utils.data import default_collate
 from auheat.data.dataset import Item, ShardDataset, mean_heatmaps
 from auheat.data.row_selection import read_row_table
 from auheat.errors import StoreError
-from auheat.evaluation.external_maps import check_classes, choose_rows, open_maps, view_given
+from auheat.evaluation.external_maps import (
+    ExternalMaps,
+    check_classes,
+    choose_rows,
+    find_unsound,
+    match_ids,
+    open_maps,
+    view_given,
+)
 from auheat.evaluation.model_maps import MapSet, predict_maps, view_maps
+from auheat.evaluation.results import NOT_FINITE
+from auheat.evaluation.scored_rows import (
+    ScoredRows,
+    choose_folder,
+    choose_rows_alone,
+    choose_rows_of_run,
+)
 from auheat.heatmaps.plan import Plan, plan_heatmaps
 from auheat.models.registry import find_method
-from auheat.records import Array
+from auheat.records import Array, Status
 from auheat.runs import checkpoint, codebook, run_folder
-from auheat.store.store import list_rendered
+from auheat.utils.console import log_notes
 
-GIVEN_FOLDER = "evaluations"
-"""Folder of the store that has the scores of maps that no run made."""
-
+_LOG = logging.getLogger(__name__)
 
 GIVEN_SIDE = 224
 """Side of the grid that given maps are compared on where neither they nor a run have one."""
@@ -39,13 +53,14 @@ _BATCH_CPU, _BATCH_DEVICE = 32, 128
 class EvaluationInput:
     """Inputs of an evaluation: rows of a dataset, and `view`, which makes maps of a batch.
 
-    The maps lie on `device`. `folder` takes the results. Without `class_maps` the CAMs are shown
-    and not scored. `left_out` says how many photos are not among `rows`, and why.
+    `rows` are those of `chosen` that have maps. The maps lie on `device`. `folder` takes the
+    results. Without `class_maps` the CAMs are shown and not scored. `left_out` says how many photos
+    are not among `rows`, and why.
     """
 
     name: str
     folder: Path
-    dataset: ShardDataset
+    chosen: ScoredRows
     rows: Array
     plan: Plan
     side: int
@@ -56,6 +71,11 @@ class EvaluationInput:
     left_out: dict[str, int] = field(default_factory=dict)
 
     @property
+    def dataset(self) -> ShardDataset:
+        """The photos, of which `rows` are scored."""
+        return self.chosen.dataset
+
+    @property
     def shards(self) -> str:
         """The name of the shards."""
         return self.dataset.files[0].parent.name
@@ -64,16 +84,28 @@ class EvaluationInput:
         """Yield rows of the dataset in batches, as they are loaded."""
         size = _BATCH_CPU if self.device.type == "cpu" else _BATCH_DEVICE
         for start in range(0, len(rows), size):
-            yield default_collate(self.dataset.__getitems__(rows[start : start + size]))
+            batch = default_collate(self.dataset.__getitems__(rows[start : start + size]))
+            batch["valid"] |= self._shows_face(batch)
+            yield batch
+
+    def _shows_face(self, batch: Item) -> Tensor:
+        """Whether rows (N,) for whose class the shards have no map have points to draw one from."""
+        undrawn = torch.isin(
+            batch["label"], torch.tensor(sorted(self.chosen.undrawn), dtype=torch.int64)
+        )
+        sure = torch.from_numpy(self.dataset.status[batch["index"].numpy()] <= Status.MANY_FACES)
+        shown: Tensor = undrawn & sure & batch["landmarks"].isfinite().all(-1).all(-1)
+        return shown
 
 
 def plan_run(
-    store: Path, run: Path, device: torch.device, split: str, shards: str | None
+    store: Path, run: Path, device: torch.device, split: str | None, shards: str | None
 ) -> EvaluationInput:
     """Return the inputs of a run's evaluation; raises `AuheatError`."""
     model, config = checkpoint.load_classifier(run)
     model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    dataset, rows = _choose_run_rows(store, run, config, split, shards)
+    chosen = choose_rows_of_run(store, run, config, split, shards)
+    _log(chosen)
 
     def view(batch: Item) -> MapSet:
         images = batch["image"].to(device).float() / 255
@@ -82,17 +114,32 @@ def plan_run(
 
     return EvaluationInput(
         run.name,
-        run,
-        dataset,
-        rows,
+        run if chosen.own else _folder_of(run, chosen),
+        chosen,
+        chosen.rows,
         _plan_of(run, config),
         int(config["settings"]["image_size"]),
         _mean_heatmap(run),
         device,
         view,
         find_method(config["settings"]["method"]).class_maps,
-        dict(dataset.left_out),
+        dict(chosen.dataset.left_out),
     )
+
+
+def _folder_of(run: Path, chosen: ScoredRows) -> Path:
+    name = f"{Path(chosen.about['store']).name}-{chosen.about['shards']}"
+    return choose_folder(run / run_folder.ELSEWHERE, make_plain(name), chosen.about)
+
+
+def make_plain(name: str) -> str:
+    """Return a name with what file systems dislike replaced, for a folder."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", name).lstrip(".") or "maps"
+
+
+def _log(chosen: ScoredRows, *notes: str) -> None:
+    where = Path(chosen.about["store"]).name
+    log_notes(_LOG, [f"warning: {where}: {note}" for note in (*chosen.notes, *notes)])
 
 
 def plan_given(
@@ -100,7 +147,7 @@ def plan_given(
     maps: Path,
     run: Path | None,
     device: torch.device,
-    split: str,
+    split: str | None,
     shards: str | None,
     strict: bool = False,
 ) -> EvaluationInput:
@@ -111,27 +158,21 @@ def plan_given(
     given = open_maps(maps)
     if run is None:
         side = given.side or GIVEN_SIDE
-        dataset, rows = _choose_rows(store, side, split, shards)
-        plan = plan_heatmaps(codebook.read_codebook(dataset.files), dataset.class_names)
-        mean = _mean_of_training(dataset)
+        chosen = choose_rows_alone(store, side, split, shards)
+        files, names = chosen.dataset.files, chosen.dataset.class_names
+        plan = plan_heatmaps(codebook.read_codebook(files), names)
+        mean = _mean_of_training(chosen.dataset)
     else:
         config = run_folder.read_config(run)
-        dataset, rows = _choose_run_rows(store, run, config, split, shards)
+        chosen = choose_rows_of_run(store, run, config, split, shards)
         plan, mean = _plan_of(run, config), _mean_heatmap(run)
         side = int(config["settings"]["image_size"])
-    tables = (read_row_table(file) for file in dataset.files)
-    everything = frozenset(key.decode() for table in tables for key in table.ids.tolist())
-    ids = [dataset.ids[row] for row in rows.tolist()]
-    there, missing = choose_rows(given, ids, everything)
-    drawn = {
-        name for name, blobs in zip(plan.names, plan.classes, strict=True) if blobs is not None
-    }
-    truth = dict(zip(ids, dataset.labels[rows].tolist(), strict=True))
-    needed = [key for key in missing if plan.names[truth[key]] in drawn]
-    if strict and needed:
-        raise StoreError(f"{maps}: no map of {len(needed)} photos, such as {needed[0]}")
-    names = dataset.class_names
-    predicted = check_classes(given, names, {ids[i]: truth[ids[i]] for i in there})
+        chosen.about["run"] = run.name
+    dataset, names = chosen.dataset, chosen.dataset.class_names
+    given, there, counted, notes = _join(given, chosen, plan, strict)
+    _log(chosen, *notes)
+    truth = {dataset.ids[i]: int(dataset.labels[i]) for i in there.tolist()}
+    predicted = check_classes(given, names, truth)
 
     def view(batch: Item) -> MapSet:
         keys = [dataset.ids[i] for i in batch["index"].tolist()]
@@ -139,64 +180,54 @@ def plan_given(
         return MapSet(views.maps, views.predicted.to(device), views.probabilities.to(device))
 
     title = maps.resolve().name if maps.is_dir() else maps.stem
-    counted = {"no map": len(missing), "map of another split": len(given.ids) - len(there)}
     return EvaluationInput(
         title,
-        store / GIVEN_FOLDER / (re.sub(r"[^A-Za-z0-9._-]", "-", title).lstrip(".") or "maps"),
-        dataset,
-        rows[there],
+        choose_folder(store / run_folder.ELSEWHERE, make_plain(title), chosen.about),
+        chosen,
+        there,
         plan,
         side,
         mean,
         device,
         view,
-        left_out=dict(dataset.left_out) | {why: n for why, n in counted.items() if n},
+        left_out=dict(dataset.left_out) | counted,
     )
+
+
+def _join(
+    given: ExternalMaps, chosen: ScoredRows, plan: Plan, strict: bool
+) -> tuple[ExternalMaps, Array, dict[str, int], list[str]]:
+    """Return the maps by the shards' ids, the rows that have one, counts of others, and notes."""
+    dataset, rows = chosen.dataset, chosen.rows
+    tables = (read_row_table(file) for file in dataset.files)
+    everything = frozenset(key.decode() for table in tables for key in table.ids.tolist())
+    ids = [dataset.ids[row] for row in rows.tolist()]
+    given, notes = match_ids(given, everything)
+    there, missing = choose_rows(given, ids)
+    unsound, constant = find_unsound(given, [ids[i] for i in there])
+    bare = {*missing, *unsound}
+    drawn = {k for k, blobs in enumerate(plan.classes) if blobs is not None}
+    needed = [
+        key
+        for key, row in zip(ids, rows, strict=True)
+        if key in bare and dataset.labels[row] in drawn
+    ]
+    if strict and needed:
+        raise StoreError(f"{given.source}: no map of {len(needed)} photos, such as {needed[0]}")
+    if constant:
+        notes.append(f"{given.source.name}: {constant} maps are the same everywhere, and score 0")
+    counted = {
+        "no map": len(missing),
+        NOT_FINITE: len(unsound),
+        "map of another split": len(given.ids) - len(there),
+    }
+    kept = rows[[i for i in there.tolist() if ids[i] not in bare]]
+    return given, kept, {why: n for why, n in counted.items() if n}, notes
 
 
 def _plan_of(run: Path, config: Mapping[str, Any]) -> Plan:
     book = codebook.unpack_codebook(config["codebook"], run / run_folder.CONFIG)
     return plan_heatmaps(book, config["class_names"])
-
-
-def _choose_run_rows(
-    store: Path, run: Path, config: Mapping[str, Any], split: str, shards: str | None
-) -> tuple[ShardDataset, Array]:
-    """Return the dataset and the rows of it to be scored, on a run's classes and input size."""
-    files, _ = list_rendered(store, shards or config["data"]["shards"])
-    folder, classes = files[0].parent, read_row_table(files[0]).names
-    size, names = int(config["settings"]["image_size"]), config["class_names"]
-    if sorted(classes) != sorted(config["shard_classes"]):
-        raise StoreError(
-            f"{folder}: classes {', '.join(classes)} (run {run.name} was trained on "
-            f"{', '.join(config['shard_classes'])})"
-        )
-    dataset = ShardDataset(files, split, size, names)
-    rows = np.arange(len(dataset))
-    if split == "val" and not len(dataset):
-        dataset = ShardDataset(files, "train", size, names)
-        held_out = set(run_folder.read_split(run))
-        rows = np.array([i for i, key in enumerate(dataset.ids) if key in held_out], np.intp)
-    if not len(rows):
-        hint = {
-            "test": "--split val scores the photos held out from training",
-            "val": "none that this run held out from training is among these shards",
-        }
-        raise StoreError(f"{folder}: no {split} photos ({hint[split]})")
-    return dataset, rows
-
-
-def _choose_rows(
-    store: Path, side: int, split: str, shards: str | None
-) -> tuple[ShardDataset, Array]:
-    """Return the dataset and its rows of a split, where no run says which."""
-    files, _ = list_rendered(store, shards)
-    dataset = ShardDataset(files, split, side)
-    if not len(dataset):
-        raise StoreError(
-            f"{files[0].parent}: no {split} photos (a run knows which it held out: name it, too)"
-        )
-    return dataset, np.arange(len(dataset))
 
 
 def _mean_heatmap(run: Path) -> Tensor:

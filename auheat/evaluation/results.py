@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -39,8 +40,9 @@ class Evaluation:
     and pointing are of the top layer's attention, `cam_cos` of the true class's CAM: None for a
     method without maps of classes. `maps` has all scores of every layer and CAM, `matrix`
     expressions x (layers, CAM), `intervals` the ends of 95 % bootstrap intervals. Accuracy and
-    calibration are None where nothing is known of predictions. Two evaluations are equal that
-    differ in speed alone.
+    calibration are None where nothing is known of predictions. `scored_on` says whose photos these
+    are: store, shards, their content's digest, codebook, split, and which classes and labels found
+    no match. Two evaluations are equal that differ in that or in speed alone.
     """
 
     run: str
@@ -61,6 +63,7 @@ class Evaluation:
     left_out: dict[str, int]
     seconds: float = field(compare=False)
     images_per_second: float = field(compare=False)
+    scored_on: dict[str, Any] = field(default_factory=dict, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the scores as plain values, for JSON."""
@@ -136,6 +139,7 @@ def aggregate(
     shards: str,
     left_out: Mapping[str, int],
     seconds: float,
+    scored_on: Mapping[str, Any] = MappingProxyType({}),
 ) -> Evaluation:
     """Return the mean scores of all photos, as evaluation.json has them."""
     tables, names = totals.tables, totals.names
@@ -176,6 +180,7 @@ def aggregate(
         left_out=dict(left_out) | {reason: n for reason, n in not_counted.items() if n},
         seconds=round(seconds, 3),
         images_per_second=round(len(tables.label) / seconds, 2),
+        scored_on=dict(scored_on),
     )
 
 

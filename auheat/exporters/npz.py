@@ -5,7 +5,6 @@ Each array is streamed over all shards, so that none needs more memory than one 
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import numpy as np
 
 from auheat.records import Array
 from auheat.store.shard_set import ShardSet
+from auheat.utils.files import dump_json
 from auheat.utils.marks import archive_mark
 
 TEXTS = ("id", "path", "person", "split")
@@ -65,7 +65,7 @@ def write_npz(
     as there are datasets.
     """
     texts = {
-        "attributes": np.array(json.dumps(attributes_of(material, split), sort_keys=True)),
+        "attributes": np.array(dump_json(attributes_of(material, split), sort_keys=True)),
         "names": np.array(material.names, np.str_),
     }
     with zipfile.ZipFile(file, "w", allowZip64=True) as archive:

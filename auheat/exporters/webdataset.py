@@ -7,7 +7,6 @@ first dot); the id is in the sample's JSON.
 from __future__ import annotations
 
 import io
-import json
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 
 from auheat.records import Array, Status
 from auheat.store.shard_set import ShardSet
-from auheat.utils.files import sync
+from auheat.utils.files import dump_json, sync
 
 SHARD_SIZE = 1024
 """Samples of one tar, unless another number is given."""
@@ -92,7 +91,7 @@ def _add_sample(
         "scale": 1 / 255,
     }
     members = {
-        "json": json.dumps(about, sort_keys=True).encode(),
+        "json": dump_json(about, sort_keys=True).encode(),
         "cls": str(label).encode(),
         **{f"{name}.npy": _pack(block[name][row]) for name in MAPS if name in block},
     }

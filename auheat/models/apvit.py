@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from auheat.errors import RequestError
 from auheat.models.output import Output
-from auheat.models.pretrained import Found, find_parts, load_named, read_tensors
+from auheat.models.pretrained import Found, find_parts, load_named, read_named
 from auheat.models.vit import (
     Block,
     fit_positions,
@@ -275,16 +275,17 @@ def load_apvit_weights(model: nn.Module, file: Path) -> list[str]:
     `auheat.models.pretrained.load_weights` does.
     """
     assert isinstance(model, ApVit)
-    given = read_tensors(file)
+    parts = (model, model.extractor, model.vit)
+    given, notes = read_named(file, [part.state_dict() for part in parts])
     if any(key.startswith("extractor.") for key in given):
         given = _own_names(given, model)
         vit = {k.removeprefix("vit."): v for k, v in given.items() if k.startswith("vit.")}
-        messages = fit_positions(vit, model.vit.pos_embed, file)
+        messages = notes + fit_positions(vit, model.vit.pos_embed, file)
         given |= {f"vit.{k}": v for k, v in vit.items()}
         return messages + load_named(model, given, file, "head", model.head)
     if "input_layer.0.weight" in given:
-        return load_named(model.extractor, given, file, "head")
-    messages = fit_positions(given, model.vit.pos_embed, file)
+        return notes + load_named(model.extractor, given, file, "head")
+    messages = notes + fit_positions(given, model.vit.pos_embed, file)
     return messages + load_named(model.vit, given, file, "head")
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -16,6 +20,20 @@ from auheat.errors import AuheatError, StoreError
 from auheat.models.resnet import BACKBONES
 
 WEIGHTS_HINT = "--weights takes auto, none, a .pth or a .safetensors file"
+
+PICKLES = (".pth", ".pt", ".ckpt", ".bin", ".tar")
+"""Endings of files that `torch.save` wrote, in the order in which they are common."""
+
+
+_MEANS = ("ema", "teacher", "momentum")  # what names of mean weights have in them
+
+_SCALAR = np.float64(0).__reduce__()[0]
+
+_PLAIN: list[Any] = [
+    *(argparse.Namespace, np.dtype, _SCALAR, (_SCALAR, "numpy.core.multiarray.scalar")),
+    *(type(np.dtype(kind)) for kind in "?bhilqefd"),
+]
+"""What training loops keep beside weights, such as options and the best accuracy: plain values."""
 
 
 class Found(NamedTuple):
@@ -63,13 +81,14 @@ def find_file(names: Sequence[str]) -> Path | None:
 
 
 def load_weights(backbone: nn.Module, file: Path, fc: nn.Linear | None = None) -> list[str]:
-    """Load a .pth or .safetensors checkpoint by parameter name; return what did not match.
+    """Load a checkpoint by parameter name; return what did not match.
 
     "fc.*" goes to `fc` where it fits and is else left out, with a message. Missing and unexpected
     names are messages too; batch counters, which old files lack, are not worth one. Raises
     `AuheatError` for a file that cannot be read, a shape that differs, or where no name matches.
     """
-    return load_named(backbone, read_tensors(file), file, "fc", fc)
+    given, messages = read_named(file, [backbone.state_dict()])
+    return messages + load_named(backbone, given, file, "fc", fc)
 
 
 def load_named(
@@ -97,6 +116,7 @@ def load_named(
                 f"{file}: {key} is {tuple(value.shape)} (this backbone has "
                 f"{tuple(ours[key].shape)})"
             )
+    check_finite({**matching, **{f"{classifier}.{k}": v for k, v in own_head.items()}}, file)
     backbone.load_state_dict(matching, strict=False)
     messages = []
     missing = [k for k in ours if k not in theirs and not k.endswith("num_batches_tracked")]
@@ -126,31 +146,103 @@ def _load_head(head: nn.Module | None, given: dict[str, Tensor]) -> bool:
     return True
 
 
-def read_tensors(file: Path) -> dict[str, Tensor]:
-    """Return the tensors of a .pth or .safetensors file by name; code in it is never run.
+def read_named(file: Path, parts: Sequence[Collection[str]]) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the tensors of a checkpoint by the names of one of a network's parts, and messages.
 
-    Some published files keep them under "model" or "state_dict". Raises `AuheatError` for a file
-    that is none or cannot be read.
+    What training loops put around names is taken off ("module.", "model.backbone.", ...), and of
+    several sets of weights in one file the one with the most names of a part is taken, of equal
+    ones mean weights. Either is a message. Code in the file is never run. Raises `AuheatError`
+    for a file that is none or cannot be read.
+    """
+    sets = read_tensors(file)
+    ranked = sorted(
+        (
+            (count, any(word in where + prefix for word in _MEANS), where, prefix)
+            for where, tensors in sets.items()
+            for prefix, count in _count_names(tensors, parts).items()
+        ),
+        key=lambda one: (-one[0], not one[1], len(one[3])),
+    )
+    if not ranked:
+        return next(iter(sets.values())), []
+    count, _, where, prefix = ranked[0]
+    messages = []
+    others = [other + rest for n, _, other, rest in ranked[1:] if n == count]
+    if others:
+        messages.append(
+            f"{file.name}: the weights of {where + prefix or 'the top'!r} are taken, and not those "
+            f"of {', '.join(repr(one or 'the top') for one in others)}"
+        )
+    if prefix:
+        messages.append(f"{file.name}: names are read without {prefix!r}")
+    return {key.removeprefix(prefix): value for key, value in sets[where].items()}, messages
+
+
+def _count_names(tensors: Mapping[str, Tensor], parts: Sequence[Collection[str]]) -> dict[str, int]:
+    """Return how many names of the parts come after each prefix ("" for none).
+
+    A prefix of some length counts where half of one part's names come after it.
+    """
+    counts: dict[str, int] = {}
+    for part in parts:
+        rests = (("", key) for key in tensors)
+        cut = ((key[: m.end()], key[m.end() :]) for key in tensors for m in re.finditer(r"\.", key))
+        heads = Counter(head for head, rest in (*rests, *cut) if rest in part)
+        for head, n in heads.items():
+            if not head or 2 * n >= len(part):
+                counts[head] = max(n, counts.get(head, 0))
+    return counts
+
+
+def read_tensors(file: Path) -> dict[str, dict[str, Tensor]]:
+    """Return the sets of tensors in a checkpoint, by where in it they lie; no code is ever run.
+
+    "" is the top. Raises `AuheatError` for a file that is none or cannot be read.
     """
     try:
         if file.suffix == ".safetensors":
-            return safetensors.torch.load_file(file)
-        if file.suffix != ".pth":
+            return {"": safetensors.torch.load_file(file)}
+        if file.suffix not in PICKLES:
             raise StoreError(f"{file}: a kind of file not read here ({WEIGHTS_HINT})")
-        # weights_only is torch's restricted reader: tensors and plain containers, no code
-        raw = torch.load(file, map_location="cpu", weights_only=True)
+        # weights_only is torch's restricted reader: tensors and plain values, no code
+        with torch.serialization.safe_globals(_PLAIN):
+            raw = torch.load(file, map_location="cpu", weights_only=True)
     except AuheatError:
         raise
     except (OSError, safetensors.SafetensorError) as error:
         raise StoreError(f"{file}: cannot be read ({WEIGHTS_HINT})") from error
     except (RuntimeError, EOFError, ValueError, KeyError, UnpicklingError) as error:
-        raise StoreError(f"{file}: no checkpoint of plain tensors ({WEIGHTS_HINT})") from error
-    for key in ("model", "state_dict"):
-        if isinstance(raw, dict) and isinstance(raw.get(key), dict):
-            raw = raw[key]
-    if not isinstance(raw, dict) or not all(isinstance(v, Tensor) for v in raw.values()):
+        code = re.findall(r"GLOBAL (\S+)", str(error))[:1]
+        what = "".join(f"it holds {name}: save the state_dict() alone; " for name in code)
+        raise StoreError(
+            f"{file}: no checkpoint of plain tensors ({what}{WEIGHTS_HINT})"
+        ) from error
+    sets = dict(_find_sets(raw))
+    if not sets:
         raise StoreError(f"{file}: no checkpoint of plain tensors ({WEIGHTS_HINT})")
-    return dict(raw)
+    return sets
+
+
+def _find_sets(raw: Any, where: str = "") -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Yield the tensors of each mapping in a checkpoint that has some, outer ones first."""
+    if not isinstance(raw, dict):
+        return
+    tensors = {k: v for k, v in raw.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    if tensors:
+        yield where, tensors
+    for key, value in raw.items():
+        if isinstance(key, str):
+            yield from _find_sets(value, f"{where}{key}/")
+
+
+def check_finite(tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Raise `AuheatError`, naming the tensor, where one has NaN or infinity."""
+    for key, value in tensors.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise StoreError(
+                f"{file}: {key} has NaN or infinity (expected finite weights: train again, with a "
+                "lower --lr, or take another file)"
+            )
 
 
 def _few(names: Sequence[str] | Mapping[str, Tensor]) -> str:

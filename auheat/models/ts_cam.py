@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from auheat.errors import RequestError
 from auheat.models.output import Output
-from auheat.models.pretrained import Found, find_parts, load_named, read_tensors
+from auheat.models.pretrained import Found, find_parts, load_named, read_named
 from auheat.models.vit import INIT_STD, VITS, VisionTransformer, VitShape, fit_positions, to_map
 
 
@@ -85,6 +85,6 @@ def load_ts_cam_weights(model: nn.Module, file: Path) -> list[str]:
     as `auheat.models.pretrained.load_weights` does.
     """
     assert isinstance(model, TsCam)
-    given = read_tensors(file)
-    messages = fit_positions(given, model.pos_embed, file)
+    given, messages = read_named(file, [model.state_dict()])
+    messages += fit_positions(given, model.pos_embed, file)
     return messages + load_named(model, given, file, "head", model.head)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from auheat.records import Array, Status
 from auheat.shards.reader import read_columns
 from auheat.shards.writer import Column
 from auheat.store.summary import STATUS_NAMES
+from auheat.utils.files import dump_json
 
 _AT_ONCE = 16  # photos that a thread is handed
 
@@ -64,7 +64,7 @@ class HeatmapSpec:
             "codebook_title": self.book.title,
             "codebook_citation": self.book.citation,
             "codebook_digest": self.book.digest,
-            "codebook_json": json.dumps(describe_codebook(self.book)),
+            "codebook_json": dump_json(describe_codebook(self.book)),
             "mode": self.mode,
             "geometry": self.geometry,
         }

@@ -60,6 +60,7 @@ def format_calibration(result: Mapping[str, Any]) -> str:
 
 def format_counts(result: Mapping[str, Any]) -> str:
     """Return one line about photos: how many, how many compared, and what was left out."""
-    line = f"{result['n']} {result['split']} photos, {result['n_valid']} with a heatmap"
+    split = "" if result["split"] == "all" else f"{result['split']} "
+    line = f"{result['n']} {split}photos, {result['n_valid']} with a heatmap"
     left = "; ".join(f"{why}: {n}" for why, n in result["left_out"].items())
     return f"{line} ({left})" if left else line

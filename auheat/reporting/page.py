@@ -18,6 +18,7 @@ import numpy as np
 
 from auheat import __version__
 from auheat.errors import AuheatError, StoreError
+from auheat.reporting.across import across_context
 from auheat.reporting.charts import (
     ALONG,
     MAX_TRAINING,
@@ -115,6 +116,7 @@ def read_run(folder: Path) -> Run:
         folder,
         "run `auheat evaluate` again",
     )
+    _guard(lambda: across_context([(0, run)]), folder, "run `auheat evaluate` again")
     if (folder / RESULT).is_file():
         _guard(lambda: _check_scores(run), folder, "run `auheat evaluate` again")
     return run
@@ -168,6 +170,7 @@ def describe_runs(runs: Sequence[Run]) -> dict[str, Any]:
         "curves": [draw_curves(title, keys[few:], runs) for title, keys in CURVES],
         "trained": not few,
         "headline": headline_context(scored) if scored else None,
+        "across": across_context(list(enumerate(runs))),
         "confusions": [confusion_context(run, index) for index, run in scored],
         "matrices": [matrix_context(run, index) for index, run in scored],
         "maps": [maps_context(run, index) for index, run in scored if run.scores.get("maps")],

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from auheat.records import Array
-from auheat.runs.run_folder import ARRAYS, RESULT, read_config
+from auheat.runs.run_folder import ARRAYS, ELSEWHERE, RESULT, read_config
 
 PHOTO_SIDE, MAP_SIDE = 112, 56
 """Sides, in pixels, that photos and maps are kept at; a map is smooth, and shown enlarged."""
@@ -35,7 +35,8 @@ class Run:
     """Settings, learning curve and scores of a run.
 
     The curve is empty before the first epoch; scores and arrays where it was not evaluated.
-    `about` has what is worth telling beside the settings: versions, rows, detector.
+    `about` has what is worth telling beside the settings: versions, rows, detector. `elsewhere` are
+    the scores on other stores.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Run:
     scores: Mapping[str, Any]
     arrays: Mapping[str, Array]
     about: Mapping[str, Any] = field(default_factory=dict)
+    elsewhere: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def has_class_maps(self) -> bool:
@@ -66,15 +68,17 @@ def load_run(folder: Path, curve: list[dict[str, float]]) -> Run:
     settings = config["settings"] | {"shards": config["data"]["shards"]}
     settings["weights"] = config["data"].get("weights_file", settings["weights"])
     about = _describe_config(config)
+    files = sorted(folder.glob(f"{ELSEWHERE}/*/evaluation*.json"))
+    elsewhere = tuple(json.loads(file.read_text(encoding="utf-8")) for file in files)
     if not (folder / RESULT).is_file():
-        return Run(folder.name, settings, curve, {}, {}, about)
+        return Run(folder.name, settings, curve, {}, {}, about, elsewhere)
     scores = json.loads((folder / RESULT).read_text(encoding="utf-8"))
     with (
         (folder / ARRAYS).open("rb") as file,  # np.load leaves a damaged one open
         np.load(file, allow_pickle=False) as opened,
     ):
         arrays = {key: _shrink(key, opened[key]) for key in opened.files}
-    return Run(folder.name, settings, curve, scores, arrays, about)
+    return Run(folder.name, settings, curve, scores, arrays, about, elsewhere)
 
 
 def load_curve(file: Path) -> list[dict[str, float]]:

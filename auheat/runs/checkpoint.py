@@ -16,6 +16,7 @@ from torch import Tensor
 
 from auheat.errors import AuheatError, StoreError
 from auheat.models.network import Classifier
+from auheat.models.pretrained import check_finite
 from auheat.models.registry import build_classifier
 from auheat.runs.run_folder import (
     BEST,
@@ -31,6 +32,7 @@ from auheat.runs.run_folder import (
     write_run,
 )
 from auheat.utils.checksums import CHECKSUMS, find_damage, read_checksums, read_steadily
+from auheat.utils.files import dump_json
 
 _LOG = logging.getLogger(__name__)
 
@@ -42,7 +44,8 @@ MENDS = "the same `auheat train` makes it again"
 def pack_tensors(tensors: Mapping[str, Tensor], **metadata: Any) -> bytes:
     """Return the bytes of a safetensors file; metadata values are kept as JSON."""
     plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    data: bytes = safetensors.torch.save(plain, {k: json.dumps(v) for k, v in metadata.items()})
+    # its own `save_file` makes files that nobody else may read, whatever the umask
+    data: bytes = safetensors.torch.save(plain, {k: dump_json(v) for k, v in metadata.items()})
     return data
 
 
@@ -76,9 +79,11 @@ def _has(file: Path, data: bytes) -> bool:
 def load_tensors(file: Path) -> dict[str, Tensor]:
     """Return the tensors of a file of a run.
 
-    Raises `AuheatError` where it is missing or damaged, by what the run's manifest says of it.
+    Raises `AuheatError` where it is missing or damaged, by what the run's manifest says of it, or
+    a tensor in it has NaN or infinity.
     """
     tensors = _read_tensors(file)
+    check_finite(tensors, file)
     _check_bytes(file)
     return tensors
 
@@ -221,7 +226,7 @@ def read_curve(run: Path, done: int) -> list[Any]:
 
 def encode_curve(curve: Sequence[Any]) -> bytes:
     """Return metrics.jsonl, a line for each epoch."""
-    return "".join(json.dumps(line) + "\n" for line in curve).encode()
+    return "".join(dump_json(line) + "\n" for line in curve).encode()
 
 
 def load_classifier(run: Path, file: str = BEST) -> tuple[Classifier, dict[str, Any]]:
@@ -263,3 +268,4 @@ def _fill(model: Classifier, tensors: dict[str, Tensor], file: Path) -> None:
     except RuntimeError as error:
         what = str(error).splitlines()[1].strip()
         raise StoreError(f"{file}: not of this method and backbone: {what}") from error
+    check_finite(tensors, file)

@@ -11,6 +11,7 @@ manifest.json     sha256 of all of these, and of the evaluations
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Mapping
@@ -39,6 +40,9 @@ VAL_RESULT, VAL_ARRAYS = "evaluation-val.json", "evaluation-val.npz"
 
 _EVALUATIONS = (RESULT, ARRAYS, VAL_RESULT, VAL_ARRAYS)
 
+ELSEWHERE = "evaluations"
+"""Folder of a run for its scores on other stores, and of a store for those of other tools' maps."""
+
 BEST, LAST, MAPS = "best.safetensors", "last.safetensors", "maps.safetensors"
 
 RUN_FILES = (CONFIG, SPLIT, METRICS, BEST, LAST, MAPS)
@@ -52,7 +56,7 @@ RENAMED = {"recipe": "preset", "head_lr": "head_lr_factor", "crop_from": "resize
 """Settings as earlier versions called them -> their names now."""
 
 
-LATER: Mapping[str, Any] = MappingProxyType({"contrast_weight": 0.0})
+LATER: Mapping[str, Any] = MappingProxyType({"contrast_weight": 0.0, "faces_only": False})
 """Settings that came later -> the value that runs which do not note them were made with."""
 
 
@@ -163,6 +167,13 @@ def write_run(run: Path, files: Mapping[str, bytes]) -> None:
     write_files(run, files, RUN_FILES)
 
 
+def name_results(split: str) -> tuple[str, str]:
+    """Return the names of the files of scores, and of arrays, of a split."""
+    if split == "test":
+        return RESULT, ARRAYS
+    return f"evaluation-{split}.json", f"evaluation-{split}.npz"
+
+
 def _clear(run: Path) -> None:
     """Remove what training and evaluation wrote into a run's folder, and nothing else.
 
@@ -171,6 +182,15 @@ def _clear(run: Path) -> None:
     """
     for name in (CHECKSUMS, BEST, LAST, *_EVALUATIONS, METRICS, MAPS, SPLIT, CONFIG):
         (run / name).unlink(missing_ok=True)
+    for folder in (*(run / ELSEWHERE).glob("*/"), run / ELSEWHERE):
+        for file in (
+            folder / CHECKSUMS,
+            *folder.glob("evaluation*.json"),
+            *folder.glob("evaluation*.npz"),
+        ):
+            file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it is kept, and named, where there is more in it
+            folder.rmdir()
     kept = sorted(file.name for file in run.iterdir() if not _is_passing(file.name))
     if kept:
         _LOG.warning("%s: kept, as training did not write it: %s", run, ", ".join(kept))

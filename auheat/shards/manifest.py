@@ -18,7 +18,7 @@ from typing import Any
 
 from auheat.errors import AuheatError, StoreError
 from auheat.shards.schema import BACKUP, FORMAT_VERSION, MANIFEST, MAX_ROWS
-from auheat.utils.files import encode_json, write_whole
+from auheat.utils.files import dump_json, encode_json, write_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,11 @@ _KINDS = (str, int, int, str, str, dict)
 _PLACE = re.compile(r"[0-9a-f]{8}( \d{1,20}\+\d{1,20})*")
 
 
+def digest_fingerprint(fingerprint: Mapping[str, Any]) -> str:
+    """Return the sha256 of all that decided the shards, so that others of one name differ."""
+    return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()
+
+
 def write_manifest(
     folder: Path, fingerprint: Mapping[str, Any], entries: Iterable[ShardEntry]
 ) -> None:
@@ -82,7 +87,7 @@ def encode_manifest(fingerprint: Mapping[str, Any], entries: Sequence[ShardEntry
     anew for every shard, and encoding thousands of old entries would cost more than the shard.
     """
     head = {"format": FORMAT_VERSION, "fingerprint": dict(fingerprint)}
-    start = json.dumps(head, indent=1, sort_keys=True).removesuffix("\n}") + ",\n"
+    start = dump_json(head, indent=1, sort_keys=True).removesuffix("\n}") + ",\n"
     listed = ",\n".join(_encode_entry(entry) for entry in entries)
     end = f' "shards": [\n{listed}\n ]\n}}\n' if listed else ' "shards": []\n}\n'
     checksum = hashlib.sha256((start + end).encode()).hexdigest()
@@ -92,7 +97,7 @@ def encode_manifest(fingerprint: Mapping[str, Any], entries: Sequence[ShardEntry
 @lru_cache(maxsize=2**17)
 def _encode_entry(entry: ShardEntry) -> str:
     """Return an entry's JSON, indented as it stands in the manifest."""
-    return indent(json.dumps(asdict(entry), indent=1, sort_keys=True), "  ")
+    return indent(dump_json(asdict(entry), indent=1, sort_keys=True), "  ")
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,7 +25,8 @@ STATUS_NAMES = [status.name for status in Status]
 class Summary:
     """What a stage did: rows by status, how many were there already, and how fast it was.
 
-    `seconds` and `rate` (photos per second) count this run's rows alone.
+    `seconds` and `rate` (photos per second) count this run's rows alone. `not_valid` says of
+    `render` why rows have no valid heatmap, with counts.
     """
 
     stage: str
@@ -34,6 +37,7 @@ class Summary:
     seconds: float
     details: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    not_valid: dict[str, int] = field(default_factory=dict)
 
     @property
     def rate(self) -> float:
@@ -59,6 +63,7 @@ def summarize(
     """Count what the finished stage holds, list its failures, and say what should be looked at."""
     counts = dict.fromkeys(STATUS_NAMES, 0)
     failed, valid, thin = [], 0, 0
+    reasons: Counter[str] = Counter()
     for file in list_shards(folder):
         rows = read_columns(file, ["id", "path", "status"])
         for key, path, status in zip(rows["id"], rows["path"], rows["status"], strict=True):
@@ -67,6 +72,7 @@ def summarize(
                 failed.append((key, path, int(status)))
         if stage == "render":
             valid += int(read_columns(file, ["valid"])["valid"].sum())
+            reasons += _explain_invalid(file)
             thin += read_attributes(file, "heatmap").get("thin_rows", 0)
     try:
         write_failed(folder, failed)
@@ -86,7 +92,35 @@ def summarize(
         raise AuheatError(
             f"{folder / FAILED}: {len(failed)} rows with a bad status (--fail-on-bad)"
         )
-    return Summary(stage, folder, total, resumed, counts, seconds, details, tuple(warnings))
+    told = tuple(warnings), dict(reasons.most_common())
+    return Summary(stage, folder, total, resumed, counts, seconds, details, *told)
+
+
+_WHY = {
+    Status.UNREADABLE: "unreadable",
+    Status.NO_FACE: "no face",
+    Status.LOW_CONFIDENCE: "points doubtful",
+}
+
+
+def _explain_invalid(file: Path) -> Counter[str]:
+    """Count why rows of a training shard have no valid heatmap, the label's reasons first."""
+    about, rows = read_attributes(file), read_columns(file, ["valid", "label", "status"])
+    names = list(read_attributes(file, "label")["names"])
+    book = json.loads(about["codebook_json"])
+    drawn = {row["expression"] for row in book if row["aus"]}
+    if about.get("mode", "expression") != "expression":  # the same map whatever the label
+        drawn = {*names, ""}
+    reasons: Counter[str] = Counter()
+    for valid, label, status in zip(
+        *(rows[key].tolist() for key in ("valid", "label", "status")), strict=True
+    ):
+        name = names[label] if label >= 0 else ""
+        if not valid and name not in drawn:
+            reasons[f"{name} has no AUs" if name else "no label"] += 1
+        elif not valid:
+            reasons[_WHY.get(Status(status), "points that give no face")] += 1
+    return reasons
 
 
 def write_failed(folder: Path, rows: Iterable[tuple[str, str, int]]) -> int:

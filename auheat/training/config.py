@@ -79,6 +79,10 @@ def make_config(preset: str = "none", **settings: Unpack[TrainSettings]) -> Trai
         raise RequestError(f"--layers: {config.layers} (expected some of 1 to {N_LAYERS})")
     check_distinct("--layers", config.layers)
     check_distinct("--classes", config.classes or ())
+    if config.classes is not None and len(config.classes) < 2:
+        raise RequestError(
+            f"--classes: {', '.join(config.classes) or 'none'} (a classifier tells 2 or more apart)"
+        )
     _check_engine(config)
     return config
 

@@ -36,6 +36,7 @@ from auheat.training.training_data import (
     TrainingData,
     describe_training_data,
     load_training_data,
+    note_left_out,
     pack_split_and_maps,
 )
 from auheat.utils.checks import format_duration
@@ -201,6 +202,7 @@ def _prepare(
         *notes,
         f"{config.method} on {config.backbone} at {config.image_size} px, {device}: "
         f"{len(material.train)} photos to learn from, {len(material.val)} held out",
+        *note_left_out(material),
     )
     return Trainer(config, material, model, optimizer, device, world), notes
 

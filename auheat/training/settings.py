@@ -46,6 +46,8 @@ class TrainConfig:
         amp: "none", "bf16" or "fp16".
         compile: Use torch.compile.
         val_fraction: Share of the training rows held out where there is no validation split.
+        faces_only: Leave out photos in which no face was found, of training and validation; else
+            they train the classifier, and no heatmap.
         seed: Seed of weights, order and augmentation.
         device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N".
         workers: Processes that decode photos; None is as many as suit.
@@ -89,6 +91,7 @@ class TrainConfig:
     amp: str = "none"
     compile: bool = False
     val_fraction: float = 0.1
+    faces_only: bool = False
     seed: int = 0
     device: str = "auto"
     workers: int | None = None
@@ -138,6 +141,7 @@ class TrainSettings(TypedDict, total=False):
     amp: str
     compile: bool
     val_fraction: float
+    faces_only: bool
     seed: int
     device: str
     workers: int | None

@@ -8,6 +8,7 @@ pass. (Batch normalisation, unless frozen or synced, sees its own part; so does 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -40,6 +41,11 @@ from auheat.utils.distributed import World
 _CHECK_EVERY = 50
 
 _TIMED_STEPS, _TIMED_SECONDS = 5, 10
+
+_NOT_FINITE = (
+    "the loss is not finite (a lower --lr helps, with --overwrite or another --name; what was "
+    "saved before is kept)"
+)
 
 
 class MicroBatch(NamedTuple):
@@ -132,16 +138,22 @@ class Trainer:
         return checkpoint.pack_state(self.model, self.optimizer, self._mean_model, **metadata)
 
     def run_epoch(self, epoch: int) -> dict[str, Any]:
-        """Train and validate once; return the epoch's line for metrics.jsonl."""
+        """Train and validate once; return the epoch's line for metrics.jsonl.
+
+        Raises `AuheatError` for a loss that is not finite: no such epoch could be the best or last.
+        """
         started = time.perf_counter()
         learnt = self._train_epoch(epoch)
         seconds = time.perf_counter() - started
         rate = self.steps * self.config.batch_size / seconds
+        held_out = self._validate()
+        if not all(map(math.isfinite, held_out.values())):
+            raise AuheatError(f"epoch {epoch + 1}, validation: {_NOT_FINITE}")
         return {
             "epoch": epoch + 1,
             "lr": self._rate(epoch * self.steps),
             **learnt,
-            **self._validate(),
+            **held_out,
             "seconds": round(time.perf_counter() - started, 3),
             "images_per_second": round(rate, 2),
         }
@@ -360,7 +372,4 @@ def _check_finite(rows: Tensor, epoch: int, first: int) -> None:
     """Raise for the first step whose loss is not finite; `rows` are losses from step `first` on."""
     bad = (~torch.isfinite(rows).all(1)).nonzero()
     if len(bad):
-        raise AuheatError(
-            f"epoch {epoch + 1}, step {first + int(bad[0]) + 1}: the loss is not finite "
-            "(a lower --lr helps; what was saved before is kept)"
-        )
+        raise AuheatError(f"epoch {epoch + 1}, step {first + int(bad[0]) + 1}: {_NOT_FINITE}")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,20 @@ import numpy as np
 import torch
 
 from auheat.data.dataset import ShardDataset, mean_heatmaps, split_validation
+from auheat.data.row_selection import read_row_table
 from auheat.errors import StoreError
+from auheat.expressions import match_name
 from auheat.facs.records import Codebook
 from auheat.heatmaps.plan import Plan, plan_heatmaps
-from auheat.records import Array
+from auheat.records import Array, Status
 from auheat.runs import checkpoint, run_folder
 from auheat.runs.codebook import read_codebook
+from auheat.shards.manifest import digest_fingerprint
 from auheat.shards.reader import read_attributes
 from auheat.shards.schema import SHARDS
 from auheat.store.store import list_rendered
 from auheat.training.config import TrainConfig
+from auheat.utils.checks import check_distinct
 from auheat.utils.files import encode_json
 
 
@@ -50,10 +54,10 @@ def load_training_data(store: Path, config: TrainConfig) -> TrainingData:
     """
     files, fingerprint = list_rendered(store, config.shards)
     folder = files[0].parent
-    size, classes = config.image_size, config.classes
+    size, classes = config.image_size, _match_classes(files, config.classes)
     learnt_from = config.resize or size
-    train = ShardDataset(files, "train", learnt_from, classes)
-    val = ShardDataset(files, "val", size, classes)
+    open_rows = partial(ShardDataset, files, classes=classes, faces_only=config.faces_only)
+    train, val = open_rows("train", learnt_from), open_rows("val", size)
     if len(train.class_names) < 2:
         raise StoreError(f"{folder}: {len(train.class_names)} classes (at least 2 are needed)")
     rows = np.arange(len(train))
@@ -63,7 +67,7 @@ def load_training_data(store: Path, config: TrainConfig) -> TrainingData:
         cut = split_validation(train.labels, train.persons, config.val_fraction, config.seed)
         chosen, val_rows = rows[~cut], rows[cut]
         same = learnt_from == size
-        val = train if same else ShardDataset(files, "train", size, classes)
+        val = train if same else open_rows("train", size)
     count = np.bincount(train.labels[chosen], minlength=len(train.class_names))
     for name, n in zip(train.class_names, count, strict=True):
         if n == 0:
@@ -72,8 +76,8 @@ def load_training_data(store: Path, config: TrainConfig) -> TrainingData:
         raise StoreError(f"{folder}: too few photos to hold any out for validation")
     about = {
         "shards": folder.relative_to(store / SHARDS).as_posix(),
-        # all that decided the shards, so that a run never goes on with others of the same name
-        "material": hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest(),
+        # a run never goes on with others of the same name
+        "material": digest_fingerprint(fingerprint),
         "train_rows": len(chosen),
         "val_rows": len(val_rows),
         "train_per_class": count.tolist(),
@@ -90,6 +94,29 @@ def load_training_data(store: Path, config: TrainConfig) -> TrainingData:
     book = read_codebook(files)
     plan = plan_heatmaps(book, train.class_names)
     return TrainingData(folder, train, chosen, val, val_rows, plan, about, book)
+
+
+def _match_classes(files: Sequence[Path], asked: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Return the classes asked for as the shards call them: "happy" is their Happiness."""
+    if asked is None:
+        return None
+    names = read_row_table(files[0]).names
+    chosen = tuple(match_name(name, names) for name in asked)
+    check_distinct("--classes", chosen)
+    return chosen
+
+
+def note_left_out(material: TrainingData) -> list[str]:
+    """Return notes on the training rows that are left out, and on those without a face."""
+    train = material.dataset
+    notes = [f"left out of training: {n} photos ({why})" for why, n in train.left_out.items()]
+    faceless = int((train.status[material.train] == Status.NO_FACE).sum())
+    if faceless:
+        notes.append(
+            f"{faceless} training photos have no face: they train the classifier, and no "
+            "heatmap (--faces-only leaves them out)"
+        )
+    return notes
 
 
 def describe_training_data(material: TrainingData, processes: int) -> dict[str, Any]:

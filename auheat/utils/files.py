@@ -14,6 +14,7 @@ import ctypes
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import secrets
@@ -204,7 +205,26 @@ def write_json(file: Path, value: Any) -> None:
 
 def encode_json(value: Any) -> bytes:
     """Return JSON as every file of a store has it: indented by 1, keys sorted, a last newline."""
-    return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
+    return (dump_json(value, indent=1, sort_keys=True) + "\n").encode()
+
+
+def dump_json(value: Any, **options: Any) -> str:
+    """Return a value as JSON that any reader takes: NaN and infinity, which JSON lacks, are null.
+
+    `options` are those of `json.dumps`.
+    """
+    try:
+        return json.dumps(value, allow_nan=False, **options)
+    except ValueError:
+        return json.dumps(_without_nan(value), allow_nan=False, **options)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _without_nan(one) for key, one in value.items()}
+    return [_without_nan(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def file_digest(file: Path) -> str:

@@ -128,7 +128,7 @@ def test_training_requests_that_cannot_be_met_say_so(rafdb, tmp_path, stub_detec
     for options, words in [
         (("--backbone", "resnet52"), "one of resnet18, resnet34"),
         (("--layers", "6"), "expected some of 1 to 5"),
-        (("--classes", "Joy,Anger"), "'Joy' is not in the shards"),
+        (("--classes", "Glee,Anger"), "'Glee' is not in the shards"),
         (("--weights", tmp_path / "gone.pth"), "gone.pth"),
         (("--au-weight", "-1"), "expected 0 or more"),
     ]:

@@ -330,3 +330,37 @@ def test_a_known_person_is_never_on_both_sides(seed, per_person):
         assert len(set(rows)) == 1
     assert 0.1 < chosen.mean() < 0.3
     assert set(labels[~chosen]) == set(labels)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_items_count_from_the_end_as_in_a_list_and_say_where_they_lie(tmp_path, cached):
+    store = make_store(tmp_path, counts=(("train", 3),))
+    dataset = ShardDataset(store / "shards" / "martinez", image_size=32)
+    assert not cached or dataset.cache()
+    n = len(dataset)
+    places = list(range(n))
+    for index in (-1, -n, -2, np.int64(-1), n - 1, np.uint8(2), torch.tensor(-3)):
+        item = dataset[index]
+        assert item["index"] == places[index]
+        assert item["label"] == dataset.labels[places[index]]
+        assert torch.equal(item["image"], dataset[places[index]]["image"])
+    for index in (n, -n - 1, 10**9):
+        with pytest.raises(IndexError):
+            dataset[index]
+    assert [item["index"] for item in dataset.__getitems__([0, -1])] == [0, n - 1]
+    assert [item["index"] for item in dataset] == places
+    if cached:
+        assert dataset.take([-1, 0])["index"].tolist() == [n - 1, 0]
+
+
+def test_labels_that_stand_for_classes_of_another_set_are_read_as_these(tmp_path):
+    names = ("happy", "Neutral", "bored")
+    store = make_store(tmp_path, counts=(("train", 2),), names=names)
+    classes = ("Neutral", "Fear", "Happiness")
+    meant = {"happy": "Happiness", "Neutral": "Neutral"}
+    dataset = ShardDataset(store / "shards" / "martinez", None, 32, classes, meant)
+    assert dataset.class_names == classes
+    assert dataset.shard_classes == names
+    assert dataset.labels.tolist() == [2, 0, 2, 0]
+    assert dataset.ids == ["train000", "train001", "train003", "train004"]
+    assert dataset.left_out == {"other class": 2}

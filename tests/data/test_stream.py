@@ -302,3 +302,20 @@ def test_memory_of_choices_is_bounded_and_read_again(shards, monkeypatch):
     stream = ShardStream(shards, image_size=SIDE)
     assert stream._known.rows <= 10
     assert [batch["index"].tolist() for batch in stream] == expected
+
+
+@pytest.mark.parametrize("batch_size", [7, 32, 1000])
+def test_rows_that_come_as_they_are_stored_all_come(shards, batch_size):
+    n = len(ShardDataset(shards))
+    assert n % 7
+    seen = [
+        row
+        for batch in ShardStream(shards, shuffle=False, image_size=16, batch_size=batch_size)
+        for row in batch["index"].tolist()
+    ]
+    assert seen == list(range(n))
+    mixed = ShardStream(shards, image_size=16, batch_size=7)
+    assert mixed.drop_last
+    assert sum(len(batch["index"]) for batch in mixed) == n - n % 7
+    asked = ShardStream(shards, shuffle=False, image_size=16, batch_size=7, drop_last=True)
+    assert len(asked) == n // 7

@@ -12,6 +12,7 @@ from training_helpers import BOOK, NAMES, make_store
 from auheat.data.dataset import ShardDataset
 from auheat.errors import AuheatError
 from auheat.evaluation.evaluator import evaluate
+from auheat.explanation.explainer import explain
 from auheat.heatmaps.plan import plan_heatmaps
 from auheat.heatmaps.render import render_heatmaps
 from auheat.runs.checkpoint import load_classifier, load_tensors, save_tensors
@@ -269,12 +270,12 @@ def test_persons_are_drawn_whole_where_the_shards_know_them(tmp_path, evaluated)
     assert again.intervals["margin"] != result.intervals["margin"]
 
 
-def test_a_network_of_nan_is_scored_and_told(evaluated, tmp_path):
+def test_a_network_that_overflows_is_scored_and_told(evaluated, tmp_path):
     store, result = evaluated
     shutil.copytree(store / "runs" / "few", tmp_path / "few")
     file = tmp_path / "few" / "best.safetensors"
     tensors = load_tensors(file)
-    tensors["head.fc.weight"][2] = torch.nan
+    tensors["head.fc.weight"][2] = 3e38  # finite, and nothing that is multiplied by it
     save_tensors(file, tensors)
     broken = evaluate(tmp_path / "few", store)
     assert broken.left_out == {"map not finite": 15, "logits not finite": 20}
@@ -283,6 +284,35 @@ def test_a_network_of_nan_is_scored_and_told(evaluated, tmp_path):
     assert broken.maps["CAM"]["cosine"] < result.cam_cos
     assert broken.calibration is None
     assert "NaN" not in (tmp_path / "few" / "evaluation.json").read_text()
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("key", ["head.fc.weight", "backbone.bn1.running_var"])
+def test_weights_that_are_not_finite_are_refused_by_name(evaluated, tmp_path, key, value):
+    store, _ = evaluated
+    shutil.copytree(store / "runs" / "few", tmp_path / "few")
+    tensors = load_tensors(tmp_path / "few" / "best.safetensors")
+    tensors[key][1] = value
+    for name in ("best.safetensors", "last.safetensors"):
+        save_tensors(tmp_path / "few" / name, tensors)
+    with pytest.raises(AuheatError, match=rf"best.safetensors: {key} has NaN or infinity"):
+        evaluate(tmp_path / "few", store)
+    photo = tmp_path / "photo.png"
+    photo.write_bytes(b"never looked at")
+    with pytest.raises(AuheatError, match=rf"best.safetensors: {key} has NaN or infinity"):
+        explain(tmp_path / "few", photo)
+    with pytest.raises(AuheatError, match=rf"last.safetensors: {key} has NaN or infinity"):
+        load_classifier(tmp_path / "few", "last.safetensors")
+
+
+def test_a_mean_heatmap_of_nan_is_refused_by_name(evaluated, tmp_path):
+    store, _ = evaluated
+    shutil.copytree(store / "runs" / "few", tmp_path / "few")
+    save_tensors(
+        tmp_path / "few" / "maps.safetensors", {"mean_heatmap": torch.full((4, 8, 8), torch.nan)}
+    )
+    with pytest.raises(AuheatError, match=r"maps.safetensors: mean_heatmap has NaN or infinity"):
+        evaluate(tmp_path / "few", store)
 
 
 @pytest.mark.slow
@@ -353,20 +383,24 @@ def test_bad_requests_are_one_error_each(evaluated, tmp_path):
     run = store / "runs" / "few"
     with pytest.raises(AuheatError, match="no such run \\(there: few\\)"):
         evaluate("other", store)
-    with pytest.raises(AuheatError, match="--split: 'all'"):
-        evaluate(store=store, split="all")
+    with pytest.raises(AuheatError, match="--split: 'both' is not known"):
+        evaluate(store=store, split="both")
+    for split in ("train", "all"):
+        with pytest.raises(AuheatError, match=f"--split: {split} \\(run few has learnt from these"):
+            evaluate(store=store, split=split)
     with pytest.raises(AuheatError, match="no run \\(run `auheat train` first"):
         evaluate(store=make_store(tmp_path / "bare"))
-    renamed = make_store(tmp_path / "renamed", names=(*NAMES[:3], "Anger"))
-    with pytest.raises(AuheatError, match="classes Neutral, Happiness, Surprise, Anger \\(run few"):
-        evaluate(run, renamed)
+    strange = make_store(tmp_path / "strange", names=("Pain", "Contempt"))
+    with pytest.raises(AuheatError, match="labels Pain, Contempt \\(run few knows Neutral, Happ"):
+        evaluate(run, strange)
     with pytest.raises(AuheatError, match="no 'ours'"):
         evaluate(store=store, shards="ours")
-    untested = make_store(tmp_path / "untested", counts=(("train", 2),))
+    untested = make_store(tmp_path / "untested", counts=(("train", 4),))
+    train(untested, make_config("demo", name="few", epochs=1, **SETTINGS))
     with pytest.raises(
         AuheatError, match="no test photos \\(--split val scores the photos held out"
     ):
-        evaluate(run, untested)
+        evaluate("few", untested)
     shutil.copytree(run, tmp_path / "stopped")
     (tmp_path / "stopped" / "best.safetensors").unlink()
     with pytest.raises(AuheatError, match="no checkpoint"):

@@ -14,6 +14,7 @@ from training_helpers import NAMES, make_store
 from auheat.cli import main
 from auheat.errors import AuheatError
 from auheat.evaluation.evaluator import evaluate
+from auheat.evaluation.external_maps import match_ids, open_maps
 from auheat.training.config import make_config
 from auheat.training.runner import train
 
@@ -108,8 +109,6 @@ def test_an_array_per_id_and_folders_of_files_are_read_as_well(saved, tmp_path):
 
 
 def test_ids_with_slashes_lie_in_folders_or_percent_encoded_names(tmp_path):
-    from auheat.evaluation.external_maps import open_maps
-
     (tmp_path / "a").mkdir()
     np.save(tmp_path / "a" / "b.jpg.npy", np.eye(3))
     np.save(tmp_path / (quote("../c/d", safe="") + ".npy"), np.eye(2))
@@ -165,7 +164,7 @@ def test_maps_of_training_photos_are_told_and_not_scored(saved, tmp_path):
         ({"id": np.array([3])}, "id int64 \\(1,\\)"),
         ({"id": np.array(["test032"] * 2), "map": np.ones((2, 4, 4))}, "test032: more than one"),
         ({"label": np.array(["Sadness"])}, "label Sadness \\(the shards have Neutral\\)"),
-        ({"predicted": np.array(["Joy"])}, "class 'Joy' \\(expected one of Neutral, Happiness"),
+        ({"predicted": np.array(["Glee"])}, "class 'Glee' \\(expected one of Neutral, Happiness"),
         ({"predicted": np.array([9])}, "class 9 \\(expected one of"),
         ({"predicted": np.array([0, 1])}, "predicted int64 \\(2,\\) \\(expected 1 names"),
         ({"id": np.array(["test032"], object)}, "not an .npz that can be read: Object arrays"),
@@ -302,3 +301,179 @@ def test_an_archive_with_a_file_that_is_no_array_is_one_error(saved, tmp_path):
         archive.writestr("photo.npy", b"no array")
     with pytest.raises(AuheatError, match="odd.npz: not an .npz that can be read"):
         evaluate(store=saved[0], maps=tmp_path / "odd.npz")
+
+
+KINDS_OF_MAPS = {
+    "(1, h, w) of torch-cam": lambda m: m[None],
+    "(1, 1, h, w) of a batch of one": lambda m: m[None, None],
+    "(h, w, 1), channel last": lambda m: m[..., None],
+    "(1, h, w, 1)": lambda m: m[None, :, :, None],
+    "float64": lambda m: m.astype(np.float64),
+    "big-endian": lambda m: m.astype(">f4"),
+    "Fortran order": np.asfortranarray,
+    "a view with strides": lambda m: np.repeat(m, 2, 0)[::2],
+    "negative values": lambda m: m - 7,
+}
+
+
+@pytest.mark.parametrize("form", KINDS_OF_MAPS, ids=str)
+@pytest.mark.parametrize("stacked", [True, False])
+def test_maps_score_the_same_in_any_form_that_tools_write(saved, tmp_path, form, stacked):
+    store, result, file = saved
+    arrays = read(file)
+    maps = [KINDS_OF_MAPS[form](one) for one in arrays["map"]]
+    names = arrays["id"].tolist()
+    if stacked:
+        source = write(tmp_path, id=arrays["id"], map=np.stack(maps), predicted=arrays["predicted"])
+    else:
+        source = tmp_path / "folder"
+        source.mkdir()
+        for key, one in zip(names, maps, strict=True):
+            np.save(source / f"{key}.npy", one)
+    back = evaluate("few", store, maps=source)
+    expected = dict(result.maps["layer 5"])
+    if form == "negative values":  # the published code shifts these up
+        expected.pop("reference")
+        back.maps["map"].pop("reference")
+    assert back.maps["map"] == pytest.approx(expected, abs=1e-5)
+    assert back.left_out == {}
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.float16, np.uint16, np.int64])
+def test_maps_of_few_levels_score_nearly_the_same(saved, tmp_path, kind):
+    store, result, file = saved
+    arrays = read(file)
+    low, high = (f(arrays["map"], axis=(1, 2), keepdims=True) for f in (np.min, np.max))
+    levels = np.rint(255 * (arrays["map"] - low) / (high - low)).astype(kind)
+    back = evaluate("few", store, maps=write(tmp_path, id=arrays["id"], map=levels))
+    assert back.att_cos == pytest.approx(result.att_cos, abs=0.01)
+
+
+def test_masks_of_true_and_false_are_maps(saved, tmp_path):
+    arrays = read(saved[2])
+    masks = arrays["map"] > arrays["map"].mean((1, 2), keepdims=True)
+    scored = [
+        evaluate("few", saved[0], maps=write(tmp_path, id=arrays["id"], map=m)).maps
+        for m in (masks, masks.astype(np.float32))
+    ]
+    assert scored[0] == scored[1]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("kind", [np.float64, np.float16])
+def test_a_map_that_is_not_finite_is_one_row_left_out_and_counted(saved, tmp_path, value, kind):
+    store, _, file = saved
+    arrays = read(file)
+    maps, keep = arrays["map"].astype(kind), np.arange(len(arrays["id"])) != 5
+    maps[5, 2, 1] = value
+    back = evaluate("few", store, maps=write(tmp_path, id=arrays["id"], map=maps))
+    assert back.left_out == {"map not finite": 1}
+    fewer = write(tmp_path, id=arrays["id"][keep], map=maps[keep])
+    without = evaluate("few", store, maps=fewer)
+    assert without.left_out == {"no map": 1}
+    for name in ("n", "n_valid", "scores", "maps", "per_class", "intervals", "baselines"):
+        assert getattr(back, name) == getattr(without, name)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for key, one in zip(arrays["id"], maps, strict=True):
+        np.save(folder / f"{key}.npy", one)
+    assert evaluate("few", store, maps=folder).left_out == {"map not finite": 1}
+    with pytest.raises(AuheatError, match=rf"no map of 1 photos, such as {arrays['id'][5]}"):
+        evaluate("few", store, maps=folder, require_all_maps=True)
+
+
+def test_maps_without_any_contrast_score_nothing_and_are_counted(saved, tmp_path, caplog):
+    arrays = read(saved[2])
+    flat = write(tmp_path, id=arrays["id"], map=np.full((16, 4, 4), 0.25))
+    back = evaluate("few", saved[0], maps=flat)
+    assert (back.att_cos, back.margin, back.rank1, back.energy) == (0, 0, 0, 0)
+    assert "16 maps are the same everywhere, and score 0" in caplog.text
+
+
+@pytest.mark.slow
+def test_predictions_may_be_floats_or_scores_of_each_class(saved, tmp_path):
+    store, result, file = saved
+    arrays = read(file)
+    rng = np.random.default_rng(0)
+    numbers = np.array([NAMES.index(name) for name in arrays["predicted"]])
+    one_hot = np.eye(4)[numbers]
+    noisy = 0.6 * one_hot + 0.4 * rng.dirichlet(np.ones(4), len(numbers))
+    forms = {
+        "floats": numbers.astype(np.float32),
+        "column": numbers[:, None],
+        "one-hot": one_hot,
+        "masks": one_hot > 0,
+        "whole": one_hot.astype(np.uint8),
+        "probabilities": noisy,
+        "logits": np.log(noisy).astype(np.float16),
+        "bytes": np.char.encode(arrays["predicted"]),
+        "spellings": np.array([name.upper() for name in arrays["predicted"]]),
+    }
+    for predicted in forms.values():
+        given = {"id": arrays["id"], "map": arrays["map"], "predicted": predicted}
+        back = evaluate("few", store, maps=write(tmp_path, **given))
+        assert (back.accuracy, back.confusion) == (result.accuracy, result.confusion)
+    unknown = numbers.astype(float)
+    unknown[3] = np.nan
+    undecided = noisy.copy()
+    undecided[3] = 0
+    for predicted in (unknown, undecided):
+        given = {"id": arrays["id"], "map": arrays["map"], "predicted": predicted}
+        back = evaluate("few", store, maps=write(tmp_path, **given))
+        assert back.accuracy is None
+        assert back.left_out == {"no prediction": 1}
+
+
+@pytest.mark.parametrize(
+    ("predicted", "message"),
+    [
+        (np.array([1.5]), "class 1.5 \\(expected one of Neutral"),
+        (np.array([4.0]), "class 4.0 \\(expected one of"),
+        (np.ones((1, 7)), "scores of 7 classes \\(expected one of each of Neutral"),
+        (np.ones((2, 4)), "predicted float64 \\(2, 4\\) \\(expected 1 names or numbers, or"),
+        (np.array([True]), "predicted bool"),
+        (np.array([1j]), "predicted complex128"),
+    ],
+)
+def test_predictions_of_no_class_are_one_error(saved, tmp_path, predicted, message):
+    given = {"id": np.array(["test033"]), "map": np.eye(4)[None], "predicted": predicted}
+    with pytest.raises(AuheatError, match=message):
+        evaluate("few", saved[0], maps=write(tmp_path, **given))
+
+
+def open_named(tmp_path, names, everything):
+    np.savez(tmp_path / "named.npz", **{name: np.full((2, 2), i) for i, name in enumerate(names)})
+    given, notes = match_ids(open_maps(tmp_path / "named.npz"), everything)
+    return {key: given.take(key)[0, 0].item() for key in given.ids}, notes
+
+
+def test_names_without_ending_or_folders_are_photos_where_one_alone_is_meant(tmp_path):
+    everything = ["test/happy/a.v2.jpg", "test/sad/b.PNG", "c"]
+    for names in (
+        ["a.v2", "b", "c"],
+        ["test/happy/a.v2", "test/sad/b", "c"],
+        ["a.v2.jpg", "b.png", "c.jpg"],
+    ):
+        found, notes = open_named(tmp_path, names, everything)
+        assert found == dict(zip(everything, (0, 1, 2), strict=True))
+        assert len(notes) == 1
+        assert "called other than their photos' ids: " in notes[0]
+    assert open_named(tmp_path, everything, everything)[1] == []
+    twice = ["x/a.jpg", "y/a.jpg", "y/a.png"]
+    assert open_named(tmp_path, ["x/a"], twice)[0] == {"x/a.jpg": 0}
+    for names, message in (
+        (["a"], r"a: may be x/a.jpg, y/a.jpg, y/a.png \(expected"),
+        (["y/a"], r"y/a: may be y/a.jpg, y/a.png"),
+        (["x/a", "x/a.jpg"], r"x/a.jpg: more than one map \(x/a.jpg, x/a\)"),
+        (["a.v2"], "a.v2: no such photo"),
+    ):
+        with pytest.raises(AuheatError, match=message):
+            open_named(tmp_path, names, twice)
+
+
+def test_ids_may_be_bytes_and_stand_in_a_column(saved, tmp_path):
+    store, result, file = saved
+    arrays = read(file)
+    for ids in (np.char.encode(arrays["id"]), arrays["id"][:, None]):
+        back = evaluate("few", store, maps=write(tmp_path, id=ids, map=arrays["map"]))
+        assert back.maps["map"] == pytest.approx(result.maps["layer 5"], abs=1e-5)

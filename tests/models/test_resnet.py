@@ -109,7 +109,7 @@ def test_files_that_are_no_checkpoint_are_refused(tmp_path, capsys):
         (trap, "no checkpoint of plain tensors"),
         (broken, "cannot be read"),
         (tmp_path / "absent.pth", "cannot be read"),
-        (tmp_path / "weights.bin", "not read here"),
+        (tmp_path / "weights.h5", "not read here"),
     ):
         with pytest.raises(AuheatError, match=message):
             load_weights(thin, file)

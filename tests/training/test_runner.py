@@ -9,6 +9,7 @@ import shutil
 import signal
 from dataclasses import replace
 
+import h5py
 import numpy as np
 import pytest
 import safetensors.torch
@@ -24,6 +25,7 @@ from auheat.evaluation.evaluator import evaluate
 from auheat.facs import codebooks
 from auheat.models import apvit
 from auheat.models.apvit import ApvitShape
+from auheat.records import Status
 from auheat.reporting.page import report
 from auheat.runs import checkpoint, codebook, run_folder
 from auheat.runs.run_folder import read_config
@@ -358,6 +360,80 @@ def test_nan_loss_names_epoch_and_step(store, monkeypatch):
     monkeypatch.setattr(trainer, "total_loss", spoilt)
     with pytest.raises(AuheatError, match="epoch 1, step 2: the loss is not finite"):
         train(store, quick())
+
+
+@pytest.mark.parametrize(("kept", "value"), [("running_mean", math.nan), ("running_var", -1.0)])
+def test_a_validation_loss_that_is_not_finite_ends_a_run_and_keeps_what_was_saved(
+    store, monkeypatch, kept, value
+):
+    """Normalisation learns with a batch's own means, and is validated with those it kept."""
+    original = trainer.Trainer._train_epoch
+
+    def spoil(self, epoch):
+        learnt = original(self, epoch)
+        if epoch == 1:
+            getattr(self.model.backbone.bn1, kept).fill_(value)
+        return learnt
+
+    monkeypatch.setattr(trainer.Trainer, "_train_epoch", spoil)
+    name = f"spoilt-{kept}"
+    with pytest.raises(AuheatError, match=r"epoch 2, validation: the loss .*\(a lower --lr"):
+        train(store, quick(name=name, epochs=2))
+    run = store / "runs" / name
+    assert run_folder.read_progress(run)["epochs_done"] == 1
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 1
+    checkpoint.load_classifier(run)
+
+
+def test_photos_without_a_face_train_the_classifier_unless_faces_are_asked_for(tmp_path, caplog):
+    store = make_store(tmp_path, counts=(("train", 6), ("val", 2)), shard_rows=24)
+    bare = set()
+    for number in (0, 1):
+        file = store / "shards" / "martinez" / f"{number:05d}.h5"
+        with h5py.File(file, "r+") as shard:
+            shard["status"][:3] = Status.NO_FACE
+            shard["landmarks"][:3] = math.nan
+            shard["valid"][:3] = False
+            bare |= {key.decode() for key in shard["id"][:3]}
+    learnt = [key for key in bare if key.startswith("train")]
+    with caplog.at_level("INFO"):
+        train(store, quick(name="all", epochs=1))
+    assert f"{len(learnt)} training photos have no face: they train the classifier" in caplog.text
+    train(store, quick(name="faces", epochs=1, faces_only=True))
+    data = [
+        json.loads((store / "runs" / name / "config.json").read_text())["data"]
+        for name in ("all", "faces")
+    ]
+    assert data[0]["train_rows"] == 24
+    assert data[1]["train_rows"] == 24 - len(learnt)
+    assert data[1]["left_out"] == {"no face": len(learnt)}
+    assert data[1]["val_rows"] == 8 - (len(bare) - len(learnt))
+    folder = store / "shards" / "martinez"
+    assert not bare & set(ShardDataset(folder, "train", faces_only=True).ids)
+
+
+def test_a_run_of_before_the_choice_of_faces_goes_on(store):
+    run = train(store, quick(name="before", epochs=1)).run
+    config = json.loads((run / "config.json").read_text())
+    del config["settings"]["faces_only"]
+    (run / "config.json").write_text(json.dumps(config))
+    assert train(store, quick(name="before", epochs=1)).notes == ("was finished already",)
+    with pytest.raises(AuheatError, match="trained with faces_only False"):
+        train(store, quick(name="before", epochs=1, faces_only=True))
+
+
+def test_classes_are_understood_in_other_spellings_and_one_is_refused_at_once(store, tmp_path):
+    run = train(store, quick(name="spelt", epochs=1, classes=("sad", "happy"))).run
+    config = json.loads((run / "config.json").read_text())
+    assert config["class_names"] == ["Sadness", "Happiness"]
+    for classes in (("happy",), ()):
+        with pytest.raises(AuheatError, match=r"--classes: .* tells 2 or more apart"):
+            make_config("demo", classes=classes)
+    with pytest.raises(AuheatError, match="--classes: 'Happiness' is given twice"):
+        train(store, quick(name="twice", classes=("happy", "joy")))
+    result = CliRunner().invoke(main, ["train", "--classes", "happy", "--store", str(tmp_path)])
+    assert result.exit_code == 1
+    assert "--classes: happy (a classifier tells 2 or more apart)" in result.stderr
 
 
 @pytest.mark.slow
