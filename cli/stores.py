@@ -209,9 +209,11 @@ def verify(repair: bool, as_json: bool, **settings: Any) -> None:
         for violation in result.violations:
             click.echo(str(violation))
         stages, findings = len(result.folders) - len(result.runs), len(result.violations)
-        click.echo(f"{stages} folders checked, {findings} findings")
+        if stages:
+            click.echo(f"{stages} folders checked, {findings} findings")
         if result.runs:
-            click.echo(f"runs and evaluations checked: {len(result.runs)}")
+            own = "" if stages else f", {findings} findings"
+            click.echo(f"runs and evaluations checked: {len(result.runs)}{own}")
         for folder, n in result.lost.items():
             rows = "all rows" if n < 0 else f"{n} rows"
             click.echo(f"{folder}: {rows} to be made again (give the same command as before)")

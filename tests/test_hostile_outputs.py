@@ -21,6 +21,7 @@ from auheat.cli import main
 from auheat.demo import MARKER, write_demo
 from auheat.errors import AuheatError
 from auheat.evaluation.evaluator import evaluate
+from auheat.evaluation.scorer import MapScorer
 from auheat.exporters.exporter import export
 from auheat.reporting.page import report
 from auheat.runs.checkpoint import load_tensors, save_tensors
@@ -30,6 +31,7 @@ from auheat.store.maintenance import repair_store, verify
 from auheat.sweeps.single_run import is_scored
 from auheat.training.config import make_config
 from auheat.training.runner import train
+from auheat.training.trainer import Trainer
 from auheat.utils import files
 from auheat.utils.checksums import write_files
 from auheat.visualization.codebook_atlas import plot_codebook
@@ -351,6 +353,30 @@ def test_a_report_never_mixes_two_evaluations(store):
         report(["mine"], store)
     evaluate("mine", store, device="cpu")
     report(["mine"], store)
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_shards_that_are_replaced_while_they_are_read_are_noticed(store, command, monkeypatch):
+    run, shards = store / "runs" / "mine", store / "shards" / "martinez"
+    before = {file.name: file.read_bytes() for file in run.iterdir()}
+    owner, name = {"train": (Trainer, "run_epoch"), "evaluate": (MapScorer, "update")}[command]
+    real = getattr(owner, name)
+
+    def replace_shards(*given):
+        for file in shards.iterdir():
+            file.unlink()
+        make_store(store, seed=1)
+        return real(*given)
+
+    monkeypatch.setattr(owner, name, replace_shards)
+    act = {
+        "train": lambda: train(store, quick(name="other")),
+        "evaluate": lambda: evaluate(run, store, device="cpu"),
+    }[command]
+    with pytest.raises(AuheatError, match="martinez: its shards were replaced while they were"):
+        act()
+    assert {file.name: file.read_bytes() for file in run.iterdir()} == before
+    assert not (store / "runs" / "other" / "last.safetensors").exists()
 
 
 def test_verify_on_the_command_line_takes_a_run(store):

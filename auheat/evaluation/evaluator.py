@@ -37,6 +37,7 @@ from auheat.heatmaps.class_maps import ClassMapRenderer
 from auheat.records import Array
 from auheat.runs import run_folder
 from auheat.runs.run_folder import CONFIG, RUNS, name_results
+from auheat.shards.manifest import check_unchanged, read_manifest
 from auheat.utils.checks import check_one_of
 from auheat.utils.checksums import write_files
 from auheat.utils.console import log_notes, progress
@@ -149,7 +150,8 @@ def _score(
     """Return the scores, the arrays of evaluation.npz, and the maps of a kind if `keep` is set."""
     scorer = MapScorer(ClassMapRenderer(task.plan, task.side), task.mean_heatmap, task.device)
     saved: dict[str, list[Any]] = {key: [] for key in (IDS, MAPS, LABELS, PREDICTED)}
-    started = time.perf_counter()
+    started, material = time.perf_counter(), task.dataset.files[0].parent
+    made = read_manifest(material)
     with progress(total=len(task.rows), desc="evaluate", unit="photo") as bar:
         for batch in task.batches(task.rows.tolist()):
             views = task.view(batch)
@@ -157,6 +159,7 @@ def _score(
             if keep:
                 _keep(saved, batch, views, kind or scorer.top, task)
             bar.update(len(batch["label"]))
+    check_unchanged(material, made)
     tables = scorer.compute()
     seconds = time.perf_counter() - started
     if tables is None:

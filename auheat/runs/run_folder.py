@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import Any
 
 import safetensors.torch
 
-from auheat.errors import RequestError, StoreError
+from auheat.errors import AuheatError, RequestError, StoreError
 from auheat.runs.config_schema import CONFIG_FIELDS, is_number, is_size
 from auheat.utils.checksums import CHECKSUMS, read_checksums, write_files
 from auheat.utils.files import TEMPORARY
@@ -152,6 +153,15 @@ def check_place(run: Path) -> None:
         raise StoreError(f"{run}: not empty, and no run (choose another --name)")
 
 
+def _list_scores(folder: Path) -> list[str]:
+    """Return the names of the scores that a folder's manifest lists."""
+    try:
+        listed = read_checksums(folder) or {}
+    except AuheatError:
+        listed = {}
+    return [name for name in listed if re.fullmatch(r"evaluation(-\w+)?\.(json|npz)", name)]
+
+
 def _is_passing(name: str) -> bool:
     """Whether a file is a lock, or was being written by a process that was killed."""
     return name.startswith(".auheat.") or bool(TEMPORARY.fullmatch(name))
@@ -180,15 +190,12 @@ def _clear(run: Path) -> None:
     The checksums go first, the weights before the settings: a stop leaves no run that has the
     weights of another.
     """
-    for name in (CHECKSUMS, BEST, LAST, *_EVALUATIONS, METRICS, MAPS, SPLIT, CONFIG):
+    scores = _list_scores(run)
+    for name in (CHECKSUMS, BEST, LAST, *_EVALUATIONS, *scores, METRICS, MAPS, SPLIT, CONFIG):
         (run / name).unlink(missing_ok=True)
     for folder in (*(run / ELSEWHERE).glob("*/"), run / ELSEWHERE):
-        for file in (
-            folder / CHECKSUMS,
-            *folder.glob("evaluation*.json"),
-            *folder.glob("evaluation*.npz"),
-        ):
-            file.unlink(missing_ok=True)
+        for name in (*_list_scores(folder), CHECKSUMS):
+            (folder / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # it is kept, and named, where there is more in it
             folder.rmdir()
     kept = sorted(file.name for file in run.iterdir() if not _is_passing(file.name))

@@ -114,6 +114,14 @@ def read_manifest(folder: Path) -> Manifest:
             raise first from None
 
 
+def check_unchanged(folder: Path, before: Manifest) -> None:
+    """Raise `AuheatError` where a stage's shards are others than they were before."""
+    if read_manifest(folder) != before:
+        raise StoreError(
+            f"{folder}: its shards were replaced while they were read (give the same command again)"
+        )
+
+
 class DamagedManifestError(StoreError):
     """A copy of a manifest that was read, and is not what was written."""
 

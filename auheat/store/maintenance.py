@@ -54,7 +54,8 @@ class Verification:
     def as_dict(self) -> dict[str, Any]:
         """Return the result as plain values, for JSON."""
         return {
-            "checked": [str(folder) for folder in self.folders],
+            "checked": [str(folder) for folder in self.folders if folder not in self.runs],
+            "runs": [str(folder) for folder in self.runs],
             "findings": [violation.as_dict() for violation in self.violations],
             "to_make_again": dict(self.lost),
         }

@@ -26,7 +26,7 @@ from auheat.models.registry import IMAGENET_MEAN, IMAGENET_STD, build_classifier
 from auheat.models.resnet import TIMM
 from auheat.pipeline.reframing import describe_framing
 from auheat.runs import checkpoint, codebook, run_folder
-from auheat.shards.manifest import read_manifest
+from auheat.shards.manifest import check_unchanged, read_manifest
 from auheat.shards.reader import read_attributes
 from auheat.training.config import TrainConfig, TrainSettings, check_parts, make_config
 from auheat.training.optim import make_optimizer
@@ -235,7 +235,8 @@ def sync_batchnorm(model: Classifier, backbone: str) -> Classifier:
 def _run_epochs(engine: Trainer, run: Path, done: int, best: dict[str, Any]) -> None:
     """Train the remaining epochs and save each; `best` is the best line so far, or {}."""
     epochs = engine.config.epochs
-    curve = checkpoint.read_curve(run, done)
+    curve, folder = checkpoint.read_curve(run, done), engine.material.folder
+    made = read_manifest(folder)
     with tensorboard_writer(run, engine.config.tensorboard and engine.world.is_main, done) as note:
         for epoch in range(done, epochs):
             try:
@@ -252,6 +253,7 @@ def _run_epochs(engine: Trainer, run: Path, done: int, best: dict[str, Any]) -> 
             best = line if better else best
             if not engine.world.is_main:
                 continue
+            check_unchanged(folder, made)
             curve = [*curve, line]
             files = {
                 run_folder.METRICS: checkpoint.encode_curve(curve),

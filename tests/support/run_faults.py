@@ -113,7 +113,8 @@ def results_of(folder: Path) -> dict[str, str]:
                 digest.update(tensor.encode() + values.contiguous().numpy().tobytes())
             found[key] = digest.hexdigest() + str(_without_times(read_metadata(file)))
         elif name.endswith((".json", ".jsonl")):
-            lines = file.read_text().splitlines() if name.endswith("l") else [file.read_text()]
+            text = file.read_text().replace(str(folder), "")
+            lines = text.splitlines() if name.endswith("l") else [text]
             found[key] = str([_without_times(json.loads(line)) for line in lines])
         elif name.endswith((".h5", ".html", ".md", ".csv")):
             found[key] = ""  # shards by their digests; the others say how long it took
