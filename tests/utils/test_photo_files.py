@@ -366,7 +366,7 @@ def test_a_mark_is_a_sound_chunk_that_pillow_reads():
     image.load()
     assert image.text["Software"] == "auheat picture"
     jpeg = Image.open(io.BytesIO(encode_picture(GRAY, ".jpg")))
-    assert jpeg.info["comment"] == b"Software\x00auheat"
+    assert jpeg.info["comment"] == b"Software\x00auheat picture"
 
 
 def test_the_command_counts_what_it_left_out(tmp_path, stub_detector):
