@@ -15,8 +15,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from auheat.data.row_selection import ITEM_DATASETS, Selection, list_files, scan_shards
-from auheat.errors import StoreError
+from auheat.data.row_selection import (
+    ITEM_DATASETS,
+    MAX_IMAGE_SIDE,
+    Selection,
+    list_files,
+    scan_shards,
+)
+from auheat.errors import RequestError, StoreError
 from auheat.images.decoding import decode_stored
 from auheat.images.headers import UnreadableImageError
 from auheat.records import Array
@@ -79,6 +85,7 @@ class ShardDataset(Dataset[Item]):
         image_size: int = 224,
         classes: Sequence[str] | None = None,
     ) -> None:
+        check_image_size(image_size)
         self.files = list_files(files)
         self.image_size = image_size
         self.shard_classes, self.class_names, parts = scan_shards(self.files, split, classes)
@@ -190,6 +197,12 @@ def make_items(
         dict(zip(columns, values, strict=True))
         for values in zip(*(c.unbind() for c in columns.values()), strict=True)
     ]
+
+
+def check_image_size(side: int) -> None:
+    """Raise `AuheatError` for a side in px that photos cannot be resized to."""
+    if not 1 <= side <= MAX_IMAGE_SIDE:
+        raise RequestError(f"image_size: {side} (expected 1 to {MAX_IMAGE_SIDE})")
 
 
 def use_one_thread(worker: int) -> None:  # noqa: ARG001 (torch passes it)

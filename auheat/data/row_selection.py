@@ -22,6 +22,10 @@ ITEM_DATASETS = ("image", "heatmap", "valid", "landmarks")
 """The datasets that an item is made of, beside `label`."""
 
 
+MAX_IMAGE_SIDE = 4096
+"""The greatest side, in px, that photos are resized to for training and evaluation."""
+
+
 _KIND = "auheat-training"
 
 _COLUMNS = ("id", "split", "status", "label")

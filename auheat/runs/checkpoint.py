@@ -16,6 +16,7 @@ from auheat.models.network import Classifier
 from auheat.models.registry import build_classifier
 from auheat.runs.run_folder import BEST, LAST, read_config, read_progress
 from auheat.utils.files import finish, sync
+from auheat.utils.reading import open_regular
 
 _OPTIMIZER, _EMA = "optimizer/", "ema/"
 
@@ -41,6 +42,7 @@ def save_tensors(file: Path, tensors: Mapping[str, Tensor], **metadata: Any) -> 
 def load_tensors(file: Path) -> dict[str, Tensor]:
     """Return the tensors of a file; raises `AuheatError` where it is missing or damaged."""
     try:
+        open_regular(file).close()
         return safetensors.torch.load_file(file)
     except (OSError, safetensors.SafetensorError) as error:
         raise StoreError(f"{file}: no readable checkpoint (run `auheat train`)") from error

@@ -38,8 +38,8 @@ MAX_OBJECTS = 1024
 """Datasets that a shard may have."""
 
 
-MAX_PIECE = 2**28
-"""Bytes of the largest row or chunk (256 MiB): a map of 1024 x 1024 for each of 32 AUs fits."""
+MAX_PIECE = 2**26
+"""Bytes of the largest row or chunk (64 MiB): a map of 1024 x 1024 for each of 64 AUs fits."""
 
 
 PIECE = 2**24

@@ -6,7 +6,7 @@ manifest alone. Only whole files are looked into, row by row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -31,7 +31,7 @@ from auheat.shards.reader import (
     read_columns,
     read_pieces,
 )
-from auheat.shards.schema import BACKUP, BYTES_OF, FORMAT_VERSION, FORMATS, MANIFEST
+from auheat.shards.schema import BACKUP, BYTES_OF, FORMAT_VERSION, FORMATS, MANIFEST, MAX_LENGTH
 from auheat.shards.writer import crc_of
 from auheat.utils.files import PART, file_digest
 from auheat.utils.paths import is_inside_name
@@ -131,8 +131,11 @@ def check_usable(shard: h5py.File, rows: int) -> None:
 
 def _check_numbers(shard: h5py.File) -> Iterator[Place]:
     """S10, S11, S12: numbers that stand for something else, such as a class."""
+    for name in ("id", "path", "person", "split"):
+        yield from _check_text(name, shard[name][:].tolist())
     status, label = shard["status"][:].tolist(), shard["label"][:]
     expected = f" (expected 0 to {max(Status):d})"
+    yield from _check_sizes(shard["status"][:], shard["size"][:])
     yield from _check_rows("S11", "status", status, lambda v: v <= max(Status), expected)
     if label.dtype.kind == "i":
         last = len(plain_attributes(shard["label"])["names"]) - 1
@@ -258,8 +261,20 @@ def _fits(shape: tuple[int, ...], row: tuple[int | str, ...], sizes: dict[str, i
     """Whether a row's shape is as specified; letters take the value first seen in the shard."""
     if len(shape) != len(row):
         return False
-    wanted = [w if isinstance(w, int) else sizes.setdefault(w, n) for n, w in zip(shape, row)]  # noqa: B905 (their lengths were just compared)
-    return list(shape) == wanted
+    pairs = list(zip(shape, row, strict=True))
+    return all(
+        n == w if isinstance(w, int) else 0 < n == sizes.setdefault(w, n) <= MAX_LENGTH
+        for n, w in pairs
+    )
+
+
+def _check_text(name: str, values: Sequence[bytes]) -> Iterator[Place]:
+    """S7: texts are UTF-8."""
+    try:
+        b"\0".join(values).decode()
+    except UnicodeDecodeError as error:
+        row = error.object[: error.start].count(b"\0")
+        yield "S7", f"{values[row]!r} is not UTF-8", name, row
 
 
 def _check_rows(
@@ -300,6 +315,11 @@ def _check_points(columns: Mapping[str, Any]) -> Iterator[Place]:
     yield from _check_mask("S11", "landmarks", fits, "points that its status does not allow")
     in_range = (score >= 0) & (score <= 1) & (pointed | (score == 0))
     yield from _check_mask("S11", "score", in_range, "not in [0, 1], or a score without points")
+    yield from _check_sizes(status, size)
+
+
+def _check_sizes(status: Array, size: Array) -> Iterator[Place]:
+    """S11: sizes are those of photos."""
     unreadable = status == Status.UNREADABLE
     right = np.where(unreadable, (size == 0).all(1), (size > 0).all(1))
     yield from _check_mask("S11", "size", right, "not positive, or not 0 for UNREADABLE")
@@ -376,6 +396,6 @@ def check_sources(landmarks: Path, rendered: Path) -> list[Violation]:
             ids = [read_columns(one / entry.file, ["id"])["id"] for one in (landmarks, rendered)]
         except AuheatError:
             continue  # reported where it is
-        if ids[0] != ids[1]:
+        if not np.array_equal(*ids):
             findings.append(Violation(file, "S15", "other rows than its landmarks", "id"))
     return findings

@@ -20,6 +20,7 @@ from auheat.training.runner import describe_settings, train
 from auheat.training.training_data import describe_training_data, load_training_data
 from auheat.utils.devices import pick_device
 from auheat.utils.locking import hold
+from auheat.utils.reading import parse_json, read_limited
 
 _LOCK_SECONDS = 5.0
 """How long a run is waited for: the processes of a killed sweep take a second or two to end."""
@@ -133,8 +134,8 @@ def is_scored(run: Path, split: str) -> bool:
 def sum_seconds(run: Path) -> float:
     """Return the seconds of a run's epochs, as its metrics.jsonl has them."""
     try:
-        lines = (run / run_folder.METRICS).read_text(encoding="utf-8").splitlines()
-        return round(sum(float(json.loads(line)["seconds"]) for line in lines), 3)
+        lines = read_limited(run / run_folder.METRICS).splitlines()
+        return round(sum(float(parse_json(line)["seconds"]) for line in lines), 3)
     except (OSError, ValueError, KeyError, TypeError):
         return 0.0
 

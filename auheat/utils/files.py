@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from auheat.errors import AuheatError, StoreError
+from auheat.utils.reading import open_regular
 
 PART = ".part"
 
@@ -95,7 +96,7 @@ def encode_json(value: Any) -> bytes:
 
 def file_digest(file: Path) -> str:
     """Return the sha256 of a file's bytes."""
-    with file.open("rb") as handle:
+    with open_regular(file) as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
 import sys
@@ -16,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from auheat.errors import StoreError
 from auheat.utils.files import cannot_write, write_json
+from auheat.utils.reading import read_json
 
 LOCK, OWNER = ".lock", ".owner.json"
 
@@ -86,7 +86,7 @@ def _describe_self() -> dict[str, Any]:
 
 def _describe_owner(store: Path) -> str:
     try:
-        owner = json.loads((store / OWNER).read_text(encoding="utf-8"))
+        owner = read_json(store / OWNER)
         where = f"process {owner['pid']} on {owner['host']}"
         return f"{where}, `{owner['command']}`, since {owner['since']}"
     except (OSError, ValueError, KeyError, TypeError):

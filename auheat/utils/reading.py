@@ -6,8 +6,9 @@ import errno
 import json
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 MAX_JSON = 2**28
 """Bytes of the longest JSON file that is read (256 MiB): a manifest of 100,000 shards fits."""
@@ -16,7 +17,7 @@ MAX_JSON = 2**28
 _DIGITS = 25  # of a whole number: 64 bits have 20
 
 
-def open_regular(file: Path | str) -> BinaryIO:
+def open_regular(file: Path | str) -> BufferedReader:
     """Open a file for reading, and never a pipe, device, socket or folder.
 
     Args:
