@@ -481,18 +481,18 @@ def readers(
     yield "merge", lambda: auheat.merge([store, sound], work / "both", prefix="a,b")
     yield "dataset", lambda: [item for item in ShardDataset(rendered, image_size=16)]  # noqa: C416
     yield "stream", lambda: list(ShardStream(rendered, image_size=16, batch_size=4))
-    yield "evaluate", lambda: auheat.evaluate(run, store, device="cpu")
     yield (
         "evaluate maps",
         lambda: auheat.evaluate(store=store, maps=store / "maps.npz", device="cpu"),
     )
-    if "runs/" in kind:  # it reads no shard
+    if "runs/" in kind:  # what needs a run's files
+        yield "evaluate", lambda: auheat.evaluate(run, store, device="cpu")
+        yield "train again", lambda: _train(store, "run")
         yield (
             "explain",
             lambda: auheat.explain(run, photo, store=store, device="cpu", detector="mesh"),
         )
     yield "train", lambda: _train(store, "other")
-    yield "train again", lambda: _train(store, "run")
     yield "render", lambda: auheat.render(store, codebook="martinez", name="again")
 
 
