@@ -16,6 +16,7 @@ from auheat.models.network import Classifier
 from auheat.models.registry import build_classifier
 from auheat.runs.run_folder import BEST, LAST, read_config, read_progress
 from auheat.utils.files import finish, sync
+from auheat.utils.npz import DAMAGE
 from auheat.utils.reading import open_regular
 
 _OPTIMIZER, _EMA = "optimizer/", "ema/"
@@ -44,7 +45,7 @@ def load_tensors(file: Path) -> dict[str, Tensor]:
     try:
         open_regular(file).close()
         return safetensors.torch.load_file(file)
-    except (OSError, safetensors.SafetensorError) as error:
+    except (OSError, *DAMAGE, safetensors.SafetensorError) as error:
         raise StoreError(f"{file}: no readable checkpoint (run `auheat train`)") from error
 
 

@@ -22,6 +22,7 @@ import safetensors.torch
 from auheat.errors import RequestError, StoreError
 from auheat.runs.config_schema import CONFIG_FIELDS, is_number, is_size
 from auheat.utils.files import write_json
+from auheat.utils.npz import DAMAGE
 from auheat.utils.reading import open_regular, parse_json, read_json
 
 RUNS = "runs"
@@ -175,7 +176,7 @@ def read_metadata(file: Path) -> dict[str, Any]:
         open_regular(file).close()
         with safetensors.safe_open(file, "pt") as opened:
             return {k: parse_json(v) for k, v in (opened.metadata() or {}).items()}
-    except (OSError, safetensors.SafetensorError, ValueError) as error:
+    except (OSError, *DAMAGE, safetensors.SafetensorError) as error:
         raise StoreError(f"{file}: no readable checkpoint (run `auheat train`)") from error
 
 

@@ -6,6 +6,7 @@ manifest alone. Only whole files are looked into, row by row.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ from auheat.shards.schema import BACKUP, BYTES_OF, FORMAT_VERSION, FORMATS, MANI
 from auheat.shards.writer import crc_of
 from auheat.utils.files import PART, file_digest
 from auheat.utils.paths import is_inside_name
+from auheat.utils.reading import open_regular
 
 STRUCTURE = "(structure)"
 """Stands for a dataset where HDF5's own bookkeeping is damaged, which belongs to all of them."""
@@ -180,7 +182,9 @@ def _check_shard(file: Path, entry: ShardEntry, seen: dict[str, str]) -> Iterato
     if n != entry.bytes or file_digest(file) != entry.sha256:
         changed = "its bytes have changed"
         problem = changed if n == entry.bytes else f"{n} bytes (the manifest says {entry.bytes})"
-        for name in _damaged(file.read_bytes(), entry.places) or [STRUCTURE]:
+        with open_regular(file) as handle:
+            data = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) if n else b""
+        for name in _damaged(data, entry.places) or [STRUCTURE]:
             yield "S2", problem, name, None
         return
     try:
@@ -198,7 +202,7 @@ def _check_shard(file: Path, entry: ShardEntry, seen: dict[str, str]) -> Iterato
         yield "S7", str(error).removeprefix(f"{file}: "), STRUCTURE, None
 
 
-def _damaged(data: bytes, places: Mapping[str, str]) -> list[str]:
+def _damaged(data: bytes | mmap.mmap, places: Mapping[str, str]) -> list[str]:
     """Return the datasets whose bytes in a damaged file differ from what was written."""
     names = []
     for name, text in places.items():
