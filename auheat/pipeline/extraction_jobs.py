@@ -15,7 +15,7 @@ from auheat.errors import StoreError
 from auheat.pipeline.photo_loading import check_present
 from auheat.records import Array, Landmarks, Sample, Status
 from auheat.shards.reader import read_columns
-from auheat.shards.schema import shard_name
+from auheat.shards.schema import LANDMARK_DATASETS, shard_name
 from auheat.shards.writer import Column, ShardFolder
 from auheat.store.summary import STATUS_NAMES
 
@@ -103,7 +103,7 @@ class PhotoList:
                 every = np.arange(len(rows))
                 jobs.append(ExtractionJob(number, self.source, rows, rows, every, lengths))
             elif retry_failed:
-                kept = read_columns(folder.folder / shard_name(number))
+                kept = read_columns(folder.folder / shard_name(number), list(LANDMARK_DATASETS))
                 again = np.flatnonzero(kept["status"] >= Status.LOW_CONFIDENCE).tolist()
                 self._check_kept(rows, kept, start, folder)
                 if again:

@@ -22,6 +22,7 @@ from auheat.pipeline.framing import Frames, Framing, move_points, reframe
 from auheat.pipeline.photo_loading import check_present, count_threads, work_ahead
 from auheat.records import Array, Status
 from auheat.shards.reader import read_columns
+from auheat.shards.schema import LANDMARK_DATASETS
 from auheat.shards.writer import Column
 from auheat.store.summary import STATUS_NAMES
 from auheat.utils.files import dump_json
@@ -96,7 +97,7 @@ class ShardBuilder:
 
     def columns(self, landmarks: Path) -> dict[str, Column]:
         """Join one landmark shard with its photos and heatmaps."""
-        rows = read_columns(landmarks)
+        rows = read_columns(landmarks, list(LANDMARK_DATASETS))
         sure = np.isin(rows["status"], (Status.OK, Status.MANY_FACES))
         reliable = np.where(sure[:, None, None], rows["landmarks"], np.nan)
         frames = self.framing.plan(reliable, rows["size"])

@@ -20,6 +20,10 @@ MAX_ROWS = 2**20
 """Rows of one shard; a file that claims more is refused before anything is allocated."""
 
 
+MAX_LENGTH = 2048
+"""The greatest side of a map, and the most maps of a row."""
+
+
 TEXT = "text"
 """A dataset type: UTF-8 of fixed length, padded with NUL."""
 

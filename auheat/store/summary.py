@@ -17,6 +17,7 @@ from auheat.records import Status
 from auheat.shards.reader import list_shards, read_attributes, read_columns
 from auheat.shards.schema import FAILED
 from auheat.utils.files import cannot_write, write_whole
+from auheat.utils.text import plain_cell
 
 STATUS_NAMES = [status.name for status in Status]
 
@@ -124,13 +125,16 @@ def _explain_invalid(file: Path) -> Counter[str]:
 
 
 def write_failed(folder: Path, rows: Iterable[tuple[str, str, int]]) -> int:
-    """Write failed.csv (id, path, status) of a stage and return its number of rows."""
+    """Write failed.csv (id, path, status) of a stage and return its number of rows.
+
+    A cell that a spreadsheet would take for a formula begins with an apostrophe.
+    """
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(["id", "path", "status"])
     n = 0
     for key, path, status in rows:
-        writer.writerow([key, path, Status(status).name])
+        writer.writerow([plain_cell(key), plain_cell(path), Status(status).name])
         n += 1
     write_whole(folder / FAILED, text.getvalue().encode())
     return n
