@@ -11,7 +11,7 @@ import click
 
 from auheat.errors import AuheatError
 
-from .common import FILE, Command, json_option, option, print_json, print_table
+from .common import FILE, Command, json_option, option, print_json, print_line, print_table
 
 
 @click.command(cls=Command)
@@ -75,16 +75,16 @@ def _print_codebook(name: str, plot: Path | None, as_json: bool) -> None:
         told = about | {"notes": book.notes, "expressions": rows}
         print_json(told | ({"plot": str(plot)} if plot else {}))
         return
-    click.echo("\n".join(text for text in (book.title, book.citation, book.notes) if text) + "\n")
+    print_line("\n".join(text for text in (book.title, book.citation, book.notes) if text) + "\n")
     for row in rows:
-        click.echo(row["expression"])
+        print_line(row["expression"])
         print_table([(f"  AU{c['au']}", c["name"], _note(c)) for c in row["aus"]])
         for text in (row["note"], row["unverified"] and f"unverified: {row['unverified']}"):
             if text:
-                click.echo(f"  {text}")
-        click.echo()
+                print_line(f"  {text}")
+        print_line()
     if plot is not None:
-        click.echo(f"drawn to {plot}")
+        print_line(f"drawn to {plot}")
 
 
 def _validate(file: str, as_json: bool) -> None:
@@ -95,8 +95,8 @@ def _validate(file: str, as_json: bool) -> None:
         print_json({"file": file, "problems": problems})
     else:
         for problem in problems:
-            click.echo(problem)
-        click.echo(f"{file}: {len(problems)} problems" if problems else f"{file}: in order")
+            print_line(problem)
+        print_line(f"{file}: {len(problems)} problems" if problems else f"{file}: in order")
     if problems:
         sys.exit(1)
 
@@ -114,7 +114,7 @@ def _diff(a: str, b: str, as_json: bool) -> None:
     ]
     if rows:
         print_table([("expression", "unit", "what", a, b), *rows])
-    click.echo(f"{len(rows)} differences")
+    print_line(f"{len(rows)} differences")
 
 
 def _value(value: Any) -> str:

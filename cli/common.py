@@ -11,12 +11,13 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO, cast
 
 import click
 import yaml
 
 from auheat.errors import AuheatError
+from auheat.utils.text import SafeStream, escape_controls
 
 from .choices import BACKENDS, LOG_LEVELS, Choice
 
@@ -90,6 +91,16 @@ class Group(click.Group):
             for command in commands:
                 self.add_command(command)
 
+    def main(self, *names: Any, **settings: Any) -> Any:
+        """Run the command line, whatever becomes of the screen that its messages go to."""
+        before = sys.stderr
+        try:
+            with open(os.devnull, "w") as nowhere:  # noqa: PTH123 (no path of ours)
+                sys.stderr = cast(TextIO, SafeStream(before or nowhere))
+                return super().main(*names, **settings)
+        finally:
+            sys.stderr = before
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; SIGTERM stops it as Ctrl-C does."""
         before = None
@@ -105,15 +116,16 @@ class Group(click.Group):
         try:
             return super().invoke(ctx)
         except AuheatError as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(escape_controls(str(error))) from error
         except BrokenPipeError:  # the reader of a pipe has gone; click ends quietly
             raise
         except OSError as error:  # a full disk, a folder that may not be written
             where = error.filename or "this machine"
-            raise click.ClickException(f"{where}: {error.strerror or error}") from error
+            text = escape_controls(f"{where}: {error.strerror or error}")
+            raise click.ClickException(text) from error
         except KeyboardInterrupt as stop:
             note = str(stop) or "Stopped; the same command goes on from here."
-            click.echo(f"\n{note}", err=True)
+            print_line(f"\n{note}", err=True)
             ctx.exit(143 if isinstance(stop, Terminated) else 130)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's signature)
@@ -137,7 +149,7 @@ class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm
 
-        tqdm.write(self.format(record), file=sys.stderr)
+        tqdm.write(escape_controls(self.format(record)), file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -269,11 +281,16 @@ fail_option = option(
 )
 
 
+def print_line(text: str = "", err: bool = False) -> None:
+    """Print a text, none of whose characters a terminal obeys, on stdout or stderr."""
+    click.echo(escape_controls(text), err=err)
+
+
 def print_json(value: Any) -> None:
     """Print plain values as JSON; what is not a finite number is null."""
     from auheat.utils.files import dump_json
 
-    click.echo(dump_json(value, indent=1))
+    print_line(dump_json(value, indent=1))
 
 
 def print_summary(summary: Any, as_json: bool) -> None:
@@ -295,15 +312,15 @@ def print_summary(summary: Any, as_json: bool) -> None:
     fresh = summary.rows - summary.resumed
     speed = f"{fresh} photos in {summary.seconds:.1f} s, {summary.rate:.0f}/s" if fresh else ""
     resumed = f"{summary.resumed} were there already" if summary.resumed else ""
-    click.echo("; ".join(part for part in (speed, resumed) if part))
-    click.echo(f"written to {summary.folder}")
+    print_line("; ".join(part for part in (speed, resumed) if part))
+    print_line(f"written to {summary.folder}")
     print_notes(summary.warnings)
 
 
 def print_notes(notes: Sequence[str]) -> None:
     """Print notes on stderr."""
     for note in notes:
-        click.echo(f"note: {note}", err=True)
+        print_line(f"note: {note}", err=True)
 
 
 def print_fields(fields: Mapping[str, Any], as_json: bool = False) -> None:
@@ -316,10 +333,11 @@ def print_fields(fields: Mapping[str, Any], as_json: bool = False) -> None:
 
 def print_table(rows: Sequence[tuple[str, ...]]) -> None:
     """Print rows of text in aligned columns."""
+    rows = [tuple(map(escape_controls, row)) for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())
+        print_line("  ".join(cells).rstrip())
 
 
 def format_value(value: Any) -> str:

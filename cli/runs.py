@@ -37,6 +37,7 @@ from .common import (
     overwrite_option,
     print_fields,
     print_json,
+    print_line,
     print_table,
     shards_option,
     store_option,
@@ -249,12 +250,12 @@ def evaluate(as_json: bool, **settings: Any) -> None:
         print_json(result)
         return
     print_table(tabulate_headline(result))
-    click.echo()
+    print_line()
     print_table(tabulate_units(result))
-    click.echo()
+    print_line()
     for line in (format_calibration(result), format_counts(result)):
         if line:
-            click.echo(line)
+            print_line(line)
 
 
 @click.command(cls=Command)
@@ -289,7 +290,7 @@ def explain(fail_on_bad: bool, as_json: bool, **settings: Any) -> None:
     else:
         print_table(summary.tabulate())
         written = f", written to {summary.folder}" if summary.explained else ""
-        click.echo(f"{summary.explained} of {len(summary.photos)} photos explained{written}")
+        print_line(f"{summary.explained} of {len(summary.photos)} photos explained{written}")
     if not summary.explained or (fail_on_bad and summary.bad):
         sys.exit(1)
 

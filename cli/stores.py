@@ -17,6 +17,7 @@ from .common import (
     overwrite_option,
     print_fields,
     print_json,
+    print_line,
     print_notes,
     print_table,
     shards_option,
@@ -125,20 +126,20 @@ def stats(as_json: bool, **settings: Any) -> None:
         for row in result["rows"]
     ]
     print_table([("split", "class", *names), *rows])
-    click.echo()
+    print_line()
     for title in ("photo_height", "photo_width", "eye_distance", "face_share", "score"):
         spread = result[title] or {}
         values = ", ".join(f"{name} {value:g}" for name, value in spread.items())
-        click.echo(f"{title.replace('_', ' ')}: {values or 'none'}")
+        print_line(f"{title.replace('_', ' ')}: {values or 'none'}")
     _print_maps(result)
     single = ("total", "valid", "valid_share", "thin_rows", "persons", "persons_in_several_splits")
-    click.echo()
+    print_line()
     print_fields({key: result[key] for key in single if key in result})
-    click.echo()
+    print_line()
     print_table([("dataset", "bytes per sample"), *_bytes(result["bytes_per_sample"])])
     _print_duplicates(result)
     for row in result["shared_persons"]:
-        click.echo(f"  person in several splits: {row['person']} ({', '.join(row['splits'])})")
+        print_line(f"  person in several splits: {row['person']} ({', '.join(row['splits'])})")
 
 
 def _print_maps(result: dict[str, Any]) -> None:
@@ -147,7 +148,7 @@ def _print_maps(result: dict[str, Any]) -> None:
             (row["class"] or "-", str(row["n"]), f"{row['coverage']:.4f}", f"{row['energy']:.4f}")
             for row in result["maps"]
         ]
-        click.echo()
+        print_line()
         print_table([("heatmaps", "n", "above 0.5", "energy"), *rows])
 
 
@@ -157,12 +158,12 @@ def _bytes(sizes: dict[str, float]) -> list[tuple[str, str]]:
 
 
 def _print_duplicates(result: dict[str, Any]) -> None:
-    click.echo()
+    print_line()
     if "duplicates" not in result:
-        click.echo("duplicates: not looked for (no photos in these shards)")
+        print_line("duplicates: not looked for (no photos in these shards)")
         return
     counts = result["duplicates"]
-    click.echo(
+    print_line(
         f"{counts['photos']} photos are there more than once, in {counts['rows']} rows; "
         f"{counts['leaks']} of them in several splits"
     )
@@ -170,13 +171,13 @@ def _print_duplicates(result: dict[str, Any]) -> None:
         _print_together("leak", rows)
     if "near_duplicates" in result:
         counts = result["near_duplicates"]
-        click.echo(f"{counts['photos']} photos look like one of another split")
+        print_line(f"{counts['photos']} photos look like one of another split")
         for rows in result["near_leaks"]:
             _print_together("alike", rows)
 
 
 def _print_together(title: str, rows: list[dict[str, str]]) -> None:
-    click.echo(f"  {title}: " + ", ".join(f"{r['id']} ({r['split'] or '-'})" for r in rows))
+    print_line(f"  {title}: " + ", ".join(f"{r['id']} ({r['split'] or '-'})" for r in rows))
 
 
 @click.command(cls=Command)
@@ -207,15 +208,15 @@ def verify(repair: bool, as_json: bool, **settings: Any) -> None:
         print_json(result.as_dict())
     else:
         for violation in result.violations:
-            click.echo(str(violation))
+            print_line(str(violation))
         stages, findings = len(result.folders) - len(result.runs), len(result.violations)
         if stages:
-            click.echo(f"{stages} folders checked, {findings} findings")
+            print_line(f"{stages} folders checked, {findings} findings")
         if result.runs:
             own = "" if stages else f", {findings} findings"
-            click.echo(f"runs and evaluations checked: {len(result.runs)}{own}")
+            print_line(f"runs and evaluations checked: {len(result.runs)}{own}")
         for folder, n in result.lost.items():
             rows = "all rows" if n < 0 else f"{n} rows"
-            click.echo(f"{folder}: {rows} to be made again (give the same command as before)")
+            print_line(f"{folder}: {rows} to be made again (give the same command as before)")
     if not (result.ok or repair):
         sys.exit(1)

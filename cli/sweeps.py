@@ -15,6 +15,7 @@ from .common import (
     option,
     overwrite_option,
     print_json,
+    print_line,
     print_table,
     store_option,
 )
@@ -112,16 +113,16 @@ def _print_plan(plan: Any, as_json: bool) -> None:
     keys = ("run", "backbone", "layers", "epochs")
     cells = [(*(str(row[key]) for key in keys), " ".join(row["tables"])) for row in rows]
     print_table([(*keys, "for the tables of"), *cells])
-    click.echo(f"{len(rows)} runs, {sum(row['epochs'] for row in rows)} epochs")
+    print_line(f"{len(rows)} runs, {sum(row['epochs'] for row in rows)} epochs")
 
 
 def _print_summary(summary: Any) -> None:
     for name, why in summary.failed.items():
-        click.echo(f"{name}: failed: {why}", err=True)
+        print_line(f"{name}: failed: {why}", err=True)
     for line in summary.describe_choices():
-        click.echo(line)
+        print_line(line)
     resumed = f", {summary.resumed} of them before" if summary.resumed else ""
     done, failed = len(summary.done), len(summary.failed)
-    click.echo(f"{done} of {len(summary.runs)} runs done{resumed}; {failed} failed")
+    print_line(f"{done} of {len(summary.runs)} runs done{resumed}; {failed} failed")
     for file in summary.files:
-        click.echo(f"written: {file}")
+        print_line(f"written: {file}")

@@ -15,6 +15,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import broken_shards
 import numpy as np
 import pytest
 import torch
@@ -212,3 +213,56 @@ def test_safetensors_that_claim_too_much_are_refused(tmp_path, length):
     file.write_bytes(struct.pack("<Q", length) + b'{"a":' + b" " * 40)
     with pytest.raises(AuheatError, match=r"weights\.safetensors: cannot be read"):
         load_weights(build_backbone("thin"), file)
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory) -> Path:
+    """A sound store with a run, of which broken copies are made."""
+    return broken_shards.make(tmp_path_factory.mktemp("sound"))
+
+
+def assert_refused_or_read(told: dict[str, dict[str, list]], seconds: float = 5.0) -> None:
+    """Every reader came to its end, or to one line of why not, in bounded time."""
+    bad = {
+        f"{kind}: {reader}": said
+        for kind, readers in told.items()
+        for reader, said in readers.items()
+        if not said[0].startswith(("done", "AuheatError: ")) or "\n" in said[0] or said[1] > seconds
+    }
+    assert not bad
+
+
+@pytest.mark.slow
+def test_a_sound_store_is_read_by_every_reader(sound, tmp_path):
+    told = broken_shards.read_all(sound, tmp_path, ["sound"])
+    assert {said[0] for said in told["sound"].values()} == {"done"}
+
+
+@pytest.mark.slow
+def test_content_of_strangers_shards_is_not_believed_by_any_reader(sound, tmp_path):
+    kinds = list(broken_shards.BREAKS)
+    told = broken_shards.read_all(sound, tmp_path, kinds)
+    assert list(told) == kinds
+    assert_refused_or_read(told)
+
+
+@pytest.mark.slow
+def test_texts_that_are_one_text_many_times_are_not_loaded(sound, tmp_path):
+    kinds = ["bomb / detector", "bomb label names", "bomb id x", "bomb / codebook_json"]
+    told = broken_shards.read_all(sound, tmp_path, kinds)
+    assert_refused_or_read(told)
+    assert "names` is missing" in told["bomb label names"]["stats"][0]
+    assert told["bomb id x"]["stats"][0] == "done"  # an attribute that the format does not know
+
+
+@pytest.mark.slow
+def test_flipped_structure_is_refused_or_read_by_every_reader(sound, tmp_path):
+    assert_refused_or_read(
+        broken_shards.read_all(sound, tmp_path, [f"flip {i}" for i in range(25)])
+    )
+
+
+@pytest.mark.slow
+def test_nothing_but_regular_files_of_a_sane_content_is_opened(sound, tmp_path):
+    kinds = [f"{what} at {place}" for place in broken_shards.PLACES for what in broken_shards.FILES]
+    assert_refused_or_read(broken_shards.read_all(sound, tmp_path, kinds[::5]))

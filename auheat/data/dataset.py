@@ -15,8 +15,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from auheat.data.row_selection import ITEM_DATASETS, Selection, list_files, scan_shards
-from auheat.errors import StoreError
+from auheat.data.row_selection import (
+    ITEM_DATASETS,
+    MAX_IMAGE_SIDE,
+    Selection,
+    list_files,
+    scan_shards,
+)
+from auheat.errors import RequestError, StoreError
 from auheat.images.decoding import decode_stored
 from auheat.images.headers import UnreadableImageError
 from auheat.records import Array
@@ -86,6 +92,7 @@ class ShardDataset(Dataset[Item]):
         names: Mapping[str, str] | None = None,
         faces_only: bool = False,
     ) -> None:
+        check_image_size(image_size)
         self.files = list_files(files)
         self.image_size = image_size
         self.shard_classes, self.class_names, parts = scan_shards(
@@ -208,6 +215,12 @@ def make_items(
         dict(zip(columns, values, strict=True))
         for values in zip(*(c.unbind() for c in columns.values()), strict=True)
     ]
+
+
+def check_image_size(side: int) -> None:
+    """Raise `AuheatError` for a side in px that photos cannot be resized to."""
+    if not 1 <= side <= MAX_IMAGE_SIDE:
+        raise RequestError(f"image_size: {side} (expected 1 to {MAX_IMAGE_SIDE})")
 
 
 def use_one_thread(worker: int) -> None:  # noqa: ARG001 (torch passes it)

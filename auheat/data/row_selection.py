@@ -13,11 +13,17 @@ import numpy as np
 
 from auheat.errors import RequestError, StoreError
 from auheat.records import Array, Status
-from auheat.shards.reader import list_shards, open_shard, plain_attributes
+from auheat.shards.attributes import plain_attributes
+from auheat.shards.reader import list_shards, open_shard
 from auheat.shards.schema import FORMAT_VERSION
+from auheat.shards.validation import check_usable
 
 ITEM_DATASETS = ("image", "heatmap", "valid", "landmarks")
 """The datasets that an item is made of, beside `label`."""
+
+
+MAX_IMAGE_SIDE = 4096
+"""The greatest side, in px, that photos are resized to for training and evaluation."""
 
 
 _KIND = "auheat-training"
@@ -79,19 +85,10 @@ def read_row_table(file: Path) -> RowTable:
                 f"{file}: no photos to learn from (rendered with --no-images; render again "
                 "without it)"
             )
-        try:
-            ids, splits, status, label = (shard[name][:] for name in _COLUMNS)
-            persons = shard["person"][:]
-            map_size = shard["heatmap"].shape[1:]
-            names = tuple(plain_attributes(shard["label"])["names"])
-        except (OSError, KeyError, ValueError, TypeError) as error:
-            raise StoreError(f"{file}: cannot be read (run `auheat verify`): {error}") from error
-    values = (ids, splits, persons, status, label)
-    if len({len(v) for v in values}) > 1 or any(v.dtype.kind != "S" for v in values[:3]):
-        raise StoreError(f"{file}: datasets of other types or lengths (run `auheat verify`)")
-    bad = np.flatnonzero((label < -1) | (label >= len(names)))
-    if len(bad):
-        raise StoreError(f"{file}: row {bad[0]}: label {label[bad[0]]} (has {len(names)} names)")
+        check_usable(shard, len(shard["id"]))
+        ids, splits, status, label, persons = (shard[name][:] for name in (*_COLUMNS, "person"))
+        map_size = shard["heatmap"].shape[1:]
+        names = tuple(plain_attributes(shard["label"])["names"])
     digest = hashlib.sha256(json.dumps([about, names], sort_keys=True, default=str).encode())
     for value in (ids, splits, status, label):
         digest.update(f"|{value.dtype}|{value.shape}|".encode())

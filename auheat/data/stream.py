@@ -15,7 +15,13 @@ import torch
 from torch import distributed
 from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
 
-from auheat.data.dataset import WORKER_START, Item, make_items, use_one_thread
+from auheat.data.dataset import (
+    WORKER_START,
+    Item,
+    check_image_size,
+    make_items,
+    use_one_thread,
+)
 from auheat.data.row_selection import (
     ITEM_DATASETS,
     Selection,
@@ -30,6 +36,8 @@ from auheat.records import Array
 from auheat.shards.row_reader import PLANNED_ROWS, LruByRows, RowReader
 
 _STATE = 1  # of what `state_dict` returns
+
+_MOST = 2**63  # an epoch is kept in 64 bits
 
 
 class _Row(NamedTuple):
@@ -101,9 +109,10 @@ class ShardStream(IterableDataset[Item]):
         rank: int | None = None,
         world: int | None = None,
     ) -> None:
+        check_image_size(image_size)
         for name, value in {"batch_size": batch_size, "block": block, "window": window}.items():
-            if value < 1:
-                raise RequestError(f"{name}: {value} (at least 1)")
+            if not 1 <= value < 2**31:
+                raise RequestError(f"{name}: {value} (expected 1 to {2**31 - 1})")
         if (rank is None) != (world is None) or not 0 <= (rank or 0) < (
             1 if world is None else world
         ):
@@ -148,9 +157,10 @@ class ShardStream(IterableDataset[Item]):
 
     def set_epoch(self, epoch: int, position: int = 0) -> None:
         """Set the epoch of the next iteration, and the position of its global order to begin at."""
-        if epoch < 0 or not 0 <= position <= self.rows:
+        if not 0 <= epoch < _MOST or not 0 <= position <= self.rows:
             raise RequestError(
-                f"set_epoch: epoch {epoch}, position {position} (from 0, at most {self.rows})"
+                f"set_epoch: epoch {epoch}, position {position} (expected 0 to {_MOST - 1}, and 0 "
+                f"to {self.rows})"
             )
         self._shared[0], self._shared[1] = epoch, position
 
@@ -267,6 +277,8 @@ class ShardStream(IterableDataset[Item]):
 
         Raises `AuheatError` for a state of another set of rows, order or seed.
         """
+        if not isinstance(state, Mapping):
+            raise RequestError(f"state: {state!r} (expected what `state_dict` returned)")
         for key, here in self._describe().items():
             if state.get(key) != here:
                 raise RequestError(

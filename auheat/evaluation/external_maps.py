@@ -27,6 +27,7 @@ from torch import Tensor
 from auheat.errors import AuheatError, RequestError, StoreError
 from auheat.evaluation.model_maps import GIVEN, MapSet
 from auheat.expressions import match_name
+from auheat.images.headers import MAX_BYTES, UnreadableImageError, read_header
 from auheat.records import SUFFIXES as PHOTO_ENDINGS
 from auheat.records import Array
 from auheat.utils.console import progress
@@ -34,6 +35,7 @@ from auheat.utils.files import write_whole
 from auheat.utils.marks import archive_mark, check_target
 from auheat.utils.npz import DAMAGE, read_npy, read_npz
 from auheat.utils.photo_files import HIDDEN, name_clutter
+from auheat.utils.reading import open_regular, read_limited
 
 IDS, MAPS, LABELS, PREDICTED, SIDE = "id", "map", "label", "predicted", "side"
 """The arrays of an .npz; `side` is the side of the grid that the maps were compared on."""
@@ -190,17 +192,26 @@ def _read_file(file: Path) -> Array:
     """Return the array of a file, whatever its shape."""
     suffix = file.suffix.lower()
     if suffix == ".png":
-        image = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_UNCHANGED)
-        if image is None:
-            raise ValueError("not a PNG that can be decoded")
-        return image
+        return _read_png(file)
     if suffix == ".npz":
         arrays = _read_npz(file)
         if len(arrays) != 1:
             raise ValueError(f"{len(arrays)} arrays (expected one)")
         return next(iter(arrays.values()))
-    with file.open("rb") as handle:
+    with open_regular(file) as handle:
         return read_npy(handle)
+
+
+def _read_png(file: Path) -> Array:
+    data = read_limited(file, MAX_BYTES)
+    try:
+        read_header(data)  # of a sane size
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except UnreadableImageError as error:
+        raise ValueError(f"not a PNG that can be decoded: {error}") from error
+    if image is None:
+        raise ValueError("not a PNG that can be decoded")
+    return image
 
 
 def match_ids(maps: ExternalMaps, everything: Collection[str]) -> tuple[ExternalMaps, list[str]]:

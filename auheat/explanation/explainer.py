@@ -260,6 +260,10 @@ class Explainer:
             shown = {"attention": maps.attention[-1]}
             if self._method.class_maps:
                 shown["cam"] = maps.cams[rows, guess]
+            if not all(value.isfinite().all() for value in (maps.logits, *shown.values())):
+                raise StoreError(
+                    f"{self.run}: its weights give no numbers (expected finite ones; train it anew)"
+                )
             seen, faces = bring_to_grid(shown, rows, renderer.size), renderer.draw(points)
             heatmaps = centre_vectors(faces.heatmaps)
             classes = [guess.cpu()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +13,7 @@ from auheat.landmarks.base import Detector
 from auheat.landmarks.registry import DETECTORS, load_detector
 from auheat.utils.marks import is_own
 from auheat.utils.paths import Fence, walk_photos
+from auheat.utils.reading import read_json
 
 _LOG = logging.getLogger(__name__)
 
@@ -156,8 +156,8 @@ def is_earlier(file: Path, photo: Path) -> bool:
 def _read_told(file: Path) -> dict[str, Any]:
     """Return the JSON of an earlier call, {} for any other file."""
     try:
-        told = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    except (OSError, ValueError, RecursionError):
+        told = read_json(file) if file.is_file() else {}
+    except (OSError, ValueError):
         return {}
     return told if isinstance(told, dict) else {}
 

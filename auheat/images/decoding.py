@@ -23,6 +23,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from auheat.errors import StoreError
 from auheat.images.headers import (
     MAX_BYTES,
     MAX_PIXELS,
@@ -84,6 +85,14 @@ def decode_stored(data: bytes) -> Array:
     if data[:2] != b"\xff\xd8" or data.rfind(b"\xff\xd9") < 0:
         read_header(data)
     return _decode(data, None)
+
+
+def decode_row(data: bytes, file: Path, row: int) -> Array:
+    """Return the RGB pixels (H, W, 3) u8 of a row of a shard; raises `AuheatError` naming it."""
+    try:
+        return decode(data)
+    except UnreadableImageError as error:
+        raise StoreError(f"{file}: image: row {row}: {error} (run `auheat verify`)") from error
 
 
 def make_portable(data: bytes) -> bytes:

@@ -23,7 +23,7 @@ from auheat.pipeline.photo_loading import (
 )
 from auheat.records import Array, Landmarks, Sample, Status
 from auheat.shards.reader import read_columns
-from auheat.shards.schema import shard_name
+from auheat.shards.schema import LANDMARK_NEEDED, LANDMARK_OPTIONAL, shard_name
 from auheat.shards.writer import Column, ShardFolder
 from auheat.store.summary import STATUS_NAMES
 from auheat.utils.console import progress
@@ -162,7 +162,9 @@ class PhotoList:
                     every = np.arange(len(rows))
                     jobs.append(ExtractionJob(number, self.source, rows, rows, every, lengths))
                     continue
-                kept = read_columns(folder.folder / shard_name(number))
+                kept = read_columns(
+                    folder.folder / shard_name(number), LANDMARK_NEEDED, LANDMARK_OPTIONAL
+                )
                 _check_listed(rows, kept, folder.folder)
                 sizes[start : start + self._step] = kept["bytes"]
                 again = self._find_changed(rows, kept, lengths, workers)

@@ -24,6 +24,7 @@ from auheat.pipeline.framing import Frames, Framing, move_points, reframe
 from auheat.pipeline.photo_loading import check_present, count_threads, work_ahead
 from auheat.records import Array, Status
 from auheat.shards.reader import read_columns
+from auheat.shards.schema import LANDMARK_NEEDED, LANDMARK_OPTIONAL
 from auheat.shards.writer import Column
 from auheat.store.summary import STATUS_NAMES
 from auheat.utils.files import dump_json
@@ -119,7 +120,7 @@ class ShardBuilder:
 
     def columns(self, landmarks: Path) -> dict[str, Column]:
         """Join one landmark shard with its photos and heatmaps."""
-        rows = read_columns(landmarks)
+        rows = read_columns(landmarks, LANDMARK_NEEDED, LANDMARK_OPTIONAL)
         shaped = find_faults(rows["landmarks"]) == 0
         sure = np.isin(rows["status"], (Status.OK, Status.MANY_FACES)) & shaped
         reliable = np.where(sure[:, None, None], rows["landmarks"], np.nan)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,8 @@ import numpy as np
 
 from auheat.records import Array
 from auheat.runs.run_folder import ARRAYS, ELSEWHERE, RESULT, read_config
+from auheat.utils.npz import read_npz
+from auheat.utils.reading import parse_json, read_json, read_limited
 
 PHOTO_SIDE, MAP_SIDE = 112, 56
 """Sides, in pixels, that photos and maps are kept at; a map is smooth, and shown enlarged."""
@@ -69,15 +70,11 @@ def load_run(folder: Path, curve: list[dict[str, float]]) -> Run:
     settings["weights"] = config["data"].get("weights_file", settings["weights"])
     about = _describe_config(config)
     files = sorted(folder.glob(f"{ELSEWHERE}/*/evaluation*.json"))
-    elsewhere = tuple(json.loads(file.read_text(encoding="utf-8")) for file in files)
+    elsewhere = tuple(read_json(file) for file in files)
     if not (folder / RESULT).is_file():
         return Run(folder.name, settings, curve, {}, {}, about, elsewhere)
-    scores = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-    with (
-        (folder / ARRAYS).open("rb") as file,  # np.load leaves a damaged one open
-        np.load(file, allow_pickle=False) as opened,
-    ):
-        arrays = {key: _shrink(key, opened[key]) for key in opened.files}
+    scores = read_json(folder / RESULT)
+    arrays = {key: _shrink(key, values) for key, values in read_npz(folder / ARRAYS).items()}
     return Run(folder.name, settings, curve, scores, arrays, about, elsewhere)
 
 
@@ -89,7 +86,7 @@ def load_curve(file: Path) -> list[dict[str, float]]:
     if not file.is_file():
         return []
     wanted = [key for _, keys in CURVES for key, _ in keys]
-    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    lines = [parse_json(line) for line in read_limited(file).splitlines()]
     return [{key: float(line[key]) for key in wanted} for line in lines]
 
 

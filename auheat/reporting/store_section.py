@@ -5,7 +5,6 @@ Pictures are drawn with OpenCV and embedded, so that the page is one file that l
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,12 +16,13 @@ import numpy as np
 from auheat.errors import AuheatError
 from auheat.facs.codebooks import load_codebook
 from auheat.facs.records import Codebook
-from auheat.images.decoding import decode
+from auheat.images.decoding import decode_row
 from auheat.records import Array, Status
 from auheat.reporting.charts import draw_histogram, find_ticks, highest_bar, turn_up
 from auheat.shards.reader import open_shard, read_attributes, read_columns
 from auheat.shards.row_reader import RowReader
 from auheat.store.store import find_rendered, list_finished
+from auheat.utils.reading import parse_json
 from auheat.visualization import codebook_atlas
 from auheat.visualization.face_panel import draw_bare, draw_panel
 from auheat.visualization.overlays import embed
@@ -43,7 +43,7 @@ _MEANING = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoreTable:
-    """A rendered stage's columns (all but the photos), with the shard and row each came from.
+    """A rendered stage's columns (all but points and pictures), with each one's shard and row.
 
     `pictured` is whether the shards hold the photos themselves, too.
     """
@@ -75,7 +75,7 @@ def describe_store(store: Path, name: str | None = None) -> dict[str, Any]:
         "histogram": draw_histogram(table.columns["score"]),
         "score_ticks": turn_up(find_ticks(0, highest_bar(table.columns["score"]))),
         "expressions": _expressions_context(table),
-        "codebook": json.loads(attributes["codebook_json"]),
+        "codebook": parse_json(attributes["codebook_json"]),
         "atlas": _draw_atlas(attributes),
         "doubtful": _doubtful_context(table),
         "labelled": bool(table.names),
@@ -84,7 +84,7 @@ def describe_store(store: Path, name: str | None = None) -> dict[str, Any]:
 
 
 def _read_table(files: Sequence[Path]) -> StoreTable:
-    wanted = ["id", "split", "label", "status", "score", "valid", "landmarks", "size", "heatmap"]
+    wanted = ["id", "split", "label", "status", "score", "valid", "size"]
     parts = [read_columns(file, wanted) for file in files]
     lengths = [len(part["id"]) for part in parts]
     columns: dict[str, Any] = {
@@ -153,11 +153,12 @@ def _doubtful_context(table: StoreTable) -> list[dict[str, Any]]:
 
 
 def _describe(table: StoreTable, i: int) -> dict[str, Any]:
-    heatmap = table.columns["heatmap"][i] / np.float32(255)
-    points = table.columns["landmarks"][i]
-    if table.pictured:
-        (data,) = RowReader(table.files).read(int(table.shard[i]), int(table.row[i]), ["image"])
-        panel = draw_panel(decode(data), points, heatmap)
+    shard, row = int(table.shard[i]), int(table.row[i])
+    wanted = ["heatmap", "landmarks", *(["image"] if table.pictured else [])]
+    stored, points, *photo = RowReader(table.files).read(shard, row, wanted)
+    heatmap = stored / np.float32(255)
+    if photo:
+        panel = draw_panel(decode_row(photo[0], table.files[shard], row), points, heatmap)
     else:
         height, width = (int(v) for v in table.columns["size"][i])
         panel = draw_bare((height, width), points, heatmap)

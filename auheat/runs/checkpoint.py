@@ -33,6 +33,8 @@ from auheat.runs.run_folder import (
 )
 from auheat.utils.checksums import CHECKSUMS, find_damage, read_checksums, read_steadily
 from auheat.utils.files import dump_json
+from auheat.utils.npz import DAMAGE
+from auheat.utils.reading import open_regular
 
 _LOG = logging.getLogger(__name__)
 
@@ -90,8 +92,9 @@ def load_tensors(file: Path) -> dict[str, Tensor]:
 
 def _read_tensors(file: Path) -> dict[str, Tensor]:
     try:
+        open_regular(file).close()
         return safetensors.torch.load_file(file)
-    except (OSError, safetensors.SafetensorError) as error:
+    except (OSError, *DAMAGE, safetensors.SafetensorError) as error:
         raise StoreError(f"{file}: no readable checkpoint ({MENDS})") from error
 
 
@@ -129,19 +132,40 @@ def load_state(
     mean: Classifier | None = None,
 ) -> dict[str, Any]:
     """Load what `pack_state` made into networks and optimizer; return the metadata."""
-    tensors = _read_tensors(run / LAST)
+    file = run / LAST
+    tensors = _read_tensors(file)
     averaged = {k: tensors.pop(k) for k in list(tensors) if k.startswith(_EMA)}
     state: dict[int, dict[str, Tensor]] = {}
     for name in [k for k in tensors if k.startswith(_OPTIMIZER)]:
-        _, index, key = name.split("/")
-        state.setdefault(int(index), {})[key] = tensors.pop(name)
-    _fill(model, tensors, run / LAST)
+        index, _, key = name.removeprefix(_OPTIMIZER).partition("/")
+        state.setdefault(int(index) if index.isdecimal() else -1, {})[key] = tensors.pop(name)
+    _check_state(state, optimizer, file)
+    _fill(model, tensors, file)
     if mean is not None:
-        _fill(mean, {k.removeprefix(_EMA): v for k, v in averaged.items()}, run / LAST)
+        _fill(mean, {k.removeprefix(_EMA): v for k, v in averaged.items()}, file)
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     _check_bytes(run / LAST)
     return read_progress(run)
+
+
+def _check_state(
+    state: Mapping[int, Mapping[str, Tensor]], optimizer: torch.optim.Optimizer, file: Path
+) -> None:
+    """Raise `AuheatError` unless every tensor is one that the optimizer keeps of a parameter."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    adaptive = "betas" in optimizer.param_groups[0]
+    kept = {"step", "exp_avg", "exp_avg_sq"} if adaptive else {"momentum_buffer"}
+    for index, entry in state.items():
+        fits = 0 <= index < len(parameters) and set(entry) == kept
+        shape = parameters[index].shape if fits else None
+        for key, value in entry.items():
+            scalar = key == "step" and value.ndim == 0
+            if not fits or not value.is_floating_point() or not (scalar or value.shape == shape):
+                raise StoreError(
+                    f"{file}: {_OPTIMIZER}{index}/{key} is not of this method and optimizer "
+                    "(`auheat train --overwrite` starts anew)"
+                )
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +290,6 @@ def _fill(model: Classifier, tensors: dict[str, Tensor], file: Path) -> None:
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
-        what = str(error).splitlines()[1].strip()
+        what = (str(error).splitlines() * 2)[1].strip()
         raise StoreError(f"{file}: not of this method and backbone: {what}") from error
     check_finite(tensors, file)

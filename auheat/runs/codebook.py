@@ -16,9 +16,11 @@ from auheat.facs.codebooks import list_codebooks, load_codebook
 from auheat.facs.records import Blob, Codebook, Cue, Frame, Region
 from auheat.heatmaps.plan import plan_heatmaps
 from auheat.heatmaps.render import render_heatmaps
-from auheat.images.decoding import decode
+from auheat.images.decoding import decode_row
 from auheat.runs.run_folder import CONFIG
 from auheat.shards.reader import read_attributes, read_columns
+from auheat.shards.row_reader import RowReader
+from auheat.utils.npz import DAMAGE
 
 _CHECKED_ROWS = 16
 
@@ -49,7 +51,7 @@ def unpack_codebook(plain: Mapping[str, Any], file: str | Path = CONFIG) -> Code
         labels = np.arange(len(plan.names))
         face = np.tile(_FACE * (1 + book.frame.mean), (len(labels), 1, 1))
         render_heatmaps(face, labels, plan, (2 * _FACE, 2 * _FACE), (8, 8))  # damage shows here
-    except (AuheatError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (AuheatError, *DAMAGE) as error:
         what = f"{type(error).__name__}: {error}"
         raise StoreError(
             f"{file}: codebook is damaged ({what}; expected as `train` wrote it)"
@@ -110,20 +112,21 @@ def read_codebook(files: Sequence[Path]) -> Codebook:
 
 
 def _check_drawn(file: Path, book: Codebook) -> None:
-    rows = read_columns(file, ["valid", "landmarks", "label", "heatmap", "image"])
-    checked = np.flatnonzero(rows["valid"])[:_CHECKED_ROWS]
     about = read_attributes(file)
     if about.get("geometry", "face") != "face":  # the authors' own maps know no regions
         return
     names = read_attributes(file, "label")["names"]
-    plan = plan_heatmaps(book, names, about.get("mode", "expression"))
     unknown = {c.au for cues in book.expressions.values() for c in cues} - set(book.regions)
     if unknown:
         raise StoreError(f"{file}: units {sorted(unknown)} have no region in this auheat")
-    sizes = np.array([decode(rows["image"][i]).shape[:2] for i in checked]).reshape(-1, 2)
-    shape = rows["heatmap"].shape[1:]
-    maps, _ = render_heatmaps(
-        rows["landmarks"][checked], rows["label"][checked], plan, sizes, shape
-    )
-    if np.abs(255 * maps - rows["heatmap"][checked]).max(initial=0) > 2:
+    plan = plan_heatmaps(book, names, about.get("mode", "expression"))
+    checked = np.flatnonzero(read_columns(file, ["valid"])["valid"])[:_CHECKED_ROWS].tolist()
+    rows = RowReader([file]).read_many(0, checked, ["landmarks", "label", "heatmap", "image"])
+    if not rows:
+        return
+    points, labels, stored = (np.stack(column) for column in list(zip(*rows, strict=True))[:3])
+    photos = zip(checked, rows, strict=True)
+    sizes = np.array([decode_row(row[3], file, i).shape[:2] for i, row in photos])
+    maps, _ = render_heatmaps(points, labels, plan, sizes, stored.shape[1:])
+    if np.abs(255 * maps - stored).max(initial=0) > 2:
         raise StoreError(f"{file}: drawn with other regions (run `auheat render --overwrite`)")

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from auheat.data.row_selection import MAX_IMAGE_SIDE
+
 
 def _is_count(value: Any) -> bool:
     return type(value) is int and value >= 0
@@ -31,8 +33,12 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
+def _is_side(value: Any) -> bool:
+    return is_size(value) and value <= MAX_IMAGE_SIDE
+
+
 def _is_rgb(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 3 and all(map(is_number, value))
+    return isinstance(value, list) and len(value) == 3 and all(map(_is_finite, value))
 
 
 def _is_deviation(value: Any) -> bool:
@@ -76,8 +82,8 @@ CONFIG_FIELDS: Mapping[str, _Check] = MappingProxyType(
         "settings.method": (_is_text, "a name"),
         "settings.backbone": (_is_text, "a name"),
         "settings.weights": (_is_text, "auto, none or a file"),
-        "settings.image_size": (is_size, "a whole number above 0"),
-        "settings.au_weight": (is_number, "a number"),
+        "settings.image_size": (_is_side, f"a whole number, 1 to {MAX_IMAGE_SIDE}"),
+        "settings.au_weight": (_is_finite, "a number"),
         "settings.layers": (_are_layers, "a list of whole numbers"),
         "settings.epochs": (is_size, "a whole number above 0"),
         "settings.seed": (_is_count, "a whole number"),

@@ -28,6 +28,8 @@ from auheat.runs.config_schema import CONFIG_FIELDS, is_number, is_size
 from auheat.utils.checksums import CHECKSUMS, read_checksums, write_files
 from auheat.utils.files import TEMPORARY
 from auheat.utils.locking import LOCK_SECONDS, lock_folder
+from auheat.utils.npz import DAMAGE
+from auheat.utils.reading import open_regular, parse_json, read_json
 
 _LOG = logging.getLogger(__name__)
 
@@ -96,7 +98,7 @@ def read_config(run: Path) -> dict[str, Any]:
     Raises `AuheatError` for one of no use.
     """
     try:
-        config: dict[str, Any] = json.loads((run / CONFIG).read_text(encoding="utf-8"))
+        config: dict[str, Any] = read_json(run / CONFIG)
         version = config["format"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{run / CONFIG}: no run's settings (run `auheat train`)") from error
@@ -123,7 +125,7 @@ def read_config(run: Path) -> dict[str, Any]:
 def read_split(run: Path) -> list[str]:
     """Return the ids of the rows a run held out for validation; raises `AuheatError`."""
     try:
-        return [str(key) for key in json.loads((run / SPLIT).read_text(encoding="utf-8"))["val"]]
+        return [str(key) for key in read_json(run / SPLIT)["val"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{run / SPLIT}: unreadable (run `auheat train` again)") from error
 
@@ -245,7 +247,8 @@ def _check_same(run: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> No
 def read_metadata(file: Path) -> dict[str, Any]:
     """Return what `save_tensors` was given as metadata; raises `AuheatError`."""
     try:
+        open_regular(file).close()
         with safetensors.safe_open(file, "pt") as opened:
-            return {k: json.loads(v) for k, v in (opened.metadata() or {}).items()}
-    except (OSError, safetensors.SafetensorError, ValueError) as error:
+            return {k: parse_json(v) for k, v in (opened.metadata() or {}).items()}
+    except (OSError, *DAMAGE, safetensors.SafetensorError) as error:
         raise StoreError(f"{file}: no readable checkpoint (run `auheat train`)") from error

@@ -19,6 +19,7 @@ from typing import Any
 from auheat.errors import AuheatError, StoreError
 from auheat.shards.schema import BACKUP, FORMAT_VERSION, MANIFEST, MAX_ROWS
 from auheat.utils.files import dump_json, encode_json, write_whole
+from auheat.utils.reading import parse_json, read_limited
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +154,8 @@ def has_manifest(folder: Path) -> bool:
 def read_copy(file: Path) -> Manifest:
     """Return what one copy of a manifest says; raises `AuheatError` where it is not whole."""
     try:
-        data = file.read_bytes()
-        raw = json.loads(data)
+        data = read_limited(file)
+        raw = parse_json(data)
         version = raw["format"]
         if version == FORMAT_VERSION:
             stated = raw.pop("sha256")
@@ -167,7 +168,7 @@ def read_copy(file: Path) -> Manifest:
             return Manifest(fingerprint, entries)
     except OSError as error:
         raise StoreError(f"{file}: {error.strerror} (no finished stage here)") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = "damaged" if isinstance(error, ValueError) else "incomplete"
         raise DamagedManifestError(f"{file}: not a manifest: {reason}: {error}") from error
     hint = "a draft: make it anew with --overwrite" if version == 0 else "a newer auheat wrote it"

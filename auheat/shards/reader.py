@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,11 @@ import numpy as np
 
 from auheat.errors import AuheatError, StoreError
 from auheat.records import Array
+from auheat.shards.attributes import MAX_ATTRIBUTES, plain_attributes
 from auheat.shards.manifest import read_manifest
-from auheat.shards.schema import BYTES_OF, FORMAT_VERSION, MAX_ROWS
+from auheat.shards.schema import BYTES_OF, FORMAT_VERSION, FORMATS, MAX_ROWS
+from auheat.utils.npz import DAMAGE
+from auheat.utils.reading import open_regular
 
 MAX_RATIO = 1032
 """Deflate shrinks nothing to less than 1/1032 (zlib's own limit)."""
@@ -28,6 +33,29 @@ MAX_RATIO = 1032
 _FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
 
 _HEADROOM = 2**16  # bytes that a small dataset may claim beyond the ratio
+
+MAX_OBJECTS = 1024
+"""Datasets that a shard may have."""
+
+
+MAX_PIECE = 2**26
+"""Bytes of the largest row or chunk (64 MiB): a map of 1024 x 1024 for each of 64 AUs fits."""
+
+
+PIECE = 2**24
+"""Bytes that are worked on at a time where no more are needed together (16 MiB)."""
+
+
+_ROOM = 2**29  # bytes that a shard's columns may take beyond the file's
+
+_PACKED = 256  # maps of real faces shrink to a 20th or so, those of zeros to a thousandth
+
+PLACES_OF = (f"{BYTES_OF}_start", f"{BYTES_OF}_length")
+"""The datasets that say where a row's bytes lie in the flat one."""
+
+
+DATASETS = frozenset(name for specs in FORMATS.values() for name in specs)
+"""Names of all datasets of FORMAT.md; others are ignored."""
 
 
 def list_shards(folder: Path) -> list[Path]:
@@ -39,28 +67,56 @@ def list_shards(folder: Path) -> list[Path]:
     return files
 
 
-def open_shard(file: Path) -> h5py.File:
-    """Open a shard for reading; raises `AuheatError` for what is no plain HDF5 file of datasets."""
+@contextmanager
+def guard_damage(file: Path) -> Iterator[None]:
+    """Turn whatever h5py raises for a file that is not what was once written into `AuheatError`."""
     try:
-        shard = h5py.File(file, "r")
-    except OSError as error:
-        raise StoreError(f"{file}: not a readable shard (run `auheat verify`)") from error
-    try:
-        for problem in find_traps(shard):
-            raise StoreError(f"{file}: {problem[0]}: {problem[1]}")
+        yield
     except AuheatError:
-        shard.close()
         raise
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        shard.close()
+    except (OSError, *DAMAGE) as error:
+        what = str(error) or type(error).__name__
+        raise StoreError(f"{file}: cannot be read (run `auheat verify`): {what}") from error
+
+
+@contextmanager
+def open_shard(file: Path) -> Iterator[h5py.File]:
+    """Open a shard for reading; raises `AuheatError` for what is no plain HDF5 file of datasets.
+
+    The same for whatever damage is met in the block that reads it.
+    """
+    with guard_damage(file), _open_plain(file) as shard:
+        for name, problem in find_traps(shard):
+            raise StoreError(f"{file}: {name}: {problem}")
+        yield shard
+
+
+def _open_plain(file: Path) -> h5py.File:
+    try:
+        open_regular(file).close()
+        return h5py.File(file, "r")
+    except (OSError, *DAMAGE) as error:
         raise StoreError(f"{file}: not a readable shard (run `auheat verify`)") from error
-    return shard
+
+
+def list_traps(file: Path) -> list[tuple[str, str]]:
+    """Return all that `find_traps` finds in a file; raises `AuheatError` where it is no HDF5."""
+    with guard_damage(file), _open_plain(file) as shard:
+        return list(find_traps(shard))
 
 
 def find_traps(shard: h5py.File) -> Iterator[tuple[str, str]]:
     """Yield (dataset, what is wrong) for whatever a reader must not follow or believe (rule S5)."""
+    if len(shard) > MAX_OBJECTS:
+        yield "/", f"{len(shard)} datasets (at most {MAX_OBJECTS})"
+        return
     seen: dict[int, str] = {}
+    size = shard.id.get_filesize()
+    room = {"columns": _ROOM + size, "maps": 2 * _ROOM + _PACKED * size}
     for name in shard:
+        if isinstance(name, bytes):
+            yield ascii(name)[2:-1], "a name that is not UTF-8"
+            continue
         link = shard.id.links.get_info(name.encode("utf-8", "surrogateescape"))
         if link.type != h5py.h5l.TYPE_HARD:
             yield name, "a link to somewhere else (a shard holds its datasets itself)"
@@ -73,27 +129,61 @@ def find_traps(shard: h5py.File) -> Iterator[tuple[str, str]]:
         if first != name:
             yield name, f"the same data as {first} (a dataset has one name)"
             continue
-        kept = dataset.id.get_create_plist()
-        if kept.get_external_count() or dataset.is_virtual:
-            yield name, "its data are kept in another file"
-        elif any(kept.get_filter(i)[0] not in _FILTERS for i in range(kept.get_nfilters())):
-            yield name, "a filter that needs a plugin (deflate, shuffle and fletcher32 are known)"
-        elif dataset.dtype.hasobject:
-            yield name, "values of variable length (version 1 has none)"
-        elif len(dataset.shape) == 0:
-            yield name, "a single value (a dataset has an entry per row)"
-        else:
-            yield from _find_claims(name, dataset)
+        problem = _problem_of_storage(dataset)
+        if problem:
+            yield name, problem
+        elif name in DATASETS:
+            kind = "maps" if name.startswith("heatmap") else "columns"
+            room[kind] -= _count_bytes(dataset.shape, dataset.dtype)
+    for kind, left in room.items():
+        if left < 0:
+            yield "/", f"its {kind} claim {-left} bytes more than a file of {size} bytes may"
 
 
-def _find_claims(name: str, dataset: h5py.Dataset) -> Iterator[tuple[str, str]]:
-    """Yield what is wrong where a dataset claims more than its bytes could hold."""
+def _problem_of_storage(dataset: h5py.Dataset) -> str:
+    """Return why a dataset must not be read, "" where it may be."""
+    if len(dataset.attrs) > MAX_ATTRIBUTES:
+        return f"{len(dataset.attrs)} attributes (at most {MAX_ATTRIBUTES})"
+    if not _has_type(dataset):  # as of a later version, which is ignored, or damaged
+        return "a type that cannot be read" if dataset.name[1:] in DATASETS else ""
+    dtype = dataset.dtype
+    kept = dataset.id.get_create_plist()
+    if kept.get_external_count() or dataset.is_virtual:
+        return "its data are kept in another file"
+    if any(kept.get_filter(i)[0] not in _FILTERS for i in range(kept.get_nfilters())):
+        return "a filter that needs a plugin (deflate, shuffle and fletcher32 are known)"
+    if dtype.hasobject:
+        return "values of variable length (version 1 has none)"
+    if not dataset.shape:
+        return "a single value (a dataset has an entry per row)"
+    return _problem_of_claim(dataset, dtype)
+
+
+def _has_type(dataset: h5py.Dataset) -> bool:
+    """Whether h5py, and so NumPy, has a dataset's type."""
+    try:
+        return dataset.dtype is not None
+    except TypeError:
+        return False
+
+
+def _problem_of_claim(dataset: h5py.Dataset, dtype: np.dtype[Any]) -> str:
+    """Return what is wrong where a dataset claims more than its bytes could hold."""
+    rows, *inner = dataset.shape
     stored = min(dataset.id.get_storage_size(), dataset.file.id.get_filesize())
     ratio = 1 if dataset.chunks is None else MAX_RATIO
-    if len(dataset) > MAX_ROWS and name != BYTES_OF:
-        yield name, f"{len(dataset)} rows (a shard has at most {MAX_ROWS})"
-    elif dataset.nbytes > stored * ratio + (0 if ratio == 1 else _HEADROOM):
-        yield name, f"{dataset.nbytes} bytes claimed, {stored} stored"
+    claimed = _count_bytes(dataset.shape, dtype)
+    if rows > MAX_ROWS and dataset.name != f"/{BYTES_OF}":
+        return f"{rows} rows (a shard has at most {MAX_ROWS})"
+    if claimed > stored * ratio + (0 if ratio == 1 else _HEADROOM):
+        return f"{claimed} bytes claimed, {stored} stored"
+    piece = max(_count_bytes(inner, dtype), _count_bytes(dataset.chunks or (), dtype))
+    return f"{piece} bytes in one row or chunk (at most {MAX_PIECE})" if piece > MAX_PIECE else ""
+
+
+def _count_bytes(shape: Sequence[int], dtype: np.dtype[Any]) -> int:
+    """Return the bytes of an array; NumPy's own product may overflow."""
+    return math.prod(shape) * dtype.itemsize
 
 
 def check_format(file: Path, wanted: str) -> None:
@@ -130,28 +220,77 @@ def read_columns(
         ('train000', (68, 2))
     """
     with open_shard(Path(file)) as shard:
-        there = [n for n in sorted(shard) if n.removeprefix(BYTES_OF) not in ("_start", "_length")]
-        wanted = there if names is None else [*names, *(n for n in optional if n in shard)]
-        for name in wanted:
-            if name not in shard:
-                hint = "; rendered with --no-images" if name == BYTES_OF else ""
-                raise StoreError(f"{file}: no dataset {name!r} (has {', '.join(there)}{hint})")
-        try:
-            return {name: _read_dataset(shard, name) for name in wanted}
-        except (OSError, ValueError, UnicodeDecodeError) as error:
-            raise StoreError(f"{file}: cannot be read (run `auheat verify`): {error}") from error
+        wanted = None if names is None else [*names, *(n for n in optional if n in shard)]
+        return next(read_pieces(shard, wanted, None))
 
 
-def _read_dataset(shard: h5py.File, name: str) -> Any:
+def read_pieces(
+    shard: h5py.File, names: Sequence[str] | None, piece: int | None
+) -> Iterator[dict[str, Any]]:
+    """Yield an open shard's columns, rows together that take about `piece` bytes (None: all).
+
+    Raises `AuheatError`, also where all would take much more than the file.
+    """
+    file = shard.filename
+    there = [name for name in sorted(shard) if name not in PLACES_OF and _has_type(shard[name])]
+    wanted = there if names is None else names
+    for name in wanted:
+        if name not in shard:
+            hint = "; rendered with --no-images" if name == BYTES_OF else ""
+            raise StoreError(f"{file}: no dataset {name!r} (has {', '.join(there)}{hint})")
+    rows = {len(shard[f"{n}_start" if n == BYTES_OF else n]) for n in wanted} or {0}
+    if len(rows) > 1:
+        raise ValueError("datasets of different lengths")
+    (count,) = rows
+    claimed = sum(_count_bytes(shard[name].shape, shard[name].dtype) for name in wanted)
+    stored = shard.id.get_filesize()
+    if piece is None and claimed > _ROOM + _PACKED // 4 * stored:
+        raise StoreError(f"{file}: {claimed} bytes in {stored} (read rows, or fewer datasets)")
+    step = count if piece is None else max(1, int(count * piece / max(claimed, 1)))
+    for start in range(0, count or 1, step or 1):
+        yield {name: _read_dataset(shard, name, slice(start, start + step)) for name in wanted}
+
+
+def _read_dataset(shard: h5py.File, name: str, rows: slice) -> Any:
     dataset = shard[name]
-    if h5py.check_string_dtype(dataset.dtype) is not None:
-        return [value.decode() for value in dataset[:].tolist()]
-    values: Array = dataset[:]
-    if name != BYTES_OF:
+    if name == BYTES_OF:
+        return _read_photos(shard, rows)
+    values: Array = dataset[rows]
+    if h5py.check_string_dtype(dataset.dtype) is None:
         return values
-    start, length = shard[f"{name}_start"][:], shard[f"{name}_length"][:]
-    flat = values.tobytes()
-    return [flat[a : a + n] for a, n in zip(start.tolist(), length.tolist(), strict=True)]
+    if values.ndim > 1:  # none of ours
+        return np.char.decode(values, "utf-8")
+    return [value.decode() for value in values.tolist()]
+
+
+def _read_photos(shard: h5py.File, rows: slice) -> list[bytes]:
+    start, length = (shard[name][:] for name in PLACES_OF)
+    row, problem = find_bad_place(start, length, len(shard[BYTES_OF]))
+    if problem:
+        raise StoreError(f"{shard.filename}: image: row {row}: {problem} (run `auheat verify`)")
+    start, length = start[rows].tolist(), length[rows].tolist()
+    first, last = min(start, default=0), max(map(sum, zip(start, length, strict=True)), default=0)
+    flat = shard[BYTES_OF][first:last].tobytes()
+    return [flat[a - first : a - first + n] for a, n in zip(start, length, strict=True)]
+
+
+def find_bad_place(start: Array, length: Array, total: int) -> tuple[int, str]:
+    """Return the first row whose photo's bytes are not its own ones of `total`, and why ("": none).
+
+    Rows lie one after another, with or without a gap: so no byte belongs to two of them.
+    """
+    if any(v.dtype.kind not in "iu" or v.ndim != 1 for v in (start, length)):
+        return 0, "no whole number"
+    if len(start) != len(length):
+        return 0, f"{len(start)} starts, {len(length)} lengths"
+    outside = (start < 0) | (length < 0) | (start > total) | (length > total)
+    end = np.where(outside, 0, start).astype(np.int64) + np.where(outside, 0, length)
+    before = np.concatenate([[0], np.maximum.accumulate(end)[:-1]])
+    bad = np.flatnonzero(outside | (end > total) | ((length > 0) & (start < before)))
+    if not len(bad):
+        return 0, ""
+    row = int(bad[0])
+    return row, f"bytes {start[row]}+{length[row]} of {total} (outside, or another row's)"
 
 
 def read_attributes(file: Path, dataset: str | None = None) -> dict[str, Any]:
@@ -162,16 +301,11 @@ def read_attributes(file: Path, dataset: str | None = None) -> dict[str, Any]:
         return plain_attributes(shard if dataset is None else shard[dataset])
 
 
-def plain_attributes(where: h5py.File | h5py.Dataset) -> dict[str, Any]:
-    """Return attributes as plain Python values."""
-    return {k: v.tolist() if hasattr(v, "tolist") else v for k, v in where.attrs.items()}
-
-
 def content_digest(folder: Path | str) -> str:
     """Compute the sha256 of what a stage's shards hold, whatever their bytes, times and paths.
 
-    Over (name, dtype, shape, bytes) of every dataset sorted by name, plus all attributes, shard
-    by shard.
+    Over (name, dtype, shape, bytes) of every dataset of FORMAT.md sorted by name, plus all
+    attributes, shard by shard.
 
     Args:
         folder: A folder of finished shards: STORE/landmarks or STORE/shards/NAME.
@@ -191,12 +325,21 @@ def content_digest(folder: Path | str) -> str:
     for file in list_shards(Path(folder)):
         with open_shard(file) as shard:
             _digest_attributes(digest, plain_attributes(shard))
-            for name in sorted(shard):
+            for name in sorted(DATASETS & set(shard)):
                 dataset = shard[name]
                 digest.update(f"{name}|{dataset.dtype}|{dataset.shape}|".encode())
-                digest.update(np.ascontiguousarray(dataset[:]).tobytes())
+                for rows in cut_rows(dataset):
+                    digest.update(np.ascontiguousarray(dataset[rows]).tobytes())
                 _digest_attributes(digest, plain_attributes(dataset))
     return digest.hexdigest()
+
+
+def cut_rows(dataset: h5py.Dataset) -> Iterator[slice]:
+    """Yield the rows of a dataset in pieces of `PIECE` bytes."""
+    row = _count_bytes(dataset.shape[1:], dataset.dtype)
+    step = max(1, PIECE // max(row, 1))
+    for start in range(0, len(dataset), step):
+        yield slice(start, start + step)
 
 
 def _digest_attributes(digest: Any, attributes: Mapping[str, Any]) -> None:

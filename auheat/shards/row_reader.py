@@ -12,6 +12,7 @@ import threading
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -22,6 +23,8 @@ from auheat.errors import AuheatError, StoreError
 from auheat.records import Array
 from auheat.shards.reader import open_shard
 from auheat.shards.schema import BYTES_OF
+from auheat.utils.npz import DAMAGE
+from auheat.utils.reading import open_descriptor
 
 OPEN_FILES = 128
 """Shards held open at a time; systems allow a process about a thousand files."""
@@ -39,7 +42,7 @@ _PIECE = 2**23  # bytes of one read of many rows
 T = TypeVar("T")
 
 
-_BAD_ROW = (OSError, zlib.error, ValueError, IndexError)
+_BAD_ROW = (OSError, *DAMAGE)
 
 
 class RowReader:
@@ -156,7 +159,7 @@ class _Handle:
 
     def __init__(self, file: Path) -> None:
         self.fd = -1
-        self.fd = os.open(file, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        self.fd = open_descriptor(file)
         self.identity = _identify(os.fstat(self.fd))
         self._lock = threading.Lock()
 
@@ -203,6 +206,7 @@ class _Shard:
     def __init__(self, file: Path, handle: _Handle, columns: dict[str, _Column | None]) -> None:
         self.file, self.columns, self._handle = file, columns, handle
         self._slow: h5py.File | None = None
+        self._opened = ExitStack()  # closes with its last user
         self._slow_lock = threading.Lock()
 
     @property
@@ -219,13 +223,7 @@ class _Shard:
                 if name not in shard:
                     hint = " (rendered with --no-images)" if name == BYTES_OF else ""
                     raise StoreError(f"{self.file}: no dataset {name!r}{hint}")
-                try:
-                    column = _plan_bytes(shard) if name == BYTES_OF else _plan(shard[name])
-                except (OSError, ValueError, IndexError, KeyError) as error:
-                    raise StoreError(
-                        f"{self.file}: {name} cannot be read (run `auheat verify`): {error}"
-                    ) from error
-                self.columns[name] = column
+                self.columns[name] = _plan_bytes(shard) if name == BYTES_OF else _plan(shard[name])
 
     def read(self, name: str, row: int) -> Any:
         """Return one row of a dataset."""
@@ -254,7 +252,7 @@ class _Shard:
         """Read through HDF5 what another writer stored in another way."""
         with self._slow_lock:
             if self._slow is None:
-                self._slow = open_shard(self.file)
+                self._slow = self._opened.enter_context(open_shard(self.file))
             of = self._slow[f"{name}_start" if name == BYTES_OF else name]
             if not 0 <= row < len(of):
                 raise IndexError(f"{len(of)} rows")

@@ -20,6 +20,10 @@ MAX_ROWS = 2**20
 """Rows of one shard; a file that claims more is refused before anything is allocated."""
 
 
+MAX_LENGTH = 2048
+"""The greatest side of a map, and the most maps of a row."""
+
+
 TEXT = "text"
 """A dataset type: UTF-8 of fixed length, padded with NUL."""
 
@@ -70,6 +74,12 @@ LANDMARK_DATASETS: Mapping[str, Spec] = MappingProxyType(
     }
 )
 """Name -> dataset of a landmark shard."""
+
+
+LANDMARK_NEEDED, LANDMARK_OPTIONAL = (
+    tuple(name for name, spec in LANDMARK_DATASETS.items() if spec.needed == needed)
+    for needed in (True, False)
+)
 
 
 TRAINING_DATASETS: Mapping[str, Spec] = MappingProxyType(

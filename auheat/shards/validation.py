@@ -6,7 +6,8 @@ manifest alone. Only whole files are looked into, row by row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import mmap
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -19,12 +20,23 @@ from auheat.errors import AuheatError, StoreError
 from auheat.expressions import EXPRESSIONS, SPLITS
 from auheat.images.headers import UnreadableImageError, read_header
 from auheat.records import Array, Status
+from auheat.shards.attributes import Place, check_attributes, plain_attributes
 from auheat.shards.manifest import Manifest, ShardEntry, read_copy, read_manifest
-from auheat.shards.reader import find_traps, open_shard, plain_attributes, read_columns
-from auheat.shards.schema import BACKUP, FORMAT_VERSION, FORMATS, MANIFEST
+from auheat.shards.reader import (
+    PIECE,
+    PLACES_OF,
+    cut_rows,
+    find_bad_place,
+    list_traps,
+    open_shard,
+    read_columns,
+    read_pieces,
+)
+from auheat.shards.schema import BACKUP, BYTES_OF, FORMAT_VERSION, FORMATS, MANIFEST, MAX_LENGTH
 from auheat.shards.writer import crc_of
 from auheat.utils.files import PART, file_digest
 from auheat.utils.paths import is_inside_name
+from auheat.utils.reading import open_regular
 
 STRUCTURE = "(structure)"
 """Stands for a dataset where HDF5's own bookkeeping is damaged, which belongs to all of them."""
@@ -43,15 +55,16 @@ RULES: Mapping[str, str] = MappingProxyType(
         "virtual or external data, no values of variable length, no filters but deflate, shuffle "
         "and fletcher32, at most 1,048,576 rows, no dataset larger than its bytes could hold. A "
         "reader MUST refuse anything else before it allocates memory.",
-        "S6": "The root attributes `format` and `version` MUST be those of this document. A "
-        "reader MUST refuse another version, and MUST ignore attributes and datasets that it does "
-        "not know.",
+        "S6": "The root attributes `format` and `version` MUST be those of this document, and the "
+        "others that it lists MUST be there, as text. A reader MUST refuse another version, and "
+        "MUST ignore attributes and datasets that it does not know.",
         "S7": "Every dataset that the tables call needed MUST be there, and every dataset of the "
         "tables MUST have its type and shape, with one row per photo (`image` alone is flat).",
         "S8": "`id` MUST be unique in the folder, and not empty.",
         "S9": "`path` MUST be relative, with `/`, and MUST NOT leave the source folder.",
         "S10": "`label` MUST be a canonical expression, one of its attribute `own`, or unknown; "
-        "`split` one of `train`, `val`, `test` or unknown.",
+        "its `names` MUST differ, and none be empty; `split` MUST be one of `train`, `val`, `test` "
+        "or unknown.",
         "S11": "`status` MUST be 0 to 4. Rows of 0 to 2 MUST have 68 finite points, others NaN "
         "and score 0; `score` MUST lie in [0, 1]; `size` MUST be positive, and 0 for UNREADABLE.",
         "S12": "The rows of `image` MUST follow one another without gaps and be JPEG or PNG of "
@@ -89,7 +102,7 @@ class Violation:
         return asdict(self) | {"file": str(self.file)}
 
 
-_Place = tuple[str, str, str, int | None]  # rule, problem, dataset, row
+_MAPS = frozenset({"heatmap", "heatmap_au", "heatmap_class"})
 
 _Progress = Callable[[int], object]
 
@@ -110,11 +123,34 @@ def check_folder(folder: Path, progress: _Progress = lambda _: None) -> list[Vio
     return findings + list(_check_whole(folder, manifest))
 
 
-def check_form(file: Path, rows: int) -> None:
-    """Raise `AuheatError` where a shard's attributes, types or shapes are not the format's."""
-    with open_shard(file) as shard:
-        for rule, problem, dataset, _ in _check_form(shard, rows):
-            raise StoreError(f"{file}: {dataset}: {problem} [{rule}] (run `auheat verify`)")
+def check_usable(shard: h5py.File, rows: int) -> None:
+    """Raise `AuheatError` where a shard must not be used: what others are read by is not right.
+
+    That is its attributes, types and shapes, and of every row the status, the class and where the
+    photo's bytes lie.
+    """
+    for rule, problem, dataset, row in list(_check_form(shard, rows)) or _check_numbers(shard):
+        finding = Violation(Path(shard.filename), rule, problem, dataset, row)
+        raise StoreError(f"{finding} (run `auheat verify`)")
+
+
+def _check_numbers(shard: h5py.File) -> Iterator[Place]:
+    """S10, S11, S12: numbers that stand for something else, such as a class."""
+    for name in ("id", "path", "person", "split"):
+        yield from _check_text(name, shard[name][:].tolist())
+    status, label = shard["status"][:].tolist(), shard["label"][:]
+    expected = f" (expected 0 to {max(Status):d})"
+    yield from _check_sizes(shard["status"][:], shard["size"][:])
+    yield from _check_rows("S11", "status", status, lambda v: v <= max(Status), expected)
+    if label.dtype.kind == "i":
+        last = len(plain_attributes(shard["label"])["names"]) - 1
+        expected = f" (expected -1 to {last})"
+        yield from _check_rows("S10", "label", label.tolist(), lambda v: -1 <= v <= last, expected)
+    if BYTES_OF in shard:
+        start, length = (shard[name][:] for name in PLACES_OF)
+        row, problem = find_bad_place(start, length, len(shard[BYTES_OF]))
+        if problem:
+            yield "S12", problem, PLACES_OF[0], row
 
 
 def _check_copies(folder: Path) -> Iterator[Violation]:
@@ -140,7 +176,7 @@ def _check_whole(folder: Path, manifest: Manifest) -> Iterator[Violation]:
             yield Violation(file, "S4", "not in the manifest (left by a stopped run)")
 
 
-def _check_shard(file: Path, entry: ShardEntry, seen: dict[str, str]) -> Iterator[_Place]:
+def _check_shard(file: Path, entry: ShardEntry, seen: dict[str, str]) -> Iterator[Place]:
     """Check one file: its bytes, then (where they are whole) what it holds."""
     if not file.is_file():
         yield "S2", "missing (the manifest lists it)", "", None
@@ -149,25 +185,27 @@ def _check_shard(file: Path, entry: ShardEntry, seen: dict[str, str]) -> Iterato
     if n != entry.bytes or file_digest(file) != entry.sha256:
         changed = "its bytes have changed"
         problem = changed if n == entry.bytes else f"{n} bytes (the manifest says {entry.bytes})"
-        for name in _damaged(file.read_bytes(), entry.places) or [STRUCTURE]:
+        with open_regular(file) as handle:
+            data = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) if n else b""
+        for name in _damaged(data, entry.places) or [STRUCTURE]:
             yield "S2", problem, name, None
         return
     try:
-        with h5py.File(file, "r") as shard:
-            traps = list(find_traps(shard))
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError):
+        traps = list_traps(file)
+    except AuheatError:
         yield "S5", "not a readable HDF5 file", STRUCTURE, None
         return
     if traps:
         yield from (("S5", problem, name, None) for name, problem in traps)
         return
     try:
-        yield from _check_content(file, entry, seen)
-    except (AuheatError, OSError, ValueError, TypeError, KeyError, IndexError) as error:
-        yield "S7", f"cannot be read: {error}", STRUCTURE, None
+        with open_shard(file) as shard:
+            yield from _check_content(shard, entry, seen)
+    except AuheatError as error:
+        yield "S7", str(error).removeprefix(f"{file}: "), STRUCTURE, None
 
 
-def _damaged(data: bytes, places: Mapping[str, str]) -> list[str]:
+def _damaged(data: bytes | mmap.mmap, places: Mapping[str, str]) -> list[str]:
     """Return the datasets whose bytes in a damaged file differ from what was written."""
     names = []
     for name, text in places.items():
@@ -179,30 +217,27 @@ def _damaged(data: bytes, places: Mapping[str, str]) -> list[str]:
     return names
 
 
-def _check_content(file: Path, entry: ShardEntry, seen: dict[str, str]) -> Iterator[_Place]:
+def _check_content(shard: h5py.File, entry: ShardEntry, seen: dict[str, str]) -> Iterator[Place]:
     """Check what a whole file holds: first its form, then, if that is right, its rows."""
-    with open_shard(file) as shard:
-        form = list(_check_form(shard, entry.rows))
-        attributes = {name: plain_attributes(shard[name]) for name in shard}
-        kind = plain_attributes(shard).get("format")
+    form = list(_check_form(shard, entry.rows))
     yield from form
     if form:
         return
-    columns = read_columns(file)
+    names = set(FORMATS[plain_attributes(shard)["format"]]) & set(shard)
+    columns = next(read_pieces(shard, sorted(names - {BYTES_OF, *PLACES_OF, *_MAPS}), None))
     yield from _check_ids(columns, entry.file, seen)
     yield from _check_points(columns)
-    if kind == "auheat-landmarks":
-        own = attributes["label"].get("own", [])
+    if plain_attributes(shard)["format"] == "auheat-landmarks":
+        own = plain_attributes(shard["label"]).get("own", [])
         known = {"", *EXPRESSIONS, *(own if isinstance(own, list) else [])}
         yield from _check_rows("S10", "label", columns["label"], lambda v: v in known)
-    else:
-        yield from _check_training(columns, attributes)
-        if "image" in columns:
-            with open_shard(file) as shard:
-                yield from _check_images(columns, shard["image_start"][:], len(shard["image"]))
+        return
+    yield from _check_training(columns, shard)
+    if BYTES_OF in shard:
+        yield from _check_images(columns, shard)
 
 
-def _check_form(shard: h5py.File, rows: int) -> Iterator[_Place]:
+def _check_form(shard: h5py.File, rows: int) -> Iterator[Place]:
     """S6, S7: the attributes, and every dataset's type and shape."""
     about = plain_attributes(shard)
     specs = FORMATS.get(str(about.get("format")))
@@ -225,35 +260,48 @@ def _check_form(shard: h5py.File, rows: int) -> Iterator[_Place]:
         elif not _fits(dataset.shape[1:], spec.row, sizes):
             expected = ", ".join(str(sizes.get(str(n), n)) for n in spec.row)
             yield "S7", f"rows of shape {dataset.shape[1:]} (expected ({expected}))", name, None
-    flat = [name for name in ("image", "image_start", "image_length") if name in shard]
+    flat = [name for name in (BYTES_OF, *PLACES_OF) if name in shard]
     if len(flat) in (1, 2):
         yield "S7", "image, image_start and image_length belong together", flat[0], None
+    yield from check_attributes(shard, str(about["format"]))
 
 
 def _fits(shape: tuple[int, ...], row: tuple[int | str, ...], sizes: dict[str, int]) -> bool:
     """Whether a row's shape is as specified; letters take the value first seen in the shard."""
     if len(shape) != len(row):
         return False
-    wanted = [w if isinstance(w, int) else sizes.setdefault(w, n) for n, w in zip(shape, row)]  # noqa: B905 (their lengths were just compared)
-    return list(shape) == wanted
+    pairs = list(zip(shape, row, strict=True))
+    return all(
+        n == w if isinstance(w, int) else 0 < n == sizes.setdefault(w, n) <= MAX_LENGTH
+        for n, w in pairs
+    )
+
+
+def _check_text(name: str, values: Sequence[bytes]) -> Iterator[Place]:
+    """S7: texts are UTF-8."""
+    try:
+        b"\0".join(values).decode()
+    except UnicodeDecodeError as error:
+        row = error.object[: error.start].count(b"\0")
+        yield "S7", f"{values[row]!r} is not UTF-8", name, row
 
 
 def _check_rows(
-    rule: str, name: str, values: Any, good: Callable[[Any], bool], what: str = ""
-) -> Iterator[_Place]:
+    rule: str, name: str, values: Any, good: Callable[[Any], bool], expected: str = ""
+) -> Iterator[Place]:
     """Yield a place for every row whose value is not good."""
     for row, value in enumerate(values):
         if not good(value):
-            yield rule, what or f"{value!r}", name, row
+            yield rule, f"{value!r}{expected}", name, row
 
 
-def _check_mask(rule: str, name: str, good: Array, what: str) -> Iterator[_Place]:
+def _check_mask(rule: str, name: str, good: Array, what: str) -> Iterator[Place]:
     """Yield a place for every row where a mask is false."""
     for row in np.flatnonzero(~good).tolist():
         yield rule, what, name, row
 
 
-def _check_ids(columns: Mapping[str, Any], file: str, seen: dict[str, str]) -> Iterator[_Place]:
+def _check_ids(columns: Mapping[str, Any], file: str, seen: dict[str, str]) -> Iterator[Place]:
     """S8 to S10: ids, paths and splits."""
     for row, key in enumerate(columns["id"]):
         if not key or key in seen:
@@ -264,7 +312,7 @@ def _check_ids(columns: Mapping[str, Any], file: str, seen: dict[str, str]) -> I
     yield from _check_rows("S10", "split", columns["split"], lambda v: v in ("", *SPLITS.values()))
 
 
-def _check_points(columns: Mapping[str, Any]) -> Iterator[_Place]:
+def _check_points(columns: Mapping[str, Any]) -> Iterator[Place]:
     """S11: status, score, landmarks and size agree with each other."""
     status, score, size = columns["status"], columns["score"], columns["size"]
     known = status <= max(Status)
@@ -276,29 +324,26 @@ def _check_points(columns: Mapping[str, Any]) -> Iterator[_Place]:
     yield from _check_mask("S11", "landmarks", fits, "points that its status does not allow")
     in_range = (score >= 0) & (score <= 1) & (pointed | (score == 0))
     yield from _check_mask("S11", "score", in_range, "not in [0, 1], or a score without points")
+    yield from _check_sizes(status, size)
+
+
+def _check_sizes(status: Array, size: Array) -> Iterator[Place]:
+    """S11: sizes are those of photos."""
     unreadable = status == Status.UNREADABLE
     right = np.where(unreadable, (size == 0).all(1), (size > 0).all(1))
     yield from _check_mask("S11", "size", right, "not positive, or not 0 for UNREADABLE")
 
 
-def _check_training(
-    columns: Mapping[str, Any], attributes: Mapping[str, Mapping[str, Any]]
-) -> Iterator[_Place]:
+def _check_training(columns: Mapping[str, Any], shard: h5py.File) -> Iterator[Place]:
     """S10, S13, S14: labels, maps, transforms."""
-    names = attributes["label"].get("names")
-    if not isinstance(names, list) or len(set(names)) != len(names):
-        yield "S10", "its attribute `names` is no list of distinct names", "label", None
-        return
-    label = columns["label"]
-    yield from _check_mask("S10", "label", (label >= -1) & (label < len(names)), "no such class")
-    for name in ("heatmap", "heatmap_au", "heatmap_class"):
-        if name in columns:
-            if attributes[name].get("scale") != 1 / 255:
-                yield "S13", f"scale {attributes[name].get('scale')!r}", name, None
-            if name != "heatmap_class":
-                blank = ~columns[name].reshape(len(label), -1).any(1)
-                good = columns["valid"] | blank
-                yield from _check_mask("S13", name, good, "not zero, but not valid")
+    label, classes = columns["label"], len(plain_attributes(shard["label"])["names"])
+    yield from _check_mask("S10", "label", (label >= -1) & (label < classes), "no such class")
+    for name in ("heatmap", "heatmap_au"):
+        if name in shard:
+            pieces = (shard[name][rows] for rows in cut_rows(shard[name]))
+            filled = [row.any() for piece in pieces for row in piece]
+            good = columns["valid"] | ~np.array(filled, bool)
+            yield from _check_mask("S13", name, good, "not zero, but not valid")
     pointed = columns["status"] <= Status.LOW_CONFIDENCE
     yield from _check_mask("S13", "valid", pointed | ~columns["valid"], "valid without points")
     affine = columns["transform"].astype(np.float64)
@@ -307,10 +352,16 @@ def _check_training(
     yield from _check_mask("S14", "transform", finite & (area != 0), "not finite and invertible")
 
 
-def _check_images(columns: Mapping[str, Any], start: Array, total: int) -> Iterator[_Place]:
+def _check_images(columns: Mapping[str, Any], shard: h5py.File) -> Iterator[Place]:
     """S12: the photos' bytes are in order, of their size, and the same in any reader."""
-    at = 0
-    for row, data in enumerate(columns["image"]):
+    at, total = 0, len(shard[BYTES_OF])
+    start, length = (shard[name][:] for name in PLACES_OF)
+    bad, problem = find_bad_place(start, length, total)
+    if problem:
+        yield "S12", problem, PLACES_OF[0], bad
+        return
+    pieces = read_pieces(shard, [BYTES_OF], PIECE)
+    for row, data in enumerate(data for piece in pieces for data in piece[BYTES_OF]):
         if start[row] != at:
             yield "S12", f"starts at {start[row]} (expected {at})", "image_start", row
         at = int(start[row]) + len(data)
@@ -354,6 +405,6 @@ def check_sources(landmarks: Path, rendered: Path) -> list[Violation]:
             ids = [read_columns(one / entry.file, ["id"])["id"] for one in (landmarks, rendered)]
         except AuheatError:
             continue  # reported where it is
-        if ids[0] != ids[1]:
+        if not np.array_equal(*ids):
             findings.append(Violation(file, "S15", "other rows than its landmarks", "id"))
     return findings

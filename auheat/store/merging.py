@@ -339,7 +339,7 @@ def _write(
         write_for(target, folder.run, file.read_bytes())
         return replace(entry, file=target.name, source=source)
     attributes = read_shard_attributes(file)
-    columns = read_columns(file)
+    columns = read_columns(file, material.datasets)
     if len(columns["id"]) != len(keep):
         raise StoreError(f"{file}: not the rows of its landmarks (run `auheat verify`)")
     columns = filter_rows(columns, keep)

@@ -16,8 +16,9 @@ import numpy as np
 
 from auheat.errors import StoreError
 from auheat.records import Array
+from auheat.shards.attributes import plain_attributes
 from auheat.shards.manifest import ShardEntry, read_manifest
-from auheat.shards.reader import open_shard, plain_attributes, read_columns
+from auheat.shards.reader import DATASETS, PIECE, open_shard, read_pieces
 from auheat.shards.schema import FORMATS
 from auheat.store.store import list_finished
 from auheat.utils.files import file_digest
@@ -79,15 +80,17 @@ class ShardSet:
     ) -> Iterator[dict[str, Any]]:
         """Yield each shard's columns (`names`, by default all), of one split or of all rows.
 
-        Rows without a split count as "train", as they do in training.
+        Large ones come in several pieces. Rows without a split count as "train", as they do in
+        training.
         """
+        wanted = self.datasets if names is None else list(names)
         for file in self.files:
-            wanted = self.datasets if names is None else list(names)
-            columns = read_columns(file, list(dict.fromkeys([*wanted, "split"])))
-            if split is not None:
-                keep = np.array([(own or "train") == split for own in columns["split"]], bool)
-                columns = filter_rows(columns, keep)
-            yield {name: columns[name] for name in wanted}
+            with open_shard(file) as shard:
+                for columns in read_pieces(shard, list(dict.fromkeys([*wanted, "split"])), PIECE):
+                    if split is not None:
+                        kept = [(own or "train") == split for own in columns["split"]]
+                        columns = filter_rows(columns, np.array(kept, bool))
+                    yield {name: columns[name] for name in wanted}
 
 
 def open_shard_set(folder: Path, command: str) -> ShardSet:
@@ -118,7 +121,7 @@ def open_shard_set(folder: Path, command: str) -> ShardSet:
 def read_shard_attributes(file: Path) -> dict[str, dict[str, Any]]:
     """Return the attributes of a shard (as `ROOT`) and of its datasets; raises `AuheatError`."""
     with open_shard(file) as shard:
-        attributes = {name: plain_attributes(shard[name]) for name in sorted(shard)}
+        attributes = {n: plain_attributes(shard[n]) for n in sorted(shard) if n in DATASETS}
         return attributes | {ROOT: plain_attributes(shard)}
 
 

@@ -5,18 +5,18 @@ One process at a time writes to a store; others read what is finished.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from auheat.errors import AuheatError, RequestError, StoreError
 from auheat.shards.manifest import has_manifest, read_manifest
-from auheat.shards.reader import check_format, list_shards, read_columns
+from auheat.shards.reader import check_format, list_shards, open_shard, read_columns
 from auheat.shards.schema import LANDMARKS, SHARDS
-from auheat.shards.validation import check_form
+from auheat.shards.validation import check_usable
 from auheat.utils.files import cannot_write, write_json
 from auheat.utils.paths import Fence
+from auheat.utils.reading import read_json
 
 SOURCE = "source.json"
 
@@ -51,7 +51,7 @@ def _write_note(store: Path, note: dict[str, Any]) -> None:
 def list_sources(store: Path) -> list[str]:
     """Return the folders that a store's photos come from, there or not; none where unknown."""
     try:
-        note = json.loads((store / LANDMARKS / SOURCE).read_text(encoding="utf-8"))
+        note = read_json(store / LANDMARKS / SOURCE)
         return [str(name) for name in note["merged"]] if "merged" in note else [str(note["source"])]
     except (OSError, ValueError, KeyError, TypeError):
         return []
@@ -65,7 +65,7 @@ def read_source(store: Path) -> Path:
     """
     file = store / LANDMARKS / SOURCE
     try:
-        note = json.loads(file.read_text(encoding="utf-8"))
+        note = read_json(file)
         if "merged" in note:
             raise StoreError(
                 f"{store}: merged from stores of several photo folders (run `auheat render` on "
@@ -97,7 +97,8 @@ def list_finished(folder: Path, command: str) -> tuple[list[Path], dict[str, Any
     files = list_shards(folder)
     for file, entry in zip(files, manifest.entries, strict=True):
         check_format(file, _FORMATS[command])
-        check_form(file, entry.rows)
+        with open_shard(file) as shard:
+            check_usable(shard, entry.rows)
     return files, dict(manifest.fingerprint)
 
 

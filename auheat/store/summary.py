@@ -17,6 +17,7 @@ from auheat.records import Status
 from auheat.shards.reader import list_shards, read_attributes, read_columns
 from auheat.shards.schema import FAILED
 from auheat.utils.files import cannot_write, write_whole
+from auheat.utils.text import plain_cell
 
 STATUS_NAMES = [status.name for status in Status]
 
@@ -160,13 +161,16 @@ def count_reasons(rows: Iterable[FailedRow], shown: int = 3) -> str:
 
 
 def write_failed(folder: Path, rows: Iterable[FailedRow]) -> int:
-    """Write failed.csv (id, path, status, reason) of a stage and return its number of rows."""
+    """Write failed.csv (id, path, status, reason) of a stage and return its number of rows.
+
+    A cell that a spreadsheet would take for a formula begins with an apostrophe.
+    """
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(FailedRow._fields)
     n = 0
     for row in rows:
-        writer.writerow(row)
+        writer.writerow(map(plain_cell, row))
         n += 1
     write_whole(folder / FAILED, text.getvalue().encode())
     return n

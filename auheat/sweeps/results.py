@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 import statistics
 from collections import Counter
@@ -20,6 +19,8 @@ from auheat.errors import StoreError
 from auheat.evaluation.columns import BASELINES, COLUMNS
 from auheat.runs.run_folder import BEST, RESULT, RUNS, VAL_RESULT, read_metadata
 from auheat.sweeps.grid import RunKey, SweepPlan, SweepRun, format_layers, list_choices
+from auheat.utils.reading import read_json
+from auheat.utils.text import plain_cell
 
 VALIDATION = ("accuracy", "att_cos")
 """What lambda is chosen by: the first, the second where that is equal, then the smaller lambda."""
@@ -60,7 +61,7 @@ class Spread(NamedTuple):
 def read_scores(file: Path) -> dict[str, Any]:
     """Return an evaluation's scores; raises `AuheatError` where they cannot be read."""
     try:
-        scores: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        scores: dict[str, Any] = read_json(file)
         for key in VALIDATION:
             float(scores[key])
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -152,7 +153,10 @@ def write_csv(
     lines = [_csv_row(plan, result, stores, chosen) for result in results]
     writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(lines)
+    writer.writerows(
+        {key: plain_cell(cell) if isinstance(cell, str) else cell for key, cell in line.items()}
+        for line in lines
+    )
     return text.getvalue().encode()
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
-import json
 import logging
 import os
 import threading
@@ -48,6 +47,7 @@ from auheat.utils.devices import count_cores, limit_cores
 from auheat.utils.files import write_json, write_whole
 from auheat.utils.locking import LOCK, hold
 from auheat.utils.paths import find_store
+from auheat.utils.reading import read_json
 
 _LOG, _TRAINING_LOG = logging.getLogger(__name__), logging.getLogger(training.__name__)
 
@@ -247,7 +247,7 @@ def _check_grid(folder: Path, plan: SweepPlan, overwrite: bool) -> None:
     if not file.is_file():
         return
     try:
-        before = _rename(json.loads(file.read_text(encoding="utf-8"))["grid"])
+        before = _rename(read_json(file)["grid"])
         keys = sorted({*before, *plan.grid})
     except (OSError, ValueError, KeyError, TypeError) as error:
         if overwrite:

@@ -21,6 +21,7 @@ from auheat.training.training_data import describe_training_data, load_training_
 from auheat.utils.checksums import find_damage
 from auheat.utils.devices import pick_device
 from auheat.utils.locking import FOLDER_LOCK, hold
+from auheat.utils.reading import parse_json, read_limited
 
 _LOCK_SECONDS = 5.0
 """How long a run is waited for: the processes of a killed sweep take a second or two to end."""
@@ -142,8 +143,8 @@ def _is_damaged(run: Path, split: str) -> bool:
 def sum_seconds(run: Path) -> float:
     """Return the seconds of a run's epochs, as its metrics.jsonl has them."""
     try:
-        lines = (run / run_folder.METRICS).read_text(encoding="utf-8").splitlines()
-        return round(sum(float(json.loads(line)["seconds"]) for line in lines), 3)
+        lines = read_limited(run / run_folder.METRICS).splitlines()
+        return round(sum(float(parse_json(line)["seconds"]) for line in lines), 3)
     except (OSError, ValueError, KeyError, TypeError):
         return 0.0
 

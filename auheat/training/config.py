@@ -10,6 +10,7 @@ from typing import Any, Unpack
 import torch
 
 from auheat.data.augmentation import AUGMENTATIONS
+from auheat.data.row_selection import MAX_IMAGE_SIDE
 from auheat.errors import RequestError
 from auheat.models.registry import Method, check_backbone, find_method
 from auheat.models.resnet import N_LAYERS
@@ -58,8 +59,10 @@ def make_config(preset: str = "none", **settings: Unpack[TrainSettings]) -> Trai
     for key in ("epochs", "batch_size", "lr"):
         if not 0 < getattr(config, key) < math.inf:
             raise RequestError(f"--{key.replace('_', '-')}: {getattr(config, key)} (expected > 0)")
-    if not MIN_SIDE <= config.image_size < math.inf:
-        raise RequestError(f"--image-size: {config.image_size} (expected {MIN_SIDE} or more)")
+    if not MIN_SIDE <= config.image_size <= MAX_IMAGE_SIDE:
+        raise RequestError(
+            f"--image-size: {config.image_size} (expected {MIN_SIDE} to {MAX_IMAGE_SIDE})"
+        )
     step = row.side_step(config.backbone)
     if config.image_size % step:
         raise RequestError(

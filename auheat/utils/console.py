@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterable
 from typing import Any
 
 from tqdm import tqdm
+
+from auheat.utils.text import SafeStream
 
 SWITCH = "AUHEAT_PROGRESS"
 """The environment variable that is 0 where no progress bars are wanted."""
@@ -15,7 +18,10 @@ SWITCH = "AUHEAT_PROGRESS"
 
 def progress(steps: Iterable[Any] | None = None, shown: bool = True, **options: Any) -> tqdm[Any]:
     """Return a progress bar on stderr, of tqdm's options; hidden unless `shown`, or by `SWITCH`."""
-    return tqdm(steps, disable=not shown or os.environ.get(SWITCH) == "0", **options)
+    shown = shown and os.environ.get(SWITCH) != "0" and sys.stderr is not None
+    # else no stream but the real one is taken to be as wide as the terminal
+    options = {"dynamic_ncols": True, **options}
+    return tqdm(steps, disable=not shown, file=SafeStream(sys.stderr), **options)
 
 
 def log_notes(logger: logging.Logger, notes: Iterable[str]) -> None:

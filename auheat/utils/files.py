@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from auheat.errors import AuheatError, StoreError
+from auheat.utils.reading import open_regular
 
 if sys.platform != "win32":
     import fcntl
@@ -229,7 +230,7 @@ def _without_nan(value: Any) -> Any:
 
 def file_digest(file: Path) -> str:
     """Return the sha256 of a file's bytes."""
-    with file.open("rb") as handle:
+    with open_regular(file) as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 

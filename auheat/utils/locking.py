@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
 import sys
@@ -18,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from auheat.errors import AuheatError, StoreError
 from auheat.utils.files import cannot_write, write_json
+from auheat.utils.reading import read_json
 
 LOCK, OWNER = ".lock", ".owner.json"
 
@@ -139,7 +139,7 @@ def _read_owner(owner: Path) -> str | None:
     try:
         if owner.is_symlink() or not owner.is_file() or owner.stat().st_size > _LARGEST:
             return None
-        note = json.loads(owner.read_text(encoding="utf-8"))
+        note = read_json(owner)
         where = f"process {note['pid']} on {note['host']}"
         return f"{where}, `{note['command']}`, since {note['since']}"
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.lib.format import MAGIC_PREFIX
 
 from auheat.records import Array
+from auheat.utils.reading import open_regular
 
 DAMAGE = (
     *(ValueError, TypeError, LookupError, AttributeError, SyntaxError, EOFError, ArithmeticError),
@@ -23,6 +24,10 @@ DAMAGE = (
     *(struct.error, lzma.LZMAError, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
 )
 """What reading a file raises whose content is not what was once written."""
+
+
+ROOM, PACKED = 2**29, 16
+"""The arrays of a file may take 512 MiB, and 16 times the file: a stranger's may be all zeros."""
 
 
 class Claim(NamedTuple):
@@ -43,7 +48,7 @@ def read_npz(
     `check` gets what they claim before any is read. Raises OSError, or one of `DAMAGE` where the
     file is no such archive, holds pickled objects, or claims more than it has.
     """
-    with file.open("rb") as handle:
+    with open_regular(file) as handle:
         if handle.read(len(MAGIC_PREFIX)) == MAGIC_PREFIX:
             raise ValueError("an array, and not an archive of arrays")
     with zipfile.ZipFile(file) as archive:
@@ -56,15 +61,28 @@ def read_npz(
                 claims[key] = _read_claim(stream, info.file_size)
         if check is not None:
             check(claims)
-        arrays = {}
+        claimed, most = sum(c.size for c in claims.values()), ROOM + PACKED * file.stat().st_size
+        if claimed > most:
+            raise ValueError(
+                f"arrays of {claimed} bytes (at most {most} are read from a file so small; one "
+                "written by np.savez, without compression, may be of any length)"
+            )
+        arrays: dict[str, Array] = {}
         for key, info in members.items():
             with archive.open(info) as stream:
-                arrays[key] = read_npy(stream)
+                arrays[key] = np.lib.format.read_array(stream, allow_pickle=False)
     return arrays
 
 
 def read_npy(stream: IO[bytes]) -> Array:
-    """Return the array of an .npy, which is never unpickled; raises OSError or one of `DAMAGE`."""
+    """Return the array of an .npy, which is never unpickled; raises OSError or one of `DAMAGE`.
+
+    What it claims has to be there.
+    """
+    size = stream.seek(0, 2)
+    stream.seek(0)
+    _read_claim(stream, size)
+    stream.seek(0)
     array: Array = np.lib.format.read_array(stream, allow_pickle=False)
     return array
 

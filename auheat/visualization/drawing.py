@@ -199,10 +199,14 @@ def rule(page: Array, y: int, left: int, right: int) -> None:
     page[y, left:right] = LINE
 
 
+_FAR = 2**15  # pixels; OpenCV's own reach
+
+
 def draw_dots(picture: Array, points: Array, opacity: float = 1.0) -> None:
-    """Draw points (N, 2) px on a picture as dots; NaN are left out."""
+    """Draw points (N, 2) px on a picture as dots; NaN, and what lies far outside, is left out."""
     before = picture.copy()
-    for x, y in points[np.isfinite(points).all(1)]:
+    visible = np.abs(np.where(np.isfinite(points), points, np.inf)).max(1) < _FAR
+    for x, y in points[visible]:
         at = (round(float(x) * 16), round(float(y) * 16))
         cv2.circle(picture, at, 28, (20, 20, 20), -1, cv2.LINE_AA, 4)
         cv2.circle(picture, at, 20, (80, 255, 120), -1, cv2.LINE_AA, 4)

@@ -12,6 +12,10 @@ from auheat.visualization.overlays import colorize, overlay
 PANEL = 168
 
 
+LEAST = 1.0
+"""Pixels of a photo that are shown at least: faces of no size have no view of their own."""
+
+
 _GRAY = (128, 128, 128)
 
 
@@ -68,9 +72,10 @@ def _view(shape: tuple[int, int], points: Array, side: int) -> Array:
     height, width = shape
     middle, span = np.array([width - 1, height - 1]) / 2, float(max(height, width))
     if np.isfinite(points).all():
-        low, high = points.min(0), points.max(0)
+        low, high = points.min(0).astype(np.float64), points.max(0).astype(np.float64)
         close = 1.8 * float((high - low).max())
-        if close < span:
-            middle, span = (low + high) / 2, close
+        inside = (high >= 0).all() and (low < (width, height)).all()
+        if inside and close < span:  # else there is no face to come closer to
+            middle, span = (low + high) / 2, max(close, LEAST)
     scale = side / span
     return np.hstack([scale * np.eye(2), ((side - 1) / 2 - scale * middle)[:, None]])

@@ -230,7 +230,7 @@ def test_landmark_shards_and_labels_without_a_name_are_refused(tmp_path):
     shards = make_store(tmp_path) / "shards" / "martinez"
     with h5py.File(shards / "00001.h5", "r+") as shard:
         shard["label"][7] = len(NAMES)
-    with pytest.raises(AuheatError, match="00001.h5: row 7: label 4 \\(has 4 names\\)"):
+    with pytest.raises(AuheatError, match="00001.h5: label: row 7: 4 \\(expected -1 to 3\\)"):
         ShardDataset(shards)
     with h5py.File(shards / "00000.h5", "r+") as shard:
         shard.attrs["format"] = "auheat-landmarks"

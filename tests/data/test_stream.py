@@ -268,7 +268,7 @@ def test_ranks_come_from_torch_distributed_where_it_runs(shards, monkeypatch):
     [
         ({"rank": 0}, "rank: 0 of None"),
         ({"rank": 2, "world": 2}, "rank: 2 of 2"),
-        ({"batch_size": 0}, "batch_size: 0 \\(at least 1\\)"),
+        ({"batch_size": 0}, "batch_size: 0 \\(expected 1 to"),
         ({"block": 0}, "block: 0"),
         ({"split": "val"}, "no photo to learn from in split 'val'"),
         ({"classes": ["Joy"]}, "'Joy' is not in the shards"),

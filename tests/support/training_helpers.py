@@ -65,6 +65,8 @@ def make_store(
         "codebook_citation": BOOK.citation,
         "codebook_digest": BOOK.digest,
         "codebook_json": json.dumps(describe_codebook(BOOK)),
+        "mode": "expression",
+        "geometry": "face",
         "detector": "none",
         "detector_digest": "0" * 64,
     }

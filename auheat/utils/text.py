@@ -1,0 +1,70 @@
+"""Text for terminals that obey control characters, and for streams that may be closed or full."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+
+class SafeStream:
+    r"""A text stream that may be closed or full: what cannot be written is lost, and that is all.
+
+    Example:
+        >>> from auheat.utils.text import SafeStream
+        >>> SafeStream(open("/dev/full", "w", buffering=1)).write("lost\n")
+        5
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write a text, if it can be written; returns its length."""
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is waiting, if it can be written."""
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def plain_cell(text: str) -> str:
+    """Return a cell of a table that no spreadsheet takes for a formula.
+
+    Args:
+        text: Any text, a file's name perhaps.
+
+    Returns:
+        The text, with an apostrophe in front where it begins like a formula.
+
+    Example:
+        >>> from auheat.utils.text import plain_cell
+        >>> plain_cell("=1+1.jpg"), plain_cell("a.jpg")
+        ("'=1+1.jpg", 'a.jpg')
+    """
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
+def escape_controls(text: str) -> str:
+    r"""Return a text that a terminal shows and never obeys, and that can be written anywhere.
+
+    Args:
+        text: Any text, a file's name perhaps.
+
+    Returns:
+        The text with control characters and halves of characters as escapes; line breaks and tabs
+        stay.
+
+    Example:
+        >>> from auheat.utils.text import escape_controls
+        >>> print(escape_controls("a\x1b[2Jb"))
+        a\x1b[2Jb
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
