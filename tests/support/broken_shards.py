@@ -62,17 +62,18 @@ def make(root: Path) -> Path:
                 (photos / path.decode()).write_bytes(shard["image"][a : a + n].tobytes())
     write_source(store, photos)
     vouch(store)
-    _train(store, "run")
+    train(store, "run")
     import auheat
 
     auheat.evaluate(store=store, device="cpu", save_maps=store / "maps.npz")
     return store
 
 
-def _train(store: Path, name: str) -> None:
+def train(store: Path, name: str, epochs: int = 1) -> None:
+    """Train a small network for an epoch or more."""
     import auheat
 
-    settings = {"backbone": "thin", "image_size": 64, "epochs": 1, "weights": "none"}
+    settings = {"backbone": "thin", "image_size": 64, "epochs": epochs, "weights": "none"}
     auheat.train(
         store=store, name=name, method="cam", batch_size=16, device="cpu", workers=0, **settings
     )
@@ -487,12 +488,12 @@ def readers(
     )
     if "runs/" in kind:  # what needs a run's files
         yield "evaluate", lambda: auheat.evaluate(run, store, device="cpu")
-        yield "train again", lambda: _train(store, "run")
+        yield "train again", lambda: train(store, "run")
         yield (
             "explain",
             lambda: auheat.explain(run, photo, store=store, device="cpu", detector="mesh"),
         )
-    yield "train", lambda: _train(store, "other")
+    yield "train", lambda: train(store, "other")
     yield "render", lambda: auheat.render(store, codebook="martinez", name="again")
 
 
