@@ -453,7 +453,7 @@ def run_auheat(*words: str, cwd: Path, redirect: str = "") -> subprocess.Complet
 @pytest.mark.slow
 @pytest.mark.parametrize("redirect", ["2>&-", "2>/dev/full", "2>&- >&-"])
 def test_extract_ends_well_where_its_messages_cannot_be_seen(tmp_path, redirect):
-    points = np.zeros((3, 68, 2), np.float32)
+    points = np.random.default_rng(0).uniform(2, 7, (3, 68, 2)).astype(np.float32)
     for i in range(3):
         cv2.imwrite(str(tmp_path / f"{i}.png"), np.zeros((9, 9, 3), np.uint8))
     np.savez(tmp_path / "points.npz", id=np.array(["0.png", "1.png", "2.png"]), landmarks=points)
@@ -486,8 +486,8 @@ def test_names_of_photos_neither_command_a_terminal_nor_a_spreadsheet(tmp_path):
     assert done.returncode == 0
     assert b"a\\x1b[2Jb" in done.stdout
     assert b"\x1b[2J" not in done.stdout + done.stderr
-    listed = (tmp_path / "a\x1b[2Jb" / "landmarks" / "failed.csv").read_text(newline="")
-    cells = [cell for row in csv.reader(io.StringIO(listed, newline="")) for cell in row]
+    with (tmp_path / "a\x1b[2Jb" / "landmarks" / "failed.csv").open(newline="") as listed:
+        cells = [cell for row in csv.reader(listed) for cell in row]
     assert len(cells) == 12
     assert not [cell for cell in cells if cell[:1] in set("=+-@\t\r")]
     bad = run_auheat("stats", "--store", "c\x1b[2Jd", cwd=tmp_path)
