@@ -250,8 +250,9 @@ def test_a_sound_store_is_read_by_every_reader(sound, tmp_path):
 
 
 @pytest.mark.slow
-def test_content_of_strangers_shards_is_not_believed_by_any_reader(sound, tmp_path):
-    kinds = list(broken_shards.BREAKS)
+@pytest.mark.parametrize("part", range(4))
+def test_content_of_strangers_shards_is_not_believed_by_any_reader(sound, tmp_path, part):
+    kinds = list(broken_shards.BREAKS)[part::4]
     told = broken_shards.read_all(sound, tmp_path, kinds)
     assert list(told) == kinds
     assert_refused_or_read(told)
