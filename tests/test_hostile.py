@@ -315,7 +315,7 @@ def optimizer_of(tensors: dict[str, torch.Tensor]) -> list[str]:
 RUNS = {
     "image_size 30000": (set_field("settings.image_size", 30000), "image_size is '30000'"),
     "image_size 10^6": (set_field("settings.image_size", 10**6), "image_size is '1000000'"),
-    "image_size 10^40": (set_field("settings.image_size", 10**40), "no run's settings"),
+    "image_size 10^40": (set_field("settings.image_size", 10**40), "image_size is '1e.40'"),
     "mean NaN": (set_field("normalisation.mean", [float("nan")] * 3), "normalisation.mean"),
     "std infinite": (set_field("normalisation.std", [float("inf")] * 3), "normalisation.std"),
     "std 0": (set_field("normalisation.std", [0, 1, 1]), "normalisation.std"),

@@ -57,7 +57,7 @@ def unit(**changes):
         (unit(au=True), "`aus` is no list of AUs"),
         (unit(weight=0), "`aus` is no list of AUs"),
         (unit(weight=float("nan")), "`aus` is no list of AUs"),
-        (unit(weight=10**400), "no JSON"),
+        (unit(weight=10**400), "`aus` is no list of AUs"),
         (unit(side="up"), "`aus` is no list of AUs"),
         (unit(name=None), "`aus` is no list of AUs"),
         (unit() * 2, "no distinct expressions"),
