@@ -5,10 +5,13 @@ is an error there and not only slow.
 """
 
 import ast
+import csv
 import io
 import json
 import os
 import pickle
+import shlex
+import shutil
 import struct
 import subprocess
 import sys
@@ -16,14 +19,22 @@ import zipfile
 from pathlib import Path
 
 import broken_shards
+import cv2
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
-from auheat.errors import AuheatError
+import auheat
+from auheat.data import ShardDataset, ShardStream
+from auheat.errors import AuheatError, RequestError, StoreError
+from auheat.evaluation.external_maps import open_maps
 from auheat.facs.codebooks import load_codebook, validate_codebook
 from auheat.models.pretrained import load_weights
 from auheat.models.resnet import build_backbone
+from auheat.utils.npz import read_npz
+from auheat.visualization.face_panel import draw_bare, draw_panel
 
 SPARE = 2**29
 """Bytes that a process may take beyond what it has when everything is imported."""
@@ -239,8 +250,9 @@ def test_a_sound_store_is_read_by_every_reader(sound, tmp_path):
 
 
 @pytest.mark.slow
-def test_content_of_strangers_shards_is_not_believed_by_any_reader(sound, tmp_path):
-    kinds = list(broken_shards.BREAKS)
+@pytest.mark.parametrize("part", range(4))
+def test_content_of_strangers_shards_is_not_believed_by_any_reader(sound, tmp_path, part):
+    kinds = list(broken_shards.BREAKS)[part::4]
     told = broken_shards.read_all(sound, tmp_path, kinds)
     assert list(told) == kinds
     assert_refused_or_read(told)
@@ -265,4 +277,220 @@ def test_flipped_structure_is_refused_or_read_by_every_reader(sound, tmp_path):
 @pytest.mark.slow
 def test_nothing_but_regular_files_of_a_sane_content_is_opened(sound, tmp_path):
     kinds = [f"{what} at {place}" for place in broken_shards.PLACES for what in broken_shards.FILES]
-    assert_refused_or_read(broken_shards.read_all(sound, tmp_path, kinds[::5]))
+    kinds.remove("folder at runs/run/evaluation.json")  # where a result is to be written
+    assert_refused_or_read(broken_shards.read_all(sound, tmp_path, kinds[::7]))
+
+
+def set_field(path: str, value: object):
+    """A change of one field of a run's config.json."""
+
+    def change(run: Path) -> None:
+        config = json.loads((run / "config.json").read_text())
+        *outer, key = path.split(".")
+        place = config
+        for name in outer:
+            place = place[name]
+        place[key] = value
+        (run / "config.json").write_text(json.dumps(config))
+
+    return change
+
+
+def set_tensors(name: str, change):
+    """A change of the tensors of a run's file."""
+
+    def edit(run: Path) -> None:
+        with safe_open(run / name, "pt") as opened:
+            metadata = opened.metadata()
+        tensors = load_file(run / name)
+        save_file(change(tensors), run / name, metadata)
+
+    return edit
+
+
+def optimizer_of(tensors: dict[str, torch.Tensor]) -> list[str]:
+    return [key for key in tensors if key.startswith("optimizer/")]
+
+
+RUNS = {
+    "image_size 30000": (set_field("settings.image_size", 30000), "image_size is '30000'"),
+    "image_size 10^6": (set_field("settings.image_size", 10**6), "image_size is '1000000'"),
+    "image_size 10^40": (set_field("settings.image_size", 10**40), "image_size is '1e.40'"),
+    "mean NaN": (set_field("normalisation.mean", [float("nan")] * 3), "normalisation.mean"),
+    "std infinite": (set_field("normalisation.std", [float("inf")] * 3), "normalisation.std"),
+    "std 0": (set_field("normalisation.std", [0, 1, 1]), "normalisation.std"),
+    "weight NaN": (set_field("settings.au_weight", float("nan")), "settings.au_weight"),
+    "surrogate": (set_field("class_names", ["\ud800"]), "no run's settings"),
+    "surrogate apart": (set_field("note", "\ud800"), "no run's settings"),
+    "codebook": (set_field("codebook.regions", [[[]]]), "codebook is damaged"),
+    "deep codebook": (
+        lambda run: (run / "config.json").write_text('{"codebook": ' + "[" * 10**5 + "]" * 10**5),
+        "no run's settings",
+    ),
+    "weights NaN": (
+        set_tensors("best.safetensors", lambda t: {k: v * float("nan") for k, v in t.items()}),
+        "give no numbers",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", RUNS)
+def test_a_strangers_run_is_refused_before_it_explains_anything(sound, tmp_path, portrait, case):
+    change, message = RUNS[case]
+    run = tmp_path / "run"
+    shutil.copytree(sound / "runs" / "run", run)
+    change(run)
+    photo = tmp_path / "portrait.png"
+    cv2.imwrite(str(photo), portrait[0][..., ::-1])
+    with pytest.raises(StoreError, match=message) as error:
+        auheat.explain(run, photo, store=sound, device="cpu", detector="mesh")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: {**t, "optimizer/x/momentum_buffer": torch.ones(1)},
+        lambda t: {**t, "optimizer/0/a/b": torch.ones(1)},
+        lambda t: {**t, "optimizer/99999/momentum_buffer": torch.ones(1)},
+        lambda t: {**t, "optimizer/-1/momentum_buffer": torch.ones(1)},
+        lambda t: {**t, optimizer_of(t)[0]: torch.ones(1, 2, 3)},
+        lambda t: {**t, optimizer_of(t)[0]: t[optimizer_of(t)[0]].int()},
+        lambda t: {**t, optimizer_of(t)[0]: torch.zeros(0)},
+    ],
+)
+def test_a_strangers_optimizer_state_is_refused(sound, tmp_path, change):
+    store = tmp_path / "store"
+    shutil.copytree(sound, store)
+    set_tensors("last.safetensors", change)(store / "runs" / "run")
+    set_field("settings.epochs", 2)(store / "runs" / "run")
+    with pytest.raises(StoreError, match=r"last\.safetensors: optimizer/.* is not of this method"):
+        broken_shards.train(store, "run", epochs=2)
+
+
+def zeros_npz(file: Path, members: int, size: int) -> None:
+    """Write an .npz of some kB that claims much more: zeros, deflated."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for i in range(members):
+            archive.writestr(f"m{i}.npy", array(f"({size},)", "|u1", bytes(size)))
+
+
+def test_archives_of_zeros_are_not_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr("auheat.utils.npz.ROOM", 2**20)
+    zeros_npz(tmp_path / "small.npz", 3, 2**16)
+    assert {k: len(v) for k, v in read_npz(tmp_path / "small.npz").items()} == {
+        "m0": 2**16,
+        "m1": 2**16,
+        "m2": 2**16,
+    }
+    zeros_npz(tmp_path / "bomb.npz", 40, 2**16)
+    with pytest.raises(ValueError, match=r"arrays of 2621440 bytes .*np\.savez"):
+        read_npz(tmp_path / "bomb.npz")
+    assert list(read_npz(tmp_path / "bomb.npz", ["m7"])) == ["m7"]
+    np.savez(tmp_path / "plain.npz", a=np.zeros(2**22, np.uint8))
+    assert len(read_npz(tmp_path / "plain.npz")["a"]) == 2**22
+
+
+def test_an_array_that_claims_more_than_its_file_is_refused_unread(tmp_path):
+    (tmp_path / "a.npy").write_bytes(array("(1099511627776,)", "|u1", bytes(64)))
+    with pytest.raises(StoreError, match="a: cannot be read: an array claims 1099511627776"):
+        open_maps(tmp_path).take("a")
+
+
+@pytest.mark.parametrize("value", [0, -1, 2**20, 10**30])
+@pytest.mark.parametrize("kind", [ShardDataset, ShardStream])
+def test_a_loader_refuses_sides_that_no_photo_can_have(sound, kind, value):
+    with pytest.raises(RequestError, match="image_size: "):
+        kind(sound / "shards" / "martinez", image_size=value)
+
+
+@pytest.mark.parametrize("name", ["batch_size", "block", "window"])
+@pytest.mark.parametrize("value", [0, -1, 2**31, 10**30])
+def test_a_stream_refuses_numbers_out_of_range(sound, name, value):
+    with pytest.raises(RequestError, match=f"{name}: "):
+        ShardStream(sound / "shards" / "martinez", **{name: value})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"epoch": value} for value in (10**30, 2**64, 2**63, -1, True, 1.0, "1", None)),
+        *({"position": value} for value in (10**30, 2**64, -1, 45, False, None)),
+        *({"rows": 10**30}, {"seed": float("nan")}, {"version": None}, {"data": "\ud800"}),
+    ],
+)
+def test_a_stream_refuses_a_strangers_state(sound, change):
+    stream = ShardStream(sound / "shards" / "martinez", image_size=16, batch_size=4)
+    with pytest.raises(RequestError, match="state|set_epoch"):
+        stream.load_state_dict(stream.state_dict() | change)
+    with pytest.raises(RequestError, match="state"):
+        stream.load_state_dict(None)
+    assert (stream.epoch, stream.position) == (0, 0)
+
+
+@pytest.mark.parametrize("points", ["equal", "zero", "huge", "far", "one pixel", "infinite"])
+def test_a_face_of_no_size_is_drawn(points):
+    marks = {
+        "equal": np.full((68, 2), 7.5),
+        "zero": np.zeros((68, 2)),
+        "huge": np.linspace(-3e38, 3e38, 136).reshape(68, 2),
+        "far": np.full((68, 2), 1e6),
+        "one pixel": np.random.default_rng(0).random((68, 2)),
+        "infinite": np.full((68, 2), np.inf),
+    }[points].astype(np.float32)
+    heatmap = np.zeros((56, 56), np.float32)
+    for photo in (np.zeros((60, 40, 3), np.uint8), np.zeros((1, 1, 3), np.uint8)):
+        assert draw_panel(photo, marks, heatmap, 40).shape == (40, 120, 3)
+        assert draw_bare(photo.shape[:2], marks, heatmap, 40).shape == (40, 80, 3)
+
+
+def run_auheat(*words: str, cwd: Path, redirect: str = "") -> subprocess.CompletedProcess[bytes]:
+    command = " ".join([sys.executable, "-m", "auheat", *map(shlex.quote, words), redirect])
+    return subprocess.run(
+        ["bash", "-c", command], cwd=cwd, capture_output=True, timeout=120, check=False
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("redirect", ["2>&-", "2>/dev/full", "2>&- >&-"])
+def test_extract_ends_well_where_its_messages_cannot_be_seen(tmp_path, redirect):
+    points = np.random.default_rng(0).uniform(2, 7, (3, 68, 2)).astype(np.float32)
+    for i in range(3):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), np.zeros((9, 9, 3), np.uint8))
+    np.savez(tmp_path / "points.npz", id=np.array(["0.png", "1.png", "2.png"]), landmarks=points)
+    done = run_auheat("extract", ".", "--detector", "points.npz", "--store", "store",
+                      cwd=tmp_path, redirect=redirect)  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert auheat.verify(tmp_path / "store").ok
+
+
+@pytest.mark.slow
+def test_a_reader_of_the_output_may_go_at_any_time(sound):
+    done = run_auheat("stats", "--store", str(sound), cwd=sound, redirect="| head -c 5")
+    assert (done.returncode, done.stdout) == (0, b"split")
+    assert b"Traceback" not in done.stderr
+    full = run_auheat("stats", "--store", str(sound), cwd=sound, redirect=">/dev/full")
+    assert full.returncode == 1
+    assert b"No space left" in full.stderr
+
+
+@pytest.mark.slow
+def test_names_of_photos_neither_command_a_terminal_nor_a_spreadsheet(tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("=cmd|' -C calc'!A0.png", "@x.png", "a\x1b]0;owned\x07\x1b[2J.png"):
+        (photos / name).write_bytes(b"no photo")
+    points = np.zeros((1, 68, 2), np.float32)
+    np.savez(tmp_path / "points.npz", id=np.array(["a\x1b]0;owned\x07\x1b[2J"]), landmarks=points)
+    done = run_auheat("extract", "photos", "--detector", "points.npz", "--store", "a\x1b[2Jb",
+                      cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0
+    assert b"a\\x1b[2Jb" in done.stdout
+    assert b"\x1b[2J" not in done.stdout + done.stderr
+    with (tmp_path / "a\x1b[2Jb" / "landmarks" / "failed.csv").open(newline="") as listed:
+        cells = [cell for row in csv.reader(listed) for cell in row]
+    assert len(cells) == 12
+    assert not [cell for cell in cells if cell[:1] in set("=+-@\t\r")]
+    bad = run_auheat("stats", "--store", "c\x1b[2Jd", cwd=tmp_path)
+    assert bad.returncode == 1
+    assert b"c\\x1b[2Jd" in bad.stderr

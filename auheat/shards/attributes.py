@@ -21,7 +21,7 @@ from auheat.expressions import EXPRESSIONS
 from auheat.utils.reading import open_regular, parse_json
 
 MAX_BYTES = 2**24
-"""Bytes that the values of one attribute may take (16 MiB)."""
+"""Bytes that the attributes of one dataset may take (16 MiB)."""
 
 
 MAX_ATTRIBUTES = 1024
@@ -58,15 +58,16 @@ def plain_attributes(where: h5py.File | h5py.Dataset) -> dict[str, Any]:
     """Return attributes as plain Python values.
 
     What has a name that is no text, a type that is neither text nor number, or no room in
-    `MAX_BYTES` is left out: version 1 has none such, and a reader ignores it (rule S6).
+    `MAX_BYTES` (four times as much for those of FORMAT.md) is left out: version 1 has none such,
+    and a reader ignores it (rule S6).
     """
     names = [name for name in where.attrs if isinstance(name, str)]
     plain: dict[str, Any] = {}
-    room = MAX_BYTES
-    for name in sorted(names, key=lambda name: (name not in _KNOWN, name)):
+    room = {True: 4 * MAX_BYTES, False: MAX_BYTES}
+    for name in names:
         n = _measure(where, name)
-        if n is not None and n <= room:
-            room -= n
+        if n is not None and n <= room[name in _KNOWN]:
+            room[name in _KNOWN] -= n
             value = where.attrs[name]
             plain[name] = value.tolist() if hasattr(value, "tolist") else value
     return plain

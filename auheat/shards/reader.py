@@ -324,8 +324,10 @@ def content_digest(folder: Path | str) -> str:
     digest = hashlib.sha256()
     for file in list_shards(Path(folder)):
         with open_shard(file) as shard:
-            _digest_attributes(digest, plain_attributes(shard))
-            for name in sorted(DATASETS & set(shard)):
+            about = plain_attributes(shard)
+            _digest_attributes(digest, about)
+            known = FORMATS.get(str(about.get("format")), shard)
+            for name in sorted(name for name in shard if name in known):
                 dataset = shard[name]
                 digest.update(f"{name}|{dataset.dtype}|{dataset.shape}|".encode())
                 for rows in cut_rows(dataset):

@@ -6,12 +6,12 @@ manifest alone. Only whole files are looked into, row by row.
 
 from __future__ import annotations
 
-import mmap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
@@ -33,7 +33,6 @@ from auheat.shards.reader import (
     read_pieces,
 )
 from auheat.shards.schema import BACKUP, BYTES_OF, FORMAT_VERSION, FORMATS, MANIFEST, MAX_LENGTH
-from auheat.shards.writer import crc_of
 from auheat.utils.files import PART, file_digest
 from auheat.utils.paths import is_inside_name
 from auheat.utils.reading import open_regular
@@ -185,9 +184,7 @@ def _check_shard(file: Path, entry: ShardEntry, seen: dict[str, str]) -> Iterato
     if n != entry.bytes or file_digest(file) != entry.sha256:
         changed = "its bytes have changed"
         problem = changed if n == entry.bytes else f"{n} bytes (the manifest says {entry.bytes})"
-        with open_regular(file) as handle:
-            data = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) if n else b""
-        for name in _damaged(data, entry.places) or [STRUCTURE]:
+        for name in _damaged(file, n, entry.places) or [STRUCTURE]:
             yield "S2", problem, name, None
         return
     try:
@@ -205,16 +202,27 @@ def _check_shard(file: Path, entry: ShardEntry, seen: dict[str, str]) -> Iterato
         yield "S7", str(error).removeprefix(f"{file}: "), STRUCTURE, None
 
 
-def _damaged(data: bytes | mmap.mmap, places: Mapping[str, str]) -> list[str]:
+def _damaged(file: Path, size: int, places: Mapping[str, str]) -> list[str]:
     """Return the datasets whose bytes in a damaged file differ from what was written."""
     names = []
-    for name, text in places.items():
-        crc, *stretches = text.split()
-        spans = [[int(n) for n in span.split("+")] for span in stretches]
-        beyond = any(sum(span) > len(data) for span in spans)
-        if beyond or f"{crc_of(data, spans):08x}" != crc:
-            names.append(name)
+    with open_regular(file) as handle:
+        for name, text in places.items():
+            stated, *stretches = text.split()
+            spans = [[int(n) for n in span.split("+")] for span in stretches]
+            beyond = any(sum(span) > size for span in spans)
+            if beyond or f"{_crc_of_file(handle, spans):08x}" != stated:
+                names.append(name)
     return names
+
+
+def _crc_of_file(handle: BinaryIO, spans: Iterable[Sequence[int]]) -> int:
+    """Return the CRC-32 over stretches (offset, length) of a file, read piece by piece."""
+    crc = 0
+    for offset, length in spans:
+        handle.seek(offset)
+        for left in range(length, 0, -PIECE):
+            crc = zlib.crc32(handle.read(min(left, PIECE)), crc)
+    return crc
 
 
 def _check_content(shard: h5py.File, entry: ShardEntry, seen: dict[str, str]) -> Iterator[Place]:

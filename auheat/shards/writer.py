@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import mmap
 import secrets
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -283,7 +282,7 @@ def extents(dataset: h5py.Dataset) -> list[tuple[int, int]]:
     return found
 
 
-def crc_of(data: bytes | mmap.mmap, stretches: Iterable[Iterable[int]]) -> int:
+def crc_of(data: bytes, stretches: Iterable[Iterable[int]]) -> int:
     """Return the CRC-32 over stretches (offset, length) of a file's bytes."""
     crc = 0
     with memoryview(data) as view:

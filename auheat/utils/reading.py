@@ -14,7 +14,7 @@ MAX_JSON = 2**28
 """Bytes of the longest JSON file that is read (256 MiB): a manifest of 100,000 shards fits."""
 
 
-_DIGITS = 25  # of a whole number: 64 bits have 20
+_DIGITS = 25  # of a whole number: 64 bits have 20, and a longer one is no count of anything
 
 
 def open_regular(file: Path | str) -> BufferedReader:
@@ -128,7 +128,9 @@ def read_json(file: Path | str) -> Any:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Return what a JSON text holds: texts that can be written, numbers of a sane length.
+    """Return what a JSON text holds: texts that can be written, whole numbers of a sane length.
+
+    Longer ones are floats, infinite where they are too large.
 
     Args:
         text: The text, UTF-8 where it is bytes.
@@ -137,7 +139,7 @@ def parse_json(text: str | bytes) -> Any:
         Plain values.
 
     Raises:
-        ValueError: It is no JSON, nested too deeply, or has a text or a number of no use.
+        ValueError: It is no JSON, nested too deeply, or has a text of no use.
 
     Example:
         >>> from auheat.utils.reading import parse_json
@@ -146,7 +148,7 @@ def parse_json(text: str | bytes) -> Any:
         ValueError: nested too deeply
     """
     try:
-        value = json.loads(text, parse_int=_parse_int)
+        value = json.loads(text, parse_int=_parse_number)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if (b"\\u" if isinstance(text, bytes) else "\\u") in text:  # type: ignore[operator]
@@ -157,7 +159,5 @@ def parse_json(text: str | bytes) -> Any:
     return value
 
 
-def _parse_int(text: str) -> int:
-    if len(text) > _DIGITS:
-        raise ValueError(f"a number of {len(text)} characters")
-    return int(text)
+def _parse_number(text: str) -> int | float:
+    return int(text) if len(text) <= _DIGITS else float(text)

@@ -35,7 +35,7 @@ def draw_panel(photo: Array, points: Array, heatmap: Array, side: int = PANEL) -
     face = cv2.resize(large, (side, side), interpolation=cv2.INTER_AREA)
     heat = _warp_heat(heatmap, (height, width), view, side)
     drawn = face.copy()
-    draw_dots(drawn, points @ view[:, :2].T + view[:, 2])
+    draw_dots(drawn, _place(points, view))
     return np.hstack([drawn, colorize(heat), overlay(face, heat)])
 
 
@@ -48,8 +48,14 @@ def draw_bare(shape: tuple[int, int], points: Array, heatmap: Array, side: int =
     view = _view(shape, points, side)
     blank = np.full((side, side, 3), _GRAY, np.uint8)
     heat = _warp_heat(heatmap, shape, view, side)
-    draw_dots(blank, points @ view[:, :2].T + view[:, 2])
+    draw_dots(blank, _place(points, view))
     return np.hstack([blank, colorize(heat)])
+
+
+def _place(points: Array, view: Array) -> Array:
+    """Return points (68, 2) of a photo in a view of it; infinite ones are NaN."""
+    placed: Array = np.where(np.isfinite(points), points, np.nan) @ view[:, :2].T + view[:, 2]
+    return placed
 
 
 def _warp_heat(heatmap: Array, shape: tuple[int, int], view: Array, side: int) -> Array:

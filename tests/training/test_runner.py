@@ -480,7 +480,7 @@ def test_presets_give_way_to_what_is_asked_for():
         ({"seed": 2**32}, "--seed: 4294967296"),
         ({"layers": (5, 4, 5)}, "--layers: 5 is given twice"),
         ({"classes": ("Anger", "Anger")}, "--classes: 'Anger' is given twice"),
-        ({"image_size": 15}, "--image-size: 15 \\(expected 16 or more"),
+        ({"image_size": 15}, "--image-size: 15 \\(expected 16 to 4096"),
     ],
 )
 def test_settings_no_run_could_use_are_refused(settings, message):

@@ -51,8 +51,6 @@ def test_a_link_to_a_regular_file_is_read(tmp_path):
         ('{"a": ' * 200_000, "nested too deeply"),
         ('["\\ud800"]', "lone surrogate"),
         ('{"\\udfff": 1}', "lone surrogate"),
-        ("9" * 26, "a number of 26 characters"),
-        ("[-" + "1" * 5000 + "]", "a number of 5001 characters"),
         ("", "Expecting value"),
         (b"\xff", "decode"),
     ],
@@ -67,4 +65,5 @@ def test_json_of_no_use_is_one_kind_of_error(tmp_path, text, message):
 
 def test_json_is_read_as_the_library_reads_it():
     text = r'{"a": [1, -2.5, null, "\u00e9\ud83d\ude00"], "b": 18446744073709551615}'
+    assert parse_json("[" + "9" * 30 + ", -" + "1" * 5000 + "]") == [1e30, -float("inf")]
     assert parse_json(text) == {"a": [1, -2.5, None, "é😀"], "b": 2**64 - 1}
