@@ -80,7 +80,7 @@ def test_a_codebook_in_a_shard_is_checked(shards, book, problem):
     ("dataset", "name", "value", "rule"),
     [
         ("label", "names", ["Happiness", "Happiness"], "S10"),
-        ("label", "names", ["Joy"], "S10"),
+        ("label", "names", [1, 2], "S10"),
         ("label", "names", None, "S10"),
         ("heatmap", "scale", 1.0, "S13"),
         ("heatmap", "thin_rows", "many", "S13"),

@@ -492,7 +492,7 @@ def test_a_checkpoint_of_another_network_is_one_clear_error(store, change):
 def test_a_checkpoint_without_mean_weights_cannot_go_on_with_them(store):
     run = train(store, quick(name="meanless", epochs=1)).run
     model, _ = checkpoint.load_classifier(run)
-    optimizer = torch.optim.SGD(model.parameters())
+    optimizer = torch.optim.AdamW(model.parameters())
     with pytest.raises(AuheatError, match="last.safetensors: not of this method"):
         checkpoint.load_state(run, model, optimizer, Ema(model, 0.9).model)
 
