@@ -51,7 +51,7 @@ check: $(INSTALLED)  ## style and types alone
 	$(BIN)/mypy auheat cli
 
 faults: $(INSTALLED)  ## kill, fill up and damage stores, runs and exports at every site (minutes)
-	AUHEAT_FAULTS=full $(BIN)/python -m pytest -s tests/store/test_faults.py tests/store/test_run_faults.py tests/images/test_damaged_photos.py tests/exporters/test_exporter.py tests/store/test_merging.py
+	AUHEAT_FAULTS=full $(BIN)/python -m pytest -s tests/store/test_faults.py tests/store/test_run_faults.py tests/test_hostile.py tests/images/test_damaged_photos.py tests/exporters/test_exporter.py tests/store/test_merging.py
 
 bench: $(INSTALLED)  ## measure speed against peers in the same run
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done

@@ -8,7 +8,6 @@ than what lies there, and a file that is neither was damaged.
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, TypeAlias, TypeVar
 from auheat.errors import AuheatError, StoreError
 from auheat.utils.files import encode_json, file_digest, write_json, write_whole
 from auheat.utils.paths import is_plain_name
+from auheat.utils.reading import parse_json
 
 CHECKSUMS = "manifest.json"
 
@@ -87,7 +87,7 @@ def read_checksums(folder: Path) -> dict[str, list[State]] | None:
         if file.stat().st_size > _LARGEST:
             raise ValueError(f"{file.stat().st_size} bytes")
         data = file.read_bytes()
-        body = json.loads(data)
+        body = parse_json(data.decode())
         stated = body.pop("sha256")
         if stated != _checksum(body) or data != encode_json(body | {"sha256": stated}):
             raise ValueError("its own checksum differs")
@@ -106,9 +106,19 @@ def find_damage(folder: Path, names: Collection[str] | None = None) -> Iterator[
     for name, states in (read_checksums(folder) or {}).items():
         if names is not None and name not in names:
             continue
-        state = _state_of(folder / name)
-        if state not in states:
-            yield name, GONE if state is None else CHANGED
+        if not _find_matches(folder / name, states):
+            yield name, CHANGED if (folder / name).is_file() else GONE
+
+
+def _find_matches(file: Path, states: Sequence[State]) -> set[int]:
+    """Return which of the listed states a file is in; one of another length is not read."""
+    present = file.is_file()
+    n = file.stat().st_size if present else None
+    alike = {i for i, state in enumerate(states) if n == (state["bytes"] if state else None)}
+    if not present or not alike:
+        return alike
+    digest = file_digest(file)
+    return {i for i in alike if (states[i] or {})["sha256"] == digest}
 
 
 def are_of_one_time(folder: Path, names: Sequence[str]) -> bool:
@@ -120,10 +130,7 @@ def are_of_one_time(folder: Path, names: Sequence[str]) -> bool:
         known = read_checksums(folder) or {}
     except AuheatError:
         return True
-    times = []
-    for name in names:
-        state = _state_of(folder / name)
-        times.append({i for i, one in enumerate(known.get(name, [])) if one == state})
+    times = [_find_matches(folder / name, known.get(name, [])) for name in names]
     return not all(times) or bool(set.intersection(*times))
 
 
