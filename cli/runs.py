@@ -20,6 +20,7 @@ from .choices import (
     METHOD,
     OPTIMIZERS,
     PRESETS,
+    RESAMPLINGS,
     SCHEDULES,
     Choice,
     Layers,
@@ -66,6 +67,7 @@ SETTINGS: dict[str, dict[str, str]] = {
         "au_weight": "Weight of the AU loss; 0: none.",
         "contrast_weight": "Weight of telling its class's heatmap from the others'; 0: none.",
         "layers": "Layers to align, 1 to 5, such as 5 or 5+4.",
+        "align": "How the heatmap is shrunk to a layer; reference: as the published code does.",
     },
     "Optimisation": {
         "epochs": "Passes over the photos.",
@@ -98,6 +100,7 @@ _TYPES: dict[str, Any] = {
     "augment": Choice(AUGMENTATIONS),
     "method": METHOD,
     "layers": Layers(),
+    "align": Choice(RESAMPLINGS),
     "optimizer": Choice(OPTIMIZERS),
     "schedule": Choice(SCHEDULES),
     "amp": Choice(AMP),

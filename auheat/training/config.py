@@ -18,6 +18,7 @@ from auheat.training.presets import CROP, PRESETS, RESIZE
 from auheat.training.settings import TrainConfig as TrainConfig
 from auheat.training.settings import TrainSettings as TrainSettings
 from auheat.utils.checks import check_distinct, check_one_of
+from auheat.utils.maps import RESAMPLINGS
 
 MIN_SIDE = 16
 """Of photos with a shorter side the last layer would make a map of a single pixel."""
@@ -94,6 +95,7 @@ def _check_engine(config: TrainConfig) -> None:
     check_one_of("--schedule", config.schedule, {"auto": None, **SCHEDULES})
     check_one_of("--augment", config.augment, AUGMENTATIONS)
     check_one_of("--amp", config.amp, AMP)
+    check_one_of("--align", config.align, RESAMPLINGS)
     on_cpu = config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available())
     if config.amp == "fp16" and on_cpu:
         raise RequestError("--amp: 'fp16' needs CUDA (bf16 works on a CPU too)")

@@ -25,6 +25,7 @@ class TrainConfig:
         au_weight: Weight of `au_alignment_loss`, the paper's lambda; 0 for a plain classifier.
         contrast_weight: Weight of `contrastive_alignment_loss`.
         layers: Layers (1 to 5, shallow to deep) that both align.
+        align: How the heatmap is brought to a layer's size, "area" or "reference".
         epochs: Passes over the training rows, above 0.
         batch_size: Photos that one step learns from, by all processes and `accumulate` passes.
         lr: Highest learning rate, above 0.
@@ -68,6 +69,7 @@ class TrainConfig:
     au_weight: float = 4.0
     contrast_weight: float = 0.0
     layers: tuple[int, ...] = (5,)
+    align: str = "area"
     epochs: int = 30
     batch_size: int = 32
     lr: float = 0.01
@@ -117,6 +119,7 @@ class TrainSettings(TypedDict, total=False):
     au_weight: float
     contrast_weight: float
     layers: tuple[int, ...]
+    align: str
     epochs: int
     batch_size: int
     lr: float
