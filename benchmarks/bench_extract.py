@@ -3,8 +3,9 @@
     python benchmarks/bench_extract.py [FOLDER]      (a RAF-DB layout or class folders)
 
 Without FOLDER the demonstration set is used. Prints one JSON line; the digests' share is of the
-processor time of extract, which the machine's other work does not change much. Cost grows linearly
-with the number of photos; the networks cost the same for each photo, decoding grows with its pixels.
+processor time of extract, which the machine's other work does not change much. Cost grows
+linearly with the number of photos; the networks cost the same for each photo, decoding grows with
+its pixels.
 """
 
 import hashlib

@@ -54,7 +54,7 @@ SETTINGS: dict[str, dict[str, str]] = {
         "classes": "Only these expressions, such as Happiness,Anger,Neutral.",
         "val_fraction": "Share of train held out.",
         "balance": "Draw every class as often.",
-        "augment": "affine: moved, tinted, erased; crop: mirrored alone.",
+        "augment": "affine: moved, tinted, erased; crop: mirrored; reference: as published code.",
         "resize": "Resize to this side, learn from random crops; 0: none.",
     },
     "Model": {
@@ -75,6 +75,7 @@ SETTINGS: dict[str, dict[str, str]] = {
         "optimizer": "sgd is Nesterov's.",
         "lr": "Highest learning rate.",
         "head_lr_factor": "The head's rate, in multiples of --lr.",
+        "head_lr_stages": "Last stages of a ResNet that learn at the head's rate, too.",
         "weight_decay": "Weight decay.",
         "schedule": "auto: cosine of sgd, onecycle of adamw.",
         "warmup": "Epochs in which the rate rises  [default: 0; onecycle: a quarter]",

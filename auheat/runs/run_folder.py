@@ -37,7 +37,9 @@ RENAMED = {"recipe": "preset", "head_lr": "head_lr_factor", "crop_from": "resize
 """Settings as earlier versions called them -> their names now."""
 
 
-LATER: Mapping[str, Any] = MappingProxyType({"contrast_weight": 0.0, "align": "area"})
+LATER: Mapping[str, Any] = MappingProxyType(
+    {"contrast_weight": 0.0, "align": "area", "head_lr_stages": 0}
+)
 """Settings that came later -> the value that runs which do not note them were made with."""
 
 

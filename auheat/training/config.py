@@ -30,7 +30,8 @@ def make_config(preset: str = "none", **settings: Unpack[TrainSettings]) -> Trai
     Backbone and image size, where neither preset nor caller gives them, are the method's own.
 
     Args:
-        preset: Name of settings to begin with: "none", "demo", "methods", "rafdb", "affectnet".
+        preset: Name of settings to begin with: "none", "demo", "methods", "rafdb", "affectnet",
+            "rafdb-code", "affectnet-code".
         settings: Fields of `TrainConfig`; one that is None is left as it is.
 
     Returns:
@@ -104,6 +105,7 @@ def _check_engine(config: TrainConfig) -> None:
         "step_epochs": (config.step_epochs > 0, "1 or more"),
         "step_factor": (0 < config.step_factor <= 1, "above 0, at most 1"),
         "head_lr_factor": (0 < config.head_lr_factor < math.inf, "> 0"),
+        "head_lr_stages": (0 <= config.head_lr_stages <= 4, "0 to 4"),
         "clip": (0 <= config.clip < math.inf, "0 or more"),
         "ema": (0 <= config.ema < 1, "0 to under 1"),
         "workers": ((config.workers or 0) >= 0, "0 or more"),

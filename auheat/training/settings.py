@@ -32,6 +32,7 @@ class TrainConfig:
         weight_decay: 0 or more.
         optimizer: "sgd" (Nesterov) or "adamw".
         head_lr_factor: The head's rate as a multiple of `lr`.
+        head_lr_stages: How many of a ResNet's last stages learn at the head's rate, too.
         schedule: "auto" is cosine of sgd and onecycle of adamw.
         warmup: Epochs in which the rate rises; None is as suits the schedule.
         step_epochs: Epochs between steps of the schedule "step".
@@ -76,6 +77,7 @@ class TrainConfig:
     weight_decay: float = 5e-4
     optimizer: str = "sgd"
     head_lr_factor: float = 1.0
+    head_lr_stages: int = 0
     schedule: str = "auto"
     warmup: float | None = None
     step_epochs: int = 10
@@ -126,6 +128,7 @@ class TrainSettings(TypedDict, total=False):
     weight_decay: float
     optimizer: str
     head_lr_factor: float
+    head_lr_stages: int
     schedule: str
     warmup: float | None
     step_epochs: int
