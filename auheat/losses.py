@@ -31,7 +31,9 @@ class Loss(NamedTuple):
     contrast: Tensor
 
 
-def au_alignment_loss(features: Tensor, heatmap: Tensor, valid: Tensor) -> Tensor:
+def au_alignment_loss(
+    features: Tensor, heatmap: Tensor, valid: Tensor, align: str = "area"
+) -> Tensor:
     """Compute the action-unit alignment loss: 1 - cosine similarity of attention and AU heatmap.
 
     Belharbi et al., Guided Interpretable Facial Expression Recognition via Spatial Action Unit
@@ -48,6 +50,8 @@ def au_alignment_loss(features: Tensor, heatmap: Tensor, valid: Tensor) -> Tenso
             where the heatmap holds that share of the cell alone: T is then multiplied by it, so
             that what is not known neither draws nor repels attention, and a row counts by its
             known area.
+        align: How A is brought to T's size: "area", or "reference" as the paper's published code
+            does (`F.interpolate` with align_corners and antialias).
 
     Returns:
         A scalar in [0, 2]. With no valid row it is exactly 0, and gradients are zeros.
@@ -63,9 +67,9 @@ def au_alignment_loss(features: Tensor, heatmap: Tensor, valid: Tensor) -> Tenso
     """
     size = (features.shape[2], features.shape[3])
     area = valid.float() if valid.ndim == 3 else valid[:, None, None].float().expand_as(heatmap)
-    target = resize_heatmap(torch.where(area > 0, heatmap.float(), 0), size)
+    target = resize_heatmap(torch.where(area > 0, heatmap.float(), 0), size, align)
     # summed in float32 as they are read: a copy of half-precision features would double the traffic
-    seen = features.mean(1, dtype=torch.float32) * resize_heatmap(area, size)
+    seen = features.mean(1, dtype=torch.float32) * resize_heatmap(area, size, align)
     seen = F.normalize(seen.flatten(1), dim=1, eps=_EPS)
     wanted = F.normalize(target.flatten(1), dim=1, eps=_EPS)
     weight = area.mean((1, 2))
@@ -157,13 +161,15 @@ def total_loss(
     contrast_weight: float = 0.0,
     class_maps: Tensor | None = None,
     class_weights: Tensor | None = None,
+    align: str = "area",
 ) -> Loss:
     """Return eq. 3, cross-entropy + `au_weight` x alignment, and + `contrast_weight` x contrast.
 
     Cross-entropy is summed over the logits and every set of auxiliary logits, alignment and
     contrast over the `layers`, which count from 1, shallow to deep. Labels are (B,) classes, or
     (B, K) shares that sum to one; heatmap and valid are `au_alignment_loss`'s, `class_maps` (for a
-    contrast) and `class_weights` `contrastive_alignment_loss`'s. With both weights 0 it is the
+    contrast) and `class_weights` `contrastive_alignment_loss`'s; `align` is how the heatmap is
+    brought to a layer's size. With both weights 0 it is the
     plain classifier.
     """
     classes = sum(
@@ -173,7 +179,8 @@ def total_loss(
     alignment = contrast = torch.zeros_like(classes)
     aligned = [output.features[n - 1] for n in layers]
     if au_weight:
-        alignment = torch.stack([au_alignment_loss(f, heatmap, valid) for f in aligned]).sum()
+        terms = [au_alignment_loss(f, heatmap, valid, align) for f in aligned]
+        alignment = torch.stack(terms).sum()
     if contrast_weight:
         assert class_maps is not None
         inputs = class_maps, labels, valid, class_weights

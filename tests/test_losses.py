@@ -77,6 +77,21 @@ def test_attention_that_equals_the_heatmap_has_no_loss():
     assert au_alignment_loss(features, heatmap, torch.ones(2).bool()).item() < 1e-6
 
 
+@pytest.mark.parametrize("side", [7, 14, 28, 40])
+def test_the_published_codes_target_is_torchs_interpolation_with_its_flags(side):
+    features, heatmap = torch.randn(3, 6, side, side), torch.rand(3, 28, 28)
+    flags = {"mode": "bilinear", "align_corners": True, "antialias": True}
+    target = torch.nn.functional.interpolate(heatmap[:, None], (side, side), **flags)[:, 0]
+    expected = np.mean(
+        [
+            1 - cosine_by_hand(t.mean(0).numpy(), a.numpy())
+            for t, a in zip(features, target, strict=True)
+        ]
+    )
+    got = au_alignment_loss(features, heatmap, torch.ones(3).bool(), "reference")
+    assert got.item() == pytest.approx(expected, abs=1e-5)
+
+
 def test_heatmap_is_enlarged_bilinearly_for_a_finer_layer():
     ramp = torch.arange(4.0).expand(1, 4, 4)
     expected = [0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3]
@@ -146,7 +161,11 @@ def test_known_shares_limit_the_comparison_and_weigh_the_row():
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [(" * resize_heatmap(area, size)", ""), ("weight * (1 - ", "(1 - "), ("1 - (seen", "(seen")],
+    [
+        (" * resize_heatmap(area, size, align)", ""),
+        ("weight * (1 - ", "(1 - "),
+        ("1 - (seen", "(seen"),
+    ],
 )
 def test_a_loss_that_is_off_is_noticed(old, new, monkeypatch):
     mutate(monkeypatch, losses, "au_alignment_loss", old, new)

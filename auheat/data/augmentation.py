@@ -21,7 +21,13 @@ _GRAY = (0.299, 0.587, 0.114)
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """How far photos are varied; every share is of the photo's side, every p a probability."""
+    """How far photos are varied; every share is of the photo's side, every p a probability.
+
+    `rotation` is in degrees either way, `crop_area` the least share of the photo that a crop shows,
+    `gray` the share of photos without colour, `hue` in turns either way, `erase_ratio` the longest
+    side of what is erased over the shorter, and `noise` whether it is filled with noise, or with
+    one colour.
+    """
 
     flip: float = 0.5
     rotation: float = 8.0
@@ -32,6 +38,13 @@ class Augmentation:
     saturation: float = 0.2
     erase: float = 0.25
     erase_area: tuple[float, float] = (0.02, 0.12)
+    erase_ratio: float = 3.0
+    noise: bool = False
+    rotation_p: float = 1.0
+    crop_area: float = 1.0
+    hue: float = 0.0
+    colour_p: float = 1.0
+    gray: float = 0.0
 
 
 AUGMENTATIONS: Mapping[str, Augmentation] = MappingProxyType(
@@ -40,10 +53,33 @@ AUGMENTATIONS: Mapping[str, Augmentation] = MappingProxyType(
         "crop": Augmentation(
             rotation=0, scale=0, shift=0, brightness=0, contrast=0, saturation=0, erase=0
         ),
-        "none": Augmentation(0, 0, 0, 0, 0, 0, 0, 0),
+        "none": Augmentation(
+            flip=0, rotation=0, scale=0, shift=0, brightness=0, contrast=0, saturation=0, erase=0
+        ),
+        "reference": Augmentation(
+            rotation=6,
+            rotation_p=0.5,
+            crop_area=0.8,
+            scale=0,
+            shift=0,
+            brightness=0.4,
+            contrast=0.4,
+            saturation=0.4,
+            hue=0.1,
+            colour_p=0.8,
+            gray=0.2,
+            erase=0.5,
+            erase_area=(0.02, 0.33),
+            erase_ratio=3.3,
+            noise=True,
+        ),
     }
 )
 """Name -> how photos are varied: moved, tinted and erased; mirrored alone; or not at all.
+
+"reference" has the numbers of the paper's published code. That turns hues in HSV and varies light,
+contrast and saturation in a random order; here the order is fixed, and hues turn about the gray
+axis.
 
 Where photos are larger than what is learnt from, each also takes a random crop.
 """
@@ -81,7 +117,9 @@ def vary(
     theta = draw_affines(rows.n, generator, settings)
     whole = images.shape[-1]
     side = whole if side is None else side
-    if side < whole:
+    if settings.crop_area < 1:
+        theta = _zoom_in(theta, settings.crop_area, generator)
+    elif side < whole:
         theta = _crop(theta, whole, side, generator)
     theta = theta[rows.first :: rows.step]
     images = warp_images(images, theta.to(images), side)
@@ -98,12 +136,23 @@ def _crop(theta: Tensor, whole: int, side: int, generator: torch.Generator) -> T
     return torch.cat([linear, (theta[:, :, 2] + middle)[..., None]], 2)
 
 
+def _zoom_in(theta: Tensor, least: float, generator: torch.Generator) -> Tensor:
+    """Let affines (n, 2, 3) begin from a square crop of a share of the area, `least` to 1."""
+    share = (least + (1 - least) * torch.rand(len(theta), generator=generator)).sqrt()
+    places = [_spread(len(theta), generator) for _ in range(2)]
+    middle = (1 - share)[:, None] * torch.stack(places, 1)
+    moved = theta[:, :, 2] + (theta[:, :, :2] @ middle[..., None])[..., 0]
+    return torch.cat([share[:, None, None] * theta[:, :, :2], moved[..., None]], 2)
+
+
 def draw_affines(n: int, generator: torch.Generator, settings: Augmentation) -> Tensor:
     """Draw n affines (n, 2, 3) from the new to the old image, where both span [-1, 1].
 
     A negative determinant is a flip.
     """
     angle = math.radians(settings.rotation) * _spread(n, generator)
+    if settings.rotation_p < 1:
+        angle = torch.where(torch.rand(n, generator=generator) < settings.rotation_p, angle, 0)
     zoom = torch.exp(math.log1p(settings.scale) * _spread(n, generator))
     shift = 2 * settings.shift * torch.stack([_spread(n, generator) for _ in range(2)], 1)
     sign = 1 - 2 * (torch.rand(n, generator=generator) < settings.flip).float()
@@ -133,20 +182,46 @@ def vary_colour(
     settings: Augmentation,
     rows: Rows | None = None,
 ) -> Tensor:
-    """Scale each image's light, contrast about its mean, and saturation about its gray."""
+    """Scale each image's light, contrast about its mean, and saturation about its gray.
+
+    Where the settings ask for it, some photos lose their colours first, and hues turn.
+    """
     n, first, step = Rows(len(images)) if rows is None else rows
+    chosen = torch.ones(n)
+    if settings.colour_p < 1:
+        chosen = (torch.rand(n, generator=generator) < settings.colour_p).float()
+
+    def draw(amount: float) -> Tensor:
+        values = amount * _spread(n, generator) * chosen
+        return values[first::step].to(images).view(-1, 1, 1, 1)
+
     light, contrast, colour = (
-        (1 + amount * _spread(n, generator)[first::step]).to(images).view(-1, 1, 1, 1)
-        for amount in (settings.brightness, settings.contrast, settings.saturation)
+        1 + draw(amount) for amount in (settings.brightness, settings.contrast, settings.saturation)
     )
     if settings.brightness == settings.contrast == settings.saturation == 0:
         return images
     weights = torch.tensor(_GRAY).to(images).view(1, 3, 1, 1)
+    if settings.gray:
+        plain = (torch.rand(n, generator=generator) < settings.gray)[first::step].to(images.device)
+        gray = (images * weights).sum(1, keepdim=True)
+        images = torch.where(plain[:, None, None, None], gray, images)
+    if settings.hue:
+        images = turn_hue(images, draw(settings.hue)[:, 0, 0, 0])
     images = images * light
     gray = (images * weights).sum(1, keepdim=True)
     images = gray + (images - gray) * colour
     mean = gray.mean((2, 3), keepdim=True)
     return (mean + (images - mean) * contrast).clamp(0, 1)
+
+
+def turn_hue(images: Tensor, turns: Tensor) -> Tensor:
+    """Turn the colours of images (N, 3, H, W) about the gray axis, by `turns` (N,) of a circle."""
+    angle = 2 * math.pi * turns.float()
+    cos, sin = torch.cos(angle)[:, None, None], torch.sin(angle)[:, None, None]
+    cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], device=images.device) / 3**0.5
+    even = torch.full((3, 3), 1 / 3, device=images.device)  # Rodrigues' formula
+    matrix = cos * torch.eye(3, device=images.device) + sin * cross + (1 - cos) * even
+    return torch.einsum("nij,njhw->nihw", matrix.to(images.dtype), images).clamp(0, 1)
 
 
 def erase(
@@ -155,13 +230,13 @@ def erase(
     settings: Augmentation,
     rows: Rows | None = None,
 ) -> Tensor:
-    """Fill a random rectangle of some images with a random colour (Zhong et al. 2020)."""
+    """Fill a random rectangle of some images, with a random colour or noise (Zhong et al. 2020)."""
     n, start, step = Rows(len(images)) if rows is None else rows
     height, width = images.shape[2:]
     low, high = settings.erase_area
     chosen = torch.rand(n, generator=generator) < settings.erase
     area = low + (high - low) * torch.rand(n, generator=generator)
-    ratio = torch.exp(math.log(3) * _spread(n, generator))
+    ratio = torch.exp(math.log(settings.erase_ratio) * _spread(n, generator))
     tall, wide = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
     top = (1 - tall) * torch.rand(n, generator=generator)
     left = (1 - wide) * torch.rand(n, generator=generator)
@@ -175,6 +250,9 @@ def erase(
     # sides travel to the device, and not the rectangles: a large copy would wait for it
     inside = [part[start::step].to(images.device) for part in (tall_part, wide_part)]
     hole = inside[0][:, None, :, None] & inside[1][:, None, None, :]
+    if settings.noise:
+        shape = (n, *images.shape[1:])
+        colour = torch.randn(shape, generator=generator)[start::step].to(images).clamp(0, 1)
     return torch.where(hole, colour, images)
 
 

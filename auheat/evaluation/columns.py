@@ -12,7 +12,8 @@ from typing import NamedTuple
 class MapScore(NamedTuple):
     """A score of one map, as docs/metrics.md defines it: `key` in "maps", and `heading` there.
 
-    `column` has it of the top layer's attention, `cam_column` of the true class's CAM. Baselines
+    `column` has it of the top layer's attention, `cam_column` of the true class's CAM, "" where it
+    is no other score of that than `cosine`. Baselines
     have it where it is `compared`.
     """
 
@@ -50,9 +51,7 @@ class Title(NamedTuple):
 
 MAP_SCORES = (
     MapScore("cosine", "cosine", "att_cos", "cam_cos", compared=True),
-    MapScore(
-        "reference", "cosine, as published code has it", "att_cos_reference", "cam_cos_reference"
-    ),
+    MapScore("reference", "cosine, as published code has it", "att_cos_reference", ""),
     MapScore("centred", "centred", "att_cos_centred", "cam_centred", compared=True),
     MapScore("margin", "margin", "margin", "cam_margin", compared=True),
     MapScore("rank1", "rank-1", "rank1", "cam_rank1", compared=True),

@@ -76,13 +76,15 @@ def bring_to_grid(
     reference = torch.empty_like(plain)
     highest = torch.empty((n, len(maps), 2), device=device)
     sound = torch.empty((n, len(maps)), dtype=torch.bool, device=device)
-    for i, values in enumerate(maps.values()):
+    for i, (kind, values) in enumerate(maps.items()):
         start = 0
         for part in _pick(values, rows):
             here = slice(start, start + len(part))
             clean, sound[here, i] = zero_nonfinite(part.float())
             plain[here, i] = enlarge(min_max(clean), size)
-            reference[here, i] = on_reference_grid(clean, size)
+            scaled_first = kind in (CAM, CAM_PREDICTED)  # by the published code, too
+            alike = plain[here, i] if scaled_first else on_reference_grid(clean, size)
+            reference[here, i] = alike
             highest[here, i] = locate_maximum(clean, size)
             start += len(part)
     return ResampledMaps(plain, reference, highest, sound)

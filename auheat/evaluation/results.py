@@ -114,7 +114,7 @@ class ScoreTable:
         scores = {score.column: top[i] for i, score in enumerate(MAP_SCORES)}
         if CAM in self.kinds:
             cam = self.of(CAM).T
-            scores |= {score.cam_column: cam[i] for i, score in enumerate(MAP_SCORES)}
+            scores |= {s.cam_column: cam[i] for i, s in enumerate(MAP_SCORES) if s.cam_column}
             scores["cam_cos_predicted"] = self.of(CAM_PREDICTED)[:, SCORES.index("cosine")]
         return scores
 

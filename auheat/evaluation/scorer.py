@@ -141,7 +141,7 @@ class MapScorer:
         `heatmaps` are those of `faces`, centred. Of a class without a heatmap only `likeness` means
         anything.
         """
-        values, in_units = self.renderer.sample_at(faces.placed, maps.highest)
+        values, in_units = self.renderer.sample_at(faces, maps.highest)
         target = _pick(faces.heatmaps, own)
         least = REGION * target.amax((1, 2))[:, None]
         spans = maps.plain.amax((-2, -1)) > 0

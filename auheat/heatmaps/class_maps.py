@@ -119,12 +119,12 @@ class ClassMapRenderer:
         for i in range(1, many):
             torch.maximum(out, logs[:, i], out=out)
 
-    def sample_at(self, placed: Placed, points: Tensor) -> tuple[Tensor, Tensor]:
+    def sample_at(self, faces: FaceMaps, points: Tensor) -> tuple[Tensor, Tensor]:
         """Read maps at points (N, M, 2), (x, y) in pixels of the grid, not only at its pixels.
 
         Returns the heatmaps' values (N, M, K), and whether a unit's region has the point (N, M, V).
         """
-        x, y, a, b, c = (v[:, None] for v in placed)
+        x, y, a, b, c = (v[:, None] for v in faces.placed)
         dx, dy = points[..., :1] - x, points[..., 1:] - y
         logs = -0.5 * (a * dx * dx + 2 * b * dx * dy + c * dy * dy)
         if not self.units:

@@ -102,7 +102,9 @@ class AcolHead(nn.Module):
     class, min-max scaled, exceeds `threshold`; in evaluation, or without labels, of the class
     that A predicts. A classifies, B's logits are auxiliary, and a class's map is the higher of
     the two branches' scaled ones. 0.6 is the paper's best threshold (Belharbi et al. use 0.1);
-    the width of half the channels is its 1024 on a ResNet-50.
+    the width of half the channels is its 1024 on a ResNet-50. Its layers begin by He's rule over
+    their outputs, biases zero, as those of the ResNet under them do: torch's default shrinks what
+    goes through a layer by about the root of 6, three times over, and the branches learn nothing.
     """
 
     def __init__(self, channels: Sequence[int], classes: int, threshold: float = 0.6) -> None:
@@ -125,13 +127,16 @@ class AcolHead(nn.Module):
 
 def _branch(channels: int, classes: int) -> nn.Sequential:
     width = max(1, channels // 2)
-    return nn.Sequential(
+    layers = [
         nn.Conv2d(channels, width, 3, padding=1),
-        nn.ReLU(inplace=True),
         nn.Conv2d(width, width, 3, padding=1),
-        nn.ReLU(inplace=True),
         nn.Conv2d(width, classes, 1),
-    )
+    ]
+    for layer in layers:
+        nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    first, second, last = layers
+    return nn.Sequential(first, nn.ReLU(inplace=True), second, nn.ReLU(inplace=True), last)
 
 
 def erase_surest(features: Tensor, surest: Tensor, threshold: float) -> Tensor:

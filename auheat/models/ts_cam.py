@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from auheat.errors import RequestError
 from auheat.models.output import Output
 from auheat.models.pretrained import Found, find_parts, load_named, read_named
-from auheat.models.vit import INIT_STD, VITS, VisionTransformer, VitShape, fit_positions, to_map
+from auheat.models.vit import VITS, VisionTransformer, VitShape, fit_positions, to_map
 
 
 class TsCam(VisionTransformer):
@@ -37,8 +37,6 @@ class TsCam(VisionTransformer):
     def __init__(self, shape: VitShape, classes: int) -> None:
         super().__init__(shape)
         self.head = nn.Conv2d(shape.width, classes, 3, padding=1)
-        nn.init.trunc_normal_(self.head.weight, std=INIT_STD, a=-2 * INIT_STD, b=2 * INIT_STD)
-        nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Output:  # noqa: ARG002 (a model's common signature)
         """Classify normalised images (B, 3, H, W), sides multiples of the patch."""

@@ -59,7 +59,9 @@ RENAMED = {"recipe": "preset", "head_lr": "head_lr_factor", "crop_from": "resize
 """Settings as earlier versions called them -> their names now."""
 
 
-LATER: Mapping[str, Any] = MappingProxyType({"contrast_weight": 0.0, "faces_only": False})
+LATER: Mapping[str, Any] = MappingProxyType(
+    {"contrast_weight": 0.0, "faces_only": False, "align": "area", "head_lr_stages": 0}
+)
 """Settings that came later -> the value that runs which do not note them were made with."""
 
 

@@ -19,6 +19,7 @@ from auheat.training.presets import CROP, PRESETS, RESIZE
 from auheat.training.settings import TrainConfig as TrainConfig
 from auheat.training.settings import TrainSettings as TrainSettings
 from auheat.utils.checks import check_distinct, check_one_of
+from auheat.utils.maps import RESAMPLINGS
 
 MIN_SIDE = 16
 """Of photos with a shorter side the last layer would make a map of a single pixel."""
@@ -30,7 +31,8 @@ def make_config(preset: str = "none", **settings: Unpack[TrainSettings]) -> Trai
     Backbone and image size, where neither preset nor caller gives them, are the method's own.
 
     Args:
-        preset: Name of settings to begin with: "none", "demo", "methods", "rafdb", "affectnet".
+        preset: Name of settings to begin with: "none", "demo", "methods", "rafdb", "affectnet",
+            "rafdb-code", "affectnet-code".
         settings: Fields of `TrainConfig`; one that is None is left as it is.
 
     Returns:
@@ -101,6 +103,7 @@ def _check_engine(config: TrainConfig) -> None:
     check_one_of("--schedule", config.schedule, {"auto": None, **SCHEDULES})
     check_one_of("--augment", config.augment, AUGMENTATIONS)
     check_one_of("--amp", config.amp, AMP)
+    check_one_of("--align", config.align, RESAMPLINGS)
     on_cpu = config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available())
     if config.amp == "fp16" and on_cpu:
         raise RequestError("--amp: 'fp16' needs CUDA (bf16 works on a CPU too)")
@@ -109,6 +112,7 @@ def _check_engine(config: TrainConfig) -> None:
         "step_epochs": (config.step_epochs > 0, "1 or more"),
         "step_factor": (0 < config.step_factor <= 1, "above 0, at most 1"),
         "head_lr_factor": (0 < config.head_lr_factor < math.inf, "> 0"),
+        "head_lr_stages": (0 <= config.head_lr_stages <= 4, "0 to 4"),
         "clip": (0 <= config.clip < math.inf, "0 or more"),
         "ema": (0 <= config.ema < 1, "0 to under 1"),
         "workers": ((config.workers or 0) >= 0, "0 or more"),

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from auheat.errors import RequestError
 from auheat.models.network import Classifier
 
 _CYCLE_RISE = 0.25
@@ -85,19 +86,33 @@ how long the rate rises, by default a quarter of the run.
 """
 
 
-def group_parameters(model: Classifier, lr: float, head_lr: float = 1.0) -> list[dict[str, Any]]:
+def group_parameters(
+    model: Classifier, lr: float, head_lr: float = 1.0, stages: int = 0
+) -> list[dict[str, Any]]:
     """Return parameter groups: one, or the backbone and the head at `head_lr` times the rate.
 
-    A network without a `backbone` of its own (the transformers) is one group.
+    The backbone's last `stages` (layer4, layer3, ... of a ResNet) learn at the head's rate, too. A
+    network without a `backbone` of its own (the transformers) is one group. Raises `AuheatError`
+    for a backbone without such stages.
     """
     backbone = getattr(model, "backbone", None)
     if head_lr == 1 or backbone is None:
         return [{"params": list(model.parameters()), "lr": lr, "lr_scale": 1.0}]
     inside = {id(value) for value in backbone.parameters()}
-    head = [value for value in model.parameters() if id(value) not in inside]
+    for stage in range(4, 4 - stages, -1):
+        last = getattr(backbone, f"layer{stage}", None)
+        if last is None:
+            raise RequestError(
+                f"--head-lr-stages: {stages} (this backbone has no layer{stage}: expected 0)"
+            )
+        inside -= {id(value) for value in last.parameters()}
+    own, fast = (
+        [value for value in model.parameters() if (id(value) in inside) == slow]
+        for slow in (True, False)
+    )
     return [
-        {"params": list(backbone.parameters()), "lr": lr, "lr_scale": 1.0},
-        {"params": head, "lr": lr * head_lr, "lr_scale": head_lr},
+        {"params": own, "lr": lr, "lr_scale": 1.0},
+        {"params": fast, "lr": lr * head_lr, "lr_scale": head_lr},
     ]
 
 
@@ -122,13 +137,18 @@ OPTIMIZERS: Mapping[str, tuple[_Factory, str]] = MappingProxyType(
 
 
 def make_optimizer(
-    model: Classifier, name: str, lr: float, weight_decay: float, head_lr: float = 1.0
+    model: Classifier,
+    name: str,
+    lr: float,
+    weight_decay: float,
+    head_lr: float = 1.0,
+    stages: int = 0,
 ) -> torch.optim.Optimizer:
     """Return an optimizer of `OPTIMIZERS` over a network's parameters.
 
     `lr` is the highest rate; the head's is `head_lr` times that.
     """
-    return OPTIMIZERS[name][0](group_parameters(model, lr, head_lr), lr, weight_decay)
+    return OPTIMIZERS[name][0](group_parameters(model, lr, head_lr, stages), lr, weight_decay)
 
 
 class Ema:

@@ -30,6 +30,7 @@ from auheat.shards.manifest import check_unchanged, read_manifest
 from auheat.shards.reader import read_attributes
 from auheat.training.config import TrainConfig, TrainSettings, check_parts, make_config
 from auheat.training.optim import make_optimizer
+from auheat.training.presets import PRETRAINED
 from auheat.training.tensorboard import tensorboard_writer
 from auheat.training.trainer import Trainer
 from auheat.training.training_data import (
@@ -191,7 +192,12 @@ def _prepare(
         model = sync_batchnorm(model, config.backbone)
     model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = make_optimizer(
-        model, config.optimizer, config.lr, config.weight_decay, config.head_lr_factor
+        model,
+        config.optimizer,
+        config.lr,
+        config.weight_decay,
+        config.head_lr_factor,
+        config.head_lr_stages,
     )
     if config.head_lr_factor != 1 and len(optimizer.param_groups) == 1:
         notes = (*notes, f"head_lr_factor: {config.method} has one rate for all of its network")
@@ -341,6 +347,12 @@ def _build(config: TrainConfig, classes: int) -> tuple[Classifier, tuple[str, ..
         notes += [f"weights: {file}", *find_method(config.method).load(model, file)]
     if weights.missing or not weights.files:
         named = f" ({', '.join(weights.missing)})" if weights.missing else ""
+        if config.preset in PRETRAINED and config.weights == "auto":
+            raise RequestError(
+                f"--preset: {config.preset} begins from published weights, and there are none of "
+                f"{config.backbone}{named} in AUHEAT_WEIGHTS or torch's hub cache (put the file "
+                "there, or type --weights none)"
+            )
         what = "the rest is" if weights.files else "it is"
         notes.append(
             f"warning: no published weights of {config.backbone}{named} in AUHEAT_WEIGHTS or "

@@ -25,12 +25,14 @@ class TrainConfig:
         au_weight: Weight of `au_alignment_loss`, the paper's lambda; 0 for a plain classifier.
         contrast_weight: Weight of `contrastive_alignment_loss`.
         layers: Layers (1 to 5, shallow to deep) that both align.
+        align: How the heatmap is brought to a layer's size, "area" or "reference".
         epochs: Passes over the training rows, above 0.
         batch_size: Photos that one step learns from, by all processes and `accumulate` passes.
         lr: Highest learning rate, above 0.
         weight_decay: 0 or more.
         optimizer: "sgd" (Nesterov) or "adamw".
         head_lr_factor: The head's rate as a multiple of `lr`.
+        head_lr_stages: How many of a ResNet's last stages learn at the head's rate, too.
         schedule: "auto" is cosine of sgd and onecycle of adamw.
         warmup: Epochs in which the rate rises; None is as suits the schedule.
         step_epochs: Epochs between steps of the schedule "step".
@@ -70,12 +72,14 @@ class TrainConfig:
     au_weight: float = 4.0
     contrast_weight: float = 0.0
     layers: tuple[int, ...] = (5,)
+    align: str = "area"
     epochs: int = 30
     batch_size: int = 32
     lr: float = 0.01
     weight_decay: float = 5e-4
     optimizer: str = "sgd"
     head_lr_factor: float = 1.0
+    head_lr_stages: int = 0
     schedule: str = "auto"
     warmup: float | None = None
     step_epochs: int = 10
@@ -120,12 +124,14 @@ class TrainSettings(TypedDict, total=False):
     au_weight: float
     contrast_weight: float
     layers: tuple[int, ...]
+    align: str
     epochs: int
     batch_size: int
     lr: float
     weight_decay: float
     optimizer: str
     head_lr_factor: float
+    head_lr_stages: int
     schedule: str
     warmup: float | None
     step_epochs: int

@@ -309,7 +309,9 @@ class Trainer:
         class_weights = None if targets is None else targets.class_weights
         contrast = config.contrast_weight, seen.class_maps, class_weights
         targeted = seen.labels, seen.heatmaps, seen.valid
-        return total_loss(output, *targeted, config.au_weight, config.layers, *contrast)
+        return total_loss(
+            output, *targeted, config.au_weight, config.layers, *contrast, config.align
+        )
 
     def _validate(self) -> dict[str, float]:
         """Return accuracy and the training loss over the rows held out."""

@@ -8,9 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+RESAMPLINGS = ("area", "reference")
+"""How a heatmap is brought to an attention map's size; "reference" is the published code's way."""
 
-def resize_heatmap(heatmap: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return a heatmap (B, H, W) at another size: by area where smaller, else bilinearly."""
+
+def resize_heatmap(heatmap: Tensor, size: tuple[int, int], align: str = "area") -> Tensor:
+    """Return a heatmap (B, H, W) at another size: by area where smaller, else bilinearly.
+
+    With `align` "reference" it is resampled as `enlarge` does it `aligned`, in either direction.
+    """
+    if align == "reference":
+        return enlarge(heatmap, size, aligned=True)
     if heatmap.shape[1] >= size[0] and heatmap.shape[2] >= size[1]:
         return F.adaptive_avg_pool2d(heatmap, size)
     return F.interpolate(heatmap[:, None], size, mode="bilinear", align_corners=False)[:, 0]
@@ -35,9 +43,10 @@ def enlarge(maps: Tensor, size: tuple[int, int], aligned: bool = False) -> Tenso
     """Resample maps (N, h, w) to (N, H, W), bilinearly with half-pixel centres.
 
     Where a map is larger than the grid, a pixel is the mean of the cells it covers, by a triangle
-    as wide as that: no cell is passed over. With `aligned`, the centres of corner cells lie on
-    corner pixels instead, and a pixel is read at its centre alone. Weights are exact to float32's
-    last digit; torch's own interpolation takes them from rounded places (5e-6 off).
+    as wide as that: no cell is passed over. Weights are exact to float32's last digit; torch's own
+    interpolation takes them from rounded places (5e-6 off). With `aligned` it is what torch makes
+    of `F.interpolate(mode="bilinear", align_corners=True, antialias=True)`: the scale is that of
+    aligned corners, (n - 1) / (S - 1), but pixel i lies at cell (i + 0.5) scale - 0.5.
     """
     rows, columns = (
         _weights(n, to, aligned, maps.dtype, maps.device)
@@ -51,10 +60,12 @@ def _weights(n: int, size: int, aligned: bool, dtype: torch.dtype, device: torch
     """Return how much each of n cells counts at each of `size` pixels, (size, n)."""
     with torch.inference_mode(False):  # what is kept must be usable outside that mode, too
         pixels = torch.arange(size, dtype=torch.float64)
-        at = pixels * ((n - 1) / max(size - 1, 1)) if aligned else (pixels + 0.5) * (n / size) - 0.5
-        distance = at.clamp(0, n - 1)[:, None] - torch.arange(n, dtype=torch.float64)
-        wide = 1.0 if aligned else max(1.0, n / size)
-        weights = (1 - distance.abs() / wide).clamp(min=0)
+        scale = n / size
+        if aligned:
+            scale = (n - 1) / (size - 1) if size > 1 else 0.0
+        at = (pixels + 0.5) * scale - 0.5
+        distance = at[:, None] - torch.arange(n, dtype=torch.float64)
+        weights = (1 - distance.abs() / max(1.0, scale)).clamp(min=0)
         return (weights / weights.sum(1, keepdim=True)).to(device, dtype)
 
 
@@ -66,8 +77,8 @@ def on_grid(maps: Tensor, size: tuple[int, int]) -> Tensor:
 def on_reference_grid(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Return maps (N, h, w) as the paper's published code compares attention, (N, H, W).
 
-    Not scaled, but shifted up where the lowest value is negative, and enlarged with aligned
-    corners.
+    Not scaled, but shifted up where the lowest value is negative, and enlarged with torch's flags
+    `align_corners=True, antialias=True`.
     """
     large = enlarge(maps, size, aligned=True)
     return large - large.amin((-2, -1), keepdim=True).clamp(max=0)

@@ -156,3 +156,40 @@ def test_colour_varies_light_contrast_and_saturation_by_their_formulas():
         }[key]
         out = module.vary_colour(images, make_generator(1), settings_)
         torch.testing.assert_close(out, expected.clamp(0, 1))
+
+
+def test_a_third_of_a_turn_moves_every_colour_to_the_next_channel_and_leaves_gray():
+    """The rotation by 120 degrees about the gray axis permutes the axes."""
+    images = torch.rand(2, 3, 4, 4)
+    images[1] = 0.3
+    turned = module.turn_hue(images, torch.tensor([1 / 3, 0.2]))
+    torch.testing.assert_close(turned[0], images[0, [2, 0, 1]], atol=1e-6, rtol=0)
+    torch.testing.assert_close(turned[1], images[1], atol=1e-6, rtol=0)
+    whole = module.turn_hue(images, torch.tensor([0.0, 1.0]))
+    torch.testing.assert_close(whole, images, atol=1e-5, rtol=0)
+
+
+def test_zoomed_crops_lie_in_the_photo_and_show_the_share_of_its_area_asked_for():
+    still = Augmentation(0, 0, 0, 0, 0, 0, 0, 0, crop_area=0.8)
+    images = torch.rand(400, 3, 8, 8)
+    varied, _, theta = vary(images, torch.rand(400, 4, 4), make_generator(0), still, 6)
+    area = torch.linalg.det(theta[:, :, :2])
+    assert varied.shape == (400, 3, 6, 6)
+    assert area.min() >= 0.8 - 1e-6
+    assert area.max() <= 1
+    assert area.mean().item() == pytest.approx(0.9, abs=0.01)
+    corners = torch.tensor([[-1.0, -1], [1, -1], [-1, 1], [1, 1]])
+    shown = corners @ theta[:, :, :2].mT + theta[:, None, :, 2]
+    assert shown.abs().max() <= 1 + 1e-6
+
+
+def test_the_published_codes_variation_has_its_shares_and_stays_in_range():
+    how = module.AUGMENTATIONS["reference"]
+    images = torch.rand(600, 3, 24, 24)
+    varied, _, theta = vary(images, torch.rand(600, 6, 6), make_generator(1), how, 21)
+    assert varied.min() >= 0
+    assert varied.max() <= 1
+    straight = theta[:, 0, 1].abs() < 1e-7
+    assert straight.float().mean().item() == pytest.approx(0.5, abs=0.07)
+    gray = (varied.amax(1) - varied.amin(1)).flatten(1).median(1).values < 1e-5
+    assert gray.float().mean().item() == pytest.approx(0.2, abs=0.05)

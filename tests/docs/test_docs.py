@@ -1,5 +1,6 @@
 """The documents tell the truth: commands, datasets, and examples that run."""
 
+import json
 import os
 import re
 import runpy
@@ -135,3 +136,12 @@ def test_the_help_of_extract_lists_every_layout():
 
     (option,) = (p for p in main.commands["extract"].params if p.name == "dataset")
     assert tuple(option.type.choices) == ("auto", *DATASETS)
+
+
+def test_the_readmes_row_of_real_photos_is_that_of_the_attention_study():
+    study = json.loads((ROOT / "docs" / "attention.json").read_text())["variants"]
+    keys = ("accuracy", "cam_cos", "att_cos", "att_cos_centred", "margin", "rank1")
+    for title, name in (("with AUs", "paper"), ("without", "without")):
+        (row,) = re.findall(rf"^\| {title} \|(.*)\|$", README, re.MULTILINE)
+        shown = [float(cell) for cell in row.split("|")]
+        assert shown == [round(study[name][key]["value"], 3) for key in keys]

@@ -46,6 +46,8 @@ def write(tmp_path, **arrays):
 
 def check_same(back, result, kind="layer 5"):
     own, given = result.maps[kind], back.maps["map"]
+    if kind.startswith("CAM"):  # a given map is compared by the published code's way for attention
+        own, given = ({k: v for k, v in m.items() if k != "reference"} for m in (own, given))
     assert list(given.values()) == pytest.approx(list(own.values()), abs=1e-5)
     assert back.accuracy == result.accuracy
     assert back.confusion == result.confusion

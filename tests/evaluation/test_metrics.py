@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cosine as cosine_distance
@@ -64,11 +65,38 @@ def test_maps_are_enlarged_with_half_pixel_centres():
     assert on_grid(ramp, (4, 4))[0, 0].tolist() == pytest.approx([0, 0.25, 0.75, 1])
 
 
+@pytest.mark.parametrize(
+    ("size", "to"), [(7, 224), (14, 224), (4, 112), (56, 224), (7, 7), (9, 5), (300, 224), (3, 1)]
+)
+def test_reference_variant_is_what_torch_makes_of_the_published_flags(size, to):
+    """The published code calls F.interpolate with both flags; it is the oracle itself."""
+    generator = torch.Generator().manual_seed(size)
+    maps = torch.randn(3, size, size + 2, generator=generator, dtype=torch.float64)
+    expected = F.interpolate(
+        maps[:, None], (to, to), mode="bilinear", align_corners=True, antialias=True
+    )[:, 0]
+    assert (enlarge(maps, (to, to), aligned=True) - expected).abs().max() < 1e-5
+    shifted = expected - expected.amin((-2, -1), keepdim=True).clamp(max=0)
+    assert (on_reference_grid(maps, (to, to)) - shifted).abs().max() < 1e-5
+
+
 def test_reference_variant_shifts_only_maps_with_negative_values():
     maps = torch.tensor([[[1.0, 2.0], [3.0, 4.0]], [[-1.0, 2.0], [3.0, 4.0]]])
-    out = on_reference_grid(maps, (3, 3))
-    assert out[0, 0].tolist() == pytest.approx([1, 1.5, 2])  # aligned corners
-    assert out[1, 0].tolist() == pytest.approx([0, 1.5, 3])
+    out = on_reference_grid(maps, (3, 3))  # columns lie at cells -0.25, 0.25, 0.75
+    assert out[0, 0].tolist() == pytest.approx([1, 1.25, 1.75])
+    assert out[1, 0].tolist() == pytest.approx([0, 0.75, 2.25])
+
+
+def test_a_perfect_attention_scores_under_one_by_the_published_flags():
+    """Attention that is the heatmap itself, shrunk by area: the flags move it by half a cell."""
+    ramp = torch.arange(224) - 111.5
+    heatmap = torch.exp(-(ramp[:, None] ** 2 + (ramp[None] - 40) ** 2) / (2 * 25**2))[None]
+    attention = F.adaptive_avg_pool2d(heatmap, 7)
+    published = F.cosine_similarity(on_reference_grid(attention, (224, 224)).flatten(1),
+                                    heatmap.flatten(1)).item()  # fmt: skip
+    ours = F.cosine_similarity(on_grid(attention, (224, 224)).flatten(1),
+                               heatmap.flatten(1)).item()  # fmt: skip
+    assert published < ours - 0.02
 
 
 def test_margin_and_rank1_by_hand():

@@ -5,6 +5,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy.stats import pearsonr
 from training_helpers import BOOK, NAMES
 
@@ -77,11 +78,11 @@ def scale(m):
 
 
 @cache
-def axis(n, aligned):
+def axis(n):
     """How much each of n cells counts at each of 48 pixels, one pixel after the other."""
     out = np.zeros((SIDE, n))
     for i in range(SIDE):
-        at = i * (n - 1) / (SIDE - 1) if aligned else (i + 0.5) * n / SIDE - 0.5
+        at = (i + 0.5) * n / SIDE - 0.5
         at = min(max(at, 0), n - 1)
         low = min(int(at), n - 2)
         out[i, low] += 1 - (at - low)
@@ -89,9 +90,15 @@ def axis(n, aligned):
     return out
 
 
-def resample(m, aligned):
+def resample(m):
     """Bilinear to 48 x 48."""
-    return axis(m.shape[0], aligned) @ m @ axis(m.shape[1], aligned).T
+    return axis(m.shape[0]) @ m @ axis(m.shape[1]).T
+
+
+def resample_as_published(m):
+    """By torch itself, with the flags of the published code."""
+    flags = {"mode": "bilinear", "align_corners": True, "antialias": True}
+    return F.interpolate(torch.tensor(m)[None, None], (SIDE, SIDE), **flags)[0, 0].numpy()
 
 
 def cosine(a, b):
@@ -116,11 +123,11 @@ def draw(plan, face, label, size=(SIDE, SIDE)):
     return render_heatmaps(points, np.array([label]), plan, (SIDE, SIDE), size)[0][0]
 
 
-def score(raw, heatmaps, own):
+def score(raw, heatmaps, own, is_cam):
     """All scores of one map (h, w), straight from their definitions."""
-    m = resample(scale(raw), aligned=False)
-    moved = resample(raw, aligned=True)
-    moved = moved - min(moved.min(), 0)
+    m = resample(scale(raw))
+    moved = resample_as_published(raw)
+    moved = m if is_cam else moved - min(moved.min(), 0)
     target = heatmaps[own]
     region = target >= target.max() / 2
     raw_cosine, *rest = against_classes(m, heatmaps, own)
@@ -149,7 +156,7 @@ def test_every_score_of_every_map_is_that_of_a_loop_over_photos(judged):
         own = int(batch["label"][row]) - 1
         for i, kind in enumerate(SIZES):
             raw = views.maps[kind][row].numpy().astype(np.float64)
-            expected = score(raw, heatmaps, own)
+            expected = score(raw, heatmaps, own, kind.startswith("CAM"))
             found = dict(zip(SCORES, tables.scores[place, i].tolist(), strict=True))
             assert list(found.values()) == pytest.approx(expected, abs=1e-6), (kind, found)
             hits += found["pointing"]
@@ -160,7 +167,7 @@ def test_every_baseline_is_that_of_a_loop_over_photos(judged):
     _, batch, _, tables = judged
     grid = (np.arange(SIDE) - (SIDE - 1) / 2) / SIDE
     squares = grid[:, None] ** 2 + grid**2
-    constants = [resample(scale(MEAN), aligned=False), np.ones((SIDE, SIDE))]
+    constants = [resample(scale(MEAN)), np.ones((SIDE, SIDE))]
     constants += [np.exp(-squares / (2 * sigma**2)) for sigma in GAUSSIAN_SIGMAS]
     for place, row in enumerate(np.flatnonzero(tables.scored)):
         own = int(batch["label"][row]) - 1
@@ -190,7 +197,7 @@ def test_pointing_at_an_au_and_attending_to_it_are_those_of_its_blobs_drawn_alon
             region = draw(plan, face, 0) >= 0.5
             for i, kind in enumerate(SIZES):
                 raw = views.maps[kind][row].numpy().astype(np.float64)
-                m = resample(scale(raw), aligned=False)
+                m = resample(scale(raw))
                 cell = np.unravel_index(raw.argmax(), raw.shape)
                 y, x = (int((c + 0.5) * SIDE / raw.shape[0] - 0.5) for c in cell)
                 assert found[0][i] == region[y, x]

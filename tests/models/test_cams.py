@@ -122,7 +122,6 @@ def test_maps_are_made_in_inference_mode_and_leave_no_gradients(name):
     with torch.inference_mode():
         maps = cams.gradient_maps(getattr(cams, name), head.score, top * 1)
         assert torch.equal(maps, expected)
-        assert (maps + 1).sum() > 0
     assert not maps.requires_grad
     assert head.fc.weight.grad is None
 

@@ -160,6 +160,19 @@ def test_acol_erases_by_the_true_class_in_training_and_by_the_predicted_one_else
     assert_acol_equals_loops()
 
 
+def test_acols_branches_begin_by_hes_rule_and_keep_a_signals_size():
+    torch.manual_seed(0)
+    head = AcolHead((64, 128, 256, 512, 512), 7)
+    for branch in (head.branch_a, head.branch_b):
+        for layer in (branch[0], branch[2], branch[4]):
+            outputs = layer.out_channels * layer.kernel_size[0] ** 2
+            assert layer.weight.std().item() == pytest.approx((2 / outputs) ** 0.5, rel=0.06)
+            assert not layer.bias.any()
+        hidden = branch[:4](torch.randn(4, 512, 14, 14).relu())
+        size = hidden.square().mean() / torch.randn(4, 512, 14, 14).relu().square().mean()
+        assert 0.5 < size < 8  # torch's default leaves a fortieth
+
+
 def test_acol_has_1024_wide_branches_on_a_resnet50():
     with torch.device("meta"):
         head = AcolHead((64, 256, 512, 1024, 2048), 7)

@@ -6,11 +6,13 @@ import typing
 import pytest
 import torch
 
+from auheat.data.augmentation import AUGMENTATIONS
 from auheat.errors import AuheatError, RequestError
 from auheat.models.registry import build_classifier
+from auheat.training import runner
 from auheat.training.config import TrainConfig, TrainSettings, make_config
 from auheat.training.optim import SCHEDULES, ScheduleConfig, group_parameters, make_optimizer
-from auheat.training.presets import PRESETS
+from auheat.training.presets import PRESETS, PRETRAINED
 from auheat.training.runner import train
 
 PAPER = {
@@ -38,6 +40,33 @@ def test_what_the_paper_leaves_open_is_the_authors_codes(name):
     assert (c.schedule, found) == ("step", CODE[name])
     group = make_optimizer(torch.nn.Linear(2, 2), "sgd", c.lr, c.weight_decay).param_groups[0]
     assert (group["momentum"], group["nesterov"], group["dampening"]) == (0.9, True, 0)
+
+
+def test_the_codes_rate_of_the_head_is_that_of_a_resnets_last_stage_too():
+    """Its optimizer puts layer4 and the classification head into the group with the ratio."""
+    assert make_config("rafdb").head_lr_stages == 1
+
+
+@pytest.mark.parametrize("name", ["rafdb", "affectnet"])
+def test_a_codes_preset_adds_what_the_paper_does_not_say(name):
+    paper, code = make_config(name), make_config(f"{name}-code")
+    fields = TrainConfig.__dataclass_fields__
+    changed = {key for key in fields if getattr(paper, key) != getattr(code, key)}
+    assert changed == {"preset", "augment", "align"}
+    how = AUGMENTATIONS[code.augment]
+    assert (how.rotation, how.rotation_p, how.crop_area, how.flip) == (6, 0.5, 0.8, 0.5)
+    assert (how.brightness, how.contrast, how.saturation, how.hue) == (0.4, 0.4, 0.4, 0.1)
+    assert (how.colour_p, how.gray, how.erase, how.erase_area) == (0.8, 0.2, 0.5, (0.02, 0.33))
+
+
+def test_a_papers_preset_without_its_weights_is_refused_unless_none_is_typed(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.delenv("AUHEAT_WEIGHTS", raising=False)
+    for name in sorted(PRETRAINED):
+        with pytest.raises(RequestError, match=f"--preset: {name} begins from published weights"):
+            runner._build(make_config(name), 7)
+    _, notes = runner._build(make_config("rafdb", weights="none"), 7)
+    assert notes == ("weights: none, trained from scratch",)
 
 
 def test_affectnets_au_weight_is_the_authors_commands():
@@ -100,6 +129,12 @@ def test_the_head_has_its_own_rate_and_every_weight_is_in_one_group():
     assert inside[1] == {id(p) for p in model.head.parameters()}
     assert inside[0] | inside[1] == {id(p) for p in model.parameters()}
     assert not inside[0] & inside[1]
+    (_, fast) = group_parameters(model, 0.01, 10.0, stages=1)
+    last = [*model.backbone.layer4.parameters(), *model.head.parameters()]
+    assert {id(p) for p in fast["params"]} == {id(p) for p in last}
+    model.backbone = torch.nn.Conv2d(3, 3, 1)
+    with pytest.raises(RequestError, match="--head-lr-stages: 1 .this backbone has no layer4"):
+        group_parameters(model, 0.01, 10.0, stages=1)
     (one,) = group_parameters(torch.nn.Linear(2, 2), 0.01, 10.0)
     assert one["lr_scale"] == 1.0
 
