@@ -33,7 +33,6 @@ from auheat.evaluation.model_maps import CAM, CAM_PREDICTED, MapSet, bring_to_gr
 from auheat.evaluation.results import Evaluation, ScoreTable, aggregate
 from auheat.evaluation.scored_rows import SPLITS as SPLITS
 from auheat.evaluation.scorer import MapScorer
-from auheat.heatmaps.class_maps import ClassMapRenderer
 from auheat.records import Array
 from auheat.runs import run_folder
 from auheat.runs.run_folder import CONFIG, RUNS, name_results
@@ -148,7 +147,7 @@ def _score(
     task: EvaluationInput, kind: str, keep: bool
 ) -> tuple[Evaluation, dict[str, Array], dict[str, Any]]:
     """Return the scores, the arrays of evaluation.npz, and the maps of a kind if `keep` is set."""
-    scorer = MapScorer(ClassMapRenderer(task.plan, task.side), task.mean_heatmap, task.device)
+    scorer = MapScorer(task.make_renderer(), task.mean_heatmap, task.device)
     saved: dict[str, list[Any]] = {key: [] for key in (IDS, MAPS, LABELS, PREDICTED)}
     started, material = time.perf_counter(), task.dataset.files[0].parent
     made = read_manifest(material)

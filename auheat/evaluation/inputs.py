@@ -34,7 +34,9 @@ from auheat.evaluation.scored_rows import (
     choose_rows_alone,
     choose_rows_of_run,
 )
+from auheat.heatmaps.class_maps import ClassMapRenderer
 from auheat.heatmaps.plan import Plan, plan_heatmaps
+from auheat.heatmaps.reference_renderer import ReferenceMapRenderer
 from auheat.models.registry import find_method
 from auheat.records import Array, Status
 from auheat.runs import checkpoint, codebook, run_folder
@@ -79,6 +81,12 @@ class EvaluationInput:
     def shards(self) -> str:
         """The name of the shards."""
         return self.dataset.files[0].parent.name
+
+    def make_renderer(self) -> ClassMapRenderer:
+        """Return what draws the heatmaps that maps are compared with, by the shards' geometry."""
+        if self.chosen.about["geometry"] == "reference":
+            return ReferenceMapRenderer(self.plan.names, self.plan.frame, self.side)
+        return ClassMapRenderer(self.plan, self.side)
 
     def batches(self, rows: Sequence[int]) -> Iterator[Item]:
         """Yield rows of the dataset in batches, as they are loaded."""

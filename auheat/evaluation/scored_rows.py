@@ -172,6 +172,7 @@ def describe_shards(
         "content": hashlib.sha256("".join(sums).encode()).hexdigest(),
         "codebook": made_with["codebook"],
         "codebook_digest": made_with["codebook_digest"],
+        "geometry": made_with.get("geometry", "face"),
         "detector": made_with.get("detector", ""),
         "split": split,
         "splits": dict(counts),

@@ -2,7 +2,8 @@
 
 The paper's figures stand beside the measured ones in italics and brackets, and only where a
 run is what the paper's was: that data set (its recipe, and as many test photos as it has), that
-method and network, those layers.
+method and network, those layers, scored against the authors' maps. Elsewhere the page says what
+differs.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ def write_markdown(plan: SweepPlan, results: Sequence[RunResult], choices: Choic
             + " \"-\": no such score, or not there yet. Intervals of single runs are in sweep.csv.",
             *([_CITED] if any(_CITED_MARK in text for text in tables) else []),
             *tables,
+            *_difference_lines(results),
             *_failure_lines(results),
         ]
     ) + "\n"  # fmt: skip
@@ -119,28 +121,51 @@ def _cell(
         return "-"
     text = format_mean(key, score_of(page.results, setting, key))
     value = getattr(cited, key, None)  # margin and rank-1 were not published
-    if value is None or text == "-" or not corresponds(page.results, setting):
+    own = [r for r in page.results if r.cell.setting == setting and r.scores]
+    if value is None or text == "-" or not own or any(map(list_differences, own)):
         return text
+    if key == "att_cos":  # the paper's is this one, by its code's flags
+        reference = score_of(page.results, setting, "att_cos_reference")
+        text += f"; {format_mean(key, reference)}"
     return f"{text} {_CITED_MARK}{value:.2f})*"
 
 
-def corresponds(results: Sequence[RunResult], setting: RunKey) -> bool:
-    """Whether the runs of a setting are of the paper's data set, network and loss (no contrast).
+def list_differences(result: RunResult) -> list[str]:
+    """Return in what a scored run differs from the paper's, so that its figures cannot be compared.
 
     Test photos may be up to one in a hundred fewer or more: some cannot be read.
     """
-    own = [r for r in results if r.cell.setting == setting and r.scores]
+    setting, config, scores = result.cell.setting, result.cell.config, result.scores
     wanted = published.TEST_PHOTOS.get(setting.data)
-    if wanted is None or not own:
-        return False
-    row = METHODS[setting.method]
-    return all(
-        abs(int(r.scores["n"]) - wanted) <= _SAME_SIZE * wanted
-        and r.cell.config.backbone == row.standard
-        and r.cell.config.image_size == row.image_size
-        and not r.cell.config.contrast_weight
-        for r in own
-    )
+    if wanted is None:
+        return [f"data set {setting.data or 'of your own'}"]
+    row, about = METHODS[setting.method], scores.get("scored_on", {})
+    n = int(scores["n"])
+    said = {
+        "test photos": (n, wanted, abs(n - wanted) <= _SAME_SIZE * wanted),
+        "backbone": (config.backbone, row.standard, config.backbone == row.standard),
+        "image size": (config.image_size, row.image_size, config.image_size == row.image_size),
+        "contrast weight": (config.contrast_weight, 0, not config.contrast_weight),
+        **{
+            name: (about.get(name, "unknown"), theirs, about.get(name) == theirs)
+            for name, theirs in (("codebook", "belharbi2024"), ("geometry", "reference"))
+        },
+    }
+    return [
+        f"{name} {own} (theirs: {theirs})" for name, (own, theirs, fits) in said.items() if not fits
+    ]
+
+
+def _difference_lines(results: Sequence[RunResult]) -> list[str]:
+    """Return why published figures are left out, where there are some of these data sets."""
+    cited = [r for r in results if r.scores and r.cell.setting.data in published.TEST_PHOTOS]
+    reasons = dict.fromkeys(text for r in cited for text in list_differences(r))
+    if not reasons:
+        return []
+    return [
+        "Published figures are not shown where runs are not comparable with the paper's: "
+        f"{'; '.join(reasons)} (docs/reproduce.md says what to choose)."
+    ]
 
 
 def _method_tables(page: _Page, table: TableSpec) -> list[str]:

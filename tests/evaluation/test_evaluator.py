@@ -14,12 +14,17 @@ from auheat.errors import AuheatError
 from auheat.evaluation.evaluator import evaluate
 from auheat.explanation.explainer import explain
 from auheat.heatmaps.plan import plan_heatmaps
+from auheat.heatmaps.reference import render_reference
 from auheat.heatmaps.render import render_heatmaps
+from auheat.pipeline.extraction import extract
+from auheat.pipeline.rendering import render
 from auheat.runs.checkpoint import load_classifier, load_tensors, save_tensors
 from auheat.runs.codebook import pack_codebook, unpack_codebook
+from auheat.shards.reader import read_attributes, read_columns
 from auheat.training.config import make_config
 from auheat.training.runner import train
 from auheat.utils import files
+from auheat.utils.maps import on_grid
 
 SIDE = 32
 ROWS = ("label", "predicted", "probabilities", "valid", "scores", "columns")
@@ -473,3 +478,33 @@ def test_a_checkpoint_that_cannot_be_written_is_one_error_and_keeps_the_old(tmp_
     with pytest.raises(AuheatError, match="a.safetensors: cannot be written: .*No space left"):
         save_tensors(file, {"a": torch.zeros(1)})
     assert load_tensors(file)["a"] == 1
+
+
+def test_shards_with_the_authors_maps_are_scored_against_the_authors_maps(
+    rafdb, tmp_path, stub_detector
+):
+    store = tmp_path / "s"
+    extract(rafdb, store)
+    render(store, geometry="reference", name="paper")
+    settings = {"image_size": 32, "batch_size": 4, "epochs": 1, "device": "cpu"}
+    train(store, make_config("demo", name="run", **settings))
+    result = evaluate("run", store, save_maps=tmp_path / "maps.npz")
+    assert result.scored_on["geometry"] == "reference"
+    assert result.au_pointing == {}
+    with np.load(tmp_path / "maps.npz") as saved:
+        maps = dict(zip(saved["id"].tolist(), saved["map"], strict=True))
+    rows = read_columns(store / "shards" / "paper" / "00000.h5")
+    names = list(read_attributes(store / "shards" / "paper" / "00000.h5", "label")["names"])
+    by_class = {}
+    for i, key in enumerate(rows["id"]):
+        if rows["split"][i] == "test" and rows["valid"][i]:
+            points = (rows["landmarks"][i] + 0.5) * (32 / rows["size"][i][::-1]) - 0.5
+            target, _ = render_reference(
+                points[None], rows["label"][[i]], names, (32, 32), (32, 32)
+            )
+            seen = on_grid(torch.from_numpy(maps[key].astype(np.float32))[None], (32, 32))
+            cosine = torch.cosine_similarity(seen.flatten(), torch.from_numpy(target).flatten(), 0)
+            by_class.setdefault(rows["label"][i], []).append(cosine.item())
+    assert len(by_class) == 3
+    expected = np.mean([np.mean(values) for values in by_class.values()])
+    assert result.att_cos == pytest.approx(expected, abs=1e-4)

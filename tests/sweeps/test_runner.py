@@ -641,14 +641,17 @@ def test_each_run_is_logged_once_with_the_time_left(store, caplog):
     assert sum(note.startswith("weights: none") for note in caplog.messages) == 1
 
 
-def made_up(plan, n):
+THEIRS = {"codebook": "belharbi2024", "geometry": "reference"}
+
+
+def made_up(plan, n, about=THEIRS):
     """Results of every run of a plan without training: scores that tell its place in the plan."""
     results = []
     for i, cell in enumerate(plan.cells):
         scores = {"accuracy": i / 1000, "cam_cos": i / 500, "att_cos": i / 200, "n": n}
         if cell.setting.method == "apvit":
             scores["cam_cos"] = None
-        scores |= {"margin": 0.1, "rank1": 0.2}
+        scores |= {"margin": 0.1, "rank1": 0.2, "att_cos_reference": i / 250, "scored_on": about}
         results.append(RunResult(cell, RunState("done"), scores, {"accuracy": 0.5, "att_cos": 0.5}))
     return results
 
@@ -664,7 +667,9 @@ def test_published_figures_stand_beside_runs_of_their_own_data_and_network_alone
     assert row in text
     c = value[RunKey("rafdb", "cam", 4.0, (5, 4))]
     assert f"| 5+4 | 4 | {100 * c['accuracy']:.2f} *(88.78)* | {c['cam_cos']:.3f} *(0.67)* " in text
-    assert f"{value[RunKey('rafdb', 'cam', 10.0, (5,))]['att_cos']:.3f} *(0.88)*" in text
+    d = value[RunKey("rafdb", "cam", 10.0, (5,))]
+    assert f"{d['att_cos']:.3f}; {d['att_cos_reference']:.3f} *(0.88)*" in text
+    assert "Published figures are not shown" not in text
     apvit = re.search(r"^\| APViT \| 4 \| (.*) \|$", text, re.MULTILINE)[1].split(" | ")
     assert apvit[2:] == ["-", "-"]
     assert published.CITATION in text
@@ -680,6 +685,23 @@ def test_published_figures_stand_beside_runs_of_their_own_data_and_network_alone
         text = write_markdown(*other, choose_all(*other))
         assert not re.search(r"\*\(\d", text)
         assert published.CITATION not in text
+
+
+@pytest.mark.parametrize(
+    ("about", "reason"),
+    [
+        (THEIRS | {"codebook": "martinez"}, "codebook martinez (theirs: belharbi2024)"),
+        (THEIRS | {"geometry": "face"}, "geometry face (theirs: reference)"),
+        ({}, "codebook unknown (theirs: belharbi2024); geometry unknown (theirs: reference)"),
+    ],
+)
+def test_scores_against_other_maps_have_no_published_figure_beside_them(about, reason):
+    """A uniform map has ATT-COS .497 against the authors' maps and .401 against auheat's own."""
+    plan = plan_sweep("paper", data=["rafdb"])
+    results = made_up(plan, 3068, about)
+    text = write_markdown(plan, results, choose_all(plan, results))
+    assert not re.search(r"\*\(\d", text)
+    assert f"not comparable with the paper's: {reason} (docs/reproduce.md" in text
 
 
 def test_runs_with_a_contrast_have_no_published_figure_beside_them():
