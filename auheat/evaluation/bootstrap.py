@@ -3,15 +3,20 @@
 Percentile intervals (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13).
 Photos of one person resemble each other, so whole persons are drawn where they are known; else
 photos are drawn within each class, so that every class keeps its number. A draw is a row of
-counts, and the means of all draws are one matrix product.
+counts, and the means of all draws are one matrix product. Hits that are the same in every draw (a
+class that was always, or never, recognised) would give an interval of no width: those have
+Wilson's limits instead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from auheat.errors import RequestError
 from auheat.records import Array
@@ -40,6 +45,7 @@ def interval(
     draws: int = DRAWS,
     level: float = LEVEL,
     seed: int = 0,
+    hits: bool | Sequence[bool] = False,
 ) -> Interval:
     """Compute a mean score and its bootstrap interval, over persons where they are known.
 
@@ -58,6 +64,8 @@ def interval(
         draws: Number of resamples.
         level: Share of the draws inside the interval, in (0, 1).
         seed: Seed of the draws.
+        hits: Whether values are hits (1) and misses (0), or of which columns they are. Where all
+            draws of such are equal, the ends are Wilson's.
 
     Returns:
         `value`, `low` and `high`: numbers for values (N,), arrays (C,) for (N, C).
@@ -94,6 +102,11 @@ def interval(
     ]
     tail = (1 - level) / 2
     low, high = _find_ends(np.concatenate(means), [tail, 1 - tail])
+    still = (low == high) & np.broadcast_to(np.asarray(hits, bool), low.shape)
+    if still.any():
+        trials = (count > 0).sum(0)
+        ends = _widen(total.sum(0), count.sum(0), trials, balanced, level)
+        low, high = np.where(still, ends[0], low), np.where(still, ends[1], high)
     found = (value, low, high)
     return Interval(*(float(v[0]) for v in found) if table.ndim == 1 else found)
 
@@ -139,6 +152,57 @@ def paired_interval(
     if a.shape != b.shape:
         raise RequestError(f"bootstrap: {a.shape} and {b.shape} values (expected the same rows)")
     return interval(a - b, labels, persons, balanced, **settings)
+
+
+def confusion_interval(
+    predicted: Array,
+    labels: Array,
+    classes: int,
+    statistic: Callable[[Tensor], Tensor],
+    persons: Sequence[str] | None = None,
+    seed: int = 0,
+) -> Interval:
+    """Compute a statistic of confusion matrices (..., K, K), and its interval as `interval` does.
+
+    predicted and labels (N,) are classes of the same photos.
+    """
+    labels = np.asarray(labels, np.int64)
+    persons = None if persons is None or not len(persons) else list(persons)
+    groups, strata = _group(labels, persons)
+    cells = np.zeros((int(groups.max()) + 1, classes * classes))
+    np.add.at(cells, (groups, labels * classes + np.asarray(predicted)), 1)
+
+    def compute(counts: Array) -> Array:
+        matrices = torch.from_numpy(counts.reshape(-1, classes, classes))
+        values: Array = statistic(matrices).numpy()
+        return values
+
+    drawn = _draw(strata, DRAWS, np.random.default_rng(seed))
+    tail = (1 - LEVEL) / 2
+    low, high = np.nanquantile(compute(drawn @ cells), [tail, 1 - tail])
+    return Interval(float(compute(cells.sum(0))[0]), float(low), float(high))
+
+
+def _widen(total: Array, count: Array, groups: Array, balanced: bool, level: float) -> Array:
+    """Return ends (2, C) for columns of hits and misses that never vary in the draws.
+
+    Wilson's limits for each class, with as many trials as groups have a value, joined by the
+    square-and-add rule (Newcombe, Statistics in Medicine 1998, methods 3 and 10; Zou and Donner
+    2008): a class that was always right in 10 photos may be wrong in the eleventh.
+    """
+    if not balanced:
+        total, count, groups = (v.sum(0, keepdims=True) for v in (total, count, groups))
+    there = groups > 0
+    n, share = np.maximum(groups, 1), total / np.maximum(count, 1)
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * np.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2) / (1 + z * z / n)
+    below = np.where(there, share - (middle - half), 0)
+    above = np.where(there, middle + half - share, 0)
+    classes = np.maximum(there.sum(0), 1)
+    value = np.where(there, share, 0).sum(0) / classes
+    away = [np.sqrt((side**2).sum(0)) / classes for side in (below, above)]
+    return np.stack([value - away[0], value + away[1]])
 
 
 def _find_ends(means: Array, shares: list[float]) -> Array:

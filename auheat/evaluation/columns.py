@@ -70,6 +70,8 @@ COMPARED = tuple(score.key for score in MAP_SCORES if score.compared)
 COLUMNS = (
     ScoreColumn("accuracy", "accuracy", along=1, paper="CL (%)", percent=True),
     ScoreColumn("balanced_accuracy", "balanced"),
+    ScoreColumn("macro_f1", "macro-F1", later=True),
+    ScoreColumn("kappa", "kappa", later=True),
     ScoreColumn("cam_cos", "CAM-COS", along=3, paper="CAM-COS"),
     ScoreColumn("cam_cos_predicted"),
     ScoreColumn("att_cos", "ATT-COS", along=2, paper="ATT-COS"),
@@ -77,13 +79,23 @@ COLUMNS = (
     ScoreColumn("att_cos_centred", "centred"),
     ScoreColumn("margin", "margin", along=4, paper="margin"),
     ScoreColumn("rank1", "rank-1", along=5, paper="rank-1"),
+    ScoreColumn("rank1_predicted", "rank-1 of predicted", later=True),
+    ScoreColumn("rank1_ceiling", "rank-1 ceiling", later=True),
     ScoreColumn("energy", "energy", later=True),
     ScoreColumn("pointing", "pointing", later=True),
 )
-"""The scores of a run, in the order of evaluation.json: two of the classification, then of maps."""
+"""The scores of a run, in the order of evaluation.json: of the classification, then of maps."""
 
 
-MAP_COLUMNS = tuple(column.key for column in COLUMNS[2:])
+CLASS_COLUMNS = ("accuracy", "balanced_accuracy", "macro_f1", "kappa")
+"""The scores of the classification, which need no map."""
+
+
+HIT_COLUMNS = ("accuracy", "rank1", "rank1_predicted", "rank1_ceiling", "pointing")
+"""The scores that are 1 or 0 for a photo."""
+
+
+MAP_COLUMNS = tuple(column.key for column in COLUMNS if column.key not in CLASS_COLUMNS)
 """The scores of a run's maps, each with an interval and a value for every class."""
 
 
@@ -92,11 +104,19 @@ SENTENCES = {
     "balanced_accuracy": (
         "Mean of the shares recognised of each expression, so that rare ones count alike."
     ),
+    "macro_f1": "Mean over the expressions of F1, the harmonic mean of recall and precision.",
+    "kappa": "Agreement with the labels beyond what the classes' numbers alone would give (Cohen).",
     "cam_cos": "Cosine of the true expression's class activation map with A.",
     "att_cos": "Cosine of the attention, the top layer's mean over its channels, with A.",
     "att_cos_centred": "The same cosine about the means: a map that is alike everywhere gets 0.",
     "margin": "Centred cosine with the own expression's A, less its mean with the others' A.",
     "rank1": "Share of the photos whose attention is closest to their own expression's A.",
+    "rank1_predicted": (
+        "The same for the expression that was predicted: is that one's A where the run looked?"
+    ),
+    "rank1_ceiling": (
+        "What rank-1 would be if attention were always closest to the predicted expression's A."
+    ),
     "energy": "Share of the attention that lies in the action units' regions (A at least half).",
     "pointing": "Share of the photos whose strongest attention lies in these regions.",
 }

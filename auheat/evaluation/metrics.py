@@ -120,6 +120,46 @@ def accuracy(counts: Tensor) -> float:
     return float(counts.diagonal().sum() / counts.sum())
 
 
+def f1_scores(counts: Tensor) -> Tensor:
+    """Return each class's F1 (..., K) of confusion matrices (..., K, K); 0 where it is never right.
+
+    2 TP / (2 TP + FP + FN), the harmonic mean of precision and recall (van Rijsbergen 1979); NaN
+    for a class without rows that is never predicted.
+    """
+    hits = counts.diagonal(dim1=-2, dim2=-1)
+    size = counts.sum(-1) + counts.sum(-2)
+    return 2 * hits / torch.where(size > 0, size, torch.nan)
+
+
+def macro_f1(counts: Tensor) -> Tensor:
+    """Return the mean F1 (...) over the classes that matrices (..., K, K) have rows of."""
+    has_rows = counts.sum(-1) > 0
+    return torch.where(has_rows, f1_scores(counts), torch.nan).nanmean(-1)
+
+
+def kappa(counts: Tensor) -> Tensor:
+    """Return Cohen's kappa (...) of confusion matrices (..., K, K): (p - e) / (1 - e).
+
+    p is the share on the diagonal and e the share expected of independent rows and columns (Cohen,
+    Educational and Psychological Measurement 1960, eq. 1); 0 where e is 1.
+    """
+    total = counts.sum((-2, -1))
+    agreed = counts.diagonal(dim1=-2, dim2=-1).sum(-1) / total
+    expected = (counts.sum(-1) * counts.sum(-2)).sum(-1) / total.square()
+    return torch.where(expected < 1, (agreed - expected) / (1 - expected).clamp(min=1e-12), 0)
+
+
+def find_nearest(likeness: Tensor) -> Tensor:
+    """Return which of K heatmaps each map is closest to, (N, M) of centred cosines (N, M, K).
+
+    -1 where two are equally close, or there is one alone.
+    """
+    if likeness.shape[-1] < 2:
+        return torch.full(likeness.shape[:-1], -1, device=likeness.device)
+    first, second = likeness.topk(2, -1).values.unbind(-1)
+    return torch.where(first > second + TIE, likeness.argmax(-1), -1)
+
+
 def balanced_accuracy(counts: Tensor) -> float:
     """Return the mean recall of the classes that a confusion matrix has rows of."""
     has_rows = counts.sum(1) > 0

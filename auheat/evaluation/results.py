@@ -10,15 +10,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from auheat.evaluation.bootstrap import interval
+from auheat.evaluation.bootstrap import confusion_interval, interval
 from auheat.evaluation.calibration import calibrate
 from auheat.evaluation.columns import (
     COLUMNS,
+    HIT_COLUMNS,
     MAP_COLUMNS,
     MAP_SCORES,
     SCORES,
 )
-from auheat.evaluation.metrics import accuracy, balanced_accuracy, class_means, confusion
+from auheat.evaluation.metrics import (
+    accuracy,
+    balanced_accuracy,
+    class_means,
+    confusion,
+    f1_scores,
+    kappa,
+    macro_f1,
+)
 from auheat.evaluation.model_maps import CAM, CAM_PREDICTED, GIVEN
 from auheat.evaluation.scorer import CONSTANTS, GAUSSIAN_SIGMAS, PhotoScores
 from auheat.heatmaps.class_maps import ClassMapRenderer
@@ -116,20 +125,29 @@ class ScoreTable:
             cam = self.of(CAM).T
             scores |= {s.cam_column: cam[i] for i, s in enumerate(MAP_SCORES) if s.cam_column}
             scores["cam_cos_predicted"] = self.of(CAM_PREDICTED)[:, SCORES.index("cosine")]
+        predicted = self.tables.predicted[self.tables.scored]
+        if (predicted >= 0).any():
+            place = self.all_kinds.index(self.top)
+            scores["rank1_predicted"] = self.tables.of_predicted[:, place]
+            hits = (predicted == self.labels).astype(np.float64)
+            scores["rank1_ceiling"] = np.where(predicted >= 0, hits, np.nan)
         return scores
 
     def class_table(self, values: Array) -> Array:
         """Return means (classes, ...) of the compared photos' values (n, ...), NaN for no photo."""
-        means: Array = class_means(
-            torch.from_numpy(values.astype(np.float64)),
-            torch.from_numpy(self.labels),
-            len(self.names),
-        ).numpy()
+        table = torch.from_numpy(values.astype(np.float64))
+        labels, known = torch.from_numpy(self.labels), ~table.isnan()
+        shares = class_means(known.double(), labels, len(self.names))  # of rows that have a value
+        sums = class_means(torch.where(known, table, 0), labels, len(self.names))
+        means: Array = torch.where(shares > 0, sums / shares, torch.nan).numpy()
         return means
 
     def mean(self, values: Array) -> Any:
         """Return class-balanced means of the compared photos' values (n, ...), as plain values."""
-        return np.nanmean(self.class_table(values), 0).tolist()
+        table = self.class_table(values)
+        known = ~np.isnan(table)
+        n = known.sum(0)
+        return np.where(n > 0, np.where(known, table, 0).sum(0) / np.maximum(n, 1), np.nan).tolist()
 
 
 def aggregate(
@@ -152,6 +170,8 @@ def aggregate(
     means = {name: totals.mean(values) for name, values in columns.items()}
     if counts is not None:
         means |= {"accuracy": accuracy(counts), "balanced_accuracy": balanced_accuracy(counts)}
+        exact = counts.double()
+        means |= {"macro_f1": float(macro_f1(exact)), "kappa": float(kappa(exact))}
     has_finite_maps = tables.sound[:, [totals.all_kinds.index(k) for k in totals.kinds]].all(1)
     not_counted = {NOT_FINITE: int((~has_finite_maps).sum())}
     if not (is_external and unpredicted.all()):
@@ -168,7 +188,7 @@ def aggregate(
         n=len(tables.label),
         n_valid=len(totals.labels),
         class_names=tuple(names),
-        scores={column.key: means.get(column.key) for column in COLUMNS},
+        scores={column.key: _or_none(means.get(column.key)) for column in COLUMNS},
         intervals=_find_intervals(totals, columns, count_hits),
         maps={k: dict(zip(SCORES, totals.mean(totals.of(k)), strict=True)) for k in totals.kinds},
         per_class=_per_class(totals, columns, counts),
@@ -182,6 +202,11 @@ def aggregate(
         images_per_second=round(len(tables.label) / seconds, 2),
         scored_on=dict(scored_on),
     )
+
+
+def _or_none(value: float | None) -> float | None:
+    """Return a mean, None where no photo had a value."""
+    return None if value is None or np.isnan(value) else value
 
 
 def _count(totals: ScoreTable) -> torch.Tensor:
@@ -198,16 +223,25 @@ def _find_intervals(
     values = np.full((len(tables.label), len(names) + 1), np.nan)
     values[tables.scored, 1:] = np.stack([columns[name] for name in names], 1)
     values[:, 0] = tables.predicted == tables.label
-    drawn = interval(values, tables.label, totals.persons)
+    are_hits = [True, *(name in HIT_COLUMNS for name in names)]
+    drawn = interval(values, tables.label, totals.persons, hits=are_hits)
     ends = dict(zip(names, zip(drawn.low[1:], drawn.high[1:], strict=True), strict=True))
     if count_hits:
-        plain = interval(values[:, 0], tables.label, totals.persons, balanced=False)
+        plain = interval(values[:, 0], tables.label, totals.persons, balanced=False, hits=True)
         hits = {
             "accuracy": (plain.low, plain.high),
             "balanced_accuracy": (drawn.low[0], drawn.high[0]),
         }
+        predicted = tables.predicted.clip(0)
+        for key, statistic in (("macro_f1", macro_f1), ("kappa", kappa)):
+            _, *pair = confusion_interval(
+                predicted, tables.label, len(totals.names), statistic, totals.persons
+            )
+            if pair[0] < pair[1]:  # one answer for all: the draws say nothing of how sure that is
+                hits[key] = (pair[0], pair[1])
         ends = hits | ends
-    return {name: [float(low), float(high)] for name, (low, high) in ends.items()}
+    pairs = {name: [float(low), float(high)] for name, (low, high) in ends.items()}
+    return {name: pair for name, pair in pairs.items() if np.isfinite(pair).all()}
 
 
 def _per_class(
@@ -219,7 +253,10 @@ def _per_class(
     out: dict[str, dict[str, float | int | None]] = {}
     for k, name in enumerate(totals.names):
         hits = None if counts is None or not number[k] else int(counts[k, k]) / number[k]
-        out[name] = {"n": number[k], "accuracy": hits}
+        out[name] = {"n": number[k], "accuracy": hits, "precision": None, "f1": None}
+        if counts is not None and number[k]:
+            said, f1 = int(counts[:, k].sum()), float(f1_scores(counts.double())[k])
+            out[name] |= {"precision": int(counts[k, k]) / said if said else None, "f1": f1}
         for key in MAP_COLUMNS:
             has_value = key in table and not np.isnan(table[key][k])
             out[name][key] = float(table[key][k]) if has_value else None

@@ -16,6 +16,7 @@ from auheat.evaluation.metrics import (
     attention_ratio,
     centre_vectors,
     compare,
+    find_nearest,
     score_own_class,
 )
 from auheat.evaluation.model_maps import CAM, CAM_PREDICTED, MapSet, ResampledMaps, bring_to_grid
@@ -41,7 +42,9 @@ class PhotoScores:
     index, label, predicted (N,), probabilities (N, K) and `scored` (N,) are of all photos; the
     others of the n whose maps were compared: scores (n, kinds, SCORES), constants (n, constants,
     COMPARED), wrong_class (n, COMPARED), inside and attended (n, kinds, units), NaN where the
-    class does not ask for the unit or the photo does not show its place, sound (n, kinds).
+    class does not ask for the unit or the photo does not show its place, sound (n, kinds),
+    of_predicted (n, kinds) 1 where a map is closest to the heatmap of the predicted class, else 0,
+    NaN where that has none.
     """
 
     index: Array
@@ -55,6 +58,7 @@ class PhotoScores:
     inside: Array
     attended: Array
     sound: Array
+    of_predicted: Array
 
 
 class BatchScores(NamedTuple):
@@ -123,8 +127,15 @@ class MapScorer:
             baselines = {"constants": constants, "wrong_class": wrong_class}
             units = {"inside": scores.inside, "attended": scores.attended}
             about = {"index": index[part], "scores": scores.scores, "sound": maps.sound}
+            about["of_predicted"] = self._match_predicted(scores, views.predicted[here])
             self._scored.append(about | baselines | units)
             self._add_up(maps, _pick(faces.heatmaps, own), labels[part].to(self.device))
+
+    def _match_predicted(self, scores: BatchScores, predicted: Tensor) -> Tensor:
+        """Return whether maps (n, M) are closest to the heatmap of the class predicted (n,)."""
+        said = torch.where(predicted >= 0, self.own_of(predicted.clamp(min=0).cpu()), -1)[:, None]
+        hits = (find_nearest(scores.likeness) == said).to(scores.scores.dtype)
+        return torch.where(said >= 0, hits, torch.nan)
 
     def own_of(self, labels: Tensor) -> Tensor:
         """Return the positions of classes (N,) among the drawn ones, on the scorer's device.

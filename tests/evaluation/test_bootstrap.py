@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from auheat.errors import AuheatError
-from auheat.evaluation.bootstrap import interval, paired_interval
+from auheat.evaluation.bootstrap import confusion_interval, interval, paired_interval
 
 SIMULATIONS = 1000
 
@@ -114,3 +114,52 @@ def test_persons_may_be_an_array_as_evaluations_store_them():
     values, labels = rng.uniform(size=12), np.arange(12) % 3
     persons = [f"p{i // 2}" for i in range(12)]
     assert interval(values, labels, np.array(persons)) == interval(values, labels, persons)
+
+
+def wilson(hits, n):
+    """Both ends of Wilson's interval, as the roots of its quadratic (Wilson 1927)."""
+    z = 1.959963984540054
+    a, b, c = 1 + z * z / n, -(2 * hits / n + z * z / n), (hits / n) ** 2
+    root = np.sqrt(b * b - 4 * a * c)
+    return (-b - root) / (2 * a), (-b + root) / (2 * a)
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 12), (12, 12), (70, 70)])
+def test_hits_that_are_all_alike_have_wilsons_limits(hits, n):
+    values = np.r_[np.ones(hits), np.zeros(n - hits)]
+    found = interval(values, np.zeros(n, int), balanced=False, hits=True)
+    assert (found.low, found.high) == pytest.approx(wilson(hits, n))
+    plain = interval(values, np.zeros(n, int), balanced=False)
+    assert plain.low == plain.high
+
+
+def test_one_answer_for_all_has_an_interval_of_some_width_about_its_balanced_accuracy():
+    labels = np.repeat([0, 1, 2], [20, 10, 10])
+    found = interval((labels == 0).astype(float), labels, hits=True)
+    below = 1 - wilson(20, 20)[0]
+    above = np.hypot(wilson(0, 10)[1], wilson(0, 10)[1])
+    assert found.value == pytest.approx(1 / 3)
+    assert found.low == pytest.approx(1 / 3 - below / 3)
+    assert found.high == pytest.approx(1 / 3 + above / 3)
+
+
+def test_values_that_are_no_hits_keep_what_the_draws_say():
+    table = np.c_[np.zeros(9), np.ones(9)]
+    found = interval(table, np.zeros(9, int), hits=[False, True])
+    assert (found.low[0], found.high[0]) == (0, 0)
+    assert found.low[1] < 1 <= found.high[1] + 1e-12
+
+
+def test_a_statistic_of_the_confusion_matrix_is_drawn_as_a_mean_is():
+    """Accuracy as a statistic of the matrix has the interval that it has as a mean."""
+    rng = np.random.default_rng(0)
+    labels, predicted = rng.integers(3, size=200), rng.integers(3, size=200)
+    persons = [f"p{i % 23}" for i in range(200)]
+
+    def share(counts):
+        return counts.diagonal(dim1=-2, dim2=-1).sum(-1) / counts.sum((-2, -1))
+
+    for known in (None, persons):
+        found = confusion_interval(predicted, labels, 3, share, known)
+        mean = interval((predicted == labels).astype(float), labels, known, balanced=False)
+        assert tuple(found) == pytest.approx(tuple(mean))

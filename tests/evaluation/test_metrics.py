@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from formula_mutants import mutate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cosine as cosine_distance
@@ -150,3 +151,53 @@ def test_a_map_larger_than_the_grid_loses_no_cell_and_shrinks_as_torch_does():
     one = torch.zeros(1, 200, 200)
     one[0, 101, 103] = 1
     assert enlarge(one, (32, 32)).sum() > 0
+
+
+def confusion_of(seed, n=400, k=5):
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(k, size=n)
+    said = np.where(rng.uniform(size=n) < 0.6, truth, rng.integers(k, size=n))
+    return truth, said, metrics.confusion(torch.tensor(said), torch.tensor(truth), k).double()
+
+
+def test_f1_and_kappa_are_their_definitions_by_loops():
+    truth, said, counts = confusion_of(0)
+    f1 = []
+    for k in range(5):
+        hits = sum(t == s == k for t, s in zip(truth, said, strict=True))
+        recall, precision = hits / (truth == k).sum(), hits / (said == k).sum()
+        f1.append(2 * recall * precision / (recall + precision))
+    assert metrics.f1_scores(counts).tolist() == pytest.approx(f1)
+    assert metrics.macro_f1(counts).item() == pytest.approx(np.mean(f1))
+    agreed = (truth == said).mean()
+    chance = sum((truth == k).mean() * (said == k).mean() for k in range(5))
+    assert metrics.kappa(counts).item() == pytest.approx((agreed - chance) / (1 - chance))
+
+
+def test_f1_and_kappa_of_one_answer_for_all_and_of_no_error():
+    counts = torch.tensor([[30.0, 0, 0], [10, 0, 0], [0, 0, 0]], dtype=torch.float64)
+    assert metrics.macro_f1(counts).item() == pytest.approx((60 / 70 + 0) / 2)
+    assert metrics.kappa(counts).item() == 0
+    assert metrics.kappa(torch.eye(3).double()).item() == 1
+    both = torch.stack([counts, torch.eye(3).double()])
+    assert metrics.kappa(both).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("f1_scores", "2 * hits", "hits"),
+        ("kappa", "(agreed - expected)", "agreed"),
+        ("kappa", "(1 - expected)", "1 + 0 * expected"),
+    ],
+)
+def test_a_class_score_that_is_off_is_noticed(name, old, new, monkeypatch):
+    mutate(monkeypatch, metrics, name, old, new)
+    with pytest.raises(AssertionError):
+        test_f1_and_kappa_are_their_definitions_by_loops()
+
+
+def test_the_nearest_heatmap_is_the_one_of_highest_likeness_and_a_tie_is_none():
+    likeness = torch.tensor([[[0.1, 0.9, 0.2], [0.5, 0.5, 0.1]], [[-1.0, -0.2, -0.3], [0, 0, 0]]])
+    assert metrics.find_nearest(likeness).tolist() == [[1, -1], [1, -1]]
+    assert metrics.find_nearest(likeness[..., :1]).tolist() == [[-1, -1], [-1, -1]]
