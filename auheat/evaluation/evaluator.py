@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,15 @@ from auheat.evaluation.external_maps import (
     SIDE,
     check_target,
     write_maps,
+)
+from auheat.evaluation.faithfulness_columns import (
+    FAITHFULNESS_PHOTOS,
+    FAITHFULNESS_STEPS,
+)
+from auheat.evaluation.faithfulness_runs import (
+    check_request,
+    choose_photos,
+    measure_faithfulness,
 )
 from auheat.evaluation.inputs import EvaluationInput, plan_given, plan_run
 from auheat.evaluation.model_maps import CAM, CAM_PREDICTED, MapSet, bring_to_grid
@@ -56,6 +66,9 @@ def evaluate(
     require_all_maps: bool = False,
     save_maps: str | Path | None = None,
     kind: str = "attention",
+    faithfulness: bool = False,
+    faithfulness_photos: int = FAITHFULNESS_PHOTOS,
+    faithfulness_steps: int = FAITHFULNESS_STEPS,
 ) -> Evaluation:
     """Score a run on photos it has not learnt from and write evaluation.json and .npz into it.
 
@@ -76,6 +89,11 @@ def evaluate(
         save_maps: File (.npz) to write the run's maps to.
         kind: The maps to save: "attention" (of the top layer), "cam" (of the true class),
             "cam-predicted".
+        faithfulness: Measure also whether the network's answer hangs on what the maps show, by
+            taking pixels away: some 400 forward passes a photo, in `result.faithfulness`. Given
+            `maps` need a run for it, whose network is asked.
+        faithfulness_photos: Photos to measure it on, at least 1, spread over the classes.
+        faithfulness_steps: Steps of its curves, at least 2.
 
     Returns:
         The scores with their intervals, beside the baselines.
@@ -99,16 +117,28 @@ def evaluate(
         raise RequestError(f"--kind: {kind} of what (--save-maps names the file to write)")
     if require_all_maps and maps is None:
         raise RequestError("--require-all-maps: needs --maps (a run has a map of every photo)")
+    photos, steps = faithfulness_photos, faithfulness_steps
+    check_request(faithfulness, photos, steps, maps is not None and run is None)
     if save_maps is not None:
         check_target(save_maps)
     target = pick_device(device)
     if maps is None:
-        task = plan_run(store, run_folder.find_run(store, run), target, split, shards)
+        beside: Path | None = run_folder.find_run(store, run)
+        assert beside is not None
+        task = plan_run(store, beside, target, split, shards)
     else:
         beside = None if run is None else run_folder.find_run(store, run)
         task = plan_given(store, maps, beside, target, split, shards, require_all_maps)
     with torch.inference_mode():
         result, arrays, saved = _score(task, split, KINDS[kind], save_maps is not None)
+    if faithfulness:
+        assert beside is not None
+        scored = np.sort(task.rows)[arrays["row_valid"]]
+        rows = scored[choose_photos(arrays["row_label"][arrays["row_valid"]], photos)]
+        sigma = result.baselines["centre_gaussian"]["sigma"]
+        measured = measure_faithfulness(task, beside, rows, maps is not None, sigma, steps)
+        result = replace(result, faithfulness=measured[0])
+        arrays |= measured[1]
     _write(task.folder, split, result, arrays)
     if save_maps is not None:
         write_maps(save_maps, _stack(saved))

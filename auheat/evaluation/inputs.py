@@ -60,9 +60,14 @@ class EvaluationInput:
         """The name of the shards."""
         return self.dataset.files[0].parent.name
 
+    @property
+    def batch_size(self) -> int:
+        """The number of photos that the device is given at once."""
+        return _BATCH_CPU if self.device.type == "cpu" else _BATCH_DEVICE
+
     def batches(self, rows: Sequence[int]) -> Iterator[Item]:
         """Yield rows of the dataset in batches, as they are loaded."""
-        size = _BATCH_CPU if self.device.type == "cpu" else _BATCH_DEVICE
+        size = self.batch_size
         for start in range(0, len(rows), size):
             yield default_collate(self.dataset.__getitems__(rows[start : start + size]))
 

@@ -39,7 +39,8 @@ class Evaluation:
     and pointing are of the top layer's attention, `cam_cos` of the true class's CAM: None for a
     method without maps of classes. `maps` has all scores of every layer and CAM, `matrix`
     expressions x (layers, CAM), `intervals` the ends of 95 % bootstrap intervals. Accuracy and
-    calibration are None where nothing is known of predictions. Two evaluations are equal that
+    calibration are None where nothing is known of predictions. `faithfulness` is None where it was
+    not asked for. Two evaluations are equal that
     differ in speed alone.
     """
 
@@ -61,12 +62,15 @@ class Evaluation:
     left_out: dict[str, int]
     seconds: float = field(compare=False)
     images_per_second: float = field(compare=False)
+    faithfulness: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the scores as plain values, for JSON."""
         out: dict[str, Any] = {}
         for name, value in asdict(self).items():
             out |= value if name == "scores" else {name: value}
+        if self.faithfulness is None:
+            del out["faithfulness"]
         return out
 
     def __getattr__(self, name: str) -> Any:
