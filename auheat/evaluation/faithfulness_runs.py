@@ -337,7 +337,8 @@ def _measure_batch(
         }
         for key, values in columns.items():
             measured.setdefault(key, []).append(values)
-    area = (target >= REGION * target.amax((1, 2), keepdim=True)).sum((1, 2))
+    area = ((target >= REGION * target.amax((1, 2), keepdim=True)) & (target > 0)).sum((1, 2))
+    shown = (area > 0) & (number > 0)
     in_face = draws.random_region + faces  # a region of random shape, in the face while it lasts
     chosen = {EXPECTED: target, RANDOM: in_face, WRONG: wrong}
     regions = [
@@ -348,7 +349,10 @@ def _measure_batch(
     ]
     about = {"index": batch["index"], "label": labels, "predicted": probe.classes, "sound": sound}
     stacked = {key: torch.stack(values, 1) for key, values in measured.items()}
-    return about | stacked | {"regions": torch.stack(regions, 1)} | changes
+    stacked["regions"] = torch.stack(regions, 1)
+    stacked["regions"][~shown] = torch.nan
+    stacked["scores"][~shown, :, KEYS.index("flip")] = torch.nan
+    return about | {"shown": shown} | stacked | changes
 
 
 def _make_own_maps(
@@ -421,7 +425,8 @@ def _sum_up(
     removed = columns["regions"].reshape(len(labels), len(regions), -1)
     counts = {
         "map not finite": int((~columns["sound"]).any(1).sum()),
-        "answer not finite": int((~np.isfinite(scores)).any((1, 2)).sum()),
+        "answer not finite": int((~np.isfinite(scores[..., KEYS.index("gain")])).any(1).sum()),
+        "no region on the photo": int((~columns["shown"]).sum()),
     }
     out = {
         "left_out": {why: n for why, n in counts.items() if n},

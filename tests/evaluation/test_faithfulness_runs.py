@@ -235,6 +235,26 @@ def test_answers_that_are_not_finite_are_counted_and_left_out(store, measured, m
     assert gain == [None] * 3 if every else None not in gain
 
 
+def test_a_face_beside_the_photo_has_no_region_to_take_away(store, monkeypatch):
+    batches = EvaluationInput.batches
+
+    def moved(self, rows):
+        for batch in batches(self, rows):
+            batch["landmarks"] = batch["landmarks"].clone()
+            batch["landmarks"][batch["index"] == rows[0]] += 1000
+            yield batch
+
+    monkeypatch.setattr(runs.EvaluationInput, "batches", moved)
+    found = evaluate("few", store, **ASKED).faithfulness
+    assert found["left_out"] == {"no region on the photo": 1}
+    with np.load(store / "runs" / "few" / "evaluation.npz") as arrays:
+        assert np.isnan(arrays["faithfulness_regions"][0]).all()
+        assert not np.isnan(arrays["faithfulness_regions"][1:]).any()
+        scores = arrays["faithfulness_scores"]
+        assert np.isnan(scores[0, :, -1]).all()
+        assert not np.isnan(scores[0, :, :-1]).any()
+
+
 @pytest.mark.parametrize("method", ["gradcam++", "prm", "acol", "ts-cam", "apvit"])
 def test_methods_of_every_kind_are_measured(tmp_path, method):
     store = make_store(tmp_path, counts=(("train", 3), ("test", 1)))
