@@ -245,8 +245,8 @@ def evaluate(as_json: bool, **settings: Any) -> None:
 
     --faithfulness takes pixels away in a map's order and asks the network again, beside the
     codebook's heatmap, a wrong class's, a random map and a centred Gaussian; then it randomises
-    weights and moves the photo. It takes about 400 forward passes a photo: with a ResNet-50 a
-    fraction of a second on a GPU, most of a minute on a CPU. With --maps it needs RUN, too.
+    weights and moves the photo. Each photo takes about 400 forward passes. With --maps it needs
+    RUN, too.
 
     \b
     auheat evaluate

@@ -349,9 +349,10 @@ def _measure_batch(
     ]
     about = {"index": batch["index"], "label": labels, "predicted": probe.classes, "sound": sound}
     stacked = {key: torch.stack(values, 1) for key, values in measured.items()}
-    stacked["regions"] = torch.stack(regions, 1)
-    stacked["regions"][~shown] = torch.nan
-    stacked["scores"][~shown, :, KEYS.index("flip")] = torch.nan
+    here = shown[:, None, None]
+    stacked["regions"] = torch.where(here[..., None], torch.stack(regions, 1), torch.nan)
+    flips = torch.tensor([key == "flip" for key in KEYS], device=device)
+    stacked["scores"] = torch.where(~here & flips, torch.nan, stacked["scores"])
     return about | {"shown": shown} | stacked | changes
 
 

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from training_helpers import NAMES, make_store
 
 from auheat.data.dataset import ShardDataset
@@ -214,6 +215,32 @@ def test_maps_that_are_not_finite_are_counted(store, monkeypatch):
     monkeypatch.setattr(runs, "predict_maps", broken)
     found = evaluate("few", store, **ASKED).faithfulness
     assert found["left_out"] == {"map not finite": 1}
+
+
+class NoReading(TorchDispatchMode):
+    """Refuses what waits for a device: reading a value, or as many as a mask has."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        assert name not in ("_local_scalar_dense", "nonzero", "masked_select"), name
+        if name in ("index", "index_put", "index_put_"):
+            assert all(i is None or i.dtype != torch.bool for i in args[1])
+        return func(*args, **(kwargs or {}))
+
+
+def test_nothing_is_read_back_while_a_batch_is_measured(store, monkeypatch):
+    measure, batches = runs._measure_batch, []
+
+    def watched(*values):
+        with NoReading():
+            batches.append(measure(*values))
+        return batches[-1]
+
+    with pytest.raises(AssertionError, match="_local_scalar_dense"), NoReading():
+        torch.ones(1).item()
+    monkeypatch.setattr(runs, "_measure_batch", watched)
+    evaluate("few", store, **ASKED)
+    assert len(batches) == 1
 
 
 @pytest.mark.parametrize("every", [False, True])
