@@ -122,27 +122,39 @@ def evaluate(
     if save_maps is not None:
         check_target(save_maps)
     target = pick_device(device)
+    beside = None if maps is not None and run is None else run_folder.find_run(store, run)
     if maps is None:
-        beside: Path | None = run_folder.find_run(store, run)
         assert beside is not None
         task = plan_run(store, beside, target, split, shards)
     else:
-        beside = None if run is None else run_folder.find_run(store, run)
         task = plan_given(store, maps, beside, target, split, shards, require_all_maps)
     with torch.inference_mode():
         result, arrays, saved = _score(task, split, KINDS[kind], save_maps is not None)
     if faithfulness:
-        assert beside is not None
-        scored = np.sort(task.rows)[arrays["row_valid"]]
-        rows = scored[choose_photos(arrays["row_label"][arrays["row_valid"]], photos)]
-        sigma = result.baselines["centre_gaussian"]["sigma"]
-        measured = measure_faithfulness(task, beside, rows, maps is not None, sigma, steps)
-        result = replace(result, faithfulness=measured[0])
-        arrays |= measured[1]
+        result = _measure(task, beside, result, arrays, photos, steps, maps is not None)
     _write(task.folder, split, result, arrays)
     if save_maps is not None:
         write_maps(save_maps, _stack(saved))
     return result
+
+
+def _measure(
+    task: EvaluationInput,
+    run: Path | None,
+    result: Evaluation,
+    arrays: dict[str, Array],
+    photos: int,
+    steps: int,
+    is_given: bool,
+) -> Evaluation:
+    """Return the scores with faithfulness, whose arrays are added to those of evaluation.npz."""
+    assert run is not None
+    valid = arrays["row_valid"]
+    rows = np.sort(task.rows)[valid][choose_photos(arrays["row_label"][valid], photos)]
+    sigma = result.baselines["centre_gaussian"]["sigma"]
+    measured, more = measure_faithfulness(task, run, rows, is_given, sigma, steps)
+    arrays |= more
+    return replace(result, faithfulness=measured)
 
 
 def _score(
