@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from formula_mutants import mutate
 from torch.utils._python_dispatch import TorchDispatchMode
 from training_helpers import NAMES, make_store
 
@@ -98,20 +99,44 @@ def test_means_and_differences_are_those_of_the_photos(measured):
                 assert value == pytest.approx(mean, abs=1e-6)
 
 
-def test_measures_follow_from_the_curves(measured):
-    arrays = measured[1]
-    curves, scores = arrays["faithfulness_curves"], arrays["faithfulness_scores"]
-    areas = np.trapezoid(curves, dx=1 / STEPS)
-    column = {key: scores[..., i] for i, key in enumerate(KEYS)}
+def check_measures():
+    rng = np.random.default_rng(0)
+    answers = rng.random((6, len(CURVES), 11, 3))
+    road = rng.random((6, 9, 3))
+    found = runs._score_curves(torch.tensor(answers), torch.tensor(road)).numpy()
+    column = {key: found[:, i] for i, key in enumerate(KEYS)}
+    areas = np.trapezoid(answers, dx=0.1, axis=2)
     for i, name in enumerate(CURVES):
-        np.testing.assert_allclose(column[name], areas[..., i], atol=1e-6)
-    np.testing.assert_allclose(column["gain"], areas[..., 1] - areas[..., 0], atol=1e-6)
-    np.testing.assert_allclose(column["gain_mean"], areas[..., 3] - areas[..., 2], atol=1e-6)
-    deleted = curves[..., 0, :]
-    fall = deleted[..., 0] - (0.2 * deleted[..., 0] + 0.8 * deleted[..., 1])
-    np.testing.assert_allclose(column["fall"], fall, atol=1e-6)
-    road = arrays["faithfulness_road"][..., 0].mean(-1)
-    np.testing.assert_allclose(column["road"], road, atol=1e-6)
+        np.testing.assert_allclose(column[name], areas[:, i, 0])
+        if name != "flip":
+            np.testing.assert_allclose(column[f"{name}_logit"], areas[:, i, 1])
+    at = {name: i for i, name in enumerate(CURVES)}
+    for key, fill in (("gain", "blur"), ("gain_mean", "mean")):
+        gain = areas[:, at[f"insertion_{fill}"], 0] - areas[:, at[f"deletion_{fill}"], 0]
+        np.testing.assert_allclose(column[key], gain)
+    deleted = answers[:, at["deletion_blur"], :, 0]
+    np.testing.assert_allclose(column["fall"], deleted[:, 0] - deleted[:, 2])
+    np.testing.assert_allclose(column["road"], road[..., 0].mean(1))
+
+
+def test_measures_follow_from_the_curves():
+    check_measures()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('scores["insertion_blur"] -', 'scores["insertion_mean"] -'),
+        ("deleted[:, 0] - ", ""),
+        ("[:, i, LOGIT]", "[:, i, PROBABILITY]"),
+        ("road[..., PROBABILITY]", "road[..., RECOGNISED]"),
+        ("curves[:, 0, :, PROBABILITY]", "curves[:, 2, :, PROBABILITY]"),
+    ],
+)
+def test_a_fault_in_a_measure_is_noticed(monkeypatch, old, new):
+    mutate(monkeypatch, runs, "_score_curves", old, new)
+    with pytest.raises(AssertionError):
+        check_measures()
 
 
 def test_curves_begin_and_end_where_the_network_says(store, measured):

@@ -78,6 +78,7 @@ def test_marks_lie_where_agreement_and_gain_say(store):
 
 def test_the_page_has_one_point_and_one_row_for_each_measured_run(store):
     text = report(store=store).read_text()
+    assert '<a href="#faithfulness">' in text
     part = text.partition('id="faithfulness"')[2].partition("</details>")[0]
     parsed = Page(part)
     assert parsed.count("figure", "faithful") == 2
@@ -90,7 +91,9 @@ def test_the_page_has_one_point_and_one_row_for_each_measured_run(store):
 
 
 def test_a_page_of_runs_that_were_not_measured_has_no_such_part(store):
-    assert 'id="faithfulness"' not in report(["plain"], store, out=store / "plain.html").read_text()
+    text = report(["plain"], store, out=store / "plain.html").read_text()
+    assert 'id="learning"' in text
+    assert "aithful" not in text
 
 
 def test_a_run_without_a_value_is_a_dash_and_no_point(store):
