@@ -301,59 +301,73 @@ def _measure_batch(
     draws = draw_choices(index, side, len(what.renderer.drawn), device)
     mean = images.new_tensor(what.config["normalisation"]["mean"])[:, None, None]
     fills = [blur(images), mean.expand_as(images)]
-    n, pixels = len(images), side * side
-    all_gone = torch.full((n, 1), pixels, device=device)
-    every = torch.arange(pixels, device=device).expand(n, -1)
-    blanks = [probe.replace(fill, every, all_gone, all_gone)[:, 0] for fill in fills]
     faces = outline_faces(batch["landmarks"], side).to(device)
-    number = faces.sum((1, 2))
-    face_first = rank_pixels(faces.float(), draws.ties)
-    faceless = probe.replace(fills[0], face_first, number[:, None], all_gone)[:, 0]
+    asked = Asked(probe, fills, faces, draws, what.steps)
     heatmaps = what.renderer.draw(batch["landmarks"].to(device)).heatmaps
     own = torch.tensor([what.renderer.drawn.index(k) for k in batch["label"].tolist()])
-    own, rows = own.to(device), torch.arange(n, device=device)
+    own, rows = own.to(device), torch.arange(len(images), device=device)
     target = heatmaps[rows, own]
     wrong = heatmaps[rows, (own + draws.wrong) % heatmaps.shape[1]]
     maps, sound, changes = _make_own_maps(what, stages, batch, images, labels, probe.classes)
     gaussian = centre_gaussian((side, side), what.sigma).to(device).expand_as(target)
     baselines = {HEATMAP: target, WRONG: wrong, RANDOM: draws.random_map, GAUSSIAN: gaussian}
-    known = dict(zip(what.own_kinds, maps.unbind(1), strict=True)) | baselines
-    measured: dict[str, list[Tensor]] = {}
-    for kind in what.kinds:
-        ranks = rank_pixels(known[kind], draws.ties)
-        inside = rank_pixels(known[kind].masked_fill(~faces, -torch.inf), draws.ties)
+    all_maps = dict(zip(what.own_kinds, maps.unbind(1), strict=True)) | baselines
+    columns = [asked.measure(all_maps[kind]) for kind in what.kinds]
+    stacked = {key: torch.stack([one[key] for one in columns], 1) for key in columns[0]}
+    area = ((target >= REGION * target.amax((1, 2), keepdim=True)) & (target > 0)).sum((1, 2))
+    in_face = draws.random_region + faces  # a region of random shape, in the face while it lasts
+    chosen = {EXPECTED: target, RANDOM: in_face, WRONG: wrong}
+    regions = torch.stack([asked.take_region(chosen[name], area) for name in what.regions], 1)
+    shown = (area > 0) & faces.any(2).any(1)
+    here = shown[:, None, None]
+    stacked["regions"] = torch.where(here[..., None], regions, torch.nan)
+    flips = torch.tensor([key == "flip" for key in KEYS], device=device)
+    stacked["scores"] = torch.where(~here & flips, torch.nan, stacked["scores"])
+    about = {"index": batch["index"], "label": labels, "predicted": probe.classes}
+    return about | {"sound": sound, "shown": shown} | stacked | changes
+
+
+class Asked:
+    """What a network is asked about every map of N photos alike, and its answers to the fills."""
+
+    def __init__(
+        self, probe: Probe, fills: Sequence[Tensor], faces: Tensor, draws: Draws, steps: int
+    ) -> None:
+        """Ask about the fills (N, 3, S, S), and about the photos without their faces (N, S, S)."""
+        self.probe, self.fills, self.faces, self.draws = probe, fills, faces, draws
+        self.steps, self.number = steps, faces.sum((1, 2))
+        ranks = rank_pixels(faces.float(), draws.ties)
+        every = torch.full_like(self.number, ranks.shape[1])[:, None]
+        self.blanks = [probe.replace(fill, ranks, every, every)[:, 0] for fill in fills]
+        self.faceless = probe.replace(fills[0], ranks, self.number[:, None], every)[:, 0]
+
+    def measure(self, maps: Tensor) -> dict[str, Tensor]:
+        """Return scores (N, measures), curves (N, CURVES, T + 1) and road (N, 9, 2) of maps."""
+        ranks = rank_pixels(maps, self.draws.ties)
+        inside = rank_pixels(maps.masked_fill(~self.faces, -torch.inf), self.draws.ties)
         curves = [
             curve
-            for fill, blank in zip(fills, blanks, strict=True)
-            for curve in trace_curves(probe, fill, blank, ranks, what.steps)
+            for fill, blank in zip(self.fills, self.blanks, strict=True)
+            for curve in trace_curves(self.probe, fill, blank, ranks, self.steps)
         ]
-        curves.append(trace_flips(probe, fills[0], faceless, inside, number, what.steps))
-        road = trace_road(probe, ranks, draws.noise)
-        answers = torch.stack(curves, 1)
-        columns = {
+        flips = trace_flips(
+            self.probe, self.fills[0], self.faceless, inside, self.number, self.steps
+        )
+        answers = torch.stack([*curves, flips], 1)
+        road = trace_road(self.probe, ranks, self.draws.noise)
+        return {
             "scores": _score_curves(answers, road),
             "curves": answers[..., PROBABILITY],
             "road": road[..., [PROBABILITY, RECOGNISED]],
         }
-        for key, values in columns.items():
-            measured.setdefault(key, []).append(values)
-    area = ((target >= REGION * target.amax((1, 2), keepdim=True)) & (target > 0)).sum((1, 2))
-    shown = (area > 0) & (number > 0)
-    in_face = draws.random_region + faces  # a region of random shape, in the face while it lasts
-    chosen = {EXPECTED: target, RANDOM: in_face, WRONG: wrong}
-    regions = [
-        torch.stack(
-            [comprehensiveness_and_sufficiency(probe, fill, ranks, area) for fill in fills], 1
-        )
-        for ranks in (rank_pixels(chosen[name], draws.ties) for name in what.regions)
-    ]
-    about = {"index": batch["index"], "label": labels, "predicted": probe.classes, "sound": sound}
-    stacked = {key: torch.stack(values, 1) for key, values in measured.items()}
-    here = shown[:, None, None]
-    stacked["regions"] = torch.where(here[..., None], torch.stack(regions, 1), torch.nan)
-    flips = torch.tensor([key == "flip" for key in KEYS], device=device)
-    stacked["scores"] = torch.where(~here & flips, torch.nan, stacked["scores"])
-    return about | {"shown": shown} | stacked | changes
+
+    def take_region(self, maps: Tensor, area: Tensor) -> Tensor:
+        """Return `EFFECTS` (N, FILLS, 2) of the `area` (N,) highest pixels of maps."""
+        ranks = rank_pixels(maps, self.draws.ties)
+        effects = [
+            comprehensiveness_and_sufficiency(self.probe, fill, ranks, area) for fill in self.fills
+        ]
+        return torch.stack(effects, 1)
 
 
 def _make_own_maps(

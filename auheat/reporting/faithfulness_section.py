@@ -32,29 +32,29 @@ _Rows = list[tuple[str, ...]]
 
 def tabulate_faithfulness(result: Mapping[str, Any]) -> list[_Rows]:
     """Return the tables of an evaluation's faithfulness: maps, regions, randomised, moves."""
-    found = result["faithfulness"]
+    measured = result["faithfulness"]
     heading = ("map", _SHOWN[0].heading, "95 %", *(measure.heading for measure in _SHOWN[1:]))
     maps: _Rows = [heading]
-    for kind, measures in found["maps"].items():
+    for kind, measures in measured["maps"].items():
         first, *rest = (measures[measure.key] for measure in _SHOWN)
         others = (format_score(values[0]) for values in rest)
         maps.append((MAP_NAMES[kind], *_with_range(first), *others))
     regions: _Rows = [("blurred", *(cell for name in EFFECTS for cell in (name, "95 %")))]
-    for name, effects in found["regions"].items():
+    for name, effects in measured["regions"].items():
         cells = [cell for key in EFFECTS for cell in _with_range(effects[f"{key}_blur"])]
         regions.append((_REGIONS[name], *cells))
     tables = [maps, regions]
-    if "randomised" in found:
-        kinds = list(found["moves"])
+    if "randomised" in measured:
+        kinds = list(measured["moves"])
         pairs = [f"{kind}: {what}" for kind in kinds for what in ("rank", "SSIM")]
         rows: _Rows = [("random weights down to", *pairs)]
-        for likeness in found["randomised"]:
+        for likeness in measured["randomised"]:
             cells = [
                 format_score(likeness[kind][key][0]) for kind in kinds for key in ("rank", "ssim")
             ]
             rows.append((likeness["down_to"], *cells))
         moves: _Rows = [("moved by 2 px", "change", "largest", "of a map that stays")]
-        for kind, by in found["moves"].items():
+        for kind, by in measured["moves"].items():
             moves.append((kind, *(format_score(values[0]) for values in by.values())))
         tables += [rows, moves]
     return tables
@@ -68,12 +68,12 @@ def _with_range(values: Sequence[float | None]) -> tuple[str, str]:
 
 def format_cost(result: Mapping[str, Any]) -> str:
     """Return one line about the photos that were measured, their cost, and what was left out."""
-    found = result["faithfulness"]
+    measured = result["faithfulness"]
     line = (
-        f"faithfulness of {found['photos']} photos, {found['steps']} steps, "
-        f"{found['forwards_per_photo']} forward passes each"
+        f"faithfulness of {measured['photos']} photos, {measured['steps']} steps, "
+        f"{measured['forwards_per_photo']} forward passes each"
     )
-    left = "; ".join(f"{why}: {n}" for why, n in found["left_out"].items())
+    left = "; ".join(f"{why}: {n}" for why, n in measured["left_out"].items())
     return f"{line} ({left})" if left else line
 
 
