@@ -9,6 +9,7 @@ from typing import Any, get_type_hints
 
 import click
 
+from auheat.evaluation.faithfulness_columns import FAITHFULNESS_PHOTOS, FAITHFULNESS_STEPS
 from auheat.training.settings import TrainConfig
 
 from .choices import (
@@ -216,6 +217,21 @@ def train(as_json: bool, **settings: Any) -> None:
     show_default=True,
     help="--save-maps: attention, cam (of the true class), cam-predicted.",
 )
+@option("--faithfulness", is_flag=True, help="Measure whether the network uses what maps show.")
+@option(
+    "--faithfulness-photos",
+    type=int,
+    default=FAITHFULNESS_PHOTOS,
+    show_default=True,
+    help="--faithfulness: on so many photos, spread over the classes.",
+)
+@option(
+    "--faithfulness-steps",
+    type=int,
+    default=FAITHFULNESS_STEPS,
+    show_default=True,
+    help="--faithfulness: in so many steps.",
+)
 @json_option
 def evaluate(as_json: bool, **settings: Any) -> None:
     """Score RUN (a name or folder; by default the newest) on the test photos.
@@ -234,12 +250,19 @@ def evaluate(as_json: bool, **settings: Any) -> None:
     folder has ID.npy, ID.npz or ID.png. A map with NaN is left out, with its photo, and counted.
     The scores go to the store's evaluations/.
 
+    --faithfulness takes pixels away in a map's order and asks the network again, beside the
+    codebook's heatmap, a wrong class's, a random map and a centred Gaussian; then it randomises
+    weights and moves the photo. Each photo takes about 400 forward passes. With --maps it needs
+    RUN, too.
+
     \b
     auheat evaluate
     auheat evaluate without-aus
     auheat evaluate with-aus --store affectnet
     auheat evaluate --save-maps attention.npz
     auheat evaluate --maps saliency.npz
+    auheat evaluate with-aus --faithfulness
+    auheat evaluate with-aus --faithfulness --maps saliency.npz
     """
     from auheat.evaluation.evaluator import evaluate as run
     from auheat.reporting.console import (
@@ -248,6 +271,7 @@ def evaluate(as_json: bool, **settings: Any) -> None:
         tabulate_headline,
         tabulate_units,
     )
+    from auheat.reporting.faithfulness_section import format_cost, tabulate_faithfulness
 
     result = run(**settings).as_dict()
     if as_json:
@@ -260,6 +284,12 @@ def evaluate(as_json: bool, **settings: Any) -> None:
     for line in (format_calibration(result), format_counts(result)):
         if line:
             print_line(line)
+    if "faithfulness" in result:
+        for table in tabulate_faithfulness(result):
+            print_line()
+            print_table(table)
+        print_line()
+        print_line(format_cost(result))
 
 
 @click.command(cls=Command)

@@ -11,6 +11,7 @@ import io
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,15 @@ from auheat.evaluation.external_maps import (
     SAVED,
     SIDE,
     write_maps,
+)
+from auheat.evaluation.faithfulness_columns import (
+    FAITHFULNESS_PHOTOS,
+    FAITHFULNESS_STEPS,
+)
+from auheat.evaluation.faithfulness_runs import (
+    check_request,
+    choose_photos,
+    measure_faithfulness,
 )
 from auheat.evaluation.inputs import EvaluationInput, plan_given, plan_run
 from auheat.evaluation.model_maps import CAM, CAM_PREDICTED, MapSet, bring_to_grid
@@ -62,6 +72,9 @@ def evaluate(
     require_all_maps: bool = False,
     save_maps: str | Path | None = None,
     kind: str = "attention",
+    faithfulness: bool = False,
+    faithfulness_photos: int = FAITHFULNESS_PHOTOS,
+    faithfulness_steps: int = FAITHFULNESS_STEPS,
 ) -> Evaluation:
     """Score a run on photos it has not learnt from and write evaluation.json and .npz into it.
 
@@ -86,6 +99,11 @@ def evaluate(
         save_maps: File (.npz) to write the run's maps to.
         kind: The maps to save: "attention" (of the top layer), "cam" (of the true class),
             "cam-predicted".
+        faithfulness: Measure also whether the network's answer hangs on what the maps show, by
+            taking pixels away: some 400 forward passes a photo, in `result.faithfulness`. Given
+            `maps` need a run for it, whose network is asked.
+        faithfulness_photos: Photos to measure it on, at least 1, spread over the classes.
+        faithfulness_steps: Steps of its curves, at least 2.
 
     Returns:
         The scores with their intervals, beside the baselines.
@@ -107,20 +125,24 @@ def evaluate(
         raise RequestError(f"--kind: {kind} of what (--save-maps names the file to write)")
     if require_all_maps and maps is None:
         raise RequestError("--require-all-maps: needs --maps (a run has a map of every photo)")
+    photos, steps = faithfulness_photos, faithfulness_steps
+    check_request(faithfulness, photos, steps, maps is not None and run is None)
     if save_maps is not None:
         check_target(save_maps, SAVED)
     target = pick_device(device)
     with contextlib.ExitStack() as held:
+        beside = None if run is None and maps is not None else _find_run(store, run)
         if maps is None:
-            folder = _find_run(store, run)
-            held.enter_context(run_folder.lock_run(folder))
-            task = plan_run(store, folder, target, split, shards)
+            assert beside is not None
+            held.enter_context(run_folder.lock_run(beside))
+            task = plan_run(store, beside, target, split, shards)
         else:
-            beside = None if run is None else _find_run(store, run)
             task = plan_given(store, maps, beside, target, split, shards, require_all_maps)
             held.enter_context(run_folder.lock_run(task.folder))
         with torch.inference_mode():
             result, arrays, saved = _score(task, KINDS[kind], save_maps is not None)
+        if faithfulness:
+            result = _measure(task, beside, result, arrays, photos, steps, maps is not None)
         _write(task.folder, result, arrays)
     if not task.chosen.own:
         log_notes(_LOG, [f"scores on {task.chosen.about['store']} are in {task.folder}"])
@@ -141,6 +163,25 @@ def _find_run(store: Path, run: str | Path | None) -> Path:
                 more = f"; to score one of {usual} here, name it"
             raise type(error)(f"{error}{more}") from error
     return usual / RUNS / str(run)
+
+
+def _measure(
+    task: EvaluationInput,
+    run: Path | None,
+    result: Evaluation,
+    arrays: dict[str, Array],
+    photos: int,
+    steps: int,
+    is_given: bool,
+) -> Evaluation:
+    """Return the scores with faithfulness, whose arrays are added to those of evaluation.npz."""
+    assert run is not None
+    valid = arrays["row_valid"]
+    rows = np.sort(task.rows)[valid][choose_photos(arrays["row_label"][valid], photos)]
+    sigma = result.baselines["centre_gaussian"]["sigma"]
+    measured, more = measure_faithfulness(task, run, rows, is_given, sigma, steps)
+    arrays |= more
+    return replace(result, faithfulness=measured)
 
 
 def _score(

@@ -88,9 +88,14 @@ class EvaluationInput:
             return ReferenceMapRenderer(self.plan.names, self.plan.frame, self.side)
         return ClassMapRenderer(self.plan, self.side)
 
+    @property
+    def batch_size(self) -> int:
+        """The number of photos that the device is given at once."""
+        return _BATCH_CPU if self.device.type == "cpu" else _BATCH_DEVICE
+
     def batches(self, rows: Sequence[int]) -> Iterator[Item]:
         """Yield rows of the dataset in batches, as they are loaded."""
-        size = _BATCH_CPU if self.device.type == "cpu" else _BATCH_DEVICE
+        size = self.batch_size
         for start in range(0, len(rows), size):
             batch = default_collate(self.dataset.__getitems__(rows[start : start + size]))
             batch["valid"] |= self._shows_face(batch)

@@ -49,9 +49,10 @@ class Evaluation:
     and pointing are of the top layer's attention, `cam_cos` of the true class's CAM: None for a
     method without maps of classes. `maps` has all scores of every layer and CAM, `matrix`
     expressions x (layers, CAM), `intervals` the ends of 95 % bootstrap intervals. Accuracy and
-    calibration are None where nothing is known of predictions. `scored_on` says whose photos these
-    are: store, shards, their content's digest, codebook, split, and which classes and labels found
-    no match. Two evaluations are equal that differ in that or in speed alone.
+    calibration are None where nothing is known of predictions. `faithfulness` is None where it was
+    not asked for. `scored_on` says whose photos these are: store, shards, their content's digest,
+    codebook, split, and which classes and labels found no match. Two evaluations are equal that
+    differ in that or in speed alone.
     """
 
     run: str
@@ -73,12 +74,15 @@ class Evaluation:
     seconds: float = field(compare=False)
     images_per_second: float = field(compare=False)
     scored_on: dict[str, Any] = field(default_factory=dict, compare=False)
+    faithfulness: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the scores as plain values, for JSON."""
         out: dict[str, Any] = {}
         for name, value in asdict(self).items():
             out |= value if name == "scores" else {name: value}
+        if self.faithfulness is None:
+            del out["faithfulness"]
         return out
 
     def __getattr__(self, name: str) -> Any:

@@ -27,6 +27,7 @@ from auheat.reporting.charts import (
     draw_reliability,
     tabulate_along,
 )
+from auheat.reporting.faithfulness_section import faithfulness_context
 from auheat.reporting.pictures import (
     MAX_RUNS,
     Album,
@@ -185,6 +186,7 @@ def describe_runs(runs: Sequence[Run]) -> dict[str, Any]:
         "reliability": [
             draw_reliability(run, index) for index, run in scored if run.scores.get("calibration")
         ],
+        "faithfulness": faithfulness_context(scored),
         "settings": settings_context(runs),
         "album": album.list(),
     }

@@ -672,6 +672,9 @@ def chain() -> None:
         "train layercam": ["train", *second, "--method", "layercam", "--contrast-weight", "0.3",
                            "--ema", "0.9"],
         "evaluate": ["evaluate", "a", *card, "--save-maps", str(WORK / "maps.npz")],
+        "evaluate faithfulness": ["evaluate", "a", *card, "--faithfulness",
+                                  "--faithfulness-photos", "4" if DRY else "60",
+                                  "--faithfulness-steps", "4" if DRY else "10"],
         "evaluate maps": ["evaluate", *card, "--maps", str(WORK / "maps.npz")],
         "explain": ["explain", "a", *card, "--out", str(WORK / "explained")],
     }  # fmt: skip
