@@ -18,6 +18,10 @@ MAX_ROWS = 2**20
 """Rows of one shard; a file that claims more is refused before anything is allocated."""
 
 
+ROW_COUNTS = ("thin_rows", "turned_rows")
+"""Attributes of `heatmap` that count rows of one shard: of its own, where the rest is shared."""
+
+
 TEXT = "text"
 """A dataset type: UTF-8 of fixed length, padded with NUL."""
 

@@ -19,7 +19,7 @@ from auheat.expressions import EXPRESSIONS
 from auheat.records import Array, Status
 from auheat.shards.manifest import has_manifest
 from auheat.shards.reader import open_shard
-from auheat.shards.schema import LANDMARKS, SHARDS
+from auheat.shards.schema import LANDMARKS, ROW_COUNTS, SHARDS
 from auheat.store.shard_set import ShardSet, open_shard_set
 from auheat.store.store import find_rendered
 from auheat.utils.console import progress
@@ -162,7 +162,7 @@ def _sum_up(material: ShardSet, tally: _Tally) -> dict[str, Any]:
         found |= {
             "valid": valid,
             "valid_share": round(valid / material.rows, 6),
-            "thin_rows": material.attributes["heatmap"]["thin_rows"],
+            **{k: v for k, v in material.attributes["heatmap"].items() if k in ROW_COUNTS},
             "maps": [
                 {
                     "class": name,
