@@ -148,7 +148,7 @@ def _fit_turned(points: Any, frame: Frame) -> tuple[Any, Any, Any, Any, Any]:
     cos, sin, fitted, floor = _fit_flat(points, frame)
     if frame.surface is None:
         return cos, sin, xp.maximum(fitted, floor), xp.ones_like(cos), xp.zeros_like(cos)
-    yaw = fit_yaw(points, frame)
+    yaw = fit_yaw(points, frame).clip(-np.pi / 2, np.pi / 2)  # nobody shows 68 points from behind
     start, full = np.deg2rad(TURN_STARTS), np.deg2rad(TURN_FULL)
     share = ((abs(yaw) - start) / (full - start)).clip(0, 1)
     yaw = yaw * share * share * (3 - 2 * share)

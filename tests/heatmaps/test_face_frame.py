@@ -207,6 +207,15 @@ def test_the_midline_is_seen_up_to_the_profile():
         assert maps[0, chin[1] - 4 : chin[1] + 4, chin[0] - 4 : chin[0] + 9].max() > 0.9
 
 
+def test_points_in_mirrored_order_are_drawn_without_fail():
+    """No head looks so; what is drawn is finite, and some of it on the photo."""
+    faces = np.stack([turned(yaw) * [-1, 1] + [130, 0] for yaw in (0, 40)])
+    maps, valid = render_heatmaps(faces, np.full(2, NAMES.index("Pain")), PLAN, SIZE, SIZE)
+    assert valid.all()
+    assert np.isfinite(maps).all()
+    assert maps.max((1, 2)).min() > 0.5
+
+
 def test_a_thinner_side_counts_as_thinner():
     labels, sizes = np.array([NAMES.index("Happiness")]), np.array(SIZE)
     thin = [smallest_sigma(turned(y)[None], labels, PLAN, sizes, SIZE)[0] for y in (0, 30, 40)]
