@@ -1,9 +1,9 @@
 """A small labelled set made from one public-domain portrait, for trying auheat without data.
 
 Each expression's muscles move the portrait's points, the skin follows, and nuisance (scale,
-shift, tilt, light, blur, noise, mirror) hides the trick. The motions below are written from the
-muscles' directions and know nothing of the codebooks or regions, so the set is also an
-independent test of the regions and a controlled experiment for training.
+shift, tilt, light, blur, noise, mirror) hides the trick. The motions below were written from the
+muscles' directions without sight of codebooks or regions, so the set is a controlled experiment for
+training. It is no independent test of the regions any more: some were moved with it in view.
 """
 
 from __future__ import annotations

@@ -1,28 +1,34 @@
 """Measure the regions against motion they know nothing of, and draw the atlas.
 
-    python tools/measure_anatomy.py [FOLDER]
+    python tools/measure_anatomy.py [PAIRS [WILD]]
 
 Writes the tables between the marks of docs/anatomy.md, and docs/anatomy.jpg. The motions are those
-of auheat/demo.py, written from the muscles' directions without sight of the regions. FOLDER holds
+of auheat/demo.py, written from the muscles' directions without sight of the regions. PAIRS holds
 photos of people once neutral and once smiling: Image/original/, and sources.csv with the columns
-name, emotion (neutral, happiness) and identity. Without it the table of real pairs stays as it is.
+name, emotion (neutral, happiness) and identity. WILD holds photos of the basic expressions in
+RAF-DB layout. Without a folder its table stays as it is.
 """
 
 import csv
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
+from scipy.interpolate import LinearNDInterpolator
 
+from auheat.datasets.registry import read_samples
 from auheat.demo import MOTIONS, load_portrait, motion_field
 from auheat.expressions import EXPRESSIONS
-from auheat.facs.codebooks import list_codebooks, load_codebook, unplaced_units
+from auheat.facs.codebooks import list_codebooks, load_codebook, load_regions, unplaced_units
 from auheat.facs.records import Codebook, Cue
-from auheat.heatmaps.face_frame import fit_frame
+from auheat.heatmaps.face_frame import TURN_STARTS, fit_frame, fit_yaw
 from auheat.heatmaps.plan import plan_heatmaps
 from auheat.heatmaps.render import render_heatmaps
+from auheat.images.decoding import decode, read_bytes
+from auheat.landmarks.mesh.landmark_map import load_map
 from auheat.landmarks.registry import load_detector
 from auheat.records import Status
 
@@ -37,6 +43,9 @@ LOW, HIGH = np.array([-1.1, -0.75]), np.array([1.1, 1.6])
 """Corners of the measured patch of the face's frame, in outer-eye distances."""
 
 BOOK = load_codebook("martinez")
+BASIC = ("Surprise", "Fear", "Disgust", "Happiness", "Sadness", "Anger")
+LEAST = 20
+"""Fewer faces than this of an expression have no mean worth a number."""
 
 
 def draw_map(points, shape, *, aus=None, expression=None, book=BOOK):
@@ -97,19 +106,25 @@ def find_pairs(folder):
     return [(p["neutral"], p["happiness"]) for _, p in sorted(people.items()) if len(p) == 2]
 
 
-def flatten(photo, points):
-    """Warp a photo into the face's frame: return gray (H, W) u8 and its points there (68, 2)."""
+def fit_matrix(points):
+    """Return the matrix (2, 3) from photo pixels to the measured patch of the face's frame."""
     cos, sin, scale = (v[0] for v in fit_frame(points[None].astype(float), BOOK.frame))
     zoom = UNIT / scale
     linear = zoom * np.array([[cos, sin], [-sin, cos]])
     weights = BOOK.frame.weights
     middle = weights @ points.astype(float)
     goal = (weights @ BOOK.frame.mean - LOW) * UNIT
-    matrix = np.hstack([linear, (goal - linear @ middle)[:, None]])
+    return np.hstack([linear, (goal - linear @ middle)[:, None]])
+
+
+def flatten(photo, points):
+    """Warp a photo into the face's frame: return gray (H, W) u8 and its points there (68, 2)."""
+    matrix = fit_matrix(points)
     size = tuple(int(v) for v in np.ceil((HIGH - LOW) * UNIT))
-    flags = cv2.INTER_AREA if zoom < 1 else cv2.INTER_LINEAR
+    shrinks = np.linalg.det(matrix[:, :2]) < 1
     gray = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)
-    return cv2.warpAffine(gray, matrix, size, flags=flags), points @ linear.T + matrix[:, 2]
+    flat = cv2.warpAffine(gray, matrix, size, flags=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return flat, points @ matrix[:, :2].T + matrix[:, 2]
 
 
 def measure_pairs(folder, book):
@@ -139,6 +154,79 @@ def measure_pairs(folder, book):
             row.append([parts[0].mean() / parts[1].mean()])
             row[-1].append((parts[0] ** 2).mean() / (parts[1] ** 2).mean())
     return {k: np.array(v) for k, v in ratios.items()}
+
+
+def describe_wild(photo, points, face):
+    """Return the local contrast of a photo in the frame, (H, W) f32: what wrinkles raise."""
+    gray, _ = flatten(photo, points)
+    gray = (gray - gray[face].mean()) / gray[face].std()
+    fine = gray - cv2.GaussianBlur(gray, (0, 0), 6)
+    return np.sqrt(cv2.GaussianBlur(fine**2, (0, 0), 5)).astype(np.float32)
+
+
+def measure_wild(folder):
+    """Return how photos of each expression differ from neutral ones: name -> (count, fields).
+
+    The fields (H, W), NaN off the mean neutral mesh, are how far the mean mesh moved, and how much
+    the local contrast changed, as the square of Welch's t. Frontal faces only. An expression with
+    fewer than LEAST faces has no fields.
+    """
+    samples = [s for s in read_samples(folder, variant="original") if s.label]
+    photos = [decode(read_bytes(folder / s.path)) for s in samples]
+    vertices, _, status = load_detector("mesh", "cpu").find_mesh(photos)
+    points = load_map()(vertices).astype(float)
+    yaw = np.degrees(fit_yaw(np.nan_to_num(points), BOOK.frame))
+    rows = np.flatnonzero((status <= Status.MANY_FACES) & (np.abs(yaw) < TURN_STARTS))
+    labels = np.array([samples[i].label for i in rows])
+    matrix = np.array([fit_matrix(points[i]) for i in rows])
+    mesh = vertices[rows] @ matrix[:, :, :2].swapaxes(1, 2) + matrix[:, None, :, 2]
+    neutral = mesh[labels == "Neutral"].mean(0)
+    y, x = np.mgrid[: place_faces()["mean face"][1][0], : place_faces()["mean face"][1][1]]
+    face = np.isfinite(LinearNDInterpolator(neutral, neutral[:, 0])(x, y))
+    contrast = np.array([describe_wild(photos[i], points[i], face) for i in rows])
+    calm = contrast[labels == "Neutral"]
+    found = {}
+    for name in BASIC:
+        own = contrast[labels == name]
+        found[name] = (len(own), None)
+        if len(own) >= LEAST:
+            moved = np.linalg.norm(mesh[labels == name].mean(0) - neutral, axis=1)
+            error = own.var(0, ddof=1) / len(own) + calm.var(0, ddof=1) / len(calm)
+            change = (own.mean(0) - calm.mean(0)) ** 2 / error
+            fields = LinearNDInterpolator(neutral, moved)(x, y), np.where(face, change, np.nan)
+            found[name] = (len(own), fields)
+    return found
+
+
+def compare_regions(field, book):
+    """Return the mean of a field (H, W) inside each basic expression's region over that outside."""
+    points, shape = place_faces()["mean face"]
+    ratios = {}
+    for name in BASIC:
+        heat = draw_map(points, shape, expression=name, book=book)
+        inside = heat > INSIDE * heat.max()
+        ratios[name] = float(np.nanmean(field[inside]) / np.nanmean(field[~inside]))
+    return ratios
+
+
+def wild_table(found):
+    """Each basic expression: what its region holds, now and in version 1, and its rank."""
+    frame, regions = load_regions(1)
+    first = replace(BOOK, frame=frame, regions=regions)
+    rows = []
+    for name, (count, fields) in found.items():
+        cells = ["too few"] * 6
+        if fields is not None:
+            cells = []
+            for field in (fields[0] ** 2, fields[1]):
+                now, before = (compare_regions(field, book) for book in (BOOK, first))
+                rank = sorted(now, key=now.get, reverse=True).index(name) + 1
+                cells += [f"{now[name]:.2f}", f"{before[name]:.2f}", f"{rank} of {len(BASIC)}"]
+        rows.append([name, count, *cells])
+    head = ["expression", "faces"]
+    for what in ("motion", "contrast"):
+        head += [f"{what}, inside over outside", "version 1", "rank"]
+    return table(head, rows)
 
 
 def table(head, rows):
@@ -273,6 +361,8 @@ def main():
     text = page.read_text()
     for name, make in TABLES.items():
         text = fill(text, name, make())
+    if len(sys.argv) > 2:
+        text = fill(text, "wild", wild_table(measure_wild(Path(sys.argv[2]))))
     if len(sys.argv) > 1:
         text = fill(text, "pairs", pair_table(measure_pairs(Path(sys.argv[1]), BOOK)))
     page.write_text(text)

@@ -13,6 +13,7 @@ from typing import IO, Any, cast
 import numpy as np
 
 from auheat.records import Array
+from auheat.shards.schema import ROW_COUNTS
 from auheat.store.shard_set import ShardSet
 from auheat.utils.files import dump_json
 from auheat.utils.marks import archive_mark
@@ -50,10 +51,11 @@ def measure_extent(material: ShardSet, split: str | None) -> Extent:
 
 
 def attributes_of(material: ShardSet, split: str | None) -> dict[str, dict[str, Any]]:
-    """Return the attributes that an export says; `thin_rows` only where all rows are in it."""
+    """Return the attributes that an export says; `ROW_COUNTS` only where all rows are in it."""
     attributes = {name: dict(own) for name, own in material.attributes.items()}
     if split is not None:
-        attributes["heatmap"].pop("thin_rows", None)
+        for name in ROW_COUNTS:
+            attributes["heatmap"].pop(name, None)
     return attributes
 
 

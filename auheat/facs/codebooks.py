@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -233,11 +233,45 @@ def load_frame() -> Frame:
     return _load_regions()[0]
 
 
+def regions_version() -> int:
+    """Return the version of the regions that are drawn now; shards say theirs."""
+    version: int = _read_regions()[0]["version"]
+    return version
+
+
+@functools.cache
+def load_regions(version: int) -> tuple[Frame, Mapping[int, Region]]:
+    """Load the face frame and the regions of a version: those that shards were drawn with.
+
+    Version 1 was flat: its regions do not turn with a head. Raises `RequestError` for a version
+    that this auheat does not know.
+    """
+    frame, regions, _ = _load_regions()
+    if version == regions_version():
+        return frame, regions
+    earlier = _read_regions()[0]["earlier"]
+    if version not in earlier:
+        versions = ", ".join(map(str, (*earlier, regions_version())))
+        raise RequestError(f"{_REGIONS}: no version {version} of the regions (known: {versions})")
+    changed = {
+        au: replace(regions[au], **_read_places(f"{_REGIONS}: earlier.{version}.{au}", entry))
+        for au, entry in earlier[version].items()
+    }
+    return Frame(frame.mean, frame.weights), MappingProxyType({**regions, **changed})
+
+
+@functools.cache
+def _read_regions() -> tuple[dict[str, Any], str]:
+    raw, text = load_yaml(resources.files("auheat.codebooks") / _REGIONS)
+    check_keys(_REGIONS, raw, {"version", "frame", "regions", "earlier", "unplaced"})
+    return raw, text
+
+
 @functools.cache
 def _load_regions() -> tuple[Frame, Mapping[int, Region], str]:
-    raw, text = load_yaml(resources.files("auheat.codebooks") / _REGIONS)
-    check_keys(_REGIONS, raw, {"frame", "regions", "unplaced"})
-    check_keys(f"{_REGIONS}: frame", raw["frame"], {"source", "weights", "mean"})
+    raw, text = _read_regions()
+    keys = {"source", "weights", "mean", "depth", "between"}
+    check_keys(f"{_REGIONS}: frame", raw["frame"], keys)
     mean = np.array(raw["frame"]["mean"], np.float64)
     if mean.shape != (N_POINTS, 2):
         raise RequestError(f"{_REGIONS}: frame.mean: shape {mean.shape} (expected (68, 2))")
@@ -245,28 +279,33 @@ def _load_regions() -> tuple[Frame, Mapping[int, Region], str]:
     for point, weight in raw["frame"]["weights"].items():
         weights[point] = weight
     weights /= weights.sum()
-    for array in (mean, weights):
+    between = np.array(raw["frame"]["between"], np.float64).reshape(-1, 3)
+    aside = between[between[:, 0] != 0] * [-1, 1, 1]
+    surface = np.vstack([np.column_stack([mean, raw["frame"]["depth"]]), between, aside])
+    for array in (mean, weights, surface):
         array.flags.writeable = False  # shared by every codebook
     regions = {au: _read_region(au, entry) for au, entry in sorted(raw["regions"].items())}
-    return Frame(mean, weights), MappingProxyType(regions), text
+    return Frame(mean, weights, surface), MappingProxyType(regions), text
 
 
 def _read_region(au: int, entry: Any) -> Region:
     where = f"{_REGIONS}: regions.{au}"
     check_keys(where, entry, {"name", "muscle", "source", "blobs"})
+    name, muscle = (check_text(f"{where}.{key}", entry[key]) for key in ("name", "muscle"))
+    return Region(au, name, muscle, **_read_places(where, entry))
+
+
+def _read_places(where: str, entry: Any) -> dict[str, Any]:
+    """Return the blobs of a region, and who says so."""
     listed = check_list(f"{where}.blobs", entry["blobs"])
     blobs = tuple(b for i, e in enumerate(listed) for b in _read_blobs(where, i, e))
-    name, muscle, source = (
-        check_text(f"{where}.{key}", entry[key]) for key in ("name", "muscle", "source")
-    )
-    return Region(au, name, muscle, blobs, source)
+    return {"blobs": blobs, "source": check_text(f"{where}.source", entry["source"])}
 
 
 @functools.cache
 def unplaced_units() -> Mapping[int, str]:
     """Return the codes of FACS that have no place on 68 landmarks, each with its reason."""
-    raw, _ = load_yaml(resources.files("auheat.codebooks") / _REGIONS)
-    return MappingProxyType(dict(raw["unplaced"]))
+    return MappingProxyType(dict(_read_regions()[0]["unplaced"]))
 
 
 def _read_blobs(region: str, index: int, entry: Any) -> list[Blob]:

@@ -52,10 +52,13 @@ class Frame:
 
     `mean` (68, 2) f64 has its outer eye corners one unit apart, the origin midway between them,
     x to the image's right, y down; `weights` (68,) f64 is zero for points that expressions move.
+    `surface` (K, 3) f64 has points of that face in space, the landmarks first, z away from the
+    viewer: by it regions turn with a head. Without one they stay flat.
     """
 
     mean: Array
     weights: Array
+    surface: Array | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

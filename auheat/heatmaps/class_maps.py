@@ -161,7 +161,7 @@ def _collect_units(classes: list[Blobs | None]) -> tuple[Blobs, list[AURegion]]:
         for au, weight in pairs:
             some = (blobs.au == au) & (blobs.log_weight == weight)
             chosen = Blobs(*(getattr(blobs, name)[some] for name in Blobs.__slots__))
-            places = (chosen.anchor, chosen.share, chosen.offset, chosen.sigma, chosen.angle)
+            places = (chosen.anchor, chosen.share, chosen.offset, chosen.sigma, chosen.precision)
             key = (au, *(tuple(map(tuple, p)) if p.ndim > 1 else tuple(p) for p in places))
             known.setdefault(key, (au, {}, chosen))[1][k] = weight
     ordered = sorted(known.values(), key=lambda entry: entry[0])
@@ -182,7 +182,8 @@ def _join(parts: list[Blobs]) -> Blobs:
     if not parts:
         none, pair = np.zeros(0), np.zeros((0, 2))
         empty = np.zeros((0, 1))
-        return Blobs(none.astype(int), empty.astype(int), empty, pair, pair, none, none)
+        form, skin = np.zeros((0, 3)), np.zeros((0, 4))
+        return Blobs(none.astype(int), empty.astype(int), empty, pair, pair, form, none, skin)
     joined = {
         name: np.concatenate(
             [

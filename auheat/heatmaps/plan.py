@@ -23,17 +23,33 @@ LANDMARK_SIGMA = 0.08
 """Sigma of the landmark cue in outer-eye distances: 8 px on the usual 224 px aligned face."""
 
 
+_SKIN = 0.1  # outer-eye distances: how far the skin around a place says how it slopes there
+
+SEEN = 0.35
+"""Skin that shows less than this share of its width is on the far side, and not drawn on."""
+
+
+_NARROWEST = 0.2  # what a Gaussian keeps of its width where the skin curves away
+
+
+ASIDE = -1e12
+"""Map pixels: the x of Gaussians that cannot be seen; no face lies as far."""
+
+
 JAW = 17
 """The first landmark that is not on the jaw line."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Blobs:
-    """B Gaussians that are drawn together; lengths in outer-eye distances, angles in rad.
+    """B Gaussians that are drawn together; lengths in outer-eye distances.
 
     A centre is the mean of the landmarks `anchor` (B, M), weighted by `share` (B, M), plus
-    `offset` (B, 2). `sigma` (B, 2) is along and across `angle` (B,), `log_weight` (B,) the log
-    of the peak, `au` (B,) the unit it belongs to (0: none).
+    `offset` (B, 2). `sigma` (B, 2) is along and across its axes, `precision` (B, 3) the inverse of
+    its covariance in x x, x y and y y, `log_weight` (B,) the log of the peak, `au` (B,) the unit it
+    belongs to (0: none). `skin` (B, 4) says how the face lies in space there: how much farther from
+    the viewer it is on average than its anchors, how fast it recedes to the right and downwards,
+    and how much faster half a sigma further out.
     """
 
     au: Array
@@ -41,8 +57,9 @@ class Blobs:
     share: Array
     offset: Array
     sigma: Array
-    angle: Array
+    precision: Array
     log_weight: Array
+    skin: Array
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,14 +112,21 @@ def _plan(codebook: Codebook, names: tuple[str, ...], mode: str) -> Plan:
     if mode == "landmarks":
         sigma = (LANDMARK_SIGMA, LANDMARK_SIGMA)
         points = [Blob((p,), (0.0, 0.0), sigma, 0.0, "middle") for p in range(JAW, N_POINTS)]
-        return Plan(names, (_stack((0, b, 1.0) for b in points),), codebook.frame, blind=True)
+        return Plan(
+            names,
+            (_stack(((0, b, 1.0) for b in points), codebook.frame),),
+            codebook.frame,
+            blind=True,
+        )
     if mode == "generic":
         units = sorted({cue.au for cues in codebook.expressions.values() for cue in cues})
         cues = [Cue(au, 1.0, "both", "required") for au in units]
-        blobs = _stack(_choose(codebook, cues)) if cues else None
+        blobs = _stack(_choose(codebook, cues), codebook.frame) if cues else None
         return Plan(names, (blobs,), codebook.frame, blind=True)
     found = [codebook.expressions.get(name) for name in names]
-    classes = tuple(None if cues is None else _stack(_choose(codebook, cues)) for cues in found)
+    classes = tuple(
+        None if cues is None else _stack(_choose(codebook, cues), codebook.frame) for cues in found
+    )
     return Plan(names, classes, codebook.frame)
 
 
@@ -135,7 +159,7 @@ def _choose(codebook: Codebook, cues: Iterable[Cue]) -> list[tuple[int, Blob, fl
     ]
 
 
-def _stack(chosen: Iterable[tuple[int, Blob, float]]) -> Blobs:
+def _stack(chosen: Iterable[tuple[int, Blob, float]], frame: Frame) -> Blobs:
     units, blobs, weights = zip(*chosen, strict=True)
     most = max(len(blob.anchor) for blob in blobs)
     anchor = np.zeros((len(blobs), most), np.int64)
@@ -145,15 +169,47 @@ def _stack(chosen: Iterable[tuple[int, Blob, float]]) -> Blobs:
         share[i, : len(blob.anchor)] = 1 / len(blob.anchor)
     if anchor.min() < 0 or anchor.max() >= N_POINTS:
         raise RequestError(f"anchor: landmarks {anchor.min()} to {anchor.max()} (expected 0 to 67)")
-    return Blobs(
-        np.array(units, np.int64),
-        anchor,
-        share,
-        np.array([blob.offset for blob in blobs], np.float64),
-        np.array([blob.sigma for blob in blobs], np.float64),
-        np.deg2rad([blob.angle for blob in blobs]),
-        np.log(weights),
-    )
+    offset = np.array([blob.offset for blob in blobs], np.float64)
+    sigma = np.array([blob.sigma for blob in blobs], np.float64)
+    angle = np.deg2rad([blob.angle for blob in blobs])
+    cos, sin, (p, q) = np.cos(angle), np.sin(angle), sigma.T**-2
+    mixed = (p - q) * cos * sin
+    precision = np.stack([p * cos**2 + q * sin**2, mixed, p * sin**2 + q * cos**2], 1)
+    width = np.hypot(sigma[:, 0] * cos, sigma[:, 1] * sin)
+    skin = _fit_skin(frame, anchor, share, offset, width)
+    return Blobs(np.array(units), anchor, share, offset, sigma, precision, np.log(weights), skin)
+
+
+def _fit_skin(frame: Frame, anchor: Array, share: Array, offset: Array, width: Array) -> Array:
+    """Return the `skin` of `Blobs` whose sigma across the face is `width`; 0 without a surface.
+
+    Around each place the surface is fitted by a parabola across the face and a line down it, by
+    least squares weighted by a Gaussian of the distance.
+    """
+    if frame.surface is None:
+        return np.zeros((len(anchor), 4))
+    places = (share[..., None] * frame.surface[anchor]).sum(1)
+    away = frame.surface[:, :2] - (places[:, :2] + offset)[:, None]
+    near = np.exp(-(away**2).sum(-1) / (2 * _SKIN**2))[..., None]
+    design = np.concatenate([np.ones_like(near), away, away[..., :1] ** 2 / 2], -1)
+    turned = design.swapaxes(1, 2)
+    fitted = np.linalg.solve(turned @ (near * design), turned @ (near * frame.surface[:, 2:]))
+    depth, right, down, bend = fitted[..., 0].T
+    right = np.round(right, 9)  # exactly 0 on the midline, which no yaw hides
+    bulge = np.maximum(bend, 0) * width / 2
+    return np.stack([depth + bulge * width - places[:, 2], right, down, bulge], 1)
+
+
+def foreshorten(faces: Faces, blobs: Blobs) -> tuple[Any, Any]:
+    """Return how wide the skin at Gaussians shows, and whether it can be seen, (N, B) each.
+
+    The width is 1 on frontal faces. Where the skin curves away, it is that of half a sigma further.
+    """
+    turn_cos, turn_sin = (faces.frames[:, i, None] for i in (3, 4))
+    _, right, _, bulge = move(blobs, faces.points).skin.T
+    aside = turn_sin * right
+    wide = (turn_cos + aside - abs(turn_sin) * bulge).clip(_NARROWEST)
+    return wide, turn_cos.clip(SEEN) + aside >= SEEN  # a head in profile still shows its midline
 
 
 def place_blobs(
@@ -162,21 +218,31 @@ def place_blobs(
     """Place Gaussians on faces: return x, y, a, b, c, log-weight, each (N, B), in map pixels.
 
     Pixel (u, v) of the map has log-value log-weight - (a dx^2 + 2 b dx dy + c dy^2) / 2 with
-    dx = u - x and dy = v - y.
+    dx = u - x and dy = v - y. On a turned head the skin's plane at the Gaussian is turned with it:
+    a step (dx, dy) on it becomes (wide (dx + lean dy), dy). A Gaussian
+    that cannot be seen lies far outside the map.
     """
     xp = namespace(faces.points)
     here = move(blobs, faces.points)
-    cos, sin, scale = (faces.frames[:, i, None] for i in range(3))
+    cos, sin, scale, turn_cos, turn_sin = (faces.frames[:, i, None] for i in range(5))
+    rise, _, down, _ = here.skin.T
+    wide, seen = foreshorten(faces, blobs)
     centre = (faces.points[:, here.anchor] * here.share[..., None]).sum(2)
-    ox, oy = here.offset[:, 0], here.offset[:, 1]
+    ox, oy = turn_cos * here.offset[:, 0] + turn_sin * rise, here.offset[:, 1]
     x = centre[..., 0] + scale * (cos * ox - sin * oy)
     y = centre[..., 1] + scale * (sin * ox + cos * oy)
-    turn_cos, turn_sin = xp.cos(here.angle), xp.sin(here.angle)
-    along_x, along_y = cos * turn_cos - sin * turn_sin, sin * turn_cos + cos * turn_sin
-    p, q = (scale * here.sigma[:, 0]) ** -2, (scale * here.sigma[:, 1]) ** -2
+    lean = turn_sin * down / wide
+    right, both, below = here.precision.T
+    # the quadratic form of a step on the skin becomes that of a step in the frame, then in the map
+    tilted = both - right * lean
+    below = below - (both + tilted) * lean
+    right, both = right / (wide * wide), tilted / wide
     kx, ky = faces.sizes[:, 1:] / size[1], faces.sizes[:, :1] / size[0]  # image px per map px
-    a = (p * along_x**2 + q * along_y**2) * kx**2
-    b = (p - q) * along_x * along_y * kx * ky
-    c = (p * along_y**2 + q * along_x**2) * ky**2
+    cos, sin = cos / scale, sin / scale
+    mixed = cos * sin
+    a = (cos * cos * right - 2 * mixed * both + sin * sin * below) * (kx * kx)
+    b = (mixed * (right - below) + (cos * cos - sin * sin) * both) * (kx * ky)
+    c = (sin * sin * right + 2 * mixed * both + cos * cos * below) * (ky * ky)
     peak = xp.zeros_like(x) + here.log_weight
-    return (x + 0.5) / kx - 0.5, (y + 0.5) / ky - 0.5, a, b, c, peak
+    x = xp.where(seen, (x + 0.5) / kx - 0.5, ASIDE)
+    return x, (y + 0.5) / ky - 0.5, a, b, c, peak

@@ -9,7 +9,7 @@ import numpy as np
 
 from auheat.heatmaps.backend import like, namespace, where_is
 from auheat.heatmaps.face_frame import Faces, check_faces
-from auheat.heatmaps.plan import Blobs, Plan, place_blobs
+from auheat.heatmaps.plan import ASIDE, Blobs, Plan, foreshorten, place_blobs
 from auheat.records import Array
 
 if TYPE_CHECKING:
@@ -67,10 +67,11 @@ def render_heatmaps(
     on_cpu = xp is np or given.device.type == "cpu"
     step = max(1, (_CHUNK if on_cpu else _CHUNK_DEVICE) // (size[0] * size[1]))
     for rows, blobs in pick_rows(faces, plan):
+        placed = place_blobs(faces.take(rows), blobs, size)
         for start in range(0, len(rows), step):
-            some = rows[start : start + step]
-            maps[some] = _draw(faces.take(some), blobs, size)
-        valid[rows] = True
+            chunk = slice(start, start + step)
+            maps[rows[chunk]] = _draw([v[chunk] for v in placed], size)
+        valid[rows] = (placed[0] > ASIDE / 2).any(1)
     return maps.to(given.dtype) if half else maps, valid
 
 
@@ -86,14 +87,14 @@ def pick_rows(faces: Faces, plan: Plan) -> Iterator[tuple[Any, Blobs]]:
             yield rows, blobs
 
 
-def _draw(faces: Faces, blobs: Blobs, size: tuple[int, int]) -> Any:
-    """Draw the same blobs on each face; the largest Gaussian is that of the least distance.
+def _draw(placed: list[Any], size: tuple[int, int]) -> Any:
+    """Draw what `place_blobs` gives; the largest Gaussian is that of the least distance.
 
     a dx^2 + 2 b dx dy + c dy^2 = (along dx + slant dy)^2 + (across dy)^2, completed to squares:
     a sum of squares loses no digits, and leaves three passes over the pixels per blob.
     """
-    xp = namespace(faces.points)
-    x, y, a, b, c, peak = place_blobs(faces, blobs, size)
+    x, y, a, b, c, peak = placed
+    xp = namespace(x)
     along = xp.sqrt(a)
     slant = b / along
     across_squared = c - slant * slant
@@ -120,5 +121,16 @@ def smallest_sigma(
     out = np.full(len(points), np.inf)
     for rows, blobs in pick_rows(faces, plan):
         shrink = np.min(np.array(size) / faces.sizes[rows], axis=1)
-        out[rows] = blobs.sigma.min() * faces.frames[rows, 2] * shrink
+        wide, seen = foreshorten(faces.take(rows), blobs)
+        thin = np.where(seen, np.minimum(wide, 1) * blobs.sigma.min(1), np.inf).min(1)
+        out[rows] = thin * faces.frames[rows, 2] * shrink
+    return out
+
+
+def find_turned(points: Array, labels: Array, plan: Plan, image_sizes: Array) -> Array:
+    """Return which rows (N,) have a map that lacks Gaussians of a side turned out of sight."""
+    faces = check_faces(points, labels, image_sizes, plan.frame)
+    out = np.zeros(len(points), bool)
+    for rows, blobs in pick_rows(faces, plan):
+        out[rows] = ~foreshorten(faces.take(rows), blobs)[1].all(1)
     return out

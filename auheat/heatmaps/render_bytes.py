@@ -16,7 +16,7 @@ import numpy as np
 
 from auheat.heatmaps.backend import namespace
 from auheat.heatmaps.face_frame import check_faces
-from auheat.heatmaps.plan import Plan, place_blobs
+from auheat.heatmaps.plan import ASIDE, Plan, place_blobs
 from auheat.heatmaps.render import pick_rows, render_heatmaps
 from auheat.records import Array
 
@@ -53,7 +53,7 @@ def render_bytes(
             placed = np.stack(place_blobs(batch.take(found), drawn, size))
             rows.append(np.repeat(start + found, placed.shape[2]))
             blobs.append(placed.reshape(6, -1))
-            valid[start + found] = True
+            valid[start + found] = (placed[0] > ASIDE / 2).any(1)
         if rows:
             _paint(maps, np.concatenate(rows), np.concatenate(blobs, 1))
     return maps, valid

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from auheat.errors import StoreError
-from auheat.facs.codebooks import describe_codebook
+from auheat.facs.codebooks import describe_codebook, regions_version
 from auheat.facs.records import Codebook
 from auheat.heatmaps.plan import LANDMARK_SIGMA, Plan, plan_heatmaps, plan_units
-from auheat.heatmaps.render import MIN_SIGMA, smallest_sigma
+from auheat.heatmaps.render import MIN_SIGMA, find_turned, smallest_sigma
 from auheat.heatmaps.render_bytes import render_bytes
 from auheat.images.decoding import make_portable, read_bytes
 from auheat.images.headers import UnreadableImageError, read_header
@@ -24,7 +24,7 @@ from auheat.pipeline.framing import Frames, Framing, move_points, reframe
 from auheat.pipeline.photo_loading import check_present, count_threads, work_ahead
 from auheat.records import Array, Status
 from auheat.shards.reader import read_columns
-from auheat.shards.schema import LANDMARK_NEEDED, LANDMARK_OPTIONAL
+from auheat.shards.schema import LANDMARK_NEEDED, LANDMARK_OPTIONAL, ROW_COUNTS
 from auheat.shards.writer import Column
 from auheat.store.summary import STATUS_NAMES
 from auheat.utils.files import dump_json
@@ -68,6 +68,7 @@ class HeatmapSpec:
             "codebook_citation": self.book.citation,
             "codebook_digest": self.book.digest,
             "codebook_json": dump_json(describe_codebook(self.book)),
+            "regions_version": regions_version(),
             "mode": self.mode,
             "geometry": self.geometry,
         }
@@ -223,17 +224,21 @@ def _photo(
 def _draw_columns(
     points: Array, label: Array, sizes: Array, drawing: HeatmapSpec
 ) -> dict[str, Column]:
-    """Draw every map of one shard's rows, and count the rows that show a blob too thin for it."""
+    """Draw every map of one shard's rows, and count the rows with a thin or a hidden blob."""
     scale, size = {"scale": 1 / 255}, (drawing.size, drawing.size)
     if drawing.geometry == "reference":
         from auheat.heatmaps.reference import render_reference
 
         drawn, valid = render_reference(points, label, drawing.names, sizes, size)
         maps = np.rint(255 * drawn).astype(np.uint8)
-        return {"heatmap": Column(maps, scale | {"thin_rows": 0}), "valid": Column(valid, {})}
+        return {
+            "heatmap": Column(maps, scale | dict.fromkeys(ROW_COUNTS, 0)),
+            "valid": Column(valid, {}),
+        }
     plan = plan_heatmaps(drawing.book, drawing.names, drawing.mode)
     maps, valid = render_bytes(points, label, plan, sizes, size)
     thinnest = smallest_sigma(points, label, plan, sizes, size)
+    turned = find_turned(points, label, plan, sizes)
     planes: dict[str, Column] = {}
     if drawing.per_au:
         units = plan_units(plan)
@@ -249,7 +254,9 @@ def _draw_columns(
         planes["heatmap_class"] = Column(each, scale | {"expressions": names})
         for k in classes:
             thinnest = np.minimum(thinnest, smallest_sigma(points, k, every, sizes, size))
-    told = scale | {"thin_rows": int((thinnest < MIN_SIGMA).sum())}
+            turned |= find_turned(points, k, every, sizes)
+    counts = int((thinnest < MIN_SIGMA).sum()), int(turned.sum())
+    told = scale | dict(zip(ROW_COUNTS, counts, strict=True))
     if drawing.mode == "landmarks":
         told |= {"sigma": LANDMARK_SIGMA}
     return {"heatmap": Column(maps, told), **planes, "valid": Column(valid, {})}

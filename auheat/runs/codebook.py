@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from auheat.errors import AuheatError, StoreError
-from auheat.facs.codebooks import list_codebooks, load_codebook
+from auheat.errors import AuheatError, RequestError, StoreError
+from auheat.facs.codebooks import load_regions
 from auheat.facs.records import Blob, Codebook, Cue, Frame, Region
 from auheat.heatmaps.plan import plan_heatmaps
 from auheat.heatmaps.render import render_heatmaps
@@ -36,7 +36,7 @@ def pack_codebook(book: Codebook) -> dict[str, Any]:
         "digest": book.digest,
         "expressions": {k: [asdict(cue) for cue in v] for k, v in book.expressions.items()},
         "regions": [asdict(region) for region in book.regions.values()],
-        "frame": {"mean": book.frame.mean.tolist(), "weights": book.frame.weights.tolist()},
+        "frame": {k: v.tolist() for k, v in asdict(book.frame).items() if v is not None},
     }
 
 
@@ -68,7 +68,7 @@ def _unpack(plain: Mapping[str, Any]) -> Codebook:
         )
         regions[entry["au"]] = Region(**(entry | {"blobs": blobs}))
     expressions = {k: tuple(Cue(**cue) for cue in v) for k, v in plain["expressions"].items()}
-    frame = Frame(np.array(plain["frame"]["mean"]), np.array(plain["frame"]["weights"]))
+    frame = Frame(**{name: np.array(values) for name, values in plain["frame"].items()})
     return Codebook(
         plain["name"],
         plain["title"],
@@ -83,12 +83,12 @@ def _unpack(plain: Mapping[str, Any]) -> Codebook:
 def read_codebook(files: Sequence[Path]) -> Codebook:
     """Return the codebook that shards were drawn from, as they carry it.
 
-    Shards name the units of each expression, the installed package says where units are. A few
-    stored heatmaps are drawn again to see that nothing has changed in between. Raises
-    `AuheatError` where it has.
+    Shards name the units of each expression and the version of the regions that they were drawn
+    with; the installed package knows them all. A few stored heatmaps are drawn again to see that
+    nothing else has changed in between. Raises `AuheatError` where it has.
     """
     carried = read_attributes(files[0])
-    places = load_codebook(list_codebooks()[0])
+    frame, regions = _load_places(files[0], carried)
     expressions = {
         row["expression"]: tuple(
             Cue(u["au"], u["weight"], u["side"], u["role"]) for u in row["aus"]
@@ -100,8 +100,8 @@ def read_codebook(files: Sequence[Path]) -> Codebook:
         carried["codebook_title"],
         carried["codebook_citation"],
         MappingProxyType(expressions),
-        places.regions,
-        places.frame,
+        regions,
+        frame,
         carried["codebook_digest"],
     )
     for file in files:
@@ -109,6 +109,13 @@ def read_codebook(files: Sequence[Path]) -> Codebook:
             raise StoreError(f"{file}: drawn from another codebook than {files[0].name}")
     _check_drawn(files[0], book)
     return book
+
+
+def _load_places(file: Path, carried: Mapping[str, Any]) -> tuple[Frame, Mapping[int, Region]]:
+    try:  # shards that do not say their version were drawn before there were two
+        return load_regions(int(carried.get("regions_version", 1)))
+    except RequestError as error:
+        raise StoreError(f"{file}: drawn by a newer auheat ({error})") from error
 
 
 def _check_drawn(file: Path, book: Codebook) -> None:

@@ -24,6 +24,10 @@ MAX_LENGTH = 2048
 """The greatest side of a map, and the most maps of a row."""
 
 
+ROW_COUNTS = ("thin_rows", "turned_rows")
+"""Attributes of `heatmap` that count rows of one shard: of its own, where the rest is shared."""
+
+
 TEXT = "text"
 """A dataset type: UTF-8 of fixed length, padded with NUL."""
 

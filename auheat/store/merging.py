@@ -22,7 +22,7 @@ from auheat.records import Array
 from auheat.shards.manifest import ShardEntry, has_manifest, read_manifest
 from auheat.shards.reader import read_columns
 from auheat.shards.row_reader import RowReader
-from auheat.shards.schema import LANDMARKS, SHARDS, shard_name
+from auheat.shards.schema import LANDMARKS, ROW_COUNTS, SHARDS, shard_name
 from auheat.shards.writer import Column, ShardFolder, write_for, write_shard
 from auheat.store.shard_set import (
     ROOT,
@@ -113,7 +113,7 @@ def merge(
     left_out = sorted({name for part in parts for name in part.others})
     notes = [f"shards/{name}: left out, not in every store" for name in left_out]
     if skipped and common:
-        notes.append("thin_rows of shards with skipped rows counts at most")
+        notes.append(f"{' and '.join(ROW_COUNTS)} of shards with skipped rows count at most")
     rows = sum(int(keep.sum()) for part in parts for keep in part.keep)
     return {
         "store": str(out),
@@ -351,8 +351,9 @@ def _write(
             raise StoreError(f"{file}: label: no such class (run `auheat verify`)")
         columns["label"] = new[columns["label"]]
         attributes["label"]["names"] = list(classes)
-        thin = attributes["heatmap"].get("thin_rows", 0)
-        attributes["heatmap"]["thin_rows"] = min(thin, int(keep.sum()))
+        for count in attributes["heatmap"].keys() & set(ROW_COUNTS):
+            most = min(attributes["heatmap"][count], int(keep.sum()))
+            attributes["heatmap"][count] = most
     made = {name: Column(values, _writable(attributes[name])) for name, values in columns.items()}
     return write_shard(folder.folder, folder.run, number, made, _writable(attributes[ROOT]), source)
 

@@ -19,7 +19,7 @@ from auheat.records import Array
 from auheat.shards.attributes import plain_attributes
 from auheat.shards.manifest import ShardEntry, read_manifest
 from auheat.shards.reader import DATASETS, PIECE, open_shard, read_pieces
-from auheat.shards.schema import FORMATS
+from auheat.shards.schema import FORMATS, ROW_COUNTS
 from auheat.store.store import list_finished
 from auheat.utils.files import file_digest
 
@@ -39,7 +39,7 @@ Attributes = Mapping[str, Mapping[str, Any]]
 class ShardSet:
     """A finished stage: its folder, fingerprint, shards, and the attributes that they share.
 
-    The count `thin_rows` of `heatmap` is each shard's own; here it is the sum.
+    The counts `ROW_COUNTS` of `heatmap` are each shard's own; here they are the sums.
     """
 
     folder: Path
@@ -102,10 +102,11 @@ def open_shard_set(folder: Path, command: str) -> ShardSet:
     if not files:
         raise StoreError(f"{folder}: no rows (run `{command}` again)")
     shared = read_shard_attributes(files[0])
-    thin = _take_thin(shared)
+    counts: dict[str, int] = {"thin_rows": 0}
+    _take_counts(shared, counts)
     for file in files[1:]:
         own = read_shard_attributes(file)
-        thin += _take_thin(own)
+        _take_counts(own, counts)
         for name in _ADDED & ({*shared} ^ {*own}):
             shared.pop(name, None)
             own.pop(name, None)
@@ -114,7 +115,7 @@ def open_shard_set(folder: Path, command: str) -> ShardSet:
                 what = name or "its attributes"
                 raise StoreError(f"{file}: {what}: not as in {files[0].name} (run `auheat verify`)")
     if "heatmap" in shared:
-        shared["heatmap"] = {**shared["heatmap"], "thin_rows": thin}
+        shared["heatmap"] = {**shared["heatmap"], **counts}
     return ShardSet(folder, fingerprint, read_manifest(folder).entries, shared)
 
 
@@ -125,8 +126,11 @@ def read_shard_attributes(file: Path) -> dict[str, dict[str, Any]]:
         return attributes | {ROOT: plain_attributes(shard)}
 
 
-def _take_thin(attributes: dict[str, dict[str, Any]]) -> int:
-    return int(attributes.get("heatmap", {}).pop("thin_rows", 0))
+def _take_counts(attributes: dict[str, dict[str, Any]], counts: dict[str, int]) -> None:
+    """Move a shard's row counts out of its attributes and add them up."""
+    heatmap = attributes.get("heatmap", {})
+    for name in heatmap.keys() & set(ROW_COUNTS):
+        counts[name] = counts.get(name, 0) + int(heatmap.pop(name))
 
 
 def filter_rows(columns: Mapping[str, Any], keep: Array) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from auheat.images.perceptual_hash import hash_photo
 from auheat.records import Array, Status
 from auheat.shards.manifest import has_manifest
 from auheat.shards.reader import open_shard
-from auheat.shards.schema import LANDMARKS, SHARDS
+from auheat.shards.schema import LANDMARKS, ROW_COUNTS, SHARDS
 from auheat.store.look_alikes import describe_look_alikes, find_look_alikes
 from auheat.store.shard_set import ShardSet, open_shard_set
 from auheat.store.store import find_rendered
@@ -202,7 +202,7 @@ def _sum_up(material: ShardSet, tally: _Tally) -> dict[str, Any]:
         found |= {
             "valid": valid,
             "valid_share": round(valid / material.rows, 6),
-            "thin_rows": material.attributes["heatmap"]["thin_rows"],
+            **{k: v for k, v in material.attributes["heatmap"].items() if k in ROW_COUNTS},
             "maps": [
                 {
                     "class": name,

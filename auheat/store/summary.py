@@ -15,7 +15,7 @@ from auheat.errors import AuheatError
 from auheat.heatmaps.render import MIN_SIGMA
 from auheat.records import Status
 from auheat.shards.reader import list_shards, read_attributes, read_columns
-from auheat.shards.schema import FAILED
+from auheat.shards.schema import FAILED, ROW_COUNTS
 from auheat.utils.files import cannot_write, write_whole
 from auheat.utils.text import plain_cell
 
@@ -63,7 +63,7 @@ def summarize(
 ) -> Summary:
     """Count what the finished stage holds, list its failures, and say what should be looked at."""
     counts = dict.fromkeys(STATUS_NAMES, 0)
-    failed, valid, thin = list[FailedRow](), 0, 0
+    failed, valid, rows_with = list[FailedRow](), 0, Counter[str]()
     reasons: Counter[str] = Counter()
     for file in list_shards(folder):
         rows = read_columns(file, ["id", "path", "status"], ["reason"])
@@ -73,23 +73,29 @@ def summarize(
         if stage == "render":
             valid += int(read_columns(file, ["valid"])["valid"].sum())
             reasons += _explain_invalid(file)
-            thin += read_attributes(file, "heatmap").get("thin_rows", 0)
+            about = read_attributes(file, "heatmap")
+            rows_with.update({name: int(about.get(name, 0)) for name in ROW_COUNTS})
     try:
         write_failed(folder, failed)
     except OSError as error:
         raise cannot_write(folder / FAILED, error) from error
     if stage == "render":
-        details |= {"valid": valid, "thin_rows": thin}
+        details |= {"valid": valid, **{name: rows_with[name] for name in ROW_COUNTS}}
     warnings = list(notes)
     if failed:
         warnings.append(
             f"{len(failed)} of {total} rows need a look ({count_reasons(failed)}): "
             f"{folder / FAILED}"
         )
-    if thin:
+    if rows_with["thin_rows"]:
         warnings.append(
-            f"{thin} heatmaps have blobs under {MIN_SIGMA} map pixels: the faces are small in "
-            "their photos (raise --map-size)"
+            f"{rows_with['thin_rows']} heatmaps have blobs under {MIN_SIGMA} map pixels: the faces "
+            "are small in their photos, or turned (raise --map-size)"
+        )
+    if rows_with["turned_rows"]:
+        warnings.append(
+            f"{rows_with['turned_rows']} heatmaps lack regions of the side of the face that is "
+            "turned out of sight"
         )
     if failed and fail_on_bad:
         raise AuheatError(
@@ -115,7 +121,9 @@ def _explain_invalid(file: Path) -> Counter[str]:
         if not valid and name not in drawn:
             reasons[f"{name} has no AUs" if name else "no label"] += 1
         elif not valid:
-            reasons[_REASONS.get(Status(status), "points that give no face")] += 1
+            reasons[
+                _REASONS.get(Status(status), "points that give no face, or no region in sight")
+            ] += 1
     return reasons
 
 

@@ -209,7 +209,12 @@ def test_summaries_are_json_when_asked(rafdb, tmp_path, stub_detector):
     drawn = json.loads(CliRunner().invoke(main, ["render", *map(str, store)]).stdout)
     # thin: 0.06 eye distances of 40 * (0.4 + 20 i / 2550) px, shown at 56 / 40, are under 1.5 px
     # i = 0, 1, 3, 4, 5; 2 is Neutral
-    assert drawn["details"] == {"codebook": "martinez", "valid": 10, "thin_rows": 5}
+    assert drawn["details"] == {
+        "codebook": "martinez",
+        "valid": 10,
+        "thin_rows": 5,
+        "turned_rows": 0,
+    }
     assert json.loads(run("verify", *store).stdout)["findings"] == []
     assert json.loads(run("codebooks", "--json").output)["martinez"].startswith("Martinez")
     shown = json.loads(run("codebooks", "martinez", "--json").output)["expressions"]

@@ -19,6 +19,7 @@ from auheat.facs.codebooks import (
     diff_codebooks,
     list_codebooks,
     load_codebook,
+    load_regions,
     validate_codebook,
 )
 from auheat.heatmaps.plan import plan_heatmaps
@@ -78,10 +79,10 @@ TABLES = {
     },
     "facs2002": {
         "Happiness": "| | 6 12",
-        "Sadness": "| | 1 4 6 11 15",
+        "Sadness": "| | 1 4 6 11 15 17",
         "Surprise": "| | 1 2 5 26 27",
         "Fear": "| 25 26 27 | 1 2 4 5 20",
-        "Anger": "| | 4 5 7 10 22 23 24 25 26",
+        "Anger": "| | 4 5 7 10 17 22 23 24 25 26",
         "Disgust": "| | 9 10 15 16 17 25 26",
         "Contempt": "14* | 12*",
     },
@@ -161,6 +162,45 @@ def test_a_codebook_lists_the_published_units(name):
         assert all(c.side in ("both", "either") for c in cues)
         if name != "du2014":
             assert all(c.weight == (0.5 if c.role == "optional" else 1) for c in cues)
+
+
+def test_regions_of_version_1_are_kept_as_they_were():
+    """The numbers of the first file, typed from it; what was not moved is as it is now."""
+    frame, regions = load_regions(1)
+    now = load_codebook("martinez")
+    assert frame.surface is None
+    np.testing.assert_array_equal(frame.mean, now.frame.mean)
+    first = {
+        2: [((17, 18, 19), (-0.02, -0.06), (0.11, 0.08), 0)],
+        4: [((20, 21), (-0.01, 0.03), (0.08, 0.06), 0), ((21, 22), (0, 0.03), (0.06, 0.07), 0)],
+        6: [((1, 31, 41), (0.06, 0.05), (0.08, 0.09), 0)],
+        9: [((31,), (0, -0.04), (0.07, 0.06), 90), ((21, 28, 39), (0, 0), (0.08, 0.06), 90)],
+        12: [((48,), (-0.06, -0.09), (0.115, 0.065), 50)],
+        26: [((57,), (0, 0.04), (0.11, 0.065), 0), ((8,), (0, -0.05), (0.165, 0.06), 0)],
+        27: [((62, 66), (0, 0), (0.09, 0.09), 0), ((8,), (0, -0.05), (0.12, 0.06), 0)],
+    }
+    for au, region in regions.items():
+        if au in first:
+            blobs = [b for b in region.blobs if b.side != "left"]
+            assert [(b.anchor, b.offset, b.sigma, b.angle) for b in blobs] == first[au]
+            assert region != now.regions[au]
+        else:
+            assert region == now.regions[au]
+
+
+def test_regions_of_an_unknown_version_are_refused():
+    with pytest.raises(AuheatError, match=r"no version 3 of the regions \(known: 1, 2\)"):
+        load_regions(3)
+
+
+def test_the_surface_is_symmetric_and_a_face():
+    """Nose nearest, jaw's ends farthest, as every face has them; mirrored points equally deep."""
+    surface = load_codebook("martinez").frame.surface
+    np.testing.assert_array_equal(surface[:68, :2], load_codebook("martinez").frame.mean)
+    assert surface[:68, 2].argmin() == 30
+    assert surface[:68, 2].argmax() in (1, 15)
+    rows = {tuple(row) for row in surface}
+    assert all((-x + 0.0, y, z) in rows for x, y, z in surface)
 
 
 def test_shares_of_subjects_are_the_weights_of_du2014_and_marked_unverified():

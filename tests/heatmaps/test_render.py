@@ -145,7 +145,7 @@ def test_maps_stay_specific(expression):
     heat = one(points, NAMES.index(expression), (110, 100), (110, 100))
     low, high = np.floor(points.min(0)).astype(int), np.ceil(points.max(0)).astype(int)
     share = heat[low[1] : high[1] + 1, low[0] : high[0] + 1].mean()
-    assert share <= (0.25 if expression == "Pain" else 0.22)  # Pain has eleven AUs
+    assert share <= (0.28 if expression == "Pain" else 0.22)  # Pain has eleven AUs
 
 
 @settings(max_examples=40, deadline=None)

@@ -229,3 +229,23 @@ def test_the_command_line_makes_datasets_that_plain_h5py_reads(store):
         assert shard["heatmap_au"].attrs["aus"].dtype == np.int64
         assert list(shard["heatmap_class"].attrs["expressions"]) == list(BOOK.expressions)
         assert shard["heatmap_class"].dtype == shard["heatmap_au"].dtype == np.uint8
+
+
+def test_regions_of_a_side_out_of_sight_are_counted_and_told(tmp_path):
+    """One frontal smile, and one turned by 60 degrees, seen from far away."""
+    (tmp_path / "photos" / "happy").mkdir(parents=True)
+    x, y, z = BOOK.frame.surface[:68].T
+    turned = x * np.cos(np.pi / 3) + z * np.sin(np.pi / 3)
+    faces = 40 * np.stack([np.stack([side, y], 1) for side in (x, turned)]) + [50, 40]
+    for i in range(2):
+        cv2.imwrite(str(tmp_path / "photos" / "happy" / f"{i}.png"), np.full((100, 100, 3), 90 + i))
+    points = tmp_path / "points.npz"
+    np.savez(points, id=["happy/0.png", "happy/1.png"], landmarks=faces.astype(np.float32))
+    extract(tmp_path / "photos", tmp_path / "s", detector=str(points))
+    drawn = render(tmp_path / "s")
+    assert drawn.details["turned_rows"] == 1
+    assert any(note.startswith("1 heatmaps lack regions of the side") for note in drawn.warnings)
+    (file,) = list_shards(drawn.folder)
+    assert read_attributes(file, "heatmap")["turned_rows"] == 1
+    flat = render(tmp_path / "s", geometry="reference", codebook="belharbi2024")
+    assert flat.details["turned_rows"] == 0

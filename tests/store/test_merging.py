@@ -59,6 +59,7 @@ def test_a_merged_store_has_every_row_of_both_stages_and_breaks_no_rule(two, tmp
     counts = told["stages"]["shards/martinez"]
     assert [counts[name] for name in ("OK", "UNREADABLE")] == [3, 2]
     assert counts["thin_rows"] == 5  # one in each shard, as the stores say
+    assert counts["turned_rows"] == 8  # two in each shard of more than one row
     classes = ["Neutral", "Happiness", "Surprise", "Anger"]
     assert read_attributes(rendered / "00003.h5", "label")["names"] == classes
     assert read_manifest(rendered).fingerprint["classes"] == classes
@@ -117,7 +118,7 @@ def test_equal_rows_are_kept_once_when_asked(tmp_path):
     last = make(tmp_path, "last", list("xyz"), seed=2)
     told = merge([one, other, last], tmp_path / "all", skip_duplicates=True)
     assert (told["rows"], told["skipped"]) == (9, 6)
-    assert told["notes"] == ["thin_rows of shards with skipped rows counts at most"]
+    assert told["notes"] == ["thin_rows and turned_rows of shards with skipped rows count at most"]
     assert verify_store(tmp_path / "all")[1] == []
     wanted = [r for s in (one, last) for r in named(stages(s)[1])]
     assert_same_rows(named(stages(tmp_path / "all")[1]), wanted)

@@ -48,6 +48,7 @@ def test_every_number_of_a_small_set_is_the_one_counted_by_hand(small):
         {"split": "test", "class": "Anger", **nothing, "OK": 1},
     ]
     assert (told["valid"], told["valid_share"], told["thin_rows"]) == (3, 0.6, 2)
+    assert told["turned_rows"] == 4  # two in each shard, as the shards say
     assert (told["persons"], told["persons_in_several_splits"]) == (2, 1)
     assert told["photo_height"] == {"min": 40, "median": 40, "max": 40}
     assert told["photo_width"] == {"min": 20, "median": 20, "max": 20}
@@ -131,8 +132,8 @@ def test_landmarks_alone_are_described_by_what_is_there(tmp_path):
     for name in ("rows", "persons", "photo_width", "eye_distance", "face_share", "score"):
         assert told[name] == full[name]
     assert set(full) - set(told) == {
-        "valid", "valid_share", "thin_rows", "maps", "duplicates", "leaks", "near_duplicates",
-        "near_leaks",
+        "valid", "valid_share", "thin_rows", "turned_rows", "maps", "duplicates", "leaks",
+        "near_duplicates", "near_leaks",
     }  # fmt: skip
     with pytest.raises(AuheatError, match="landmarks have no heatmaps"):
         stats(store, plot=tmp_path / "x.png")

@@ -127,10 +127,11 @@ def _training(made: Made, at: slice, names: list[str]) -> dict[str, Column]:
     label = [names.index(name) if name else -1 for name in made.labels]
     maps = made.maps[at]
     turn = np.tile(np.array([[1, 0, 0.1], [0, 1, 0.3]], np.float32), (len(maps), 1, 1))
+    counts = {"thin_rows": min(1, len(maps)), "turned_rows": min(2, len(maps))}
     columns = {
         "label": Column(np.array(label, np.int64)[at], {"names": names}),
         "transform": Column(turn, {"maps": "source pixels to stored pixels"}),
-        "heatmap": Column(maps, {"scale": 1 / 255, "thin_rows": min(1, len(maps))}),
+        "heatmap": Column(maps, {"scale": 1 / 255, **counts}),
         "valid": Column(made.valid[at], {}),
     }
     if made.images:

@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from auheat.facs.codebooks import describe_codebook, load_codebook
+from auheat.facs.codebooks import describe_codebook, load_codebook, regions_version
 from auheat.heatmaps.plan import plan_heatmaps
 from auheat.heatmaps.render import render_heatmaps
 from auheat.records import Status
@@ -65,6 +65,7 @@ def make_store(
         "codebook_citation": BOOK.citation,
         "codebook_digest": BOOK.digest,
         "codebook_json": json.dumps(describe_codebook(BOOK)),
+        "regions_version": regions_version(),
         "mode": "expression",
         "geometry": "face",
         "detector": "none",

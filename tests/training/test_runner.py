@@ -509,9 +509,9 @@ def test_a_run_name_cannot_leave_the_store(store):
 
 def test_shards_whose_maps_cannot_be_drawn_again_are_refused(tmp_path, monkeypatch):
     store = make_store(tmp_path)
-    original = codebooks.load_codebook("martinez")
-    moved = replace(original, frame=replace(original.frame, mean=original.frame.mean * 1.3))
-    monkeypatch.setattr(codebook, "load_codebook", lambda _: moved)
+    frame, regions = codebooks.load_regions(codebooks.regions_version())
+    moved = replace(frame, mean=1.3 * frame.mean)
+    monkeypatch.setattr(codebook, "load_regions", lambda _: (moved, regions))
     with pytest.raises(AuheatError, match="drawn with other regions"):
         train(store, quick())
 

@@ -174,6 +174,20 @@ class MeshDetector:
         status = np.concatenate([np.zeros(0, np.uint8), *(p[2] for p in parts)])
         return vertices, score, status
 
+    def find_depth(self, images: Sequence[Array], vertices: Array) -> Array:
+        """Return how far from the viewer vertices (N, 468, 2) of `find_mesh` lie, (N, 468) px.
+
+        The network's own estimate, up to a constant per face; NaN for images without a face.
+        """
+        parts, start = [], 0
+        for part in split(images, self.batch_size):
+            mesh = torch.from_numpy(vertices[start : start + len(part)]).to(self._device)
+            start += len(part)
+            with torch.inference_mode():
+                photos = self._networks.load(part)
+                parts.append(self._networks.depth(photos, roi_from_points(mesh, *EYE_CORNERS)))
+        return np.concatenate([np.zeros((0, VERTICES), np.float32), *(p.cpu() for p in parts)])
+
     def _batch(self, images: Sequence[Array]) -> tuple[Array, Array, Array]:
         with torch.inference_mode():
             photos = self._networks.load(images)

@@ -117,6 +117,15 @@ class MeshNetworks(ABC):
         points = refine(base, parts, self._regions)
         return transform_points(matrix, points), torch.sigmoid(flag.flatten())
 
+    def depth(self, photos: Any, roi: Tensor) -> Tensor:
+        """Return the depth (N, 468) of the vertices in each photo's region roi (N, 4), image px."""
+        present = roi.isfinite().all(1)
+        matrix = roi_matrix(torch.where(present[:, None], roi, torch.ones_like(roi)), CROP)
+        outputs = self.run_attention(photos, torch.arange(len(roi), device=roi.device), matrix)
+        depth = outputs[0].float().reshape(len(roi), -1, 3)[..., 2]
+        scale = torch.hypot(matrix[:, 0, 0], matrix[:, 1, 0])
+        return (depth * scale[:, None]).masked_fill(~present[:, None], float("nan"))
+
 
 class _Exact(nn.Module):
     """A layer that stays in float32 among others that do not."""
