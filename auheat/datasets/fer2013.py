@@ -129,7 +129,7 @@ def read_fer2013(folder: Folder) -> None:
             "the challenge's train.csv with emotion, pixels)"
         )
     unpack(folder, tables)
-    for photo in read_photos(tables):
+    for photo in read_pixel_rows(tables):
         if photo.said and photo.said not in FER_LABELS:
             raise StoreError(f"{photo.where}: class {photo.said!r} is unknown (FER2013 has 0 to 6)")
         key = photo.path.rpartition("/")[2].removesuffix(".png")
@@ -137,7 +137,7 @@ def read_fer2013(folder: Folder) -> None:
         folder.add(key, photo.path, label, photo.split, said=photo.said)
 
 
-def read_photos(tables: Sequence[Table]) -> Iterator[Photo]:
+def read_pixel_rows(tables: Sequence[Table]) -> Iterator[Photo]:
     """Yield the rows of tables in order; raises `AuheatError` for a usage that is none."""
     for file, usage in tables:
         needed = {None: ("emotion", "pixels", "Usage"), "": ("pixels",)}
@@ -184,7 +184,7 @@ def unpack(folder: Folder, tables: Sequence[Table]) -> None:
         with write_folder(target) as part:
             for _, home in USAGES.values():
                 (part / home).mkdir(parents=True)
-            for photo in progress(read_photos(tables), desc=f"unpack {names}", unit="photo"):
+            for photo in progress(read_pixel_rows(tables), desc=f"unpack {names}", unit="photo"):
                 (part / photo.path).write_bytes(_encode(photo.pixels, photo.where))
             if hasattr(os, "sync"):  # once: tens of thousands, synced in turn, take minutes
                 os.sync()

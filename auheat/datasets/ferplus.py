@@ -14,7 +14,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from auheat.datasets.fer2013 import PLACES, USAGES, Photo, Table, find_table, read_photos, unpack
+from auheat.datasets.fer2013 import (
+    PLACES,
+    USAGES,
+    Photo,
+    Table,
+    find_table,
+    read_pixel_rows,
+    unpack,
+)
 from auheat.datasets.label_files import read_class, read_label_table, read_rows
 from auheat.datasets.layout import Folder
 from auheat.errors import StoreError
@@ -140,7 +148,7 @@ def _unpack_pixels(folder: Folder, votes: Sequence[Path]) -> list[Photo]:
         )
     tables = [Table(table, None)]
     unpack(folder, tables)
-    return [photo._replace(pixels="") for photo in read_photos(tables)]
+    return [photo._replace(pixels="") for photo in read_pixel_rows(tables)]
 
 
 def _pair(rows: Sequence[_Row], photos: Sequence[Photo]) -> dict[int, str]:

@@ -187,7 +187,7 @@ def area_under(curves: Tensor) -> Tensor:
     return (curves[..., :-1] + curves[..., 1:]).mean(-1) / 2
 
 
-def read_curve(curves: Tensor, share: float) -> Tensor:
+def value_at(curves: Tensor, share: float) -> Tensor:
     """Return the value of curves (..., T + 1) over [0, 1] at a share, between points linearly."""
     at = share * (curves.shape[-1] - 1)
     low = min(int(at), curves.shape[-1] - 2)

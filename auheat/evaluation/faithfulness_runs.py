@@ -31,10 +31,10 @@ from auheat.evaluation.faithfulness import (
     blur,
     comprehensiveness_and_sufficiency,
     rank_pixels,
-    read_curve,
     trace_curves,
     trace_flips,
     trace_road,
+    value_at,
 )
 from auheat.evaluation.faithfulness_columns import (
     CHANGES,
@@ -417,7 +417,7 @@ def _score_curves(curves: Tensor, road: Tensor) -> Tensor:
     scores |= {
         "gain": scores["insertion_blur"] - scores["deletion_blur"],
         "gain_mean": scores["insertion_mean"] - scores["deletion_mean"],
-        "fall": deleted[:, 0] - read_curve(deleted, FALL_SHARE),
+        "fall": deleted[:, 0] - value_at(deleted, FALL_SHARE),
         "road": road[..., PROBABILITY].mean(1),
     }
     return torch.stack([scores[key] for key in KEYS], 1)

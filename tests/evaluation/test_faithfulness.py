@@ -57,7 +57,7 @@ def check_curves():
         area = float(ff.area_under(deletion[i, :, ff.LOGIT]))
         assert area == pytest.approx(np.trapezoid(down, dx=1 / STEPS), abs=1e-9)
         for share in (0.2, 0.37, 1.0):
-            value = float(ff.read_curve(insertion[i, :, ff.LOGIT], share))
+            value = float(ff.value_at(insertion[i, :, ff.LOGIT], share))
             assert value == pytest.approx(np.interp(share, np.linspace(0, 1, STEPS + 1), up))
 
 
@@ -270,7 +270,7 @@ REGIONS = "comprehensiveness_and_sufficiency"
 MUTANTS = [
     (ff, "rank_pixels", "descending=True", "descending=False", check_curves),
     (ff, "area_under", ".mean(-1) / 2", ".mean(-1)", check_curves),
-    (ff, "read_curve", "low + 1", "low", check_curves),
+    (ff, "value_at", "low + 1", "low", check_curves),
     (ff, "trace_curves", "inserted, ends[0]", "inserted, ends[1]", check_curves),
     (ff.Probe, "_ask", "rank < first", "rank <= first", check_curves),
     (ff.Probe, "_ask", "rank >= last", "rank > last", check_regions),

@@ -78,7 +78,8 @@ def row_of(sample):
     """A tar's sample as a row of a shard."""
     about = json.loads(sample["json"])
     points = about["landmarks"] or np.full((68, 2), np.nan)
-    row = {name: about[name] for name in (*TEXTS, "score", "valid")} | {
+    texts = [name for name in (*TEXTS, "reason") if name in about]
+    row = {name: about[name] for name in (*texts, "score", "valid")} | {
         "label": int(sample["cls"]),
         "status": Status[about["status"]].value,
         "landmarks": np.array(points, np.float32),
