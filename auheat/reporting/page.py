@@ -28,6 +28,7 @@ from auheat.reporting.charts import (
     tabulate_along,
 )
 from auheat.reporting.faithfulness_section import faithfulness_context
+from auheat.reporting.paired import paired_context
 from auheat.reporting.pictures import (
     MAX_RUNS,
     Album,
@@ -171,6 +172,7 @@ def describe_runs(runs: Sequence[Run]) -> dict[str, Any]:
         "curves": [draw_curves(title, keys[few:], runs) for title, keys in CURVES],
         "trained": not few,
         "headline": headline_context(scored) if scored else None,
+        "paired": paired_context(runs),
         "across": across_context(list(enumerate(runs))),
         "confusions": [confusion_context(run, index) for index, run in scored],
         "matrices": [matrix_context(run, index) for index, run in scored],
