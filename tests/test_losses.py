@@ -241,6 +241,19 @@ def test_a_contrast_that_is_off_is_noticed(old, new, monkeypatch):
         assert_contrast_by_hand()
 
 
+def test_a_heatmap_that_is_zero_in_places_has_its_part_in_the_contrast():
+    """As every heatmap of a face has: nothing in the corners."""
+    features, labels = torch.rand(2, 4, 6, 6), torch.tensor([0, 1])
+    maps = torch.rand(2, 3, 12, 12)
+    faint = maps.clone()
+    maps[:, :, 0, 0], faint[:, :, 0, 0] = 0, 1e-7
+    losses_of = [
+        contrastive_alignment_loss(features, m, labels, torch.ones(2).bool()) for m in (maps, faint)
+    ]
+    assert losses_of[0].item() == pytest.approx(losses_of[1].item(), abs=1e-5)
+    assert losses_of[0] > 0
+
+
 def test_contrast_knows_no_scale_nor_shift_and_is_least_at_the_own_classes_map():
     maps = torch.rand(2, 3, 6, 6)
     labels, valid = torch.tensor([0, 2]), torch.tensor([True, True])

@@ -153,6 +153,13 @@ def test_a_map_larger_than_the_grid_loses_no_cell_and_shrinks_as_torch_does():
     assert enlarge(one, (32, 32)).sum() > 0
 
 
+def test_class_means_of_several_scores_are_those_of_each():
+    values, labels = torch.rand(7, 3, dtype=torch.float64), torch.tensor([0, 1, 0, 2, 2, 2, 0])
+    means = metrics.class_means(values, labels, 3)
+    for k in range(3):
+        torch.testing.assert_close(means[k], values[labels == k].mean(0))
+
+
 def confusion_of(seed, n=400, k=5):
     rng = np.random.default_rng(seed)
     truth = rng.integers(k, size=n)
