@@ -104,9 +104,9 @@ def interval(
     low, high = _find_ends(np.concatenate(means), [tail, 1 - tail])
     still = (low == high) & np.broadcast_to(np.asarray(hits, bool), low.shape)
     if still.any():
-        trials = (count > 0).sum(0)
-        ends = _widen(total.sum(0), count.sum(0), trials, balanced, level)
-        low, high = np.where(still, ends[0], low), np.where(still, ends[1], high)
+        own, values = count[..., still], total[..., still]
+        ends = _widen(values.sum(0), own.sum(0), (own > 0).sum(0), balanced, level)
+        low[still], high[still] = ends
     found = (value, low, high)
     return Interval(*(float(v[0]) for v in found) if table.ndim == 1 else found)
 

@@ -231,8 +231,8 @@ def test_a_map_of_no_class_is_shown_and_never_scored(store, tmp_path):
     assert {len(row) for row in saved["matrix"]["values"]} == {5}
     page = report(["pooled", "with-aus"], other).read_text()
     rows = {row[0]: row for row in tabulate([saved])}
-    assert rows["pooled"][3] == "-"
-    assert "-" not in (*rows["pooled"][:3], *rows["pooled"][4:])
+    assert rows["pooled"][5] == "-"
+    assert "-" not in (*rows["pooled"][:5], *rows["pooled"][6:])
     table = page.partition('<table id="scores">')[2].partition("</table>")[0]
     assert ">-<" in table.partition("pooled")[2].partition("<tr")[0]
     titles = [t for t in Page(page).texts if t.startswith("map of no class, pooled")]

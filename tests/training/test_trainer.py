@@ -81,6 +81,7 @@ def test_a_batch_in_parts_gives_the_weights_of_one_pass(store, method):
                 optimizer="sgd",
                 freeze_bn=True,
                 contrast_weight=0.5,
+                lr=2e-4,  # larger steps blow rounding up where attention is all but flat
             ),
         ).run
         for n in (1, 4)
