@@ -81,7 +81,8 @@ def test_a_batch_in_parts_gives_the_weights_of_one_pass(store, method):
                 optimizer="sgd",
                 freeze_bn=True,
                 contrast_weight=0.5,
-                lr=2e-4,  # larger steps blow rounding up where attention is all but flat
+                batch_size=28,  # one step: later ones blow up what rounding does at a ReLU's corner
+                epochs=1,
             ),
         ).run
         for n in (1, 4)
