@@ -29,6 +29,7 @@ from auheat.utils.checksums import CHECKSUMS, read_checksums, write_files
 from auheat.utils.files import TEMPORARY
 from auheat.utils.locking import LOCK_SECONDS, lock_folder
 from auheat.utils.npz import DAMAGE
+from auheat.utils.paths import check_text_path
 from auheat.utils.reading import open_regular, parse_json, read_json
 
 _LOG = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ def find_run(store: Path, run: str | Path | None = None) -> Path:
     Raises `AuheatError` naming the runs there are.
     """
     if run is not None and (Path(run) / CONFIG).is_file():
-        return Path(run)
+        return check_text_path(run, "")  # safetensors opens no other
     configs = sorted((store / RUNS).glob(f"*/{CONFIG}"), key=lambda f: f.stat().st_mtime_ns)
     names = [file.parent.name for file in configs]
     if not names:

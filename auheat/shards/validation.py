@@ -122,6 +122,20 @@ def check_folder(folder: Path, progress: _Progress = lambda _: None) -> list[Vio
     return findings + list(_check_whole(folder, manifest))
 
 
+def check_listed(file: Path, entry: ShardEntry) -> None:
+    """Raise `AuheatError` where a file is another one than its manifest lists under its name.
+
+    The checksum of its ids is compared, which those of another place or time do not have. Nothing
+    else is read, as that would cost as much as using it.
+    """
+    places = {name: place for name, place in entry.places.items() if name == "id"}
+    if _damaged(file, file.stat().st_size, places):
+        raise StoreError(
+            f"{file}: not the shard that {MANIFEST} lists: other ids (moved, replaced or damaged: "
+            "run `auheat verify`)"
+        )
+
+
 def check_usable(shard: h5py.File, rows: int) -> None:
     """Raise `AuheatError` where a shard must not be used: what others are read by is not right.
 
@@ -180,8 +194,13 @@ def _check_shard(file: Path, entry: ShardEntry, seen: dict[str, str]) -> Iterato
     if not file.is_file():
         yield "S2", "missing (the manifest lists it)", "", None
         return
-    n = file.stat().st_size
-    if n != entry.bytes or file_digest(file) != entry.sha256:
+    try:
+        n = file.stat().st_size
+        whole = n == entry.bytes and file_digest(file) == entry.sha256
+    except OSError as error:  # of the disk, or for want of rights: the others are looked at
+        yield "S2", f"cannot be read: {error.strerror}", STRUCTURE, None
+        return
+    if not whole:
         changed = "its bytes have changed"
         problem = changed if n == entry.bytes else f"{n} bytes (the manifest says {entry.bytes})"
         for name in _damaged(file, n, entry.places) or [STRUCTURE]:
