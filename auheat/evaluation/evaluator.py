@@ -42,7 +42,7 @@ from auheat.utils.checks import check_one_of
 from auheat.utils.checksums import write_files
 from auheat.utils.console import log_notes, progress
 from auheat.utils.devices import pick_device
-from auheat.utils.files import encode_json
+from auheat.utils.files import encode_json, file_digest
 from auheat.utils.marks import check_target
 from auheat.utils.paths import find_store
 
@@ -122,6 +122,8 @@ def evaluate(
             held.enter_context(run_folder.lock_run(task.folder))
         with torch.inference_mode():
             result, arrays, saved = _score(task, KINDS[kind], save_maps is not None)
+        if maps is None:  # whose scores these are, whatever the clock says
+            result.scored_on["weights_sha256"] = file_digest(folder / run_folder.BEST)
         _write(task.folder, result, arrays)
     if not task.chosen.own:
         log_notes(_LOG, [f"scores on {task.chosen.about['store']} are in {task.folder}"])
@@ -241,6 +243,8 @@ def _write(folder: Path, result: Evaluation, arrays: Mapping[str, Array]) -> Non
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_files(folder, files, run_folder.RUN_FILES)
+    except AuheatError:
+        raise
     except OSError as error:
         raise StoreError(f"{folder}: cannot be written: {error.strerror or error}") from error
 

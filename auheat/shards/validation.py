@@ -103,6 +103,8 @@ class Violation:
 
 _MAPS = frozenset({"heatmap", "heatmap_au", "heatmap_class"})
 
+_MADE_WITH = ("codebook_digest", "geometry", "mode", "detector_digest")
+
 _Progress = Callable[[int], object]
 
 
@@ -122,17 +124,21 @@ def check_folder(folder: Path, progress: _Progress = lambda _: None) -> list[Vio
     return findings + list(_check_whole(folder, manifest))
 
 
-def check_listed(file: Path, entry: ShardEntry) -> None:
-    """Raise `AuheatError` where a file is another one than its manifest lists under its name.
+def check_listed(shard: h5py.File, entry: ShardEntry, fingerprint: Mapping[str, Any]) -> None:
+    """Raise `AuheatError` where a shard is another one than its manifest lists under its name.
 
-    The checksum of its ids is compared, which those of another place or time do not have. Nothing
-    else is read, as that would cost as much as using it.
+    The checksum of its ids is compared, and what it says it was made with: one of another place or
+    folder differs. Nothing else is read, as that would cost as much as using it.
     """
+    file, about = Path(shard.filename), plain_attributes(shard)
     places = {name: place for name, place in entry.places.items() if name == "id"}
-    if _damaged(file, file.stat().st_size, places):
+    other = ["ids"] if _damaged(file, file.stat().st_size, places) else []
+    shared = [name for name in _MADE_WITH if name in about and name in fingerprint]
+    other += [name for name in shared if about[name] != fingerprint[name]]
+    if other:
         raise StoreError(
-            f"{file}: not the shard that {MANIFEST} lists: other ids (moved, replaced or damaged: "
-            "run `auheat verify`)"
+            f"{file}: not the shard that {MANIFEST} lists: other {other[0]} (moved, replaced or "
+            "damaged: run `auheat verify`)"
         )
 
 

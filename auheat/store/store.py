@@ -100,7 +100,7 @@ def list_finished(folder: Path, command: str) -> tuple[list[Path], dict[str, Any
         check_format(file, _FORMATS[command])
         with open_shard(file) as shard:
             check_usable(shard, entry.rows)
-        check_listed(file, entry)
+            check_listed(shard, entry, manifest.fingerprint)
     return files, dict(manifest.fingerprint)
 
 
