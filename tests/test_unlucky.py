@@ -330,3 +330,31 @@ def test_a_stopped_process_keeps_its_lock_and_goes_on_to_equal_results(tmp_path)
     assert verify_store(store)[1] == []
     digests = {faults.content_digest(folder / name / "landmarks") for name in ("calm", "store")}
     assert len(digests) == 1
+
+
+DEMO = """
+import sys
+from pathlib import Path
+import faults
+from auheat.demo import write_demo
+with faults.struck(faults.Fault(int(sys.argv[2]), sys.argv[3], faults.kill_self)):
+    write_demo(Path(sys.argv[1]), train=1, test=1)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system kills no processes")
+@pytest.mark.parametrize(("at", "phase"), [(0, "half"), (2, "after")])
+def test_a_demo_that_was_killed_is_made_by_the_same_command(tmp_path, at, phase):
+    pytest.importorskip("skimage", reason="scikit-image carries the portrait")
+    (tmp_path / "notes.txt").write_text("mine")
+    paths = os.pathsep.join(path for path in sys.path if path)
+    for step in (at, -1):
+        done = subprocess.run(
+            [sys.executable, "-c", DEMO, tmp_path / "made", str(step), phase],
+            env=os.environ | {"PYTHONPATH": paths}, capture_output=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == (0 if step < 0 else -signal.SIGKILL), done.stderr[-500:]
+    assert len(list((tmp_path / "made").rglob("*.jpg"))) == 14
+    assert not list(tmp_path.rglob("*.part"))
+    assert (tmp_path / "notes.txt").read_text() == "mine"

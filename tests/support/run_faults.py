@@ -19,7 +19,6 @@ import torch
 from stores import Made, write_store
 from training_helpers import make_store
 
-from auheat.demo import write_demo
 from auheat.evaluation.evaluator import evaluate
 from auheat.exporters.exporter import export
 from auheat.reporting.page import report
@@ -64,11 +63,6 @@ def export_all(store: Path) -> None:
     export(store.parent / "all.npz", store, format="npz", overwrite=True)
 
 
-def make_demo(store: Path) -> None:
-    """Make the small labelled set."""
-    write_demo(store.parent / "made", train=1, test=1)
-
-
 def merge_two(store: Path) -> None:
     """Merge two stores."""
     merge([store.parent / "one", store.parent / "two"], store.parent / "merged")
@@ -81,7 +75,6 @@ COMMANDS = {
     "export": export_all,
     "sweep": sweep_runs,
     "merge": merge_two,
-    "demo": make_demo,
 }
 _NEEDS = {"evaluate": ("train",), "report": ("train", "evaluate")}
 
