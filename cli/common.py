@@ -16,7 +16,7 @@ from typing import Any, NoReturn, TextIO, cast
 import click
 import yaml
 
-from auheat.errors import AuheatError
+from auheat.errors import AuheatError, StoreError
 from auheat.utils.text import SafeStream, escape_controls
 
 from .choices import BACKENDS, LOG_LEVELS, Choice
@@ -31,9 +31,17 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 class Terminated(KeyboardInterrupt):
     """SIGTERM: a run that is told to go stops as it does for Ctrl-C."""
 
+    number = signal.SIGTERM
 
-def _terminate(*_: object) -> NoReturn:
-    raise Terminated
+
+class HungUp(Terminated):
+    """SIGHUP: the terminal has gone."""
+
+    number = getattr(signal, "SIGHUP", signal.SIGTERM)
+
+
+def _terminate(number: int, _: object) -> NoReturn:
+    raise (Terminated if number == signal.SIGTERM else HungUp)
 
 
 class Option(click.Option):
@@ -75,7 +83,8 @@ class Command(click.Command):
 class Group(click.Group):
     """A group that turns what went wrong into one line and exit code 1.
 
-    Ctrl-C is exit code 130, SIGTERM 143; either is a clean stop, with the store's lock given back.
+    Ctrl-C is exit code 130, SIGTERM 143, SIGHUP 129 (but for `nohup`); each is a clean stop, with
+    the store's lock given back.
     Its commands are listed by `sections`: title -> commands.
     """
 
@@ -98,22 +107,27 @@ class Group(click.Group):
             with open(os.devnull, "w") as nowhere:  # noqa: PTH123 (no path of ours)
                 sys.stderr = cast(TextIO, SafeStream(before or nowhere))
                 return super().main(*names, **settings)
+        except OSError as error:  # of help and the like; commands handle their own
+            raise SystemExit(_report_lost(error)) from None
         finally:
             sys.stderr = before
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; SIGTERM stops it as Ctrl-C does."""
-        before = None
+        """Run a command; SIGTERM and SIGHUP stop it as Ctrl-C does."""
+        before = {}
         if threading.current_thread() is threading.main_thread():
-            before = signal.signal(signal.SIGTERM, _terminate)
+            for number in {Terminated.number, HungUp.number}:
+                if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` sets it
+                    before[number] = signal.signal(number, _terminate)
         try:
             return self._invoke(ctx)
         finally:
-            if before is not None:
-                signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def _invoke(self, ctx: click.Context) -> Any:
         try:
+            _check_here()
             return super().invoke(ctx)
         except AuheatError as error:
             raise click.ClickException(escape_controls(str(error))) from error
@@ -126,7 +140,7 @@ class Group(click.Group):
         except KeyboardInterrupt as stop:
             note = str(stop) or "Stopped; the same command goes on from here."
             print_line(f"\n{note}", err=True)
-            ctx.exit(143 if isinstance(stop, Terminated) else 130)
+            ctx.exit(128 + getattr(stop, "number", signal.SIGINT))
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's signature)
         """Return the commands in the order of the sections."""
@@ -141,6 +155,20 @@ class Group(click.Group):
                 formatter.write_dl(
                     [(c.name.ljust(width), c.get_short_help_str(limit)) for c in commands if c.name]
                 )
+
+
+def _check_here() -> None:
+    """Raise `AuheatError` where the current folder is gone: torch would end the process for it."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise StoreError(f".: {error.strerror} (cd to a folder that is there)") from error
+
+
+def _report_lost(error: OSError) -> int:
+    """Say why a text could not be printed; return the exit code."""
+    print_line(f"Error: standard output: {error.strerror or error}", err=True)
+    return 1
 
 
 class _Handler(logging.Handler):

@@ -51,7 +51,7 @@ from auheat.utils.checks import check_one_of
 from auheat.utils.checksums import write_files
 from auheat.utils.console import log_notes, progress
 from auheat.utils.devices import pick_device
-from auheat.utils.files import encode_json
+from auheat.utils.files import encode_json, file_digest
 from auheat.utils.marks import check_target
 from auheat.utils.paths import find_store
 
@@ -143,6 +143,8 @@ def evaluate(
             result, arrays, saved = _score(task, KINDS[kind], save_maps is not None)
         if faithfulness:
             result = _measure(task, beside, result, arrays, photos, steps, maps is not None)
+        if maps is None and beside is not None:  # whose scores these are, whatever the clock says
+            result.scored_on["weights_sha256"] = file_digest(beside / run_folder.BEST)
         _write(task.folder, result, arrays)
     if not task.chosen.own:
         log_notes(_LOG, [f"scores on {task.chosen.about['store']} are in {task.folder}"])
@@ -281,6 +283,8 @@ def _write(folder: Path, result: Evaluation, arrays: Mapping[str, Array]) -> Non
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_files(folder, files, run_folder.RUN_FILES)
+    except AuheatError:
+        raise
     except OSError as error:
         raise StoreError(f"{folder}: cannot be written: {error.strerror or error}") from error
 

@@ -124,13 +124,14 @@ def _check_request(
         raise RequestError(
             f"--shard-size: {shard_size} (1 or more, with --format webdataset alone)"
         )
-    if store.resolve() in (out.resolve(), *out.resolve().parents):
+    real = Path(os.path.realpath(out))
+    if store.resolve() in (real, *real.parents):
         raise RequestError(f"{out}: inside the store {store} (an export belongs outside of it)")
 
 
 def _check_place(store: Path, out: Path, format: str, overwrite: bool) -> None:  # noqa: A002
     """Raise `AuheatError` where something would be lost: nothing but an export is ever replaced."""
-    if out.resolve() in store.resolve().parents:
+    if Path(os.path.realpath(out)) in store.resolve().parents:
         raise RequestError(f"{out}: the store lies in it (choose a name for the export itself)")
     empty = out.is_dir() and not out.is_symlink() and not any(out.iterdir())
     if (out.exists() or out.is_symlink()) and not (empty and format == "webdataset"):

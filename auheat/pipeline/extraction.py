@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -28,7 +29,7 @@ from auheat.store.summary import Summary, summarize
 from auheat.utils.checks import check_positive
 from auheat.utils.console import progress
 from auheat.utils.locking import check_free, lock_store
-from auheat.utils.paths import find_store
+from auheat.utils.paths import check_text_path, find_store
 
 PHOTOS = "photos"
 """Folder of a store for photos that were numbers in a table."""
@@ -114,6 +115,7 @@ def extract(
         14
     """
     src, store = Path(src), find_store(store)
+    check_text_path(os.path.realpath(src), "")  # as the store notes it, for `render`
     check_positive(batch_size=batch_size, workers=workers, limit=limit, shard_size=shard_size)
     if retry_failed and overwrite:
         raise RequestError("--retry-failed, --overwrite: one keeps what the other removes")

@@ -50,7 +50,7 @@ from auheat.reporting.tables import (
     settings_context,
     units_context,
 )
-from auheat.runs.run_folder import ARRAYS, METRICS, RESULT, RUNS, find_run
+from auheat.runs.run_folder import ARRAYS, CONFIG, METRICS, RESULT, RUNS, check_bytes, find_run
 from auheat.utils.checksums import are_of_one_time, read_steadily
 from auheat.utils.files import write_whole
 from auheat.utils.marks import check_target, page_mark
@@ -121,6 +121,9 @@ def read_run(folder: Path) -> Run:
     _guard(lambda: across_context([(0, run)]), folder, "run `auheat evaluate` again")
     if (folder / RESULT).is_file():
         _guard(lambda: _check_scores(run), folder, "run `auheat evaluate` again")
+    for name in (CONFIG, METRICS, RESULT, ARRAYS):  # of another run, they are as sound
+        command = "train" if name in (CONFIG, METRICS) else "evaluate"
+        check_bytes(folder / name, f"run the same `auheat {command}` again")
     return run
 
 

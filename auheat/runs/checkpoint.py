@@ -26,6 +26,7 @@ from auheat.runs.run_folder import (
     METRICS,
     RUN_FILES,
     SPLIT,
+    check_bytes,
     read_config,
     read_metadata,
     read_progress,
@@ -68,8 +69,8 @@ def save_files(run: Path, files: Mapping[str, bytes]) -> None:
             write_run(run, changed)
     except OSError as error:
         raise StoreError(
-            f"{run / next(iter(files))}: cannot be written: {error} (finished epochs are kept; "
-            "with space on the disk the same command goes on)"
+            f"{run / next(iter(files))}: cannot be written: {error.strerror or error} "
+            "(finished epochs are kept; with space on the disk the same command goes on)"
         ) from error
 
 
@@ -86,7 +87,7 @@ def load_tensors(file: Path) -> dict[str, Tensor]:
     """
     tensors = _read_tensors(file)
     check_finite(tensors, file)
-    _check_bytes(file)
+    check_bytes(file, MENDS)
     return tensors
 
 
@@ -96,16 +97,6 @@ def _read_tensors(file: Path) -> dict[str, Tensor]:
         return safetensors.torch.load_file(file)
     except (OSError, *DAMAGE, safetensors.SafetensorError) as error:
         raise StoreError(f"{file}: no readable checkpoint ({MENDS})") from error
-
-
-def _check_bytes(file: Path) -> None:
-    """Raise `AuheatError` where a run's manifest knows other bytes of a file."""
-    try:
-        problems = [problem for _, problem in find_damage(file.parent, [file.name])]
-    except AuheatError:
-        return  # of the manifest, which says nothing then
-    if problems:
-        raise StoreError(f"{file}: {problems[0]} ({MENDS})")
 
 
 def pack_state(
@@ -145,7 +136,7 @@ def load_state(
         _fill(mean, {k.removeprefix(_EMA): v for k, v in averaged.items()}, file)
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
-    _check_bytes(run / LAST)
+    check_bytes(run / LAST, MENDS)
     return read_progress(run)
 
 
@@ -272,6 +263,7 @@ def load_classifier(run: Path, file: str = BEST) -> tuple[Classifier, dict[str, 
 
 def _load_classifier(run: Path, file: str) -> tuple[Classifier, dict[str, Any]]:
     config = read_config(run)
+    check_bytes(run / CONFIG, MENDS)
     if not (run / file).is_file():
         raise StoreError(f"{run / file}: no checkpoint ({MENDS}, or finishes it)")
     settings, norm = config["settings"], config["normalisation"]
@@ -282,7 +274,7 @@ def _load_classifier(run: Path, file: str) -> tuple[Classifier, dict[str, Any]]:
     tensors = _read_tensors(run / file)
     own = {k: v for k, v in tensors.items() if not k.startswith((_OPTIMIZER, _EMA))}
     _fill(model, own, run / file)
-    _check_bytes(run / file)
+    check_bytes(run / file, MENDS)
     return model.eval(), config
 
 

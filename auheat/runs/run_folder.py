@@ -25,10 +25,11 @@ import safetensors.torch
 
 from auheat.errors import AuheatError, RequestError, StoreError
 from auheat.runs.config_schema import CONFIG_FIELDS, is_number, is_size
-from auheat.utils.checksums import CHECKSUMS, read_checksums, write_files
+from auheat.utils.checksums import CHECKSUMS, find_damage, read_checksums, write_files
 from auheat.utils.files import TEMPORARY
 from auheat.utils.locking import LOCK_SECONDS, lock_folder
 from auheat.utils.npz import DAMAGE
+from auheat.utils.paths import check_text_path
 from auheat.utils.reading import open_regular, parse_json, read_json
 
 _LOG = logging.getLogger(__name__)
@@ -76,8 +77,9 @@ def find_run(store: Path, run: str | Path | None = None) -> Path:
     Raises `AuheatError` naming the runs there are.
     """
     if run is not None and (Path(run) / CONFIG).is_file():
-        return Path(run)
-    configs = sorted((store / RUNS).glob(f"*/{CONFIG}"), key=lambda f: f.stat().st_mtime_ns)
+        return check_text_path(run, "")  # safetensors opens no other
+    configs = sorted((store / RUNS).glob(f"*/{CONFIG}"))  # of one time, the last by name
+    configs.sort(key=lambda file: file.stat().st_mtime_ns)
     names = [file.parent.name for file in configs]
     if not names:
         raise StoreError(f"{run or store / RUNS}: no run (run `auheat train` first)")
@@ -88,6 +90,8 @@ def find_run(store: Path, run: str | Path | None = None) -> Path:
                 f"{store / RUNS}: no run has finished an epoch (run the same `auheat train` to "
                 f"finish; there: {', '.join(sorted(names))})"
             )
+        if len(trained) > 1:  # by the clock, which may have been set
+            _LOG.info("%s: the newest of %d runs", trained[-1].name, len(trained))
         return trained[-1]
     if str(run) not in names:
         raise StoreError(f"{run}: no such run (there: {', '.join(sorted(names))})")
@@ -126,10 +130,21 @@ def read_config(run: Path) -> dict[str, Any]:
 
 def read_split(run: Path) -> list[str]:
     """Return the ids of the rows a run held out for validation; raises `AuheatError`."""
+    check_bytes(run / SPLIT, "the same `auheat train` makes it again")
     try:
         return [str(key) for key in read_json(run / SPLIT)["val"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{run / SPLIT}: unreadable (run `auheat train` again)") from error
+
+
+def check_bytes(file: Path, remedy: str) -> None:
+    """Raise `AuheatError` where a run's manifest knows other bytes of a file."""
+    try:
+        problems = [problem for _, problem in find_damage(file.parent, [file.name])]
+    except AuheatError:
+        return  # of the manifest, which says nothing then
+    if problems and file.is_file():
+        raise StoreError(f"{file}: {problems[0]} ({remedy})")
 
 
 def start_run(run: Path, config: Mapping[str, Any], overwrite: bool = False) -> None:

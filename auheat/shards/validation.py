@@ -103,6 +103,8 @@ class Violation:
 
 _MAPS = frozenset({"heatmap", "heatmap_au", "heatmap_class"})
 
+_MADE_WITH = ("codebook_digest", "geometry", "mode", "detector_digest")
+
 _Progress = Callable[[int], object]
 
 
@@ -120,6 +122,24 @@ def check_folder(folder: Path, progress: _Progress = lambda _: None) -> list[Vio
             findings.append(Violation(file, rule, problem, dataset, row))
         progress(entry.rows)
     return findings + list(_check_whole(folder, manifest))
+
+
+def check_listed(shard: h5py.File, entry: ShardEntry, fingerprint: Mapping[str, Any]) -> None:
+    """Raise `AuheatError` where a shard is another one than its manifest lists under its name.
+
+    The checksum of its ids is compared, and what it says it was made with: one of another place or
+    folder differs. Nothing else is read, as that would cost as much as using it.
+    """
+    file, about = Path(shard.filename), plain_attributes(shard)
+    places = {name: place for name, place in entry.places.items() if name == "id"}
+    other = ["ids"] if _damaged(file, file.stat().st_size, places) else []
+    shared = [name for name in _MADE_WITH if name in about and name in fingerprint]
+    other += [name for name in shared if about[name] != fingerprint[name]]
+    if other:
+        raise StoreError(
+            f"{file}: not the shard that {MANIFEST} lists: other {other[0]} (moved, replaced or "
+            "damaged: run `auheat verify`)"
+        )
 
 
 def check_usable(shard: h5py.File, rows: int) -> None:
@@ -180,8 +200,13 @@ def _check_shard(file: Path, entry: ShardEntry, seen: dict[str, str]) -> Iterato
     if not file.is_file():
         yield "S2", "missing (the manifest lists it)", "", None
         return
-    n = file.stat().st_size
-    if n != entry.bytes or file_digest(file) != entry.sha256:
+    try:
+        n = file.stat().st_size
+        whole = n == entry.bytes and file_digest(file) == entry.sha256
+    except OSError as error:  # of the disk, or for want of rights: the others are looked at
+        yield "S2", f"cannot be read: {error.strerror}", STRUCTURE, None
+        return
+    if not whole:
         changed = "its bytes have changed"
         problem = changed if n == entry.bytes else f"{n} bytes (the manifest says {entry.bytes})"
         for name in _damaged(file, n, entry.places) or [STRUCTURE]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -224,5 +225,7 @@ def _repair(folder: Path, findings: Sequence[Violation]) -> int:
     for name in stray:
         if (folder / name).is_dir():
             raise StoreError(f"{folder / name}: a folder where a shard should be (move it away)")
+        if (folder / name).exists() and not os.access(folder / name, os.R_OK):
+            raise StoreError(f"{folder / name}: no right to read it (it may be whole)")
         (folder / name).unlink(missing_ok=True)
     return manifest.photos - sum(entry.rows for entry in kept)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +37,7 @@ from auheat.store.store import check_name, list_sources, write_source, write_sou
 from auheat.store.summary import summarize
 from auheat.utils.console import progress
 from auheat.utils.locking import lock_store
+from auheat.utils.paths import check_folder
 
 _OWN = ("source", "photos", "shard_size", "merged", "person_pattern", "split_pattern")
 """What landmarks that are merged may differ in; all else of their fingerprints must be equal."""
@@ -97,8 +99,8 @@ def merge(
         >>> auheat.merge(["part-1", "part-2"], "whole")["rows"]  # doctest: +SKIP
         700
     """
-    out = Path(out)
-    parts = _open_parts([Path(store) for store in stores], out, prefix)
+    out = check_folder(out, "--out")
+    parts = _open_parts([check_folder(store, "merge") for store in stores], out, prefix)
     for part in parts[1:]:
         _check_equal(parts[0].landmarks, part.landmarks, _OWN)
     skipped = _find_duplicates(parts, skip_duplicates)
@@ -128,10 +130,10 @@ def merge(
 
 def _open_parts(stores: Sequence[Path], target: Path, prefix: str | None) -> list[_Part]:
     """Open the stores; raises `AuheatError` where one is unfinished, or they are no several."""
-    places = [store.resolve() for store in stores]
+    places = [Path(os.path.realpath(store)) for store in stores]
     if len(places) < 2 or len(set(places)) < len(places):
         raise RequestError("merge: two stores or more, each once (auheat merge A B --out C)")
-    own = target.resolve()
+    own = Path(os.path.realpath(target))
     for store in places:
         if store in (own, *own.parents) or own in store.parents:
             raise RequestError(f"--out: {target}: in or around {store} (choose a place apart)")

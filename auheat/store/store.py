@@ -5,6 +5,7 @@ One process at a time writes to a store; others read what is finished.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from auheat.errors import AuheatError, RequestError, StoreError
 from auheat.shards.manifest import has_manifest, read_manifest
 from auheat.shards.reader import check_format, list_shards, open_shard, read_columns
 from auheat.shards.schema import LANDMARKS, SHARDS
-from auheat.shards.validation import check_usable
+from auheat.shards.validation import check_listed, check_usable
 from auheat.utils.files import cannot_write, write_json
 from auheat.utils.paths import Fence
 from auheat.utils.reading import read_json
@@ -29,7 +30,7 @@ def write_source(store: Path, source: Path, follow_links: bool = False) -> None:
 
     Raises `AuheatError`.
     """
-    _write_note(store, {"source": str(source.resolve()), "follow_links": follow_links})
+    _write_note(store, {"source": os.path.realpath(source), "follow_links": follow_links})
 
 
 def write_sources(store: Path, sources: Sequence[str]) -> None:
@@ -99,6 +100,7 @@ def list_finished(folder: Path, command: str) -> tuple[list[Path], dict[str, Any
         check_format(file, _FORMATS[command])
         with open_shard(file) as shard:
             check_usable(shard, entry.rows)
+            check_listed(shard, entry, manifest.fingerprint)
     return files, dict(manifest.fingerprint)
 
 

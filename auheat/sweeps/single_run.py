@@ -20,6 +20,7 @@ from auheat.training.runner import describe_settings, train
 from auheat.training.training_data import describe_training_data, load_training_data
 from auheat.utils.checksums import find_damage
 from auheat.utils.devices import pick_device
+from auheat.utils.files import file_digest
 from auheat.utils.locking import FOLDER_LOCK, hold
 from auheat.utils.reading import parse_json, read_limited
 
@@ -117,11 +118,17 @@ def is_scored(run: Path, split: str) -> bool:
     files, best = [run / name for name in _FILES[split]], run / run_folder.BEST
     if not all(file.is_file() for file in (*files, best)) or _is_damaged(run, split):
         return False
-    if min(file.stat().st_mtime_ns for file in files) < best.stat().st_mtime_ns:
-        return False
     try:
         config, scores = run_folder.read_config(run), read_scores(files[0])
     except AuheatError:
+        return False
+    about = scores.get("scored_on")
+    weights = about.get("weights_sha256") if isinstance(about, dict) else None
+    if weights is None:  # of an earlier version; a clock that was set may mislead
+        older = min(file.stat().st_mtime_ns for file in files) < best.stat().st_mtime_ns
+    else:
+        older = weights != file_digest(best)
+    if older:
         return False
     shards = config["data"]["shards"]
     return bool(

@@ -106,8 +106,11 @@ def find_damage(folder: Path, names: Collection[str] | None = None) -> Iterator[
     for name, states in (read_checksums(folder) or {}).items():
         if names is not None and name not in names:
             continue
-        if not _find_matches(folder / name, states):
-            yield name, CHANGED if (folder / name).is_file() else GONE
+        try:
+            if not _find_matches(folder / name, states):
+                yield name, CHANGED if (folder / name).is_file() else GONE
+        except OSError as error:
+            yield name, f"cannot be read: {error.strerror}"
 
 
 def _find_matches(file: Path, states: Sequence[State]) -> set[int]:

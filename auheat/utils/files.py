@@ -91,8 +91,10 @@ def write_whole(file: Path, data: Content) -> None:
     """Write a file so that a stop or a full disk at any moment leaves the old one or the new.
 
     A link that has its name is replaced, and never followed. What was written in vain is removed
-    again, to give the disk back. Raises OSError.
+    again, to give the disk back. Raises OSError, and `AuheatError` where a folder has its name.
     """
+    if file.is_dir() and not file.is_symlink():
+        raise StoreError(f"{file}: a folder where a file is to be written (move it away)")
     with _temporary(file, _create) as part:
         fill(part, data)
         sync(part)
@@ -236,6 +238,8 @@ def file_digest(file: Path) -> str:
 
 def cannot_write(path: Path, error: OSError) -> AuheatError:
     """Return the error of a file that cannot be written, with the reason and what is safe."""
+    if isinstance(error, AuheatError):  # StoreErrors are OSErrors, too
+        return error
     reason = error.strerror or str(error)
     return StoreError(
         f"{path}: cannot be written: {reason} (finished shards are kept: make room or mend it, and "

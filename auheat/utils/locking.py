@@ -50,7 +50,7 @@ def hold(
     it after `timeout` seconds, or where it cannot be made. `remove` takes the file away afterwards.
     Beside it a note says who holds it. With `again`, who has it already may hold it once more.
     """
-    key = os.getpid(), path.parent.resolve() / path.name
+    key = os.getpid(), Path(os.path.realpath(path.parent)) / path.name
     if again and key in _held.get():
         yield
         return

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import re
 import stat
+import sys
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from auheat.errors import AuheatError, StoreError
+from auheat.errors import AuheatError, RequestError, StoreError
 from auheat.records import SUFFIXES
 from auheat.utils.photo_files import (
     HIDDEN,
@@ -28,8 +30,55 @@ _LEAVES = re.compile(r"\A/|[\\\0]|(?:\A|/)(?:\.\.(?:/|\Z)|[A-Za-z]:|\.?\Z)")
 
 
 def find_store(store: str | Path | None = None) -> Path:
-    """Return a store's folder: the one given, else $AUHEAT_STORE, else auheat-data."""
-    return Path(store or os.environ.get("AUHEAT_STORE") or "auheat-data")
+    """Return a store's folder: the one given, else $AUHEAT_STORE, else auheat-data.
+
+    Raises `AuheatError` as `check_folder` does.
+    """
+    if store:
+        return check_folder(store, "--store")
+    return check_folder(os.environ.get("AUHEAT_STORE") or "auheat-data", "AUHEAT_STORE")
+
+
+def check_folder(path: str | Path, what: str) -> Path:
+    """Return the path of a folder, or of a place for one; `~` in front is the home, as in shells.
+
+    Raises `AuheatError` for what is no name of a folder, with `what` it was given for, and where
+    something else lies there, or nobody can look.
+    """
+    folder = check_text_path(path, what)
+    try:
+        folder = folder.expanduser()
+        if not stat.S_ISDIR(os.stat(folder).st_mode):  # noqa: PTH116 (raises for a loop of links)
+            raise StoreError(f"{folder}: no folder (expected one, or a name that is free)")
+    except AuheatError:
+        raise
+    except RuntimeError as error:
+        raise RequestError(f"{what}: {folder}: {error} (write the whole path)") from error
+    except OSError as error:
+        link = os.path.islink(folder)  # noqa: PTH114 (false where nobody can look)
+        if link or not isinstance(error, FileNotFoundError):
+            reason = error.strerror if not isinstance(error, FileNotFoundError) else "a lost link"
+            raise StoreError(f"{folder}: {reason} (expected a folder, or a free name)") from error
+    return folder
+
+
+def check_text_path(path: str | Path, what: str) -> Path:
+    """Return a path that files can name and a line can hold; raises `AuheatError` for another.
+
+    `what` is what the error says of it, "" where the path says enough.
+    """
+    text, where = os.fspath(path), f"{what}: " if what else ""
+    if not text.strip() or any(unicodedata.category(c) == "Cc" for c in text):
+        raise RequestError(f"{where}{text!a}: no folder (expected characters that are seen)")
+    if any("\ud800" <= c <= "\udfff" for c in text):
+        try:
+            os.fsencode(text).decode()
+        except ValueError:
+            reason = "no UTF-8 (rename it)"
+        else:
+            reason = f"no {sys.getfilesystemencoding()}, as the locale has it (set PYTHONUTF8=1)"
+        raise RequestError(f"{where}{text!a}: {reason}")
+    return Path(path)
 
 
 def is_plain_name(name: str) -> bool:

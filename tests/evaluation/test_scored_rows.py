@@ -17,6 +17,7 @@ from auheat.cli import main
 from auheat.errors import AuheatError
 from auheat.evaluation.evaluator import evaluate
 from auheat.records import Status
+from auheat.runs.run_folder import write_run
 from auheat.shards.reader import list_shards, read_attributes, read_columns
 from auheat.shards.writer import Column, ShardFolder
 from auheat.training.config import make_config
@@ -246,7 +247,7 @@ def test_shards_of_another_name_are_taken_where_they_are_the_only_ones(run, tmp_
 def test_photos_framed_or_measured_otherwise_and_ids_seen_before_are_noted(run, tmp_path, caplog):
     config = json.loads((run / "config.json").read_text())
     config |= {"detector": "mesh", "framing": config["framing"] | {"align": 112}}
-    (run / "config.json").write_text(json.dumps(config))
+    write_run(run, {"config.json": json.dumps(config).encode()})
     other = make_store(tmp_path / "other", (("train", 6),), SEVEN, seed=4)
     evaluate(run, other)
     assert (

@@ -100,7 +100,9 @@ def test_the_real_command_killed_after_its_first_shard_goes_on(folder, _):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
+    ("how", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
+    ids=["SIGINT", "SIGTERM", "SIGHUP"],
 )
 def test_asked_to_stop_the_command_says_how_to_go_on_and_gives_the_lock_back(folder, how, code):
     faults.make_photos(folder, 250)

@@ -8,11 +8,13 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
 
 import faults
+import numpy as np
 import torch
 from stores import Made, write_store
 from training_helpers import make_store
@@ -23,7 +25,8 @@ from auheat.reporting.page import report
 from auheat.runs.checkpoint import load_tensors
 from auheat.runs.run_folder import read_metadata
 from auheat.shards.reader import content_digest
-from auheat.store.maintenance import verify
+from auheat.shards.validation import check_folder
+from auheat.store.maintenance import check_run, verify
 from auheat.store.merging import merge
 from auheat.sweeps.planner import plan_sweep
 from auheat.sweeps.runner import run_plan
@@ -38,7 +41,8 @@ DECOYS = (
     *("last.safetensors.part", "config.json.part", ".owner.json.part", "sweep.json.part"),
     *("00000.h5.bak", "00000.h5.orig", "00003.h5.txt", "manifest.json.bak", "notes.txt"),
 )
-_TIMES = {"seconds", "images_per_second", "notes"}  # notes say how many images a second
+_TIMES = {"seconds", "images_per_second", "notes", "weights_sha256"}
+# notes say how many images a second, and a file of weights how long its epoch took
 
 
 def train_run(store: Path) -> None:
@@ -143,6 +147,33 @@ def run_killed(act, store: Path, fault: faults.Fault) -> bool:
             act(store)
         os._exit(0)
     return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+def campaign_of_flips(folder: Path, flips: int, seed: int = 0) -> Counter[str]:
+    """Flip random bits of a store's shards, manifests and run files; return where, by kind.
+
+    Every kind of file is hit equally often, and `verify` must find each flip in its file.
+    """
+    made, rng = prepare(folder / "flipped", "report"), np.random.default_rng(seed)
+    kinds: dict[str, list[Path]] = {}
+    stages = [*made.glob("*/landmarks/*"), *made.glob("*/shards/*/*")]
+    for file in sorted([*stages, *made.glob("store/runs/mine/*")]):
+        if file.suffix in (".h5", ".json", ".jsonl", ".npz", ".safetensors"):
+            kinds.setdefault(re.sub(r"^\d+", "N", file.name), []).append(file)
+    kinds.pop("source.json", None)  # a note of where photos lie, which no manifest lists
+    hits = Counter[str]()
+    for i in range(flips):
+        kind = sorted(kinds)[i % len(kinds)]
+        file = kinds[kind][rng.integers(len(kinds[kind]))]
+        good = file.read_bytes()
+        data = bytearray(good)
+        data[rng.integers(len(data))] ^= 1 << int(rng.integers(8))
+        file.write_bytes(data)
+        check = check_run if file.parent.name == "mine" else check_folder
+        named = {finding.file for finding in check(file.parent)}
+        hits[kind] += {found for found in named if found.name not in DECOYS} == {file}
+        file.write_bytes(good)
+    return hits
 
 
 def campaign_of_kills(folder: Path, command: str, most: int) -> Counter[str]:
