@@ -5,6 +5,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import sets
 from click.testing import CliRunner
@@ -337,12 +338,41 @@ def test_points_that_are_no_numbers_are_faces_that_were_not_found(tmp_path):
     assert summary.status["NO_FACE"] == 3  # this one, and two without points
 
 
-@pytest.mark.parametrize("content", [b"", b"\x93NUMPY junk", b"not an array"])
+def npy(header: str, body: bytes = b"") -> bytes:
+    """An .npy with any header."""
+    return b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header.encode() + body
+
+
+CLAIM = "{'descr': '<f8', 'fortran_order': False, 'shape': (%s,), }\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"\x93NUMPY junk", b"not an array", npy("{" * 9 + "\n"), npy("(" * 3000 + "\n")),
+        *(npy(CLAIM % 2**40), npy(CLAIM % -1), npy(CLAIM % 2**80), npy(CLAIM % "1, 'a'")),
+        npy(CLAIM.replace("<f8", "<U1") % 1, b"\xff\xff\xff\xff"),
+    ],
+)
 def test_a_broken_annotation_of_reduced_affectnet_is_named(tmp_path, content):
     source = sets.affectnet_reduced(tmp_path)
     (source / "train_set/annotations/3_exp.npy").write_bytes(content)
     with pytest.raises(AuheatError, match=r"3_exp\.npy: cannot be read"):
         read_samples(source)
+
+
+@pytest.mark.parametrize("kind", ["c16", "?", "M8[s]", "V8"])
+def test_points_of_reduced_affectnet_that_are_no_numbers_are_named(tmp_path, kind):
+    source = sets.affectnet_reduced(tmp_path / "a")
+    np.save(source / "val_set/annotations/3_lnd.npy", np.zeros(136, kind))
+    with pytest.raises(AuheatError, match=r"3_lnd\.npy: .*\(136,\) \(136 numbers"):
+        extract(source, tmp_path / "s", detector="dataset")
+
+
+def test_points_of_reduced_affectnet_beyond_float32_are_no_face(tmp_path):
+    source = sets.affectnet_reduced(tmp_path / "a")
+    np.save(source / "val_set/annotations/3_lnd.npy", np.full(136, 1e300))
+    assert extract(source, tmp_path / "s", detector="dataset").status["NO_FACE"] == 1
 
 
 @pytest.mark.parametrize(
