@@ -404,3 +404,24 @@ def test_bad_rows_of_ferplus_are_named(tmp_path, row, said):
     sets.write(source / "fer2013new.csv", f"{sets.FER_HEADER}{row}\n")
     with pytest.raises(AuheatError, match=said):
         read_samples(source, unpack=tmp_path / "p")
+
+
+LISTS = {
+    "rafdb_basic": "basic/EmoLabel/list_patition_label.txt",
+    "affectnet_reduced": "val_set/annotations/3_exp.npy",
+    "fer_table": "fer2013.csv",
+    "ferplus": "fer2013new.csv",
+    "expw": "label/label.lst",
+    "ckplus": "Emotion/S010/001/S010_001_00000002_emotion.txt",
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_a_pipe_in_place_of_a_label_file_is_never_waited_for(tmp_path, name):
+    (tmp_path / "a").mkdir()
+    source = getattr(sets, name)(tmp_path / "a")
+    dataset = read_dataset(source, unpack=tmp_path / "unpacked").layout
+    (source / LISTS[name]).unlink()
+    os.mkfifo(source / LISTS[name])
+    with pytest.raises(AuheatError):
+        read_samples(source, dataset, unpack=tmp_path / "unpacked")
