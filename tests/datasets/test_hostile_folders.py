@@ -425,3 +425,15 @@ def test_a_pipe_in_place_of_a_label_file_is_never_waited_for(tmp_path, name):
     os.mkfifo(source / LISTS[name])
     with pytest.raises(AuheatError):
         read_samples(source, dataset, unpack=tmp_path / "unpacked")
+
+
+@pytest.mark.parametrize("length", [300, 5000])
+def test_a_photo_of_a_name_that_no_disk_takes_is_a_row_that_is_not_there(tmp_path, length):
+    source = sets.rafdb_numbered(tmp_path)
+    name = f"train_{'1' * length}_aligned.jpg"
+    file = source / "train_labels.csv"
+    file.write_text(file.read_text() + f"{name},1\n")
+    assert name in {sample.path.name for sample in read_samples(source)}
+    file = sets.write(tmp_path / "b" / "labels.csv", f"path,label\n{'a/' * length}{name},happy\n")
+    with pytest.raises(AuheatError, match="none of the 1 photos listed is there"):
+        read_samples(file)

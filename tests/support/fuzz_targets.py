@@ -41,7 +41,9 @@ class Target:
     vouch: Callable[[Path], None] | None = None
 
 
-def _layout(make: Callable[[Path], object], name: str, labels: bool = False) -> Target:
+def _layout(
+    make: Callable[[Path], object], name: str, labels: bool = False, files: str = "**/*"
+) -> Target:
     def read(root: Path, rng: random.Random) -> None:
         from auheat.datasets.registry import DATASETS, load_own_points, read_dataset
 
@@ -53,7 +55,7 @@ def _layout(make: Callable[[Path], object], name: str, labels: bool = False) -> 
         if DATASETS[found.layout].points is not None:
             load_own_points(found)
 
-    return Target(lambda root: make(root / "set"), (read,))
+    return Target(lambda root: make(root / "set"), (read,), (files,))
 
 
 def _table(name: str, divider: str) -> Callable[[Path], None]:
@@ -231,6 +233,12 @@ def _vouch_store(root: Path) -> None:
     broken_shards.vouch(root / "store")
 
 
+def _drop_backups(root: Path) -> None:
+    """Leave one manifest of each stage; half of the time it is the changed one."""
+    for file in (root / "store").rglob("manifest.backup.json"):
+        file.unlink()
+
+
 def _vouch_run(root: Path) -> None:
     (root / "store/runs/run/manifest.json").unlink(missing_ok=True)
 
@@ -402,7 +410,7 @@ _RUN = "store/runs/run/"
 _RESULTS = tuple(_RUN + name for name in ("evaluation.json", "evaluation.npz", "metrics.jsonl"))
 
 TARGETS: dict[str, Target] = {
-    "rafdb": _layout(sets.rafdb_basic, "rafdb"),
+    "rafdb": _layout(sets.rafdb_basic, "rafdb", files="**/EmoLabel/*"),
     "rafdb-compound": _layout(sets.rafdb_compound, "rafdb-compound"),
     "rafdb-numbered": _layout(sets.rafdb_numbered, "rafdb-numbered"),
     "affectnet": _layout(sets.affectnet, "affectnet"),
@@ -430,7 +438,10 @@ TARGETS: dict[str, Target] = {
     },
     "codebook": Target(_book, (_read_book,), names=False),
     "shards": Target(_store, STORE_READERS, _SHARDS, False, _vouch_store),
-    "manifests": Target(_store, STORE_READERS, ("store/landmarks/*.json", "store/shards/*/*.json")),
+    "manifests": Target(
+        _store, STORE_READERS, ("store/landmarks/*.json", "store/shards/*/*.json"), True,
+        _drop_backups,
+    ),
     "runs": Target(_with_face, RUN_READERS, (_RUN + "*",), True, _vouch_run),
     "run-texts": Target(
         _with_face, RUN_READERS, (_RUN + "config.json", _RUN + "split.json", *_RESULTS), False,
