@@ -83,7 +83,8 @@ class Outcome:
 
 def _rename(rng: random.Random, file: Path) -> None:
     names = ("", " ", "x", "é", "\udcff", "a" * 200, "1", "\n", "=1", "'")
-    file.rename(file.with_name(rng.choice((file.stem, "")) + rng.choice(names) + file.suffix))
+    name = rng.choice((file.stem, "")) + rng.choice(names) + file.suffix
+    file.rename(file.with_name(name or "x"))
 
 
 def _swap(rng: random.Random, file: Path) -> None:
