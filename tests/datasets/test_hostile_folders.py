@@ -437,3 +437,19 @@ def test_a_photo_of_a_name_that_no_disk_takes_is_a_row_that_is_not_there(tmp_pat
     file = sets.write(tmp_path / "b" / "labels.csv", f"path,label\n{'a/' * length}{name},happy\n")
     with pytest.raises(AuheatError, match="none of the 1 photos listed is there"):
         read_samples(file)
+
+
+@pytest.mark.parametrize("digits", [30, 5000])
+def test_votes_of_thousands_of_digits_are_refused(tmp_path, digits):
+    file = sets.ferplus(tmp_path / "a") / "fer2013new.csv"
+    file.write_text(file.read_text().replace("0,8,0,", f"0,{'8' * digits},0,", 1))
+    with pytest.raises(AuheatError, match=r"fer2013new\.csv: line 2: votes"):
+        read_samples(file.parent, unpack=tmp_path / "unpacked")
+
+
+def test_class_names_of_thousands_of_digits_are_listed(tmp_path):
+    sets.photo(tmp_path / "a.jpg")
+    number = "9" * 5000
+    file = sets.write(tmp_path / "labels.csv", f"path,label\na.jpg,{number}\n")
+    own = sets.write(tmp_path / "own.yaml", f"? '{number}'\n: happy\n")
+    assert list(read_dataset(file, labels=own).mapping().values()) == [1]

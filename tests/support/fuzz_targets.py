@@ -52,6 +52,7 @@ def _layout(
         found = read_dataset(
             source, rng.choice(("auto", name)), unpack=root / "unpacked", labels=meanings
         )
+        found.mapping()
         if DATASETS[found.layout].points is not None:
             load_own_points(found)
 
