@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 export AUHEAT_REQUIRE_MODELS ?= 1
 TEST_JOBS ?= 2
+FUZZ_SECONDS ?= 600
 
-.PHONY: help demo methods test quick check faults bench gpu gpu-files clean
+.PHONY: help demo methods test quick check faults fuzz bench gpu gpu-files clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -52,6 +53,9 @@ check: $(INSTALLED)  ## style and types alone
 
 faults: $(INSTALLED)  ## kill, fill up and damage stores, runs and exports at every site (minutes)
 	AUHEAT_FAULTS=full $(BIN)/python -m pytest -s tests/store/test_faults.py tests/store/test_run_faults.py tests/test_hostile.py tests/images/test_damaged_photos.py tests/exporters/test_exporter.py tests/store/test_merging.py
+
+fuzz: $(INSTALLED)  ## change every kind of file that is read, at random (FUZZ_SECONDS=600, FUZZ_TARGET=shards,runs, FUZZ_SEED=0)
+	$(BIN)/python tools/fuzz.py --seconds $(FUZZ_SECONDS) --target "$(FUZZ_TARGET)" --seed "$(FUZZ_SEED)"
 
 bench: $(INSTALLED)  ## measure speed against peers in the same run
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 
 class AuheatError(Exception):
-    """Base of all errors that auheat raises on purpose.
+    r"""Base of all errors that auheat raises on purpose.
 
     The text reads *where: what is wrong (what would be right)*. An `AuheatError` of no narrower
     kind is something that happened to a request that was in order: a loss that is no number any
-    more, a process that has gone.
+    more, a process that has gone. It is one line: a line break in a file's name reads `\n`.
 
     Example:
         >>> import auheat
@@ -18,6 +18,9 @@ class AuheatError(Exception):
         ...     print(str(error).partition(" (")[0])
         codebook 'no-such-codebook': unknown
     """
+
+    def __str__(self) -> str:
+        return "\\n".join(super().__str__().splitlines())
 
 
 class RequestError(AuheatError, ValueError):

@@ -84,3 +84,8 @@ def test_no_handler_of_a_builtin_swallows_an_error_of_ours(file):
             first = next((h for h in block.handlers if names(h.type) & (CAUGHT | OURS)), None)
             line = f"{file.name}:{block.lineno}"
             assert first is None or names(first.type) & OURS, f"{line} catches its own {raised}"
+
+
+@pytest.mark.parametrize("kind", [AuheatError, *KINDS])
+def test_a_message_is_one_line_whatever_a_file_is_called(kind):
+    assert str(kind("maps/a\nb.png: no map (a\r\nb)")) == r"maps/a\nb.png: no map (a\nb)"

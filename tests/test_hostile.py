@@ -309,6 +309,20 @@ def set_field(path: str, value: object):
     return change
 
 
+def set_first(key: str, value: object):
+    """A change of the first such number in the codebook of a run's config.json."""
+
+    def change(run: Path) -> None:
+        config = json.loads((run / "config.json").read_text())
+        book = config["codebook"]
+        cue = next(iter(book["expressions"].values()))[0]
+        region = next(one for one in book["regions"] if one["au"] == cue["au"])
+        (cue if key == "weight" else region["blobs"][0])[key] = value
+        (run / "config.json").write_text(json.dumps(config))
+
+    return change
+
+
 def set_tensors(name: str, change):
     """A change of the tensors of a run's file."""
 
@@ -336,6 +350,15 @@ RUNS = {
     "surrogate": (set_field("class_names", ["\ud800"]), "no run's settings"),
     "surrogate apart": (set_field("note", "\ud800"), "no run's settings"),
     "codebook": (set_field("codebook.regions", [[[]]]), "codebook is damaged"),
+    **{
+        f"{name} {value}": (set_first(name, value), "codebook is damaged")
+        for name, values in {
+            "weight": (0, -1, 1e308, float("inf"), float("nan")),
+            "offset": ([float("inf"), 0], [1e308, 1e308], [float("nan"), 0]),
+            "sigma": ([0, 0], [float("nan"), 1]),
+        }.items()
+        for value in values
+    },
     "deep codebook": (
         lambda run: (run / "config.json").write_text('{"codebook": ' + "[" * 10**5 + "]" * 10**5),
         "no run's settings",

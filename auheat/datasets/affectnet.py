@@ -17,8 +17,10 @@ from auheat.datasets.layout import Folder, Listing
 from auheat.errors import StoreError
 from auheat.records import N_POINTS, Array, Box
 from auheat.utils.console import progress
+from auheat.utils.npz import DAMAGE, read_npy
 from auheat.utils.paths import is_inside_name
 from auheat.utils.photo_files import name_clutter
+from auheat.utils.reading import open_regular
 
 AFFECTNET_LABELS = MappingProxyType(
     {
@@ -244,10 +246,12 @@ def _read_class(file: Path) -> str:
 
 def _load(file: Path) -> Array:
     try:
-        value: Array = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        with open_regular(file) as handle:
+            return read_npy(handle)
+    except StoreError:
+        raise
+    except (OSError, *DAMAGE) as error:
         raise StoreError(f"{file}: cannot be read ({error})") from error
-    return value
 
 
 def load_reduced_points(listing: Listing) -> Array:
@@ -260,7 +264,10 @@ def load_reduced_points(listing: Listing) -> Array:
             continue
         value = _load(file)
         try:
-            points[i].flat = value.astype(np.float32).reshape(2 * N_POINTS)
+            if value.dtype.kind not in "iufSU":
+                raise ValueError(value.dtype)
+            with np.errstate(over="ignore"):  # what is too large becomes inf, and that is no point
+                points[i].flat = value.astype(np.float32).reshape(2 * N_POINTS)
         except ValueError as error:
             raise StoreError(
                 f"{file}: {value.dtype} {value.shape} ({2 * N_POINTS} numbers x, y, x, y, ... are "

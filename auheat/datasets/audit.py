@@ -13,6 +13,7 @@ import numpy as np
 from auheat.datasets.layout import WORDS, Listing
 from auheat.records import Array
 from auheat.utils.console import progress
+from auheat.utils.reading import open_regular
 
 _PROBE = 4096  # bytes from the middle of a file that tell most files of one size apart
 
@@ -86,7 +87,7 @@ def _group(
 def _digest(file: Path, size: int, probe: int | None) -> bytes:
     """Return a digest of a file or of its middle; b"" where it cannot be read."""
     try:
-        with file.open("rb") as stream:
+        with open_regular(file) as stream:
             if probe is None:
                 return hashlib.file_digest(stream, "blake2b").digest()[:16]
             stream.seek(max(0, size // 2 - probe // 2))

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from auheat.datasets.layout import Folder
 from auheat.errors import StoreError
 from auheat.utils.photo_files import is_clutter
+from auheat.utils.reading import open_regular
 
 CKPLUS_LABELS = MappingProxyType(
     {
@@ -92,7 +93,7 @@ def read_ckplus(folder: Folder) -> None:
 
 def _read_label(file: Path) -> tuple[str, str]:
     try:
-        with file.open("rb") as stream:
+        with open_regular(file) as stream:
             text = stream.read(_MOST).decode("utf-8-sig", "replace").strip()
         number = float(text)
         said = str(int(number)) if number.is_integer() else text

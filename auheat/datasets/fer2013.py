@@ -22,6 +22,7 @@ from auheat.datasets.layout import Folder
 from auheat.errors import StoreError
 from auheat.utils.console import progress
 from auheat.utils.files import write_folder
+from auheat.utils.reading import open_regular
 
 _LOG = logging.getLogger(__name__)
 
@@ -167,7 +168,7 @@ def unpack(folder: Folder, tables: Sequence[Table]) -> None:
         )
     digests = []
     for table in tables:
-        with folder.within(table.file).open("rb") as stream:
+        with open_regular(folder.within(table.file)) as stream:
             digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
     both = hashlib.sha256("".join(digests).encode()).hexdigest()
     digest = digests[0] if len(tables) == 1 else both

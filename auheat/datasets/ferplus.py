@@ -47,6 +47,8 @@ VOTES = MappingProxyType(
 
 _VOTES_FILE = "fer2013new.csv"
 
+_DIGITS = 10  # of a count of votes; Python refuses to read thousands
+
 _NAME = re.compile(r"fer([0-9]{7})\.png")
 
 
@@ -265,7 +267,7 @@ def _read_votes(folder: Folder, files: Sequence[Path]) -> Iterator[_Row]:
 
 def _to_votes(cells: Sequence[str], where: str) -> list[int]:
     votes = [read_class(cell) for cell in cells]
-    if not all(vote.isdecimal() for vote in votes):
+    if not all(vote.isdecimal() and len(vote) < _DIGITS for vote in votes):
         raise StoreError(f"{where}: votes {', '.join(cells)} (expected {len(VOTES)} numbers)")
     return [int(vote) for vote in votes]
 

@@ -9,6 +9,7 @@ from itertools import chain
 from pathlib import Path
 
 from auheat.errors import AuheatError, StoreError
+from auheat.utils.reading import open_regular
 
 LONGEST = 1 << 20
 """Bytes of one line of a label file; a row of FER2013 has some 10,000."""
@@ -26,7 +27,7 @@ def read_lines(file: Path) -> Iterator[tuple[int, str]]:
     is longer than LONGEST.
     """
     try:
-        with file.open("rb") as stream:
+        with open_regular(file) as stream:
             number = 0
             while raw := stream.readline(LONGEST + 1):
                 number += 1

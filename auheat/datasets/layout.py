@@ -221,7 +221,10 @@ class Listing:
 
         def order(row: tuple[tuple[str, str], int]) -> tuple[int, str]:
             said = row[0][0]
-            return (int(said), "") if said.isdecimal() else (-1, said.casefold())
+            short = (
+                said.isdecimal() and len(said) < 20
+            )  # Python refuses to read thousands of digits
+            return (int(said), "") if short else (-1, said.casefold())
 
         rows = sorted(self.labels.items(), key=order)
         return {f"{said} -> {name}" if name else "no label": n for (said, name), n in rows}

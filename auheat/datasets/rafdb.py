@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -223,6 +224,10 @@ def read_numbered(folder: Folder) -> None:
     folder.note_unlisted(*(root.relative_to(folder.source).as_posix() for _, root in splits))
 
 
+def _is_file(path: Path) -> bool:
+    return os.path.isfile(path)  # noqa: PTH113 (Path's own raises for a name that is too long)
+
+
 def _read_split(folder: Folder, split: str, root: Path) -> None:
     file = folder.source / f"{split}_labels.csv"
     odd = [d.name for d in list_folders(root) if d.name not in RAFDB_LABELS]
@@ -238,8 +243,8 @@ def _read_split(folder: Folder, split: str, root: Path) -> None:
         stem = PurePosixPath(name).stem.removesuffix("_aligned")
         if not (stem.startswith(f"{split}_") and stem[len(split) + 1 :].isdecimal()):
             raise StoreError(f"{where}: {name!r} is not called as in RAF-DB ({split}_00001.jpg)")
-        if not (root / said / name).is_file():
-            other = [key for key in RAFDB_LABELS if (root / key / name).is_file()]
+        if not _is_file(root / said / name):
+            other = [key for key in RAFDB_LABELS if _is_file(root / key / name)]
             if other:
                 raise StoreError(
                     f"{where}: {name!r} has class {said}, but lies in folder {other[0]} (the two "

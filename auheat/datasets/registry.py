@@ -346,7 +346,7 @@ def _refuse_labels(source: Path, name: str) -> None:
 def _refuse_absent(folder: Folder) -> None:
     """Raise `AuheatError` for a list none of whose photos is there."""
     first = folder.base / folder.samples[0].path
-    near = next(p for p in (*first.parents, folder.base) if p.is_dir())
+    near = next(p for p in (*first.parents, folder.base) if os.path.isdir(p))  # noqa: PTH112
     raise StoreError(
         f"{folder.source}: none of the {len(folder.samples)} photos listed is there: the first is "
         f"looked for at {first}; {near} has {_list_contents(near)} (paths are relative to "

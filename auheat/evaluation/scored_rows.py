@@ -27,6 +27,7 @@ from auheat.shards.manifest import digest_fingerprint, read_manifest
 from auheat.shards.reader import read_attributes
 from auheat.shards.schema import SHARDS
 from auheat.store.store import list_rendered
+from auheat.utils.reading import read_json
 
 SPLITS = ("test", "val", "train", "all")
 
@@ -187,7 +188,7 @@ def choose_folder(parent: Path, name: str, about: Mapping[str, Any]) -> Path:
     plain = parent / name
     for file in sorted(plain.glob("evaluation*.json")):
         try:
-            other = json.loads(file.read_text(encoding="utf-8")).get("scored_on") or about
+            other = read_json(file).get("scored_on") or about
         except (OSError, ValueError, AttributeError):
             continue
         alike = [other.get(key) == about[key] for key in ("store", "shards", "content")]

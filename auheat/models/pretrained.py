@@ -8,7 +8,6 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from auheat.errors import AuheatError, StoreError
 from auheat.models.resnet import BACKBONES
+from auheat.utils.reading import open_regular
 
 WEIGHTS_HINT = "--weights takes auto, none, a .pth or a .safetensors file"
 
@@ -200,6 +200,7 @@ def read_tensors(file: Path) -> dict[str, dict[str, Tensor]]:
     "" is the top. Raises `AuheatError` for a file that is none or cannot be read.
     """
     try:
+        open_regular(file).close()
         if file.suffix == ".safetensors":
             return {"": safetensors.torch.load_file(file)}
         if file.suffix not in PICKLES:
@@ -207,17 +208,17 @@ def read_tensors(file: Path) -> dict[str, dict[str, Tensor]]:
         # weights_only is torch's restricted reader: tensors and plain values, no code
         with torch.serialization.safe_globals(_PLAIN):
             raw = torch.load(file, map_location="cpu", weights_only=True)
+        sets = dict(_find_sets(raw))
     except AuheatError:
         raise
     except (OSError, safetensors.SafetensorError) as error:
         raise StoreError(f"{file}: cannot be read ({WEIGHTS_HINT})") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, UnpicklingError) as error:
+    except Exception as error:  # that reader raises whatever a file leads it to
         code = re.findall(r"GLOBAL (\S+)", str(error))[:1]
         what = "".join(f"it holds {name}: save the state_dict() alone; " for name in code)
         raise StoreError(
             f"{file}: no checkpoint of plain tensors ({what}{WEIGHTS_HINT})"
         ) from error
-    sets = dict(_find_sets(raw))
     if not sets:
         raise StoreError(f"{file}: no checkpoint of plain tensors ({WEIGHTS_HINT})")
     return sets

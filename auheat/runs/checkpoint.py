@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,7 +34,7 @@ from auheat.runs.run_folder import (
 from auheat.utils.checksums import CHECKSUMS, find_damage, read_checksums, read_steadily
 from auheat.utils.files import dump_json
 from auheat.utils.npz import DAMAGE
-from auheat.utils.reading import open_regular
+from auheat.utils.reading import open_regular, parse_json, read_limited
 
 _LOG = logging.getLogger(__name__)
 
@@ -234,8 +233,7 @@ def read_curve(run: Path, done: int) -> list[Any]:
     if isinstance(curve, list):
         return curve[:done]
     with contextlib.suppress(OSError, ValueError):
-        text = (run / METRICS).read_text(encoding="utf-8")
-        return [json.loads(line) for line in text.splitlines()[:done]]
+        return [parse_json(line) for line in read_limited(run / METRICS).splitlines()[:done]]
     return []
 
 

@@ -46,11 +46,12 @@ def unpack_codebook(plain: Mapping[str, Any], file: str | Path = CONFIG) -> Code
     Raises `AuheatError`, naming the `file` it came from, where its maps cannot be drawn.
     """
     try:
-        book = _unpack(plain)
-        plan = plan_heatmaps(book, list(book.expressions))
-        labels = np.arange(len(plan.names))
-        face = np.tile(_FACE * (1 + book.frame.mean), (len(labels), 1, 1))
-        render_heatmaps(face, labels, plan, (2 * _FACE, 2 * _FACE), (8, 8))  # damage shows here
+        with np.errstate(divide="raise", over="raise", invalid="raise"):  # damage shows here
+            book = _unpack(plain)
+            plan = plan_heatmaps(book, list(book.expressions))
+            labels = np.arange(len(plan.names))
+            face = np.tile(_FACE * (1 + book.frame.mean), (len(labels), 1, 1))
+            render_heatmaps(face, labels, plan, (2 * _FACE, 2 * _FACE), (8, 8))
     except (AuheatError, *DAMAGE) as error:
         what = f"{type(error).__name__}: {error}"
         raise StoreError(
@@ -69,6 +70,12 @@ def _unpack(plain: Mapping[str, Any]) -> Codebook:
         regions[entry["au"]] = Region(**(entry | {"blobs": blobs}))
     expressions = {k: tuple(Cue(**cue) for cue in v) for k, v in plain["expressions"].items()}
     frame = Frame(**{name: np.array(values) for name, values in plain["frame"].items()})
+    placed = [blob for region in regions.values() for blob in region.blobs]
+    numbers = [n for blob in placed for n in (*blob.offset, *blob.sigma, blob.angle)]
+    if not all(np.isfinite(values).all() for values in (numbers, frame.mean, frame.weights)):
+        raise ValueError("a number that is not finite")
+    if not all(0 < cue.weight <= 1 for cues in expressions.values() for cue in cues):
+        raise ValueError("a weight that is not above 0 and at most 1")
     return Codebook(
         plain["name"],
         plain["title"],

@@ -214,12 +214,20 @@ def encode_json(value: Any) -> bytes:
 def dump_json(value: Any, **options: Any) -> str:
     """Return a value as JSON that any reader takes: NaN and infinity, which JSON lacks, are null.
 
-    `options` are those of `json.dumps`.
+    Bytes, such as an attribute that the format does not know may be, are text. `options` are those
+    of `json.dumps`.
     """
+    options = {"allow_nan": False, "default": _decode, **options}
     try:
-        return json.dumps(value, allow_nan=False, **options)
+        return json.dumps(value, **options)
     except ValueError:
-        return json.dumps(_without_nan(value), allow_nan=False, **options)
+        return json.dumps(_without_nan(value), **options)
+
+
+def _decode(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    raise TypeError(f"{type(value).__name__} is no JSON")
 
 
 def _without_nan(value: Any) -> Any:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import lzma
 import math
 import struct
+import sys
 import tokenize
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Collection
@@ -70,7 +72,7 @@ def read_npz(
         arrays: dict[str, Array] = {}
         for key, info in members.items():
             with archive.open(info) as stream:
-                arrays[key] = np.lib.format.read_array(stream, allow_pickle=False)
+                arrays[key] = _read_array(stream)
     return arrays
 
 
@@ -83,18 +85,33 @@ def read_npy(stream: IO[bytes]) -> Array:
     stream.seek(0)
     _read_claim(stream, size)
     stream.seek(0)
-    array: Array = np.lib.format.read_array(stream, allow_pickle=False)
+    return _read_array(stream)
+
+
+def _quiet() -> warnings.catch_warnings[None]:
+    """Say nothing of a header that Python 2 wrote; it is read as any other."""
+    return warnings.catch_warnings(action="ignore", category=UserWarning)
+
+
+def _read_array(stream: IO[bytes]) -> Array:
+    with _quiet():
+        array: Array = np.lib.format.read_array(stream, allow_pickle=False)
+    if array.dtype.kind == "U" and array.size and array.itemsize:
+        numbers = array.astype(array.dtype.newbyteorder("=")).reshape(-1).view(np.uint32)
+        if numbers.max() > sys.maxunicode:  # Python breaks on such a text, wherever it is used
+            raise ValueError("text of numbers that are no characters")
     return array
 
 
 def _read_claim(stream: IO[bytes], member: int) -> Claim:
     version = np.lib.format.read_magic(stream)
-    if version == (1, 0):
-        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-    elif version == (2, 0):
-        shape, _, dtype = np.lib.format.read_array_header_2_0(stream)
-    else:
-        raise ValueError(f"an array of version {version[0]}.{version[1]}")
+    with _quiet():
+        if version == (1, 0):
+            shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+        elif version == (2, 0):
+            shape, _, dtype = np.lib.format.read_array_header_2_0(stream)
+        else:
+            raise ValueError(f"an array of version {version[0]}.{version[1]}")
     if dtype.hasobject:
         raise ValueError("Object arrays, as only allow_pickle=True would read them")
     size = math.prod(shape) * dtype.itemsize

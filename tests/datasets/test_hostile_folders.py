@@ -5,6 +5,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import sets
 from click.testing import CliRunner
@@ -337,12 +338,41 @@ def test_points_that_are_no_numbers_are_faces_that_were_not_found(tmp_path):
     assert summary.status["NO_FACE"] == 3  # this one, and two without points
 
 
-@pytest.mark.parametrize("content", [b"", b"\x93NUMPY junk", b"not an array"])
+def npy(header: str, body: bytes = b"") -> bytes:
+    """An .npy with any header."""
+    return b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header.encode() + body
+
+
+CLAIM = "{'descr': '<f8', 'fortran_order': False, 'shape': (%s,), }\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"\x93NUMPY junk", b"not an array", npy("{" * 9 + "\n"), npy("(" * 3000 + "\n")),
+        *(npy(CLAIM % 2**40), npy(CLAIM % -1), npy(CLAIM % 2**80), npy(CLAIM % "1, 'a'")),
+        npy(CLAIM.replace("<f8", "<U1") % 1, b"\xff\xff\xff\xff"),
+    ],
+)
 def test_a_broken_annotation_of_reduced_affectnet_is_named(tmp_path, content):
     source = sets.affectnet_reduced(tmp_path)
     (source / "train_set/annotations/3_exp.npy").write_bytes(content)
     with pytest.raises(AuheatError, match=r"3_exp\.npy: cannot be read"):
         read_samples(source)
+
+
+@pytest.mark.parametrize("kind", ["c16", "?", "M8[s]", "V8"])
+def test_points_of_reduced_affectnet_that_are_no_numbers_are_named(tmp_path, kind):
+    source = sets.affectnet_reduced(tmp_path / "a")
+    np.save(source / "val_set/annotations/3_lnd.npy", np.zeros(136, kind))
+    with pytest.raises(AuheatError, match=r"3_lnd\.npy: .*\(136,\) \(136 numbers"):
+        extract(source, tmp_path / "s", detector="dataset")
+
+
+def test_points_of_reduced_affectnet_beyond_float32_are_no_face(tmp_path):
+    source = sets.affectnet_reduced(tmp_path / "a")
+    np.save(source / "val_set/annotations/3_lnd.npy", np.full(136, 1e300))
+    assert extract(source, tmp_path / "s", detector="dataset").status["NO_FACE"] == 1
 
 
 @pytest.mark.parametrize(
@@ -374,3 +404,52 @@ def test_bad_rows_of_ferplus_are_named(tmp_path, row, said):
     sets.write(source / "fer2013new.csv", f"{sets.FER_HEADER}{row}\n")
     with pytest.raises(AuheatError, match=said):
         read_samples(source, unpack=tmp_path / "p")
+
+
+LISTS = {
+    "rafdb_basic": "basic/EmoLabel/list_patition_label.txt",
+    "affectnet_reduced": "val_set/annotations/3_exp.npy",
+    "fer_table": "fer2013.csv",
+    "ferplus": "fer2013new.csv",
+    "expw": "label/label.lst",
+    "ckplus": "Emotion/S010/001/S010_001_00000002_emotion.txt",
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_a_pipe_in_place_of_a_label_file_is_never_waited_for(tmp_path, name):
+    (tmp_path / "a").mkdir()
+    source = getattr(sets, name)(tmp_path / "a")
+    dataset = read_dataset(source, unpack=tmp_path / "unpacked").layout
+    (source / LISTS[name]).unlink()
+    os.mkfifo(source / LISTS[name])
+    with pytest.raises(AuheatError):
+        read_samples(source, dataset, unpack=tmp_path / "unpacked")
+
+
+@pytest.mark.parametrize("length", [300, 5000])
+def test_a_photo_of_a_name_that_no_disk_takes_is_a_row_that_is_not_there(tmp_path, length):
+    source = sets.rafdb_numbered(tmp_path)
+    name = f"train_{'1' * length}_aligned.jpg"
+    file = source / "train_labels.csv"
+    file.write_text(file.read_text() + f"{name},1\n")
+    assert name in {sample.path.name for sample in read_samples(source)}
+    file = sets.write(tmp_path / "b" / "labels.csv", f"path,label\n{'a/' * length}{name},happy\n")
+    with pytest.raises(AuheatError, match="none of the 1 photos listed is there"):
+        read_samples(file)
+
+
+@pytest.mark.parametrize("digits", [30, 5000])
+def test_votes_of_thousands_of_digits_are_refused(tmp_path, digits):
+    file = sets.ferplus(tmp_path / "a") / "fer2013new.csv"
+    file.write_text(file.read_text().replace("0,8,0,", f"0,{'8' * digits},0,", 1))
+    with pytest.raises(AuheatError, match=r"fer2013new\.csv: line 2: votes"):
+        read_samples(file.parent, unpack=tmp_path / "unpacked")
+
+
+def test_class_names_of_thousands_of_digits_are_listed(tmp_path):
+    sets.photo(tmp_path / "a.jpg")
+    number = "9" * 5000
+    file = sets.write(tmp_path / "labels.csv", f"path,label\na.jpg,{number}\n")
+    own = sets.write(tmp_path / "own.yaml", f"? '{number}'\n: happy\n")
+    assert list(read_dataset(file, labels=own).mapping().values()) == [1]

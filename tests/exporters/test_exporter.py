@@ -11,7 +11,9 @@ import sys
 import tarfile
 from pathlib import Path
 
+import broken_shards
 import faults
+import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -373,3 +375,22 @@ def test_exports_of_real_stages_equal_them(tmp_path):
     for kind, name in KINDS.items():
         export(tmp_path / name, tmp_path / "s", format=kind)
         assert_same_rows(read_back(tmp_path / name), wanted(tmp_path / "s", kind))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_unknown_attribute_of_fixed_bytes_is_exported_as_text(tmp_path, kind):
+    store = write_store(tmp_path / "s", Made(["a", "b"], status=[0, 0]))
+    for file in store.rglob("*.h5"):
+        with h5py.File(file, "r+") as shard:
+            shard.attrs["site"] = np.bytes_(b"lab \xff")
+            shard["id"].attrs["sites"] = np.array([[b"a", b"\xfe"]])
+    broken_shards.vouch(store)
+    out = tmp_path / KINDS[kind]
+    export(out, store, format=kind)
+    if kind == "npz":
+        with np.load(out) as arrays:
+            written = json.loads(str(arrays["attributes"]))
+    else:
+        written = json.loads((out / "export.json").read_text())["attributes"]
+    assert written[""]["site"] == r"lab \xff"
+    assert written["id"]["sites"] == [["a", r"\xfe"]]

@@ -162,3 +162,26 @@ def test_weights_have_the_mode_of_the_umask(tmp_path, mask):
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "a.safetensors").stat().st_mode) == 0o666 & ~mask
     assert load_tensors(tmp_path / "a.safetensors")["a"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x80",  # the restricted reader meets the end of a pickle within an instruction
+        b"\x80\x02}q\x00X\x01\x00\x00\x00aq\x01h\x00s.",  # a dict that holds itself
+        b"\x80\x02]q\x00(K\x01K\x02u.",
+        b"\x80\x02K\x01K\x02\x86R.",
+    ],
+)
+def test_a_pickle_of_any_bytes_is_refused_in_one_line(tmp_path, data):
+    file = tmp_path / "a.pth"
+    file.write_bytes(data)
+    with pytest.raises(AuheatError, match=r"a\.pth: no checkpoint of plain tensors"):
+        load_weights(build_backbone("thin"), file)
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
+def test_a_pipe_is_no_checkpoint(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(AuheatError, match="cannot be read"):
+        load_weights(build_backbone("thin"), tmp_path / name)

@@ -357,7 +357,7 @@ def _lie(rng: random.Random, data: bytes) -> bytes:
     return data[:at] + struct.pack("<I", rng.choice(SIDES)) + data[at + 4 :]
 
 
-_CHANGES: tuple[Callable[[random.Random, bytes], bytes], ...] = (
+CHANGES: tuple[Callable[[random.Random, bytes], bytes], ...] = (
     _flip,
     _overwrite,
     _cut,
@@ -380,7 +380,7 @@ def mutants(n: int, seed: int = 0) -> Iterator[tuple[str, bytes]]:
         name = rng.choice(common if rng.random() < 0.85 else names)
         data, said = _BASES[name], []
         for _ in range(rng.choice((1, 1, 1, 3))):
-            change = rng.choice(_CHANGES)
+            change = rng.choice(CHANGES)
             try:
                 data = change(rng, data) or b"\0"
             except (

@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, NoReturn
 
-import numpy as np
-
 from auheat.errors import StoreError
 from auheat.records import N_POINTS, Array
 from auheat.utils.npz import DAMAGE, Claim, read_npz
@@ -80,11 +78,3 @@ def _check_claims(file: Path, claims: Mapping[str, Claim]) -> None:
     size = sum(claim.size for claim in claims.values())
     if size > MAX_UNPACKED:
         refuse(f"{size} bytes unpacked (at most {MAX_UNPACKED}; split the file)")
-
-
-def plain_names(names: Array) -> list[str] | None:
-    """Return stripped text of (N,) str; None where it has what is no character."""
-    names = names.astype(names.dtype.newbyteorder("="))
-    if names.size and names.dtype.itemsize and names.view(np.uint32).max() > 0x10FFFF:
-        return None
-    return [str(text).strip() for text in names.tolist()]

@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from auheat.errors import AuheatError, StoreError
-from auheat.landmarks.imported.bounded_reading import LONGEST, Lines, plain_names, read_archive
+from auheat.landmarks.imported.bounded_reading import LONGEST, Lines, read_archive
 from auheat.records import N_POINTS, Array, Status
 
 KINDS = ("openface", "py-feat", "pts", "paper", "csv", "npz")
@@ -403,10 +403,8 @@ def _read_pts(file: Path, name: str) -> PointTable:
 def _read_npz(file: Path) -> PointTable:
     found = read_archive(file)
     points, n = found["landmarks"], len(found["id"])
-    plain = plain_names(found["id"])
-    status = plain_names(found["status"].astype(str)) if "status" in found else ["0"] * n
-    if plain is None or status is None:
-        raise StoreError(f"{file}: text of numbers that are no characters (expected names)")
+    plain = [name.strip() for name in found["id"].tolist()]
+    status = found["status"].astype(str).tolist() if "status" in found else ["0"] * n
     if "" in plain:
         raise StoreError(f"{file}: row {plain.index('') + 1}: no name (expected a photo's)")
     lines, zero, none = np.arange(1, n + 1), np.zeros(n, np.int64), np.full(n, np.nan)
