@@ -136,6 +136,17 @@ def read_fer2013(folder: Folder) -> None:
         key = photo.path.rpartition("/")[2].removesuffix(".png")
         label = FER_LABELS[photo.said] if photo.said else ""
         folder.add(key, photo.path, label, photo.split, said=photo.said)
+    _note_votes(folder)
+
+
+def _note_votes(folder: Folder) -> None:
+    """Name tables of FER+'s votes that were not read: they lie elsewhere, or are renamed."""
+    inside = (f for form in ("*.csv", "*/*.csv") for f in sorted(folder.source.glob(form)))
+    for file in (f for f in inside if {"neutral", "contempt", "unknown", "nf"} <= _columns(f)):
+        folder.notes.append(
+            f"labels are FER2013's own; {file.relative_to(folder.source).as_posix()} has FER+'s "
+            "votes, and was not read (--dataset ferplus reads fer2013new.csv beside fer2013.csv)"
+        )
 
 
 def read_pixel_rows(tables: Sequence[Table]) -> Iterator[Photo]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
-from auheat.datasets.label_files import read_column_names, read_label_table
+from auheat.datasets.label_files import read_column_names, read_label_table, read_rows
 from auheat.datasets.layout import Folder, find_label, to_name, to_split
 from auheat.errors import AuheatError, StoreError
 from auheat.expressions import EXPRESSIONS, SPLITS, SYNONYMS
@@ -194,10 +194,15 @@ def read_photos(folder: Folder) -> None:
         folder.add(path, path, "", SPLITS.get(first.casefold(), "") if slash else "")
         homes.update(path.split("/")[:-1][-1:])
     for file in _tables(folder.source):
-        columns = ", ".join(read_column_names(file))[:80] or "no text"
+        try:
+            columns = ", ".join(next((row for _, row in read_rows(file)), []))[:80]
+        except AuheatError as error:
+            folder.notes.append(f"not read: {error}")
+            continue
         folder.notes.append(
-            f"{file.name} was not read: it has {columns} (labels need path, label, the latter an "
-            "expression's name, or one that a file for --labels explains; SRC may be the file)"
+            f"{file.name} was not read: it has {columns or 'no text'} (labels need path, label, "
+            "the latter an expression's name, or one that a file for --labels explains; SRC may be "
+            "the file)"
         )
     inside = sorted(folder.source.iterdir()) if folder.source.is_dir() else []
     odd = [f.name for f in inside if f.suffix.lower() in _LISTS and not is_paper(f.name)]

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import PurePath
 
+from auheat.datasets.generic import CLASSES
 from auheat.datasets.layout import WORDS, Folder
 from auheat.errors import RequestError, StoreError
 from auheat.expressions import SPLITS
@@ -21,6 +22,9 @@ from auheat.utils.paths import list_few
 
 NEARLY_ALL = 0.95
 """Share of a set's photos whose paths must name a person, for any to be believed."""
+
+
+_WORTH_A_NOTE = 0.1  # share from which on lost persons are told
 
 
 _CODES = "AF|AN|DI|FE|HA|NE|SA|SU"
@@ -111,11 +115,11 @@ def assign_splits(folder: Folder, pattern: re.Pattern[str] | None) -> None:
             )
         splits = [SPLITS.get(word.casefold(), "") for word in said]
         folder.notes += notes
-    elif any(sample.split for sample in samples):
-        return
+    elif any(sample.split for sample in samples) and {f.name for f in folder.files} - {CLASSES}:
+        return  # a file of labels says more than folders are called after
     else:
-        splits = [_split_of(sample.path) for sample in samples]
-    if any(splits):
+        splits = [_split_of(sample.path) or sample.split for sample in samples]
+    if splits != [sample.split for sample in samples]:
         counts = Counter(splits)
         folder.notes.append(
             "splits are those that paths name: "
@@ -146,8 +150,14 @@ def assign_persons(folder: Folder, pattern: re.Pattern[str] | None) -> None:
     elif any(sample.person for sample in samples):
         return
     else:
-        step = len(samples) // _LOOK + 1
-        if _share(_name_persons(samples[::step])) < NEARLY_ALL:
+        share = _share(first := _name_persons(samples[:: len(samples) // _LOOK + 1]))
+        if share < NEARLY_ALL:
+            if share >= _WORTH_A_NOTE and len({*first} - {("", "")}) > 1:
+                folder.notes.append(
+                    f"no persons are known, though {share:.0%} of the photos are called as in "
+                    f"{' and '.join(sorted({form for form, _ in first if form}))} "
+                    "(--person-pattern reads them)"
+                )
             return
         named = _name_persons(samples)
         forms = Counter(form for form, _ in named if form)

@@ -34,7 +34,7 @@ from auheat.datasets.rafdb import IMAGES
 from auheat.errors import RequestError, StoreError
 from auheat.expressions import SYNONYMS
 from auheat.records import SUFFIXES, Array, Sample
-from auheat.utils.paths import Fence, holds_photo, list_folders
+from auheat.utils.paths import Fence, holds_photo, list_few, list_folders
 from auheat.utils.photo_files import name_clutter
 from auheat.utils.registry import Registry
 
@@ -275,8 +275,14 @@ def read_dataset(
         folder.notes += describe_use(Path(labels), own, folder.labels)
     folder.samples.sort(key=lambda sample: sample.id)
     if not folder.samples:
-        seen = "; ".join(folder.describe_left_out()) or ", ".join(sorted(SUFFIXES)) + " are read"
-        raise StoreError(f"{place}: no photos found ({seen})")
+        lists = [f"no row of {list_few([f.name for f in sorted(folder.files)])} is left"]
+        seen = [
+            *_list_dropped(folder),
+            *(lists if folder.files else []),
+            *folder.describe_left_out(),
+        ]
+        seen = seen or [f"{', '.join(sorted(SUFFIXES))} are read"]
+        raise StoreError(f"{place}: no photos found ({'; '.join(seen)})")
     assign_splits(folder, splits)
     assign_persons(folder, persons)
     fence = Fence(folder.base, follow_links)
@@ -317,8 +323,11 @@ def _audit(name: str, layout: Layout, folder: Folder) -> list[str]:
     """Return notes on rows that were dropped, and on numbers that a complete copy has not."""
     splits = Counter(sample.split for sample in folder.samples)
     counts = folder.counts or {s: splits[s] for s in ("train", "val", "test", "") if splits[s]}
-    dropped = [f"{n} {reason} were dropped" for reason, n in sorted(folder.dropped.items())]
-    return [*compare_counts(name, counts, layout.known, layout.known_from), *dropped]
+    return [*compare_counts(name, counts, layout.known, layout.known_from), *_list_dropped(folder)]
+
+
+def _list_dropped(folder: Folder) -> list[str]:
+    return [f"{n} {reason} were dropped" for reason, n in sorted(folder.dropped.items())]
 
 
 def _check_source(source: Path, files: bool) -> None:

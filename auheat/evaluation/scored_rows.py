@@ -133,8 +133,8 @@ def match_labels(
     meant = {name: match for name, match in meant.items() if match in classes}
     if not meant:
         raise StoreError(
-            f"{folder}: labels {', '.join(names) or 'of none'} (run {run.name} knows "
-            f"{', '.join(classes)})"
+            f"{folder}: {'labels ' + ', '.join(names) if names else 'no photo has a label'} "
+            f"(run {run.name} knows {', '.join(classes)})"
         )
     return meant
 

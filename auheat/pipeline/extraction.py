@@ -133,6 +133,8 @@ def extract(
     with lock_store(store):
         folder = ShardFolder(store / LANDMARKS, fingerprint, overwrite, changing=("source",))
         jobs, started = photos.plan(folder, retry_failed, workers), time.perf_counter()
+        if isinstance(locate, ImportedSource):
+            locate.check_unchanged(photos.outdated)
         write_source(store, listing.source, follow_links)
         folder.save()
         kept = total - sum(len(job.wanted) for job in jobs)

@@ -133,7 +133,8 @@ class PhotoList:
 
     `digest` is the sha256 of what the photos are called, labelled, and how large their files are.
     After `plan`, `changed` has the photos whose file is another than their points were found on,
-    and `unproven` counts those of which nothing but the length is known.
+    `outdated` those of them that have points, and `unproven` counts those of which nothing but
+    the length is known.
     """
 
     def __init__(self, source: Path, samples: Sequence[Sample], shard_size: int) -> None:
@@ -141,6 +142,7 @@ class PhotoList:
         self.sizes = np.array([file_size(source / s.path) for s in samples], np.int64)
         self.digest = _digest_listing(samples, self.sizes)
         self.changed: list[str] = []
+        self.outdated: list[str] = []
         self.unproven = 0
 
     def plan(
@@ -201,7 +203,9 @@ class PhotoList:
             self.unproven += len(rows)
         kept.setdefault("photo_sha256", now)
         kept.setdefault("reason", [""] * len(rows))
-        self.changed += [rows[i].path.as_posix() for i in np.flatnonzero(changed).tolist()]
+        paths = {i: rows[i].path.as_posix() for i in np.flatnonzero(changed).tolist()}
+        self.changed += paths.values()
+        self.outdated += [path for i, path in paths.items() if kept["status"][i] < Status.NO_FACE]
         return changed
 
     def notes(self) -> list[str]:

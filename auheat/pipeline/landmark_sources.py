@@ -140,6 +140,15 @@ class ImportedSource:
         """Return what a person should look at."""
         return [*self._matching.warnings(), *self._notes]
 
+    def check_unchanged(self, outdated: Sequence[str]) -> None:
+        """Refuse photos that have changed since these very points were taken for them."""
+        if outdated:
+            raise StoreError(
+                f"{outdated[0]}: changed since its points were read from {self._source}, as "
+                f"{len(outdated)} photos have, and these points have not (find the points of the "
+                "photos as they are now; --overwrite makes all anew)"
+            )
+
     def _check_fit(self, src: Path) -> None:
         """Refuse points that a sample of the photos shows to be wrong, naming the cause."""
         ids = [sample.id for sample in self._sample]

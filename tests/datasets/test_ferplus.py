@@ -147,6 +147,17 @@ def test_which_of_two_files_of_votes_was_read_is_said(tmp_path):
     assert any("those of data/fer2013new.csv; data/FER2013Train" in note for note in again.notes)
 
 
+@pytest.mark.parametrize("name", ["FERPlus-master/fer2013new.csv", "fer2013new (1).csv"])
+def test_votes_that_lie_elsewhere_are_not_passed_over_silently(tmp_path, name):
+    source = sets.ferplus(tmp_path / "f")
+    file = source / name
+    file.parent.mkdir(exist_ok=True)
+    (source / "fer2013new.csv").rename(file)
+    listing = read_dataset(source, unpack=tmp_path / "p")
+    assert listing.layout == "fer2013"
+    assert any(f"{name} has FER+'s votes, and was not read" in note for note in listing.notes)
+
+
 def test_names_alone_cannot_be_paired_with_rows(tmp_path):
     source = sets.ferplus(tmp_path)
     (source / "fer2013new.csv").unlink()

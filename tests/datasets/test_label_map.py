@@ -225,6 +225,24 @@ def test_a_list_of_another_kind_is_not_passed_over_silently(tmp_path, name):
     assert not any("README" in n for n in notes(tmp_path))
 
 
+def test_why_a_list_is_not_read_is_said_in_its_own_terms(tmp_path):
+    touch(tmp_path, "a.png")
+    (tmp_path / "list.csv").write_text("path,label\na.png,happy\n", encoding="utf-16")
+    assert any("list.csv: line 1: UTF-16 text (save it as UTF-8)" in n for n in notes(tmp_path))
+    sets.write(tmp_path / "list.csv", "path,label\n")
+    with pytest.raises(AuheatError, match=r"no photos found \(no row of 'list.csv' is left"):
+        read_samples(tmp_path)
+
+
+def test_a_list_of_which_all_rows_are_dropped_says_why(tmp_path):
+    sets.ferplus(tmp_path)
+    rows = (tmp_path / "fer2013new.csv").read_text().splitlines()
+    none = [",".join([*row.split(",")[:2], *"0" * 10]) for row in rows[1:]]
+    sets.write(tmp_path / "fer2013new.csv", "\n".join([rows[0], *none]) + "\n")
+    with pytest.raises(AuheatError, match=r"no photos found .*rows without a vote were dropped"):
+        read_dataset(tmp_path, unpack=tmp_path / "p")
+
+
 MAP = "engaged: happy\nbored: Boredom\n6: Anger\n'no': Neutral\n"
 
 

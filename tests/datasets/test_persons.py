@@ -158,7 +158,16 @@ def test_nobody_is_made_up(tmp_path, names):
         sets.photo(tmp_path / "happy" / name, i)
     listing = read_dataset(tmp_path)
     assert {s.person for s in listing.samples} == {""}
-    assert not any("persons" in note for note in listing.notes)
+    assert not any("persons are known by names" in note for note in listing.notes)
+
+
+def test_persons_that_too_few_names_tell_are_lost_with_a_note(tmp_path):
+    for i in range(12):
+        name = f"S{i:03d}_004_00000017.png" if i < 6 else f"{i}.png"
+        sets.photo(tmp_path / "happy" / name, i)
+    listing = read_dataset(tmp_path)
+    assert {s.person for s in listing.samples} == {""}
+    assert any("50% of the photos are called as in CK+" in note for note in listing.notes)
 
 
 def test_a_few_names_without_a_person_are_counted(tmp_path):
@@ -224,8 +233,9 @@ def test_a_bad_pattern_is_an_error_before_anything_is_done(tmp_path, kind, patte
     assert f"--{kind}-pattern" in result.output
 
 
-def test_a_photo_below_two_splits_is_an_error_unless_a_pattern_decides(tmp_path):
-    sets.photo(tmp_path / "happy/train/test/a.png")
+@pytest.mark.parametrize("home", ["happy/train/test", "train/happy/test", "train/x/test"])
+def test_a_photo_below_two_splits_is_an_error_unless_a_pattern_decides(tmp_path, home):
+    sets.photo(tmp_path / home / "a.png")
     with pytest.raises(StoreError, match=r"below folders of two splits, train and test"):
         read_samples(tmp_path)
     (sample,) = read_samples(tmp_path, split_pattern="/(test)/")

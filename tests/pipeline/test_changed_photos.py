@@ -181,17 +181,37 @@ def test_each_row_has_the_sha256_of_its_file(photos, tmp_path, stub_detector):
             assert digest.tobytes() == hashlib.sha256((photos / path).read_bytes()).digest()
 
 
-def test_photos_with_imported_points_are_measured_again(photos, tmp_path, stub_detector, martinez):
+def test_a_changed_photo_never_takes_the_imported_points_of_the_old_one(
+    photos, tmp_path, stub_detector, martinez
+):
     extract(photos, tmp_path / "first")
     rows = read_columns(tmp_path / "first" / "landmarks" / "00000.h5")
-    points = tmp_path / "points.npz"
+    points, store = tmp_path / "points.npz", tmp_path / "s"
     np.savez(points, id=np.array(rows["id"]), landmarks=rows["landmarks"])
-    store = tmp_path / "s"
     extract(photos, store, detector=str(points))
     mirror(photos / "happy" / "0.bmp")
     with pytest.raises(StoreError, match="changed since"):
         render(store)
-    assert extract(photos, store, detector=str(points)).resumed == 7
+    for again in ({}, {"retry_failed": True}):
+        with pytest.raises(
+            StoreError, match=r"happy/0.bmp: changed since its points .* as 1 photos"
+        ):
+            extract(photos, store, detector=str(points), **again)
+    with pytest.raises(StoreError, match="changed since"):
+        render(store)
+    assert extract(photos, store, detector=str(points), overwrite=True).rows == len(rows["id"])
+
+
+def test_a_photo_that_is_mended_takes_the_imported_points(photos, tmp_path, stub_detector):
+    extract(photos, tmp_path / "first")
+    rows = read_columns(tmp_path / "first" / "landmarks" / "00000.h5")
+    points, store, file = tmp_path / "points.npz", tmp_path / "s", photos / "happy" / "0.bmp"
+    np.savez(points, id=np.array(rows["id"]), landmarks=rows["landmarks"])
+    whole = file.read_bytes()
+    file.write_bytes(whole[:40])
+    assert extract(photos, store, detector=str(points)).status["UNREADABLE"] == 1
+    file.write_bytes(whole)
+    assert extract(photos, store, detector=str(points)).status["OK"] == 8
 
 
 def test_boxed_faces_are_looked_at_again_and_changed_boxes_are_refused(tmp_path, stub_detector):
