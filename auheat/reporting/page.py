@@ -63,7 +63,7 @@ _KIND = "report"
 
 
 def report(
-    runs: Sequence[str | Path] = (),
+    runs: str | Path | Sequence[str | Path] = (),
     store: str | Path | None = None,
     *,
     shards: str | None = None,
@@ -74,7 +74,7 @@ def report(
     It shows faces, heatmaps and counts, and runs side by side.
 
     Args:
-        runs: Names or folders of runs; empty: all of the store's.
+        runs: Name or folder of a run, or several; empty: all of the store's.
         store: Folder of the shards; None: $AUHEAT_STORE, else auheat-data.
         shards: Name of the shards to show, where there are several; None: those of the first run.
         out: HTML file to write, or a report to replace; None: report.html in the store.
@@ -92,6 +92,7 @@ def report(
         PosixPath('store/report.html')
     """
     store = find_store(store)
+    runs = [runs] if isinstance(runs, str | Path) else runs
     out = store / "report.html" if out is None else Path(out)
     check_target(out, _KIND)
     found = [read_run(find_run(store, run)) for run in runs or list_runs(store)]

@@ -229,6 +229,7 @@ def test_a_map_of_no_class_is_shown_and_never_scored(store, tmp_path):
     assert isinstance(saved["att_cos"], float)
     assert saved["matrix"]["columns"] == [f"layer {n}" for n in range(1, 6)]
     assert {len(row) for row in saved["matrix"]["values"]} == {5}
+    assert "pooled" in report("pooled", other).read_text()
     page = report(["pooled", "with-aus"], other).read_text()
     rows = {row[0]: row for row in tabulate([saved])}
     assert rows["pooled"][5] == "-"
