@@ -37,7 +37,7 @@ from auheat.store.store import check_name, list_sources, write_source, write_sou
 from auheat.store.summary import summarize
 from auheat.utils.console import progress
 from auheat.utils.locking import lock_store
-from auheat.utils.paths import check_folder
+from auheat.utils.paths import check_store_place
 
 _OWN = ("source", "photos", "shard_size", "merged", "person_pattern", "split_pattern")
 """What landmarks that are merged may differ in; all else of their fingerprints must be equal."""
@@ -99,8 +99,8 @@ def merge(
         >>> auheat.merge(["part-1", "part-2"], "whole")["rows"]  # doctest: +SKIP
         700
     """
-    out = check_folder(out, "--out")
-    parts = _open_parts([check_folder(store, "merge") for store in stores], out, prefix)
+    out = check_store_place(out, "--out")
+    parts = _open_parts([check_store_place(store, "merge") for store in stores], out, prefix)
     for part in parts[1:]:
         _check_equal(parts[0].landmarks, part.landmarks, _OWN)
     skipped = _find_duplicates(parts, skip_duplicates)

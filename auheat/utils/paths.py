@@ -32,14 +32,14 @@ _LEAVES = re.compile(r"\A/|[\\\0]|(?:\A|/)(?:\.\.(?:/|\Z)|[A-Za-z]:|\.?\Z)")
 def find_store(store: str | Path | None = None) -> Path:
     """Return a store's folder: the one given, else $AUHEAT_STORE, else auheat-data.
 
-    Raises `AuheatError` as `check_folder` does.
+    Raises `AuheatError` as `check_store_place` does.
     """
     if store:
-        return check_folder(store, "--store")
-    return check_folder(os.environ.get("AUHEAT_STORE") or "auheat-data", "AUHEAT_STORE")
+        return check_store_place(store, "--store")
+    return check_store_place(os.environ.get("AUHEAT_STORE") or "auheat-data", "AUHEAT_STORE")
 
 
-def check_folder(path: str | Path, what: str) -> Path:
+def check_store_place(path: str | Path, what: str) -> Path:
     """Return the path of a folder, or of a place for one; `~` in front is the home, as in shells.
 
     Raises `AuheatError` for what is no name of a folder, with `what` it was given for, and where

@@ -103,6 +103,7 @@ def test_files_that_are_no_checkpoint_are_refused(tmp_path, capsys):
     torch.save({"conv1.weight": Trap()}, trap)
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"no")
+    (tmp_path / "weights.h5").write_bytes(b"no")
     for file, message in (
         (other, "no parameter of this backbone"),
         (shape, "conv1.weight is"),
