@@ -7,8 +7,8 @@ import pytest
 from fuzz_targets import TARGETS, Target
 from fuzzing import fuzz, plan_case, run_tool
 
-STORES = dict.fromkeys(list(TARGETS)[list(TARGETS).index("shards") :], 20)
-STORES |= {"runs": 8, "run-texts": 12, "last": 8, "weights": 40, "photos-extract": 100}
+STORES = dict.fromkeys(list(TARGETS)[list(TARGETS).index("shards") :], 10)
+STORES |= {"runs": 5, "run-texts": 6, "last": 4, "weights": 20, "photos-extract": 50}
 
 
 @pytest.mark.slow

@@ -336,7 +336,7 @@ def test_a_killed_run_resumes_to_what_an_undisturbed_one_gives(rafdb, tmp_path):
     assert run_and_kill(rafdb, tmp_path / "calm", 10**6) == 0
     calm = [content_digest(f) for f in verify_store(tmp_path / "calm")[0]]
     kills = 0
-    for at in (1, 4, 6, 9, 14, 22, 33, 45):
+    for at in (1, 6, 14, 22, 45):
         store = tmp_path / f"killed{at}"
         code = run_and_kill(rafdb, store, at)
         assert code in (0, -9)
@@ -346,4 +346,4 @@ def test_a_killed_run_resumes_to_what_an_undisturbed_one_gives(rafdb, tmp_path):
         assert findings == []
         assert [content_digest(f) for f in folders] == calm
         assert list_finished(folders[0], "auheat extract")[1]["photos"] == 12
-    assert kills >= 6
+    assert kills >= 4

@@ -105,7 +105,7 @@ def test_the_real_command_killed_after_its_first_shard_goes_on(folder, _):
     ids=["SIGINT", "SIGTERM", "SIGHUP"],
 )
 def test_asked_to_stop_the_command_says_how_to_go_on_and_gives_the_lock_back(folder, how, code):
-    faults.make_photos(folder, 250)
+    faults.make_photos(folder, 150)
     store = folder / "store"
     # a shell's background job, or one under nohup, has some of them ignored
     process = start(folder, store, preexec_fn=lambda: signal.signal(how, signal.SIG_DFL))
