@@ -23,6 +23,14 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("auheat")
 
 
+_LONG = ("test_gpu_check.py", "test_workers.py", "test_fuzz_stores.py", "test_extraction.py")
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the longest files: one that came last would keep a single process busy."""
+    items.sort(key=lambda item: item.path.name not in _LONG)
+
+
 @pytest.fixture(scope="session")
 def outside_data() -> Path:
     """Real photos that are no part of the project."""
