@@ -98,10 +98,10 @@ class EvaluationInput:
         size = self.batch_size
         for start in range(0, len(rows), size):
             batch = default_collate(self.dataset.__getitems__(rows[start : start + size]))
-            batch["valid"] |= self._shows_face(batch)
+            batch["valid"] |= self._has_face(batch)
             yield batch
 
-    def _shows_face(self, batch: Item) -> Tensor:
+    def _has_face(self, batch: Item) -> Tensor:
         """Whether rows (N,) for whose class the shards have no map have points to draw one from."""
         undrawn = torch.isin(
             batch["label"], torch.tensor(sorted(self.chosen.undrawn), dtype=torch.int64)

@@ -180,7 +180,7 @@ class Matching:
         Raises `AuheatError` for an id that was not matched, and as soon as most rows lie outside
         their photos.
         """
-        n, (sizes, readable, group) = len(ids), self._look_up(ids, sizes)
+        n, (sizes, readable, group) = len(ids), self._find_rows(ids, sizes)
         points = np.full((n, 68, 2), np.nan, np.float32)
         score = np.zeros(n, np.float32)
         status = np.where(readable, Status.NO_FACE, Status.UNREADABLE).astype(np.uint8)
@@ -208,13 +208,13 @@ class Matching:
 
         Faces are chosen as by `find`, but they may have any shape. Nothing is counted.
         """
-        sizes, readable, group = self._look_up(ids, sizes)
+        sizes, readable, group = self._find_rows(ids, sizes)
         wanted = np.flatnonzero((group >= 0) & readable)
         any_shape = np.zeros_like(self.points.faults)
         row, photo, _ = self._choose_faces(ids, wanted, group, sizes, any_shape)
         return wanted[photo], self.points.table.points[row]
 
-    def _look_up(self, ids: Sequence[str], sizes: Array) -> tuple[Array, Array, Array]:
+    def _find_rows(self, ids: Sequence[str], sizes: Array) -> tuple[Array, Array, Array]:
         """Return sizes (N, 2), which photos are readable (N,), and the name (N,) of each."""
         if unknown := [key for key in ids if key not in self.photo]:
             raise RequestError(f"{unknown[0]!r}: no photo of this matching ({len(self.photo)} ids)")
