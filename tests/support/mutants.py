@@ -295,7 +295,8 @@ def giants() -> dict[str, bytes]:
     }
 
 
-def _flip(rng: random.Random, data: bytes) -> bytes:
+def flip(rng: random.Random, data: bytes) -> bytes:
+    """Turn one to eight bits."""
     out = bytearray(data)
     for _ in range(rng.choice((1, 1, 2, 8))):
         out[rng.randrange(len(out))] ^= 1 << rng.randrange(8)
@@ -342,7 +343,7 @@ def _lie(rng: random.Random, data: bytes) -> bytes:
         parts = chunks(data)
         k = rng.randrange(len(parts))
         name, body = parts[k]
-        changed = _flip(rng, body) if body else b"\0"
+        changed = flip(rng, body) if body else b"\0"
         action = rng.randrange(5)
         if action == 0:
             return resize(data, rng.choice(SIDES), rng.choice(SIDES))
@@ -358,7 +359,7 @@ def _lie(rng: random.Random, data: bytes) -> bytes:
 
 
 CHANGES: tuple[Callable[[random.Random, bytes], bytes], ...] = (
-    _flip,
+    flip,
     _overwrite,
     _cut,
     _remove,
@@ -389,7 +390,7 @@ def mutants(n: int, seed: int = 0) -> Iterator[tuple[str, bytes]]:
                 StopIteration,
                 ValueError,
             ):  # no longer sound enough to lie
-                data = _flip(rng, data)
+                data = flip(rng, data)
             said.append(change.__name__)
         yield f"{i:05} {name} {' '.join(said)}", data
 

@@ -19,6 +19,7 @@ import h5py
 import mutants
 import numpy as np
 import yaml
+from mutants import flip
 
 Change = Callable[[random.Random, bytes], bytes]
 
@@ -51,13 +52,6 @@ NUMBERS = (
     1e-38,
     0.5,
 )
-
-
-def flip(rng: random.Random, data: bytes) -> bytes:
-    out = bytearray(data)
-    for _ in range(rng.choice((1, 1, 2, 8))):
-        out[rng.randrange(len(out))] ^= 1 << rng.randrange(8)
-    return bytes(out)
 
 
 def cut(rng: random.Random, data: bytes) -> bytes:
