@@ -194,9 +194,11 @@ class PhotoList:
         """Return which photos (N,) of a finished shard are not those its points were found on."""
         changed: Array = kept["bytes"] != lengths
         threads = count_threads(workers)
-        files = [self.source / row.path for row in rows]
+        files = list(dict.fromkeys(self.source / row.path for row in rows))  # faces may share one
         with closing(work_ahead(digest_photo, files, threads, 8 * threads)) as digests:
-            now = np.frombuffer(b"".join(digests), np.uint8).reshape(len(rows), -1)
+            digest_of = dict(zip(files, digests, strict=True))
+        joined = b"".join(digest_of[self.source / row.path] for row in rows)
+        now = np.frombuffer(joined, np.uint8).reshape(len(rows), -1)
         if "photo_sha256" in kept:
             changed |= (kept["photo_sha256"] != now).any(1)
         else:
