@@ -358,3 +358,11 @@ def test_a_demo_that_was_killed_is_made_by_the_same_command(tmp_path, at, phase)
     assert len(list((tmp_path / "made").rglob("*.jpg"))) == 14
     assert not list(tmp_path.rglob("*.part"))
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("option", ["repair", "source"])
+def test_what_a_run_does_not_have_is_not_checked_silently(tmp_path, option):
+    (tmp_path / "config.json").write_text("{}")
+    for place in ({"store": tmp_path}, {"run": tmp_path}):
+        with pytest.raises(AuheatError, match="a run"):
+            verify(**place, **{option: True})

@@ -110,12 +110,12 @@ def read_ferplus(folder: Folder) -> None:
     if not groups:
         raise StoreError(f"{folder.source}: no {_VOTES_FILE} (FER+ has it at its root)")
     rows = list(_read_votes(folder, groups[0]))
-    place = _find_homes(folder.source)
+    place, own = _find_homes(folder.source), dict(enumerate(rows))
     if place is None:
         paths = _pair(rows, _unpack_pixels(folder, groups[0]))
-        for i in (i for i, row in enumerate(rows) if row.name and i not in paths):
-            folder.dropped["rows with the name of another row's photo"] += 1
-            rows[i] = rows[i]._replace(name="-")
+        own = {i: row for i, row in own.items() if i in paths or not row.name}
+        if borrowed := len(rows) - len(own):
+            folder.dropped["rows with the name of another row's photo"] += borrowed
     else:
         homes = {usage: place + home for usage, (_, home) in USAGES.items()}
         paths = {i: f"{homes[row.usage]}/{row.name}" for i, row in enumerate(rows)}
@@ -124,15 +124,15 @@ def read_ferplus(folder: Folder) -> None:
                 f"{table.name} was left out (--dataset fer2013 reads its own labels)"
             )
     left_out = set[str]()
-    for i, row in enumerate(rows):
-        if row.name != "-" and (path := _add_row(folder, row, paths.get(i, ""))):
+    for i, row in own.items():
+        if path := _add_row(folder, row, paths.get(i, "")):
             left_out.add(path)
     listed = Counter(USAGES[row.usage][0] for row in rows)
     folder.counts = {split: listed[split] for split, _ in USAGES.values() if listed[split]}
     if place is not None:
         present = (home for home in homes.values() if (folder.base / home).is_dir())
         folder.note_unlisted(*present, besides=left_out)
-    _note_others(folder, rows, groups)
+    _note_others(folder, own.values(), groups)
 
 
 def _unpack_pixels(folder: Folder, votes: Sequence[Path]) -> list[Photo]:

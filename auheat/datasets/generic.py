@@ -34,9 +34,7 @@ _PATHS = (
 
 _LABELS = ("label", "expression", "emotion", "class", "labels", "emotions", "class_name")
 
-TABLES = (".csv", ".tsv")
-"""Endings of tables that may name photos and labels."""
-
+_TABLES = (".csv", ".tsv")
 
 _LISTS = (".json", ".lst", ".txt", ".xls", ".xlsx")
 
@@ -149,7 +147,7 @@ def _check_place(folder: Folder, splits: Mapping[str, str], parts: Sequence[str]
 def _note_tables(folder: Folder) -> None:
     """Say which tables beside class folders were not read, and of how many photos they differ."""
     labels = {sample.path.as_posix(): sample.label for sample in folder.samples}
-    for file in _tables(folder.source):
+    for file in list_tables(folder.source):
         columns = _choose_columns(file, folder.names)
         if columns is None or file in folder.files:
             continue
@@ -193,7 +191,7 @@ def read_photos(folder: Folder) -> None:
         first, slash, _ = path.partition("/")
         folder.add(path, path, "", SPLITS.get(first.casefold(), "") if slash else "")
         homes.update(path.split("/")[:-1][-1:])
-    for file in _tables(folder.source):
+    for file in list_tables(folder.source):
         try:
             columns = ", ".join(next((row for _, row in read_rows(file)), []))[:80]
         except AuheatError as error:
@@ -219,11 +217,13 @@ def read_photos(folder: Folder) -> None:
         )
 
 
-def _tables(source: Path) -> list[Path]:
-    """Return the tables at the root of a source, or the source that is one."""
+def list_tables(source: Path) -> list[Path]:
+    """Return the tables at the root of a source, or the source that is one; clutter is none."""
     if source.is_file():
         return [source]
-    files = (f for f in source.iterdir() if f.suffix.lower() in TABLES and not name_clutter(f.name))
+    files = (
+        f for f in source.iterdir() if f.suffix.lower() in _TABLES and not name_clutter(f.name)
+    )
     return sorted(file for file in files if file.is_file())
 
 
@@ -255,7 +255,7 @@ def _find_lists(
 ) -> dict[Path, tuple[str, str]]:
     """Return the tables with photos and labels and their columns: those of path and label first."""
     asked = asked or source.is_file()
-    pairs = {file: _choose_columns(file, names, asked) for file in _tables(source)}
+    pairs = {file: _choose_columns(file, names, asked) for file in list_tables(source)}
     lists = {file: columns for file, columns in pairs.items() if columns}
     exact = {file: columns for file, columns in lists.items() if columns == _NEEDED}
     if exact or asked:
@@ -280,7 +280,7 @@ def read_csv(folder: Folder) -> None:
     if len(lists) != 1:
         found = ", ".join(file.name for file in lists) or "none"
         there = ", ".join(
-            f"{f.name} ({', '.join(read_column_names(f))[:80]})" for f in _tables(folder.source)
+            f"{f.name} ({', '.join(read_column_names(f))[:80]})" for f in list_tables(folder.source)
         )
         raise StoreError(
             f"{folder.source}: CSV files with path and label: {found} (one is needed at the root, "
@@ -302,7 +302,8 @@ def read_csv(folder: Folder) -> None:
         label = to_name(said, where, folder.names) if said else ""
         split = to_split(row.get("split", ""), where)
         folder.add(path, path, label, split, row.get("person", ""), said, file=file, line=line)
-        home = next(filter(None, (find_label(d) for d in path.split("/")[:-1])), label)
+        homes = (find_label(name, folder.names) for name in path.split("/")[:-1])
+        home = next(filter(None, homes), label)
         differ += [path] * (home != label)
     if differ:
         folder.notes.append(

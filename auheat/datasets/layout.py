@@ -221,9 +221,7 @@ class Listing:
 
         def order(row: tuple[tuple[str, str], int]) -> tuple[int, str]:
             said = row[0][0]
-            short = (
-                said.isdecimal() and len(said) < 20
-            )  # Python refuses to read thousands of digits
+            short = said.isdecimal() and len(said) < 20  # Python refuses thousands of digits
             return (int(said), "") if short else (-1, said.casefold())
 
         rows = sorted(self.labels.items(), key=order)

@@ -26,7 +26,6 @@ from auheat.datasets import (
     sfew,
 )
 from auheat.datasets.audit import compare_counts
-from auheat.datasets.generic import TABLES
 from auheat.datasets.label_map import describe_use, load_label_map
 from auheat.datasets.layout import Folder, Layout, Listing
 from auheat.datasets.persons import assign_persons, assign_splits, compile_pattern
@@ -35,7 +34,6 @@ from auheat.errors import RequestError, StoreError
 from auheat.expressions import SYNONYMS
 from auheat.records import SUFFIXES, Array, Sample
 from auheat.utils.paths import Fence, holds_photo, list_few, list_folders
-from auheat.utils.photo_files import name_clutter
 from auheat.utils.registry import Registry
 
 _FER_COUNTS = ({"train": 28709, "val": 3589, "test": 3589},)
@@ -383,14 +381,9 @@ def _unwrap(source: Path) -> list[Path]:
     places = [source]
     while places[-1].is_dir():
         inner = list_folders(places[-1])
-        tables = (f for f in places[-1].iterdir() if f.suffix.lower() in TABLES and f.is_file())
-        if (
-            len(inner) != 1
-            or inner[0].is_symlink()
-            or not all(name_clutter(f.name) for f in tables)
-        ):
+        if len(inner) != 1 or inner[0].is_symlink():
             break
-        if holds_photo(places[-1]):
+        if generic.list_tables(places[-1]) or holds_photo(places[-1]):
             break
         places.append(inner[0])
     return places

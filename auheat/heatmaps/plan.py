@@ -219,8 +219,8 @@ def place_blobs(
 
     Pixel (u, v) of the map has log-value log-weight - (a dx^2 + 2 b dx dy + c dy^2) / 2 with
     dx = u - x and dy = v - y. On a turned head the skin's plane at the Gaussian is turned with it:
-    a step (dx, dy) on it becomes (wide (dx + lean dy), dy). A Gaussian
-    that cannot be seen lies far outside the map.
+    a step (dx, dy) on it becomes (wide (dx + lean dy), dy). A Gaussian that cannot be seen lies far
+    outside the map.
     """
     xp = namespace(faces.points)
     here = move(blobs, faces.points)

@@ -18,6 +18,7 @@ from typing import Any
 import h5py
 
 from auheat.expressions import EXPRESSIONS
+from auheat.shards.schema import ROW_COUNTS
 from auheat.utils.reading import open_regular, parse_json
 
 MAX_BYTES = 2**24
@@ -45,8 +46,8 @@ ROOT_TEXTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 
 _KNOWN = frozenset(
-    {"format", "version", "names", "scale", "thin_rows", "aus", "expressions"}.union(
-        *ROOT_TEXTS.values()
+    {"format", "version", "regions_version", "names", "own", "scale", "aus", "expressions"}.union(
+        ROW_COUNTS, *ROOT_TEXTS.values()
     )
 )
 
@@ -110,11 +111,14 @@ def check_attributes(shard: h5py.File, kind: str) -> Iterator[Place]:
             yield "S6", f"attribute {_describe(name, about)} (expected text)", "", None
         elif name == "codebook_json" and (problem := _problem_of_codebook(about[name])):
             yield "S6", f"attribute `codebook_json`: {problem}", "", None
+    if type(about.get("regions_version", 1)) is not int:
+        problem = f"attribute {_describe('regions_version', about)} (expected a whole number)"
+        yield "S6", problem, "", None
     for dataset, name, rule, fits, expected in _RULES:
         if dataset not in shard or kind != "auheat-training":
             continue
         own = plain_attributes(shard[dataset])
-        if not fits(own.get(name, 0 if name == "thin_rows" else None)):
+        if not fits(own.get(name, 0 if name in ROW_COUNTS else None)):
             yield rule, f"attribute {_describe(name, own)} (expected {expected})", dataset, None
         elif name in ("aus", "expressions") and len(own[name]) != shard[dataset].shape[1]:
             problem = f"{len(own[name])} `{name}` for {shard[dataset].shape[1]} maps a row"
@@ -143,10 +147,14 @@ def _are_units(value: Any) -> bool:
     return numbers and len(set(value)) == len(value)
 
 
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
 _RULES: Sequence[tuple[str, str, str, Callable[[Any], bool], str]] = (
     ("label", "names", "S10", _are_names, "distinct names"),
     ("heatmap", "scale", "S13", lambda value: value == 1 / 255, "1/255"),
-    ("heatmap", "thin_rows", "S13", lambda value: type(value) is int and value >= 0, "a count"),
+    *(("heatmap", name, "S13", _is_count, "a count") for name in ROW_COUNTS),
     ("heatmap_au", "scale", "S13", lambda value: value == 1 / 255, "1/255"),
     ("heatmap_au", "aus", "S13", _are_units, "distinct numbers"),
     ("heatmap_class", "scale", "S13", lambda value: value == 1 / 255, "1/255"),

@@ -55,8 +55,9 @@ RULES: Mapping[str, str] = MappingProxyType(
         "and fletcher32, at most 1,048,576 rows, no dataset larger than its bytes could hold. A "
         "reader MUST refuse anything else before it allocates memory.",
         "S6": "The root attributes `format` and `version` MUST be those of this document, and the "
-        "others that it lists MUST be there, as text. A reader MUST refuse another version, and "
-        "MUST ignore attributes and datasets that it does not know.",
+        "others that it lists MUST be there, as text (`regions_version` is a whole number, and MAY "
+        "be absent). A reader MUST refuse another version, and MUST ignore attributes and datasets "
+        "that it does not know.",
         "S7": "Every dataset that the tables call needed MUST be there, and every dataset of the "
         "tables MUST have its type and shape, with one row per photo (`image` alone is flat).",
         "S8": "`id` MUST be unique in the folder, and not empty.",
@@ -145,8 +146,8 @@ def check_listed(shard: h5py.File, entry: ShardEntry, fingerprint: Mapping[str, 
 def check_usable(shard: h5py.File, rows: int) -> None:
     """Raise `AuheatError` where a shard must not be used: what others are read by is not right.
 
-    That is its attributes, types and shapes, and of every row the status, the class and where the
-    photo's bytes lie.
+    That is its attributes, types and shapes, and of every row the texts, the status, the size, the
+    class and where the photo's bytes lie.
     """
     for rule, problem, dataset, row in list(_check_form(shard, rows)) or _check_numbers(shard):
         finding = Violation(Path(shard.filename), rule, problem, dataset, row)
@@ -154,7 +155,7 @@ def check_usable(shard: h5py.File, rows: int) -> None:
 
 
 def _check_numbers(shard: h5py.File) -> Iterator[Place]:
-    """S10, S11, S12: numbers that stand for something else, such as a class."""
+    """S7, S10, S11, S12: texts, and numbers that stand for something else, such as a class."""
     for name in ("id", "path", "person", "split"):
         yield from _check_text(name, shard[name][:].tolist())
     status, label = shard["status"][:].tolist(), shard["label"][:]

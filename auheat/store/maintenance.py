@@ -83,7 +83,7 @@ def verify(
 
     Raises:
         AuheatError: Where there is no store and no run, no folder of photos for `source`, and for
-            `repair` of a run.
+            `repair` or `source` of a run.
 
     Example:
         >>> import auheat
@@ -97,6 +97,8 @@ def verify(
     if run is not None or (folder / _CONFIG).is_file():
         if repair:
             raise RequestError(f"{folder}: a run (the same `auheat train` mends it)")
+        if source:
+            raise RequestError(f"--source: {folder}: a run, which has no photos (give the store)")
         return Verification((folder,), tuple(check_run(folder)), {})
     check = repair_store if repair else verify_store
     folders, violations, *lost = check(folder)

@@ -117,6 +117,9 @@ def test_ferplus_reads_photos_that_lie_in_its_own_folders(tmp_path):
         "FER2013Test/fer0000004.png",
     ]
     assert any("1 photos on disk are named by no row" in note for note in listing.notes)
+    with (source / "fer2013new.csv").open("a") as file:
+        file.write(f"Training,-,{TEN}\n")  # a name like any other: its photo is missing
+    assert "-" in {s.id for s in read_samples(source)}
     (source / "fer2013new.csv").unlink()
     votes = ("0,0,9,1,0,0,0,0,0,0", "0,0,0,1,0,0,0,0,0,9", "0,0,0,0,0,0,0,0,0,0")
     rows = [f'fer000000{i}.png,"(0, 0, 48, 48)",{row}\n' for i, row in enumerate(votes)]

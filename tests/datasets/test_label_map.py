@@ -143,6 +143,14 @@ def test_a_table_beside_class_folders_wins_and_differences_are_counted(tmp_path)
     said = "labels are labels.csv's; 2 photos lie in a folder of another expression: 'happy/1.png'"
     assert any(note.startswith(said) and "--dataset folders" in note for note in notes(tmp_path))
     assert any("otherwise of 2 photos, was not" in note for note in notes(tmp_path, "folders"))
+    meanings = sets.write(tmp_path / "map.yaml", "happy: Boredom\nsad: Sadness\n")
+    own = read_dataset(tmp_path, labels=meanings).notes
+    assert any("csv's; 2 photos lie in a folder of another expression: 'hap" in n for n in own)
+    (tmp_path / "labels.csv").write_text("path,label\nhappy/1.png,happy\nhappy/2.png,happy\n")
+    own = read_dataset(tmp_path, labels=meanings).notes
+    assert not any("in a folder of another expression" in note for note in own)
+    file.write_text("path,label\n" + rows)
+    meanings.unlink()
     # columns of other names: the folders need no interpretation
     file.write_text("image,emotion\n" + rows)
     assert labels(tmp_path)["happy/1.png"] == "Happiness"

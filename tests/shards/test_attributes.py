@@ -85,6 +85,8 @@ def test_a_codebook_in_a_shard_is_checked(shards, book, problem):
         ("heatmap", "scale", 1.0, "S13"),
         ("heatmap", "thin_rows", "many", "S13"),
         ("heatmap", "thin_rows", -1, "S13"),
+        ("heatmap", "turned_rows", "many", "S13"),
+        ("heatmap", "turned_rows", 1.5, "S13"),
         ("heatmap_au", "aus", None, "S13"),
         ("heatmap_au", "aus", [6, 6], "S13"),
         ("heatmap_au", "aus", [6, 12, 25], "S13"),
@@ -136,3 +138,20 @@ def test_a_large_unknown_text_hides_no_known_one(shards):
     assert {k: v for k, v in found.items() if k in before} == before
     assert "longer" not in found
     assert sum(len(v) for v in found.values() if isinstance(v, str)) <= MAX_BYTES
+
+
+def test_a_large_unknown_text_hides_no_classes_of_ones_own(shards):
+    with h5py.File(shards["auheat-landmarks"], "r+") as shard:
+        shard["label"].attrs["own"] = ["Boredom", "Calm"]
+        shard["label"].attrs.create("long", ["x" * 3_000_000] * 5, dtype=TEXT)
+        shard.flush()
+        assert plain_attributes(shard["label"])["own"] == ["Boredom", "Calm"]
+
+
+@pytest.mark.parametrize("value", ["two", 1.5, [1, 2]])
+def test_a_version_of_the_regions_is_a_whole_number(shards, value):
+    with h5py.File(shards["auheat-training"], "r+") as shard:
+        shard.attrs["regions_version"] = value
+        ((rule, problem, where, _),) = check_attributes(shard, "auheat-training")
+    assert (rule, where) == ("S6", "")
+    assert problem.startswith("attribute `regions_version` is ")

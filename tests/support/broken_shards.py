@@ -356,6 +356,8 @@ BREAKS: dict[str, Break | None] = {
     "thin_rows text": _attribute("heatmap", "thin_rows", "many"),
     "thin_rows list": _attribute("heatmap", "thin_rows", [1, 2]),
     "thin_rows negative": _attribute("heatmap", "thin_rows", -1),
+    "turned_rows text": _attribute("heatmap", "turned_rows", "many"),
+    "regions_version text": _attribute("/", "regions_version", "two"),
     "no scale": _attribute("heatmap", "scale", None),
     "scale nan": _attribute("heatmap", "scale", np.nan),
     "unknown 2-D text": _added(b"notes", np.array([[b"a", b"b"]] * 44)),

@@ -229,7 +229,7 @@ def _read_text(file: Path, kind: str, name: str) -> PointTable:
 def _find_columns(header: list[str], kind: str, where: str) -> _Columns:
     """Return where a header has points, names and scores; raises `AuheatError`."""
     at = {cell: i for i, cell in enumerate(header)}
-    columns = _KINDS[kind](at, _find_points(header, kind, where))
+    columns = _KINDS[kind](at, _find_points(at, kind, where))
     if kind == "py-feat" and columns.name is None:
         raise StoreError(f"{where}: no column `input` (it names each row's photo)")
     used = (*columns.points, columns.name, columns.status, *columns.others())
@@ -239,10 +239,10 @@ def _find_columns(header: list[str], kind: str, where: str) -> _Columns:
     return columns
 
 
-def _find_points(header: list[str], kind: str, where: str) -> tuple[int, ...]:
+def _find_points(at: Mapping[str, int], kind: str, where: str) -> tuple[int, ...]:
     """Return the columns of x and y of each point in turn; raises `AuheatError`."""
     mark = "" if kind == "csv" else "_"
-    cells = {cell for cell in header if (m := _NUMBERED.fullmatch(cell)) and m[2] == mark}
+    cells = {cell for cell in at if (m := _NUMBERED.fullmatch(cell)) and m[2] == mark}
     wanted = [f"{axis}{mark}{p}" for p in range(N_POINTS) for axis in "xy"]
     if cells != set(wanted):
         advice = "; OpenFace writes them with -2Dfp" if kind == "openface" else ""
@@ -251,7 +251,6 @@ def _find_points(header: list[str], kind: str, where: str) -> tuple[int, ...]:
             f"{where}: {n_x} x and {n_y} y of points ({N_POINTS} in iBUG order: "
             f"x{mark}0 to x{mark}{N_POINTS - 1}, y{mark}0 to y{mark}{N_POINTS - 1}{advice})"
         )
-    at = {cell: i for i, cell in enumerate(header)}
     return tuple(at[cell] for cell in wanted)
 
 
