@@ -115,7 +115,8 @@ preset_option = option(
     section="Run",
     type=Choice(PRESETS),
     help="Settings to begin with. demo: a narrow network, minutes; methods: the same on smaller "
-    "photos; rafdb, affectnet: the paper's for that set  [default: none]",
+    "photos; rafdb, affectnet: the paper's for that set; -code: as its published code  "
+    "[default: none]",
 )
 
 
