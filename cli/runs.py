@@ -126,7 +126,7 @@ def training_options(without: tuple[str, ...] = ()) -> Callable[[Callable[..., A
     kinds = get_type_hints(TrainConfig)
 
     def add(command: Callable[..., Any]) -> Callable[..., Any]:
-        rows = [(s, name, text) for s, some in SETTINGS.items() for name, text in some.items()]
+        rows = [(s, name, text) for s, texts in SETTINGS.items() for name, text in texts.items()]
         for section, name, text in reversed(rows):
             if name in without:
                 continue
