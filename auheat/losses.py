@@ -138,7 +138,7 @@ def contrastive_alignment_loss(
 
 
 def _correlate(one: Tensor, maps: Tensor, area: Tensor) -> Tensor:
-    """Return Pearson's r of maps (B, h, w) with maps (B, K, h, w), (B, K), weighted by `known`."""
+    """Return Pearson's r of maps (B, h, w) with maps (B, K, h, w), (B, K), weighted by `area`."""
     share = (area / area.sum((1, 2), keepdim=True).clamp(min=_EPS))[:, None].flatten(2)
     a, b = one[:, None].flatten(2), maps.flatten(2)
     a = (a - (share * a).sum(2, keepdim=True)) * share.sqrt()
@@ -169,8 +169,7 @@ def total_loss(
     contrast over the `layers`, which count from 1, shallow to deep. Labels are (B,) classes, or
     (B, K) shares that sum to one; heatmap and valid are `au_alignment_loss`'s, `class_maps` (for a
     contrast) and `class_weights` `contrastive_alignment_loss`'s; `align` is how the heatmap is
-    brought to a layer's size. With both weights 0 it is the
-    plain classifier.
+    brought to a layer's size. With both weights 0 it is the plain classifier.
     """
     classes = sum(
         (F.cross_entropy(logits, labels) for logits in output.aux_logits),

@@ -115,7 +115,8 @@ preset_option = option(
     section="Run",
     type=Choice(PRESETS),
     help="Settings to begin with. demo: a narrow network, minutes; methods: the same on smaller "
-    "photos; rafdb, affectnet: the paper's for that set  [default: none]",
+    "photos; rafdb, affectnet: the paper's for that set; -code: as its published code  "
+    "[default: none]",
 )
 
 
@@ -125,7 +126,7 @@ def training_options(without: tuple[str, ...] = ()) -> Callable[[Callable[..., A
     kinds = get_type_hints(TrainConfig)
 
     def add(command: Callable[..., Any]) -> Callable[..., Any]:
-        rows = [(s, name, text) for s, some in SETTINGS.items() for name, text in some.items()]
+        rows = [(s, name, text) for s, texts in SETTINGS.items() for name, text in texts.items()]
         for section, name, text in reversed(rows):
             if name in without:
                 continue

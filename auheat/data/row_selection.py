@@ -168,7 +168,7 @@ def select_rows(
     if split == "train":
         here |= given == b""
     unreadable = table.status == Status.UNREADABLE
-    faceless = ~unreadable & (table.status == Status.NO_FACE) & (new >= 0) & faces_only
+    faceless = (table.status == Status.NO_FACE) & (new >= 0) & faces_only
     reasons = {
         "unreadable": unreadable,
         "unlabelled": ~unreadable & (table.label < 0),

@@ -85,10 +85,10 @@ def interval(
     columns = table[:, None] if table.ndim == 1 else table
     labels = np.asarray(labels, np.int64)
     persons = None if persons is None or not len(persons) else list(persons)  # of an array, too
-    told = len(labels if persons is None else persons)
-    if not len(columns) or len(labels) != len(columns) or told != len(columns):
+    n_persons = len(labels if persons is None else persons)
+    if not len(columns) or len(labels) != len(columns) or n_persons != len(columns):
         raise RequestError(
-            f"bootstrap: {len(columns)} values, {len(labels)} labels, {told} "
+            f"bootstrap: {len(columns)} values, {len(labels)} labels, {n_persons} "
             "persons (expected as many of each, at least one)"
         )
     groups, strata = _group(labels, persons)
@@ -192,15 +192,15 @@ def _widen(total: Array, count: Array, groups: Array, balanced: bool, level: flo
     """
     if not balanced:
         total, count, groups = (v.sum(0, keepdims=True) for v in (total, count, groups))
-    there = groups > 0
+    present = groups > 0
     n, share = np.maximum(groups, 1), total / np.maximum(count, 1)
     z = NormalDist().inv_cdf((1 + level) / 2)
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z * np.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2) / (1 + z * z / n)
-    below = np.where(there, share - (middle - half), 0)
-    above = np.where(there, middle + half - share, 0)
-    classes = np.maximum(there.sum(0), 1)
-    value = np.where(there, share, 0).sum(0) / classes
+    below = np.where(present, share - (middle - half), 0)
+    above = np.where(present, middle + half - share, 0)
+    classes = np.maximum(present.sum(0), 1)
+    value = np.where(present, share, 0).sum(0) / classes
     away = [np.sqrt((side**2).sum(0)) / classes for side in (below, above)]
     return np.stack([value - away[0], value + away[1]])
 

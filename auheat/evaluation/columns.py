@@ -13,8 +13,7 @@ class MapScore(NamedTuple):
     """A score of one map, as docs/metrics.md defines it: `key` in "maps", and `heading` there.
 
     `column` has it of the top layer's attention, `cam_column` of the true class's CAM, "" where it
-    is no other score of that than `cosine`. Baselines
-    have it where it is `compared`.
+    is no other score of that than `cosine`. Baselines have it where it is `compared`.
     """
 
     key: str

@@ -168,8 +168,8 @@ def _read_classes(
         )
     if scores:
         return dict(zip(keys, values.astype(np.float64), strict=True))
-    told = _texts(source, values) if values.dtype.kind in "US" else values.tolist()
-    return dict(zip(keys, told, strict=True))
+    plain = _texts(source, values) if values.dtype.kind in "US" else values.tolist()
+    return dict(zip(keys, plain, strict=True))
 
 
 def _open_folder(folder: Path) -> ExternalMaps:
@@ -244,8 +244,8 @@ def match_ids(maps: ExternalMaps, everything: Collection[str]) -> tuple[External
         if names.setdefault(key, name) != name:
             raise StoreError(f"{maps.source}: {key}: more than one map ({names[key]}, {name})")
     labels, predicted = (
-        {key: told[name] for key, name in names.items() if name in told}
-        for told in (maps.labels, maps.predicted)
+        {key: classes[name] for key, name in names.items() if name in classes}
+        for classes in (maps.labels, maps.predicted)
     )
     renamed = replace(
         maps,
@@ -313,23 +313,23 @@ def check_classes(
     return {key: _number(maps, predicted.get(key, -1), names, key) for key in truth}
 
 
-def _number(maps: ExternalMaps, told: Any, names: Sequence[str], key: str) -> int:
-    if isinstance(told, np.ndarray) and len(told) == len(names):
-        decided = np.isfinite(told).all() and told.min() < told.max()
-        return int(told.argmax()) if decided else -1
-    if isinstance(told, np.ndarray):
+def _number(maps: ExternalMaps, value: Any, names: Sequence[str], key: str) -> int:
+    if isinstance(value, np.ndarray) and len(value) == len(names):
+        decided = np.isfinite(value).all() and value.min() < value.max()
+        return int(value.argmax()) if decided else -1
+    if isinstance(value, np.ndarray):
         raise StoreError(
-            f"{maps.source}: {key}: scores of {len(told)} classes (expected one of each of "
+            f"{maps.source}: {key}: scores of {len(value)} classes (expected one of each of "
             f"{', '.join(names)})"
         )
-    if told in ("", -1) or told != told:  # a NaN is no class
+    if value in ("", -1) or value != value:  # a NaN is no class
         return -1
-    if isinstance(told, str) and match_name(told, names) in names:
-        return list(names).index(match_name(told, names))
-    if isinstance(told, int | float) and told in range(len(names)):
-        return int(told)
+    if isinstance(value, str) and match_name(value, names) in names:
+        return list(names).index(match_name(value, names))
+    if isinstance(value, int | float) and value in range(len(names)):
+        return int(value)
     raise StoreError(
-        f"{maps.source}: {key}: class {told!r} (expected one of {', '.join(names)}, or its number)"
+        f"{maps.source}: {key}: class {value!r} (expected one of {', '.join(names)}, or its number)"
     )
 
 

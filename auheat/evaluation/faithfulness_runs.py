@@ -198,11 +198,6 @@ class Faithfulness:
         """The regions that are taken away and kept."""
         return (EXPECTED, RANDOM, WRONG) if self.has_wrong else (EXPECTED, RANDOM)
 
-    @property
-    def size(self) -> int:
-        """How many copies the network is asked about at once."""
-        return self.task.batch_size
-
     def score(self, images: Tensor) -> Tensor:
         """Return the network's logits (B, K) of images (B, 3, S, S) in [0, 1]."""
         self.advance(len(images))
@@ -297,7 +292,7 @@ def _measure_batch(
     device, side = what.task.device, what.task.side
     index, labels = batch["index"].tolist(), batch["label"].to(device)
     images = batch["image"].to(device).float() / 255
-    probe = Probe(what.score, images, labels, what.size)
+    probe = Probe(what.score, images, labels, what.task.batch_size)
     draws = draw_choices(index, side, len(what.renderer.drawn), device)
     mean = images.new_tensor(what.config["normalisation"]["mean"])[:, None, None]
     fills = [blur(images), mean.expand_as(images)]

@@ -396,7 +396,7 @@ def explain(
     if one and Path(images).is_dir():  # type: ignore[arg-type]
         raise RequestError(f"{images}: a folder (expected a photo, or a list: [{str(images)!r}])")
     photos = gather_photos([images] if one else images)  # type: ignore[list-item,arg-type]
-    explainer = _open(run, store, device, detector, detector_model)
+    explainer = _open(run_folder.find_run(find_store(store), run), device, detector, detector_model)
     found = list(explainer(photos, label))
     if not one:
         return found
@@ -406,15 +406,11 @@ def explain(
 
 
 def _open(
-    run: str | Path,
-    store: str | Path | None,
-    device: str,
-    detector: str | None,
-    detector_model: str | Path | None,
+    run: Path, device: str, detector: str | None, detector_model: str | Path | None
 ) -> Explainer:
-    """Load a run, by its folder or its name in a store, and log what should be known of it."""
+    """Load a run from its folder, and log what should be known of it."""
     model = None if detector_model is None else Path(detector_model)
-    explainer = Explainer(run_folder.find_run(find_store(store), run), device, detector, model)
+    explainer = Explainer(run, device, detector, model)
     for note in explainer.notes:  # such as another detector than the run's
         _LOG.warning("%s", note)
     return explainer
@@ -508,7 +504,7 @@ def explain_to(
     rows = []
     lock = run_folder.lock_run(place) if out is None else lock_folder(folder, "another --out")
     with lock:
-        explainer = _open(run, store, device, detector, detector_model)
+        explainer = _open(place, device, detector, detector_model)
         for found, panel in write_panels(explainer, photos, folder, label):
             if panel is None:
                 _LOG.warning("%s", describe_failure(found))

@@ -50,8 +50,8 @@ def gather_photos(images: Iterable[str | Path]) -> list[Path]:
         for photo in photos:
             found.setdefault(photo.resolve(), photo)
     if not found:
-        told = ", ".join(str(path) for path in named) or "IMAGE"
-        raise StoreError(f"{told}: no photos there (expected .jpg, .png and the like)")
+        where = ", ".join(str(path) for path in named) or "IMAGE"
+        raise StoreError(f"{where}: no photos there (expected .jpg, .png and the like)")
     return list(found.values())
 
 
@@ -66,8 +66,8 @@ def _is_panel(photo: Path) -> bool:
         return False
     if is_own(photo, PANEL):
         return True
-    told = _read_told(photo.with_name(f"{photo.stem}.json"))
-    return told.get("panel") == photo.name and isinstance(told.get("photo"), str)
+    earlier = _read_earlier(photo.with_name(f"{photo.stem}.json"))
+    return earlier.get("panel") == photo.name and isinstance(earlier.get("photo"), str)
 
 
 def match_detector(
@@ -148,18 +148,18 @@ def is_earlier(file: Path, photo: Path) -> bool:
 
     What cannot be read was not.
     """
-    told = _read_told(file)
-    panel, path = told.get("panel"), told.get("photo")
+    earlier = _read_earlier(file)
+    panel, path = earlier.get("panel"), earlier.get("photo")
     return panel == f"{file.stem}.png" and path == str(photo.resolve())
 
 
-def _read_told(file: Path) -> dict[str, Any]:
+def _read_earlier(file: Path) -> dict[str, Any]:
     """Return the JSON of an earlier call, {} for any other file."""
     try:
-        told = read_json(file) if file.is_file() else {}
+        content = read_json(file) if file.is_file() else {}
     except (OSError, ValueError):
         return {}
-    return told if isinstance(told, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def remove_earlier(folder: Path, name: str, photo: Path) -> None:

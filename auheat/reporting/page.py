@@ -144,8 +144,8 @@ def _guard(read: Callable[[], _T], what: Path, remedy: str) -> _T:
     except AuheatError:
         raise
     except (OSError, *DAMAGE, cv2.error) as error:
-        told = f"{type(error).__name__}: {error}"
-        raise StoreError(f"{what}: unreadable ({told}); {remedy}") from error
+        reason = f"{type(error).__name__}: {error}"
+        raise StoreError(f"{what}: unreadable ({reason}); {remedy}") from error
 
 
 def _check_scores(run: Run) -> None:

@@ -13,7 +13,7 @@ from auheat.records import Array
 from auheat.reporting.run_data import Run
 from auheat.reporting.run_groups import distinguishing_settings, make_key, pair_runs, uses_aus
 
-COMPARED = ("accuracy", *(c.key for c in COLUMNS if c.heading and c.key not in CLASS_COLUMNS))
+PAIRED = ("accuracy", *(c.key for c in COLUMNS if c.heading and c.key not in CLASS_COLUMNS))
 """The scores that a photo has, so that two runs' can be told apart by it."""
 
 
@@ -41,11 +41,11 @@ def paired_context(runs: Sequence[Run]) -> dict[str, Any] | None:
         {
             "title": title or f"{pairs[0][0].name} - {pairs[0][1].name}",
             "pairs": len(pairs),
-            "cells": [_cell(_compare(pairs, key)) for key in COMPARED],
+            "cells": [_cell(_compare(pairs, key)) for key in PAIRED],
         }
         for title, pairs in zip(titles, seeds.values(), strict=True)
     ]
-    return {"headings": [headings[key] for key in COMPARED], "rows": rows}
+    return {"headings": [headings[key] for key in PAIRED], "rows": rows}
 
 
 def _are_of_the_same_photos(one: Run, other: Run) -> bool:

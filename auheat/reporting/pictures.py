@@ -114,8 +114,8 @@ def examples_context(runs: Sequence[tuple[int, Run]], album: Album) -> list[dict
     """
     sets: dict[str, list[tuple[int, Run]]] = {}
     for index, run in runs:
-        told = f"{run.settings.get('shards')} {run.scores['class_names']}"
-        sets.setdefault(told, []).append((index, run))
+        key = f"{run.settings.get('shards')} {run.scores['class_names']}"
+        sets.setdefault(key, []).append((index, run))
     return [example for same in sets.values() for example in _shared_context(same, album)]
 
 
@@ -182,8 +182,8 @@ def _format_aus(run: Run) -> str:
     if not uses_aus(run.settings):
         return "without AUs"
     contrast = float(run.settings.get("contrast_weight", 0.0))
-    told = f", contrast {contrast:g}" if contrast else ""
-    return f"with AUs (λ {float(run.settings['au_weight']):g}{told})"
+    suffix = f", contrast {contrast:g}" if contrast else ""
+    return f"with AUs (λ {float(run.settings['au_weight']):g}{suffix})"
 
 
 def _run_context(run: Run, index: int, at: int) -> dict[str, Any]:

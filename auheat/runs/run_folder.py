@@ -40,10 +40,6 @@ CONFIG, SPLIT, METRICS = "config.json", "split.json", "metrics.jsonl"
 
 RESULT, ARRAYS = "evaluation.json", "evaluation.npz"
 
-VAL_RESULT, VAL_ARRAYS = "evaluation-val.json", "evaluation-val.npz"
-
-_EVALUATIONS = (RESULT, ARRAYS, VAL_RESULT, VAL_ARRAYS)
-
 ELSEWHERE = "evaluations"
 """Folder of a run for its scores on other stores, and of a store for those of other tools' maps."""
 
@@ -209,8 +205,8 @@ def _clear(run: Path) -> None:
     The checksums go first, the weights before the settings: a stop leaves no run that has the
     weights of another.
     """
-    scores = _list_scores(run)
-    for name in (CHECKSUMS, BEST, LAST, *_EVALUATIONS, *scores, METRICS, MAPS, SPLIT, CONFIG):
+    scores = (*name_results("test"), *name_results("val"), *_list_scores(run))
+    for name in (CHECKSUMS, BEST, LAST, *scores, METRICS, MAPS, SPLIT, CONFIG):
         (run / name).unlink(missing_ok=True)
     for folder in (*(run / ELSEWHERE).glob("*/"), run / ELSEWHERE):
         for name in (*_list_scores(folder), CHECKSUMS):
@@ -262,7 +258,7 @@ def _check_same(run: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> No
 
 
 def read_metadata(file: Path) -> dict[str, Any]:
-    """Return what `save_tensors` was given as metadata; raises `AuheatError`."""
+    """Return what `pack_tensors` was given as metadata; raises `AuheatError`."""
     try:
         open_regular(file).close()
         with safetensors.safe_open(file, "pt") as opened:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from auheat.errors import StoreError
 from auheat.evaluation.columns import BASELINES, COLUMNS
-from auheat.runs.run_folder import BEST, RESULT, RUNS, VAL_RESULT, read_metadata
+from auheat.runs.run_folder import BEST, RESULT, RUNS, name_results, read_metadata
 from auheat.sweeps.grid import RunKey, SweepPlan, SweepRun, format_layers, list_choices
 from auheat.utils.reading import read_json
 from auheat.utils.text import plain_cell
@@ -80,7 +80,7 @@ def read_results(
         done = record.state == "done"
         validated = done and plan.needs_validation(cell.setting)
         scores = read_scores(folder / RESULT) if done else {}
-        validation = read_scores(folder / VAL_RESULT) if validated else {}
+        validation = read_scores(folder / name_results("val")[0]) if validated else {}
         results.append(RunResult(cell, record, scores, validation))
     return results
 

@@ -12,7 +12,7 @@ from auheat.data.dataset import ShardDataset
 from auheat.errors import AuheatError, RequestError, StoreError
 from auheat.evaluation.evaluator import evaluate
 from auheat.runs import run_folder
-from auheat.runs.run_folder import ARRAYS, RESULT, VAL_ARRAYS, VAL_RESULT
+from auheat.runs.run_folder import name_results
 from auheat.sweeps.grid import SweepRun
 from auheat.sweeps.results import RunState, read_scores
 from auheat.training.config import TrainConfig
@@ -26,9 +26,6 @@ from auheat.utils.reading import parse_json, read_limited
 
 _LOCK_SECONDS = 5.0
 """How long a run is waited for: the processes of a killed sweep take a second or two to end."""
-
-
-_FILES = {"test": (RESULT, ARRAYS), "val": (VAL_RESULT, VAL_ARRAYS)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +67,8 @@ def find_difference(task: Task, data: Mapping[str, Any]) -> str:
         old = run_folder.read_config(task.run)
         if (task.run / run_folder.LAST).is_file():
             run_folder.read_progress(task.run)
-            run_folder.read_metadata(
-                task.run / run_folder.BEST
-            )  # best.safetensors is written before last.safetensors
+            # best.safetensors is written before last.safetensors
+            run_folder.read_metadata(task.run / run_folder.BEST)
     except AuheatError as error:
         return f"files that cannot be read: {error}"
     new = {"settings": describe_settings(task.cell.config), "data": dict(data)}
@@ -115,7 +111,7 @@ def is_finished(task: Task) -> bool:
 
 def is_scored(run: Path, split: str) -> bool:
     """Whether a run has a whole evaluation, of these weights and on the shards it learnt from."""
-    files, best = [run / name for name in _FILES[split]], run / run_folder.BEST
+    files, best = [run / name for name in name_results(split)], run / run_folder.BEST
     if not all(file.is_file() for file in (*files, best)) or _is_damaged(run, split):
         return False
     try:
@@ -141,7 +137,7 @@ def is_scored(run: Path, split: str) -> bool:
 def _is_damaged(run: Path, split: str) -> bool:
     """Whether weights or scores are not what was written, as far as the run's manifest knows."""
     try:
-        names = [*_FILES[split], run_folder.BEST, run_folder.LAST]
+        names = [*name_results(split), run_folder.BEST, run_folder.LAST]
         return any(find_damage(run, names))
     except AuheatError:
         return True

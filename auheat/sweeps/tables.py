@@ -1,7 +1,7 @@
 """A sweep's results as the paper lays them out: tables 1 to 3 and figure 5, in Markdown.
 
 The paper's figures stand beside the measured ones in italics and brackets, and only where a
-run is what the paper's was: that data set (its recipe, and as many test photos as it has), that
+run is what the paper's was: that data set (its preset, and as many test photos as it has), that
 method and network, those layers, scored against the authors' maps. Elsewhere the page says what
 differs.
 """
@@ -62,7 +62,8 @@ _CITED_MARK = "*("
 
 _CITED = (
     f"*(In italics and brackets)*: as published, {published.CITATION}; one run each. Its best "
-    "epoch was chosen on the test photos, here on photos held out from training."
+    "epoch was chosen on the test photos, here on photos held out from training. After a "
+    "semicolon: ATT-COS as its code computes it, which alone compares with the published one."
 )
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from auheat.evaluation.bootstrap import paired_interval
-from auheat.reporting.paired import COMPARED, paired_context
+from auheat.reporting.paired import PAIRED, paired_context
 from auheat.reporting.run_data import Run
 
 N = 40
@@ -33,7 +33,7 @@ def test_a_pair_has_the_interval_of_its_photos():
     found = paired_context([plain, aligned])
     (row,) = found["rows"]
     assert (row["title"], row["pairs"]) == ("aligned - plain", 1)
-    cells = dict(zip(COMPARED, row["cells"], strict=True))
+    cells = dict(zip(PAIRED, row["cells"], strict=True))
     for place, key in enumerate(("att_cos", "margin")):
         a, b = (run.arrays["row_scores"][:, place].astype(float) for run in (aligned, plain))
         wanted = paired_interval(a, b, LABELS, IDS.tolist())
@@ -57,7 +57,7 @@ def test_seeds_are_one_row_and_their_photos_are_drawn_together():
     ]
     joined = np.concatenate(values).astype(float)
     mean = np.mean([joined[np.tile(LABELS, 3) == k].mean() for k in (1, 2, 3)])
-    assert row["cells"][COMPARED.index("att_cos")]["text"] == f"{mean:+.3f}"
+    assert row["cells"][PAIRED.index("att_cos")]["text"] == f"{mean:+.3f}"
 
 
 def test_runs_of_other_photos_or_without_a_partner_form_no_pair():
@@ -71,6 +71,6 @@ def test_runs_of_other_photos_or_without_a_partner_form_no_pair():
 def test_equal_runs_differ_by_nothing_and_better_ones_surely(gain):
     plain, aligned = make_run("plain", 0.0, 0), make_run("aligned", 4.0, 0, gain)
     (row,) = paired_context([plain, aligned])["rows"]
-    cell = row["cells"][COMPARED.index("att_cos")]
+    cell = row["cells"][PAIRED.index("att_cos")]
     assert cell["sure"] == bool(gain)
     assert cell["text"] == f"{gain:+.3f}"
