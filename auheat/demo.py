@@ -9,7 +9,6 @@ training. It is no independent test of the regions any more: some were moved wit
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +23,7 @@ from auheat.landmarks.registry import load_detector
 from auheat.records import MIRROR, Array, Status
 from auheat.utils.console import progress
 from auheat.utils.files import file_digest, write_folder, write_json, write_whole
+from auheat.utils.reading import read_json
 
 SIDE = 100
 """Side of the written photos, as RAF-DB's aligned ones."""
@@ -170,8 +170,8 @@ def _check_folder(folder: Path) -> None:
         return
     made: dict[str, str] = {}
     if _is_folder(folder):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-            made = dict(json.loads((folder / MARKER).read_text(encoding="utf-8"))["files"])
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            made = dict(read_json(folder / MARKER)["files"])
     if not made:
         raise RequestError(f"{folder}: not empty, and not made by this command (choose another)")
     for name in _list_files(folder):

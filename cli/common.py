@@ -242,7 +242,7 @@ def _read_config(ctx: click.Context, _: click.Parameter, file: Path | None) -> N
         return
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise click.UsageError(
             f"{file}: no readable YAML ({' '.join(str(error).split())})"
         ) from None

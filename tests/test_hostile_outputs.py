@@ -412,3 +412,7 @@ def test_the_made_set_replaces_what_it_made_alone(tmp_path, portrait):
     (folder / MARKER).write_text("Everything here was made by `auheat demo`.\n")
     with pytest.raises(AuheatError, match="not made by this command"):
         write_demo(folder, train=1, test=1)
+    (folder / MARKER).unlink()
+    os.mkfifo(folder / MARKER)  # nobody writes to it: who waited for that would wait forever
+    with pytest.raises(AuheatError, match="not made by this command"):
+        write_demo(folder, train=1, test=1)

@@ -202,16 +202,21 @@ def test_a_folder_in_place_of_a_file_of_scores_is_named(store, name):
     assert (file / "kept.txt").read_text() == "mine"
 
 
-def test_what_cannot_be_read_is_a_finding_and_the_rest_is_checked(tmp_path, monkeypatch):
-    store = write_store(tmp_path / "s", Made(list("abcdef"), shard_size=2))
-    bad, real = store / "landmarks" / "00001.h5", validation.file_digest
+def fail_to_read(monkeypatch, bad, number):
+    """Have the checksum of one file fail with an error of the system."""
+    real = validation.file_digest
 
     def fail(file):
         if file == bad:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
+            raise OSError(number, os.strerror(number))
         return real(file)
 
     monkeypatch.setattr(validation, "file_digest", fail)
+
+
+def test_what_cannot_be_read_is_a_finding_and_the_rest_is_checked(tmp_path, monkeypatch):
+    store = write_store(tmp_path / "s", Made(list("abcdef"), shard_size=2))
+    fail_to_read(monkeypatch, store / "landmarks" / "00001.h5", errno.EIO)
     (store / "landmarks" / "00002.h5").write_bytes(b"")
     problems = {f.file.name: f.problem for f in verify_store(store)[1] if f.rule == "S2"}
     assert problems["00001.h5"] == "cannot be read: Input/output error"
@@ -220,14 +225,8 @@ def test_what_cannot_be_read_is_a_finding_and_the_rest_is_checked(tmp_path, monk
 
 def test_repair_keeps_what_it_has_no_right_to_read(tmp_path, monkeypatch):
     store = write_store(tmp_path / "s", Made(list("abcd"), shard_size=2))
-    shut, real = store / "landmarks" / "00001.h5", validation.file_digest
-
-    def fail(file):
-        if file == shut:
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        return real(file)
-
-    monkeypatch.setattr(validation, "file_digest", fail)
+    shut = store / "landmarks" / "00001.h5"
+    fail_to_read(monkeypatch, shut, errno.EACCES)
     monkeypatch.setattr(os, "access", lambda path, _: Path(path) != shut)
     with pytest.raises(AuheatError, match=r"00001.h5: no right to read it .it may be whole"):
         repair_store(store)

@@ -10,10 +10,10 @@ of `auheat/landmarks/face_shape.py` and `auheat/landmarks/imported/fit_check.py`
 import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
+from auheat.images.decoding import decode, read_bytes
 from auheat.landmarks.face_shape import Shape, measure_shape
 from auheat.landmarks.imported.fit_check import Sighting, measure_errors
 from auheat.landmarks.imported.formats import read_point_table
@@ -27,7 +27,7 @@ def measure(folder: Path) -> None:
     photos = [file for file in sorted(folder.rglob("*")) if file.suffix.lower() in SUFFIXES]
     points, seen = [], []
     for photo in tqdm(photos, desc=str(folder)):
-        found = detector([cv2.cvtColor(cv2.imread(str(photo)), cv2.COLOR_BGR2RGB)])
+        found = detector([decode(read_bytes(photo))])
         marks = photo.with_suffix(".pts")
         if marks.exists():
             points.append(read_point_table(marks, "pts", photo.stem).points[0])

@@ -6,8 +6,8 @@ Faults: an operator or comparison is exchanged for its neighbour, a number is mo
 `or`, a condition is turned round, mean becomes sum, the largest the smallest. Of each module N are
 drawn (0: all). The tests of the module run in a process of their own, in which a copy of the
 package has the faulty source; the checkout does not change. Tests that put in faults themselves
-are left out. Prints every fault that no test noticed, and the
-shares that were. Cost grows with the faults: 3 to 20 seconds each.
+are left out. Prints every fault that no test noticed, and the shares that were. Cost grows with the
+faults: 3 to 20 seconds each.
 """
 
 import argparse

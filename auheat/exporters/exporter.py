@@ -7,7 +7,6 @@ what has the mark of an export is replaced, and a folder only where nothing else
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from io import BufferedRandom
@@ -27,6 +26,7 @@ from auheat.utils.files import file_digest, write_folder, write_json, write_whol
 from auheat.utils.locking import hold
 from auheat.utils.marks import is_own
 from auheat.utils.paths import find_store, is_plain_name
+from auheat.utils.reading import parse_json, read_limited
 
 FORMATS = ("webdataset", "npz")
 """What an export may be: a folder of any name, or a file NAME.npz."""
@@ -181,13 +181,13 @@ def _are_whole(folder: Path, listed: Mapping[str, Any]) -> bool:
 def _read_about(file: Path) -> dict[str, Any]:
     """Return the files that an export.json lists, {} for any other file."""
     try:
-        if file.is_symlink() or not file.is_file() or file.stat().st_size > _LARGEST:
+        if file.is_symlink():
             return {}
-        about = json.loads(file.read_text(encoding="utf-8"))
+        about = parse_json(read_limited(file, _LARGEST))
         files = {name: dict(one) for name, one in about["files"].items() if is_plain_name(name)}
         wanted = about["auheat_export"] and all("sha256" in one for one in files.values())
         return files if wanted and all(type(one["bytes"]) is int for one in files.values()) else {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
 

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias, TypeVar
 from auheat.errors import AuheatError, StoreError
 from auheat.utils.files import encode_json, file_digest, write_json, write_whole
 from auheat.utils.paths import is_plain_name
-from auheat.utils.reading import parse_json
+from auheat.utils.reading import parse_json, read_limited
 
 CHECKSUMS = "manifest.json"
 
@@ -84,10 +84,8 @@ def read_checksums(folder: Path) -> dict[str, list[State]] | None:
     if not file.is_file():
         return None
     try:
-        if file.stat().st_size > _LARGEST:
-            raise ValueError(f"{file.stat().st_size} bytes")
-        data = file.read_bytes()
-        body = parse_json(data.decode())
+        data = read_limited(file, _LARGEST)
+        body = parse_json(data)
         stated = body.pop("sha256")
         if stated != _checksum(body) or data != encode_json(body | {"sha256": stated}):
             raise ValueError("its own checksum differs")

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from auheat.errors import AuheatError, StoreError
 from auheat.utils.files import cannot_write, write_json
-from auheat.utils.reading import read_json
+from auheat.utils.reading import parse_json, read_limited
 
 LOCK, OWNER = ".lock", ".owner.json"
 
@@ -137,10 +137,10 @@ def _describe_owner(owner: Path) -> str:
 
 def _read_owner(owner: Path) -> str | None:
     try:
-        if owner.is_symlink() or not owner.is_file() or owner.stat().st_size > _LARGEST:
+        if owner.is_symlink():
             return None
-        note = read_json(owner)
+        note = parse_json(read_limited(owner, _LARGEST))
         where = f"process {note['pid']} on {note['host']}"
         return f"{where}, `{note['command']}`, since {note['since']}"
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None

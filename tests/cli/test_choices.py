@@ -15,15 +15,20 @@ from auheat.datasets.registry import DATASETS
 from auheat.evaluation import evaluator
 from auheat.exporters.exporter import FORMATS
 from auheat.expressions import SPLITS
+from auheat.landmarks.mesh import engines, landmark_map
 from auheat.models import registry
 from auheat.pipeline import framing, rendering, workers
 from auheat.sweeps.grid import GRIDS
 from auheat.training.config import AMP
 from auheat.training.optim import OPTIMIZERS, SCHEDULES
 from auheat.training.presets import PRESETS
+from auheat.utils import maps
 
 FIXED = {
     "VARIANTS": {"auto", *(choice for row in DATASETS.values() for choice in row.images)},
+    "LANDMARK_MAPS": landmark_map.MAPS,
+    "ENGINES": engines.ENGINES,
+    "RESAMPLINGS": maps.RESAMPLINGS,
     "GEOMETRIES": rendering.GEOMETRIES,
     "CROPS": framing.CROPS,
     "BACKENDS": workers.BACKENDS,

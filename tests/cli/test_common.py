@@ -27,6 +27,7 @@ def run(*arguments, code: int = 0):
         ("method: camm\n", "method: 'camm' is not one of 'cam'"),
         ("- epochs\n", "no options (expected lines such as"),
         ("a: [\n", "no readable YAML"),
+        ("[" * 9999, "no readable YAML"),
         ("!!python/object/apply:os.getcwd []\n", "no readable YAML"),
     ],
 )

@@ -85,13 +85,11 @@ def write_through_memory(file):
 
 
 def link_to_another(file):
-    target = file.with_name("target.tmp")
-    shutil.copy(file, target)
-    draw(file.with_name("target2.bmp"), 202)
-    target.unlink()
+    target = file.with_name("target.bmp")
+    draw(target, 202)
     file.unlink()
-    os.link(file.with_name("target2.bmp"), file)
-    file.with_name("target2.bmp").unlink()
+    os.link(target, file)
+    target.unlink()
 
 
 CHANGES = [

@@ -168,54 +168,43 @@ def test_other_programs_files_are_no_photos_anywhere_and_are_counted(tmp_path, n
     assert list_left_out(tmp_path) == [f"left out, of other programs: 1 {CLUTTER[name]}"]
 
 
-def set_sfew(root):
-    put(root / "Train_Aligned_Faces/Happy/a.png", encode("PNG"))
-    return "Train_Aligned_Faces/Happy"
-
-
-def set_rafdb(root):
-    put(root / "Image/aligned/train_00001_aligned.jpg", encode("JPEG"))
-    put(root / "EmoLabel/list_patition_label.txt", b"train_00001.jpg 4\n")
-    return "Image/aligned"
-
-
-def set_expw(root):
-    put(root / "image/origin/a.jpg", encode("JPEG"))
-    put(root / "label/label.lst", b"a.jpg 0 1 1 20 20 90 3\n")
-    return "image/origin"
-
-
-def set_jaffe(root):
-    for number in (29, 30, 31):
-        put(root / f"KA.HA1.{number}.tiff", encode("TIFF"))
-    return ""
-
-
-def set_csv(root):
-    put(root / "a.jpg", encode("JPEG"))
-    put(root / "list.csv", b"path,label\na.jpg,happy\n")
-    return ""
-
-
-def set_ckplus(root):
-    put(root / "cohn-kanade-images/S005/001/S005_001_00000011.png", encode("PNG"))
-    put(root / "Emotion/S005/001/S005_001_00000011_emotion.txt", b"   3.0000000e+00\n")
-    return "cohn-kanade-images/S005/001"
-
-
 SETS = {
-    "sfew": set_sfew,
-    "rafdb": set_rafdb,
-    "expw": set_expw,
-    "jaffe": set_jaffe,
-    "csv": set_csv,
-    "ckplus": set_ckplus,
+    "sfew": ("Train_Aligned_Faces/Happy", {"Train_Aligned_Faces/Happy/a.png": "PNG"}),
+    "rafdb": (
+        "Image/aligned",
+        {
+            "Image/aligned/train_00001_aligned.jpg": "JPEG",
+            "EmoLabel/list_patition_label.txt": b"train_00001.jpg 4\n",
+        },
+    ),
+    "expw": (
+        "image/origin",
+        {"image/origin/a.jpg": "JPEG", "label/label.lst": b"a.jpg 0 1 1 20 20 90 3\n"},
+    ),
+    "jaffe": ("", {f"KA.HA1.{number}.tiff": "TIFF" for number in (29, 30, 31)}),
+    "csv": ("", {"a.jpg": "JPEG", "list.csv": b"path,label\na.jpg,happy\n"}),
+    "ckplus": (
+        "cohn-kanade-images/S005/001",
+        {
+            "cohn-kanade-images/S005/001/S005_001_00000011.png": "PNG",
+            "Emotion/S005/001/S005_001_00000011_emotion.txt": b"   3.0000000e+00\n",
+        },
+    ),
 }
+"""A small set of each layout: where its photos lie, and its files (photos by their kind)."""
+
+
+def lay_out(root: Path, name: str) -> str:
+    """Write a set; return where its photos lie."""
+    home, contents = SETS[name]
+    for file, content in contents.items():
+        put(root / file, encode(content) if isinstance(content, str) else content)
+    return home
 
 
 @pytest.mark.parametrize("name", SETS)
 def test_every_layout_leaves_clutter_out_and_sees_photos_without_ending(tmp_path, name):
-    home = SETS[name](tmp_path)
+    home = lay_out(tmp_path, name)
     before = list_photos(tmp_path)
     for clutter in ("@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg", "._a.jpg", "Thumbs.db"):
         put(tmp_path / home / clutter, encode("JPEG"))
@@ -238,7 +227,7 @@ def test_every_layout_leaves_clutter_out_and_sees_photos_without_ending(tmp_path
 
 def test_label_files_and_points_have_their_twins_of_macos_beside_them(tmp_path):
     """AppleDouble files carry the names of what they go with: ._x_emotion.txt, ._1_exp.npy."""
-    set_ckplus(tmp_path / "c")
+    lay_out(tmp_path / "c", "ckplus")
     put(tmp_path / "c/Emotion/S005/001/._S005_001_00000011_emotion.txt", b"\0\5\x16\7")
     assert len(list_photos(tmp_path / "c")) == 1
     put(tmp_path / "a/train_set/images/1.jpg", encode("JPEG"))
@@ -246,7 +235,7 @@ def test_label_files_and_points_have_their_twins_of_macos_beside_them(tmp_path):
     np.save(tmp_path / "a/train_set/annotations/1_exp.npy", "1")
     put(tmp_path / "a/train_set/annotations/._1_exp.npy", b"\0\5\x16\7")
     assert list_photos(tmp_path / "a") == ["train_set/images/1.jpg"]
-    set_csv(tmp_path / "l")
+    lay_out(tmp_path / "l", "csv")
     put(tmp_path / "l/._list.csv", b"path,label\nz.jpg,happy\n")
     assert list_photos(tmp_path / "l") == ["a.jpg"]
 
