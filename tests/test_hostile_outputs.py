@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from stores import Made, write_store
-from training_helpers import make_store
+from training_helpers import make_store, save_tensors
 
 from auheat.cli import main
 from auheat.demo import MARKER, write_demo
@@ -24,7 +24,7 @@ from auheat.evaluation.evaluator import evaluate
 from auheat.evaluation.scorer import MapScorer
 from auheat.exporters.exporter import export
 from auheat.reporting.page import report
-from auheat.runs.checkpoint import load_tensors, save_tensors
+from auheat.runs.checkpoint import load_tensors
 from auheat.runs.run_folder import lock_run, read_metadata
 from auheat.shards.schema import BACKUP, MANIFEST
 from auheat.store.maintenance import repair_store, verify

@@ -51,15 +51,6 @@ def pack_tensors(tensors: Mapping[str, Tensor], **metadata: Any) -> bytes:
     return data
 
 
-def save_tensors(file: Path, tensors: Mapping[str, Tensor], **metadata: Any) -> None:
-    """Replace a safetensors file of a run in one step, synced, and enter it in its manifest.
-
-    Metadata values are kept as JSON. Raises `AuheatError` where it cannot be written; what was
-    there before is kept.
-    """
-    save_files(file.parent, {file.name: pack_tensors(tensors, **metadata)})
-
-
 def save_files(run: Path, files: Mapping[str, bytes]) -> None:
     """Write files of a run and their checksums; raises `AuheatError`, and keeps what was there."""
     try:

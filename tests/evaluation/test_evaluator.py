@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import pearsonr
-from training_helpers import BOOK, NAMES, make_store
+from training_helpers import BOOK, NAMES, make_store, save_tensors
 
 from auheat.data.dataset import ShardDataset
 from auheat.errors import AuheatError
@@ -18,7 +18,7 @@ from auheat.heatmaps.reference import render_reference
 from auheat.heatmaps.render import render_heatmaps
 from auheat.pipeline.extraction import extract
 from auheat.pipeline.rendering import render
-from auheat.runs.checkpoint import load_classifier, load_tensors, save_tensors
+from auheat.runs.checkpoint import load_classifier, load_tensors
 from auheat.runs.codebook import pack_codebook, unpack_codebook
 from auheat.shards.reader import read_attributes, read_columns
 from auheat.training.config import make_config

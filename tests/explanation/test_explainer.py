@@ -14,7 +14,7 @@ import torch
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
-from training_helpers import BOOK, make_store
+from training_helpers import BOOK, make_store, save_tensors
 
 import auheat
 from auheat.cli import main
@@ -41,7 +41,7 @@ from auheat.pipeline.reframing import describe_framing
 from auheat.pipeline.rendering import render
 from auheat.records import Landmarks, Status
 from auheat.runs import checkpoint, run_folder
-from auheat.runs.checkpoint import load_classifier, save_tensors
+from auheat.runs.checkpoint import load_classifier
 from auheat.runs.codebook import pack_codebook
 from auheat.runs.run_folder import BEST, CONFIG
 from auheat.store.store import list_finished

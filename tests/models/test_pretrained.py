@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from training_helpers import save_tensors
 
 from auheat.errors import AuheatError
 from auheat.models.pretrained import load_weights
 from auheat.models.registry import METHODS, build_classifier
 from auheat.models.resnet import build_backbone
-from auheat.runs.checkpoint import load_tensors, save_tensors
+from auheat.runs.checkpoint import load_tensors
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from auheat.facs.codebooks import describe_codebook, load_codebook, regions_vers
 from auheat.heatmaps.plan import plan_heatmaps
 from auheat.heatmaps.render import render_heatmaps
 from auheat.records import Status
+from auheat.runs.checkpoint import pack_tensors, save_files
 from auheat.shards.schema import FORMAT_VERSION
 from auheat.shards.writer import Column, ShardFolder
 
@@ -91,3 +92,8 @@ def make_store(
         part = slice(start, start + shard_rows)
         folder.write(number, {k: Column(v[part], a) for k, (v, a) in columns.items()}, attributes)
     return root
+
+
+def save_tensors(file: Path, tensors, **metadata) -> None:
+    """Write a safetensors file of a run as training does, and enter it in the run's manifest."""
+    save_files(file.parent, {file.name: pack_tensors(tensors, **metadata)})

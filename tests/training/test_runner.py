@@ -15,7 +15,7 @@ import pytest
 import safetensors.torch
 import torch
 from click.testing import CliRunner
-from training_helpers import BOOK, NAMES, make_store
+from training_helpers import BOOK, NAMES, make_store, save_tensors
 
 from auheat import losses
 from auheat.cli import main
@@ -521,7 +521,7 @@ def test_damaged_checkpoints_and_configs_are_one_error_each(store):
     (run / "best.safetensors").write_bytes(b"short")
     with pytest.raises(AuheatError, match="no readable checkpoint"):
         checkpoint.load_classifier(run)
-    checkpoint.save_tensors(run / "best.safetensors", {"a": torch.ones(1)})
+    save_tensors(run / "best.safetensors", {"a": torch.ones(1)})
     with pytest.raises(AuheatError, match="not of this method and backbone"):
         checkpoint.load_classifier(run)
     (run / "config.json").write_text("{}")
@@ -537,7 +537,7 @@ def test_a_checkpoint_without_progress_is_one_clear_error(store):
     run = train(store, quick(epochs=1)).run
     tensors = checkpoint.load_tensors(run / "last.safetensors")
     for metadata in ({}, {"epochs_done": 1}, {"epochs_done": 1, "best": {"epoch": 1}}):
-        checkpoint.save_tensors(run / "last.safetensors", tensors, **metadata)
+        save_tensors(run / "last.safetensors", tensors, **metadata)
         with pytest.raises(AuheatError, match="last.safetensors: no progress in it"):
             train(store, quick(epochs=1))
 

@@ -11,10 +11,11 @@ import stat
 
 import numpy as np
 import pytest
+from training_helpers import save_tensors
 
 from auheat.cli.common import print_json
 from auheat.errors import RequestError
-from auheat.runs.checkpoint import encode_curve, save_tensors
+from auheat.runs.checkpoint import encode_curve
 from auheat.runs.run_folder import read_metadata
 from auheat.shards.manifest import encode_manifest, read_manifest, write_manifest
 from auheat.utils import files
