@@ -52,6 +52,7 @@ class Synthetic(ShardDataset):
         self.class_names = NAMES
         self.labels = np.arange(n) % CLASSES
         self.ids = [str(i) for i in range(n)]
+        self.status = np.zeros(n, np.uint8)
         self._row, self._shard = np.arange(n), np.zeros(n, np.int64)
         self._cache = None
         self._decode, self._reader = decode, None

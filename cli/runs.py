@@ -69,6 +69,7 @@ SETTINGS: dict[str, dict[str, str]] = {
     "AU loss": {
         "au_weight": "Weight of the AU loss; 0: none.",
         "contrast_weight": "Weight of telling its class's heatmap from the others'; 0: none.",
+        "class_map_weight": "Weight of aligning every class's map with its own heatmap; 0: none.",
         "layers": "Layers to align, 1 to 5, such as 5 or 5+4.",
         "align": "How the heatmap is shrunk to a layer; reference: as the published code does.",
     },
@@ -115,8 +116,8 @@ preset_option = option(
     section="Run",
     type=Choice(PRESETS),
     help="Settings to begin with. demo: a narrow network, minutes; methods: the same on smaller "
-    "photos; rafdb, affectnet: the paper's for that set; -code: as its published code  "
-    "[default: none]",
+    "photos; explain: every class's map aligned, too; rafdb, affectnet: the paper's for that set; "
+    "-code: as its published code  [default: none]",
 )
 
 
@@ -176,6 +177,7 @@ def train(as_json: bool, **settings: Any) -> None:
     \b
     auheat train --preset demo
     auheat train --preset demo --au-weight 0 --name without-aus
+    auheat train --preset demo --class-map-weight 1 --name each-class
     auheat train --preset demo --contrast-weight 0.3 --name apart
     auheat train --preset rafdb --device cuda --amp bf16
     auheat train --method layercam --balance --warmup 2 --ema 0.999

@@ -1,7 +1,8 @@
 """Cross-validate what attention is taught, on a store of your own, and write docs/attention.md.
 
-    python tools/compare_targets.py STORE WORK --persons people.csv [--folds 5] [--epochs 40]
-        [--size 64] [--classes Happiness,Anger] [--shards NAME] [--jobs 2] [--out docs]
+    python tools/compare_targets.py STORE WORK --persons people.csv [--folds 5] [--seeds 3]
+        [--epochs 30] [--size 64] [--method cam] [--variants paper,maps] [--classes Happiness,Anger]
+        [--shards NAME] [--jobs 2] [--out docs]
 
 Every variant trains on the same folds, cut by person, with the same seed, so that two of them are
 compared photo by photo. people.csv has the columns name (of the photo's file) and person; without
@@ -48,8 +49,11 @@ VARIANTS = {
     "paper": ("the paper's loss", {}, None),
     "blind": ("control: a target that knows no class", {}, "blind"),
     "wrong": ("control: the target of a fixed wrong class", {}, "wrong"),
-    "light": ("the paper's loss and a contrast of 0.3", {"contrast_weight": 0.3}, None),
-    "contrast": ("the paper's loss and a contrast of 1", {"contrast_weight": 1.0}, None),
+    "contrast": ("the paper's loss and a contrast of 0.3", {"contrast_weight": 0.3}, None),
+    "alone": ("class maps alone", {"au_weight": 0.0, "class_map_weight": 1.0}, None),
+    "maps": ("the paper's loss and class maps", {"class_map_weight": 1.0}, None),
+    "maps-blind": ("control: both, of no class", {"class_map_weight": 1.0}, "blind"),
+    "maps-wrong": ("control: both, of a fixed wrong class", {"class_map_weight": 1.0}, "wrong"),
 }
 """Name -> title, settings, and what is put in the place of the heatmaps."""
 
@@ -73,8 +77,11 @@ PAIRS = (
     ("paper", "without"),
     ("paper", "blind"),
     ("paper", "wrong"),
-    ("light", "paper"),
     ("contrast", "paper"),
+    ("alone", "paper"),
+    ("maps", "paper"),
+    ("maps", "maps-blind"),
+    ("maps", "maps-wrong"),
 )
 
 
@@ -108,26 +115,39 @@ def change_targets(dataset, plan, kind, chosen):
     """Put others in the place of the heatmaps: of no class (the mean of all), or of a wrong one."""
     stored = dataset._cache["heatmap"]
     targets = Targets(plan, dataset.labels, CPU)
-    drawn = [k for k, blobs in enumerate(plan.classes) if blobs is not None]
-    following = {k: drawn[(i + 1) % len(drawn)] for i, k in enumerate(drawn)}
     for row in chosen:
         points = dataset._cache["landmarks"][row][None]
-        maps = targets.draw(points, dataset.image_size, tuple(stored.shape[1:]))[0]
+        maps = targets.draw(points, dataset.image_size, tuple(stored.shape[1:]))
         label = int(dataset.labels[row])
-        if label in following:
-            one = maps[drawn].mean(0) if kind == "blind" else maps[following[label]]
+        if dataset._cache["valid"][row]:
+            one = change_maps(maps, plan, kind)[0, label]
             stored[row] = (255 * one).round().to(torch.uint8)
 
 
-def run_one(options, name, fold):
+def change_maps(maps, plan, kind):
+    """Return maps (N, K, h, w) of classes, each replaced by the mean of all or by another's."""
+    drawn = [k for k, blobs in enumerate(plan.classes) if blobs is not None]
+    out = maps.clone()
+    mean = maps[:, drawn].float().mean(1, keepdim=True).to(maps.dtype)
+    out[:, drawn] = mean if kind == "blind" else maps[:, drawn[1:] + drawn[:1]]
+    return out
+
+
+def run_one(options, name, fold, seed):
     """Train one variant on all folds but one and score it on that; write each photo's numbers."""
-    file = options.work / f"{name}-{fold}.npz"
+    file = find_result(options, name, fold, seed)
     if file.is_file():
         return
     torch.set_num_threads(1)
     _, given, kind = VARIANTS[name]
     config = make_config(
-        "methods", image_size=options.size, epochs=options.epochs, seed=fold, workers=0, **given
+        "methods",
+        method=options.method,
+        image_size=options.size,
+        epochs=options.epochs,
+        seed=options.folds * seed + fold,
+        workers=0,
+        **given,
     )
     dataset, plan = open_dataset(options)
     persons = find_persons(options, dataset)
@@ -136,7 +156,7 @@ def run_one(options, name, fold):
     kept = dataset._cache["heatmap"].clone()
     if kind:
         change_targets(dataset, plan, kind, learnt.tolist())
-    torch.manual_seed(fold)
+    torch.manual_seed(config.seed)
     model = build_classifier(config.method, config.backbone, len(dataset.class_names))
     model = model.to(memory_format=torch.channels_last)
     optimizer = make_optimizer(
@@ -146,6 +166,9 @@ def run_one(options, name, fold):
     book, first = codebook.read_codebook(dataset.files), learnt[: config.batch_size]
     material = TrainingData(options.store, dataset, learnt, dataset, first, plan, {}, book)
     engine = Trainer(config, material, model, optimizer, CPU, World())
+    if kind and config.class_map_weight:
+        own = engine._targets._kept
+        own[id(dataset)] = change_maps(own[id(dataset)], plan, kind)
     started = time.perf_counter()
     for epoch in range(config.epochs):
         engine.run_epoch(epoch)
@@ -155,7 +178,12 @@ def run_one(options, name, fold):
     part = file.with_suffix(".part.npz")
     np.savez(part, persons=np.array(persons)[judged], **found)
     part.replace(file)
-    print(f"{name} fold {fold}: {seconds:.0f} s", flush=True)
+    print(f"{name} fold {fold} seed {seed}: {seconds:.0f} s", flush=True)
+
+
+def find_result(options, name, fold, seed):
+    """Return the file of one run's scores."""
+    return options.work / f"{options.method}-{name}-{fold}-{seed}.npz"
 
 
 def score(model, dataset, rows, plan, learnt):
@@ -235,12 +263,13 @@ def score_baselines(options):
 
 
 def gather(options):
-    """Return each variant's numbers over all folds, in the same order of photos."""
+    """Return each variant's numbers over all folds and seeds, in the same order of photos."""
     found = {}
-    for name in VARIANTS:
+    for name in options.variants:
         parts = [
-            dict(np.load(options.work / f"{name}-{k}.npz", allow_pickle=False))
-            for k in range(options.folds)
+            dict(np.load(find_result(options, name, fold, seed), allow_pickle=False))
+            for seed in range(options.seeds)
+            for fold in range(options.folds)
         ]
         keys = [key for key in parts[0] if key != "seconds"]
         found[name] = {key: np.concatenate([part[key] for part in parts]) for key in keys}
@@ -250,7 +279,7 @@ def gather(options):
 
 def compare(found):
     """Return means with intervals of each variant, and the paired differences."""
-    first = found["paper"]
+    first = next(iter(found.values()))
     labels, persons = first["label"], first["persons"].tolist()
 
     def about(key):
@@ -266,6 +295,7 @@ def compare(found):
             for key in COLUMNS
         }
         for a, b in PAIRS
+        if a in found and b in found
     }
     seconds = {name: float(values["seconds"].max()) for name, values in found.items()}
     return {"photos": len(labels), "variants": table, "pairs": pairs, "most_seconds": seconds}
@@ -319,7 +349,10 @@ def main():
     parser.add_argument("work", type=Path)
     parser.add_argument("--persons", type=Path)
     parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--method", default="cam")
+    parser.add_argument("--variants", type=lambda text: text.split(","), default=list(VARIANTS))
+    parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--classes", type=lambda text: text.split(","))
     parser.add_argument("--shards")
@@ -327,12 +360,19 @@ def main():
     parser.add_argument("--out", type=Path, default=ROOT / "docs")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    tasks = [(options, name, fold) for fold in range(options.folds) for name in VARIANTS]
+    tasks = [
+        (options, name, fold, seed)
+        for seed in range(options.seeds)
+        for fold in range(options.folds)
+        for name in options.variants
+    ]
     with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
         for done in [pool.submit(run_one, *task) for task in tasks]:
             done.result()
     results = compare(gather(options)) | {"baselines": score_baselines(options)}
-    results["settings"] = {key: str(getattr(options, key)) for key in ("folds", "epochs", "size")}
+    results["settings"] = {
+        key: str(getattr(options, key)) for key in ("method", "folds", "seeds", "epochs", "size")
+    }
     write_page(options, results)
     print(json.dumps(results, indent=1))
 

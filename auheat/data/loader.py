@@ -13,7 +13,7 @@ from auheat.data.dataset import WORKER_START, Item, ShardDataset
 from auheat.records import Array
 from auheat.utils.distributed import World
 
-_FIELDS = ("image", "heatmap", "landmarks", "label", "valid")
+_FIELDS = ("image", "heatmap", "landmarks", "label", "valid", "index")
 
 
 def balance_weights(labels: Array) -> Tensor:

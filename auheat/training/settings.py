@@ -24,6 +24,7 @@ class TrainConfig:
         image_size: Side of the network's input in px, 16 or more.
         au_weight: Weight of `au_alignment_loss`, the paper's lambda; 0 for a plain classifier.
         contrast_weight: Weight of `contrastive_alignment_loss`.
+        class_map_weight: Weight of `class_map_alignment_loss`.
         layers: Layers (1 to 5, shallow to deep) that both align.
         align: How the heatmap is brought to a layer's size, "area" or "reference".
         epochs: Passes over the training rows, above 0.
@@ -71,6 +72,7 @@ class TrainConfig:
     image_size: int = 224
     au_weight: float = 4.0
     contrast_weight: float = 0.0
+    class_map_weight: float = 0.0
     layers: tuple[int, ...] = (5,)
     align: str = "area"
     epochs: int = 30
@@ -107,7 +109,8 @@ class TrainConfig:
         from auheat.store.store import check_name  # which loads far more than this
 
         contrast = f"-contrast{self.contrast_weight:g}" if self.contrast_weight else ""
-        made = f"{self.method}-{self.backbone}-au{self.au_weight:g}{contrast}-seed{self.seed}"
+        own = f"-maps{self.class_map_weight:g}" if self.class_map_weight else ""
+        made = f"{self.method}-{self.backbone}-au{self.au_weight:g}{contrast}{own}-seed{self.seed}"
         return check_name(self.name or made.replace("+", "p").replace(":", "-"))
 
 
@@ -123,6 +126,7 @@ class TrainSettings(TypedDict, total=False):
     image_size: int
     au_weight: float
     contrast_weight: float
+    class_map_weight: float
     layers: tuple[int, ...]
     align: str
     epochs: int

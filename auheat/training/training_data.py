@@ -85,9 +85,11 @@ def load_training_data(store: Path, config: TrainConfig) -> TrainingData:
     }
     made = read_attributes(files[0])
     shown = made.get("mode", "expression"), made.get("geometry", "face")
-    if config.contrast_weight and shown != ("expression", "face"):
+    option = "--contrast-weight" if config.contrast_weight else "--class-map-weight"
+    drawn = config.contrast_weight or config.class_map_weight
+    if drawn and shown != ("expression", "face"):
         raise StoreError(
-            f"{folder}: heatmaps of mode {shown[0]}, geometry {shown[1]} (--contrast-weight needs "
+            f"{folder}: heatmaps of mode {shown[0]}, geometry {shown[1]} ({option} needs "
             "those of expressions, as `auheat render` draws them without --generic, --landmarks "
             "and --geometry)"
         )
