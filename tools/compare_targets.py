@@ -27,9 +27,10 @@ import torch
 
 from auheat.data.dataset import ShardDataset
 from auheat.evaluation.bootstrap import interval, paired_interval
+from auheat.evaluation.inputs import find_faces
 from auheat.evaluation.model_maps import MapSet, predict_maps, view_maps
 from auheat.evaluation.results import ScoreTable
-from auheat.evaluation.scorer import CONSTANTS, MapScorer
+from auheat.evaluation.scorer import CLASS_MEANS, CONSTANTS, ONE_MAP, MapScorer
 from auheat.heatmaps.class_maps import ClassMapRenderer
 from auheat.heatmaps.plan import plan_heatmaps
 from auheat.models.registry import build_classifier
@@ -66,12 +67,16 @@ COLUMNS = {
     "rank1": "rank-1",
     "cam_margin": "CAM margin",
     "cam_rank1": "CAM rank-1",
+    "cam_rank1_predicted": "CAM rank-1 of predicted",
+    "class_margin": "class margin",
+    "class_rank1": "class rank-1",
 }
 BASELINES = {
     "mean_heatmap": "baseline: the mean training heatmap",
     "uniform": "baseline: a uniform map",
     "best centred Gaussian": "baseline: the best centred Gaussian",
     "wrong class": "baseline: the photo's heatmap of a wrong class",
+    "class means": "baseline: each class's mean training heatmap as its map",
 }
 PAIRS = (
     ("paper", "without"),
@@ -191,29 +196,33 @@ def score(model, dataset, rows, plan, learnt):
     scorer = make_scorer(dataset, plan, learnt)
     with torch.inference_mode():
         for part in np.array_split(rows, -(-len(rows) // 32)):
-            batch = dataset.take(part.tolist())
+            batch = take_rows(dataset, part)
             images = (batch["image"].float() / 255).contiguous(memory_format=torch.channels_last)
             scorer.update(view_maps(predict_maps(model, images), batch["label"]), batch)
     tables = scorer.compute()
-    totals = ScoreTable(tables, scorer.canvas, scorer.kinds, scorer.kinds, scorer.top, [])
-    scores = {}
-    for column, values in totals.columns().items():
-        scores[column] = np.full(len(tables.label), np.nan)
-        scores[column][tables.scored] = values
+    totals = ScoreTable(tables, scorer.renderer, scorer.kinds, scorer.kinds, scorer.top, [])
     hits = (tables.predicted == tables.label).astype(float)
-    return {"label": tables.label, "predicted": tables.predicted, "accuracy": hits, **scores}
+    about = {"label": tables.label, "predicted": tables.predicted, "accuracy": hits}
+    return about | totals.columns()
+
+
+def take_rows(dataset, rows):
+    """Return rows of the photos in memory as one batch, with which of them show a face."""
+    batch = dataset.take(rows.tolist())
+    return batch | {"face": find_faces(dataset, batch)}
 
 
 def make_scorer(dataset, plan, learnt):
-    """Return a scorer whose mean heatmap is that of the rows learnt from."""
+    """Return a scorer whose mean heatmaps are those of the rows learnt from."""
     heatmaps = dataset._cache["heatmap"].float() / 255
     labels = torch.from_numpy(dataset.labels)
     chosen = torch.zeros(len(dataset), dtype=torch.bool)
     chosen[learnt] = True
     chosen &= dataset._cache["valid"]
-    means = [heatmaps[chosen & (labels == k)] for k in range(len(plan.names))]
-    mean = torch.stack([m.mean(0) for m in means if len(m)]).mean(0)
-    return MapScorer(ClassMapRenderer(plan, dataset.image_size), mean, CPU)
+    parts = [heatmaps[chosen & (labels == k)] for k in range(len(plan.names))]
+    mean = torch.stack([part.mean(0) for part in parts if len(part)]).mean(0)
+    means = torch.stack([part.sum(0) / max(len(part), 1) for part in parts])
+    return MapScorer(ClassMapRenderer(plan, dataset.image_size), mean, CPU, means)
 
 
 def open_dataset(options):
@@ -236,15 +245,19 @@ def score_baselines(options):
     """Return the scores of maps that saw no photo, over all folds: name -> its four scores."""
     dataset, plan = open_dataset(options)
     folds = cut_folds(dataset.labels, find_persons(options, dataset), options.folds)
-    found = defaultdict(list)
+    found, classes = defaultdict(list), defaultdict(list)
     for fold in range(options.folds):
         rows, learnt = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
         scorer = make_scorer(dataset, plan, learnt)
-        batch = dataset.take(rows.tolist())
+        batch = take_rows(dataset, rows)
         nothing = {"layer 5": torch.zeros(len(rows), 1, 1)}
         unknown = torch.full((len(rows), len(plan.names)), torch.nan)
-        scorer.update(MapSet(nothing, torch.full((len(rows),), -1), unknown), batch)
+        no_maps = torch.zeros(len(rows), len(plan.names), 1, 1)
+        scorer.update(MapSet(nothing, torch.full((len(rows),), -1), unknown, no_maps), batch)
         tables = scorer.compute()
+        totals = ScoreTable(tables, scorer.renderer, scorer.kinds, scorer.kinds, scorer.top, [])
+        for name, place in (("mean_heatmap", ONE_MAP), ("class means", CLASS_MEANS)):
+            classes[name].append(totals.of_classes(place) | {"label": tables.label})
         found["label"].append(tables.label[tables.scored])
         found["wrong"].append(tables.wrong_class)
         found["constants"].append(tables.constants)
@@ -256,10 +269,15 @@ def score_baselines(options):
     rows["best centred Gaussian"] = gaussians[gaussians[:, 0].argmax()]
     rows["wrong class"] = np.mean([wrong[label == k].mean(0) for k in np.unique(label)], 0)
     keys = ("att_cos", "att_cos_centred", "margin", "rank1")
-    return {
-        BASELINES.get(name, name): dict(zip(keys, values.tolist(), strict=True))
-        for name, values in rows.items()
-    }
+    scores = {name: dict(zip(keys, values.tolist(), strict=True)) for name, values in rows.items()}
+    for name, parts in classes.items():
+        whole = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+        label = whole.pop("label")
+        found = {key: interval(values, label, draws=1).value for key, values in whole.items()}
+        # what a network predicts is no matter of these
+        known = {key: value for key, value in found.items() if np.isfinite(value)}
+        scores[name] = scores.get(name, {}) | known
+    return {BASELINES[name]: values for name, values in scores.items()}
 
 
 def gather(options):

@@ -190,7 +190,8 @@ def _score(
     task: EvaluationInput, kind: str, keep: bool
 ) -> tuple[Evaluation, dict[str, Array], dict[str, Any]]:
     """Return the scores, the arrays of evaluation.npz, and the maps of a kind if `keep` is set."""
-    scorer = MapScorer(task.make_renderer(), task.mean_heatmap, task.device)
+    renderer = task.make_renderer()
+    scorer = MapScorer(renderer, task.mean_heatmap, task.device, task.class_heatmaps)
     saved: dict[str, list[Any]] = {key: [] for key in (IDS, MAPS, LABELS, PREDICTED)}
     started, material = time.perf_counter(), task.dataset.files[0].parent
     made = read_manifest(material)
@@ -243,8 +244,7 @@ def _keep(
 def _rows(task: EvaluationInput, totals: ScoreTable) -> dict[str, Array]:
     """Return the scores of every photo, whose means are in evaluation.json."""
     tables, columns = totals.tables, totals.columns()
-    scores = np.full((len(tables.index), len(columns)), np.nan, np.float32)
-    scores[tables.scored] = np.stack(list(columns.values()), 1)
+    scores = np.stack(list(columns.values()), 1).astype(np.float32)
     ids = [task.dataset.ids[i] for i in tables.index.tolist()]
     return {
         "row_id": np.array(ids, np.str_),
@@ -261,7 +261,7 @@ def _rows(task: EvaluationInput, totals: ScoreTable) -> dict[str, Array]:
 def _examples(task: EvaluationInput, scorer: MapScorer, totals: ScoreTable) -> dict[str, Array]:
     """Return example photos with their maps, and their places among the rows."""
     tables = totals.tables
-    kinds, chosen = choose_examples(totals.labels, totals.columns()["margin"])
+    kinds, chosen = choose_examples(totals.labels, totals.columns()["margin"][tables.scored])
     rows = np.flatnonzero(tables.scored)[chosen]
     index = tables.index[rows].tolist()
     pictures = draw_examples(task.batches(index), task.view, scorer)

@@ -31,12 +31,14 @@ class MapSet(NamedTuple):
 
     The kinds are "layer 1" to "layer 5", "CAM" of the true class and "CAM predicted", or "map" of
     another tool, whose maps (h, w) may differ in size. `predicted` is (N,), -1 where nothing is
-    known; `probabilities` (N, K), NaN there and where a network says so.
+    known; `probabilities` (N, K), NaN there and where a network says so. `cams` (N, K, h, w) are
+    the maps of every class, None where maps know no class.
     """
 
     maps: Mapping[str, Tensor | Sequence[Tensor]]
     predicted: Tensor
     probabilities: Tensor
+    cams: Tensor | None = None
 
 
 class ResampledMaps(NamedTuple):
@@ -64,7 +66,7 @@ def view_maps(maps: Maps, labels: Tensor) -> MapSet:
     predicted = maps.logits.argmax(1)
     layers = {f"layer {i}": layer for i, layer in enumerate(maps.attention, 1)}
     chosen = {CAM: maps.cams[rows, labels], CAM_PREDICTED: maps.cams[rows, predicted]}
-    return MapSet(layers | chosen, predicted, maps.logits.float().softmax(1))
+    return MapSet(layers | chosen, predicted, maps.logits.float().softmax(1), maps.cams)
 
 
 def bring_to_grid(
@@ -95,6 +97,13 @@ def _pick(values: Tensor | Sequence[Tensor], rows: Tensor) -> list[Tensor]:
     if isinstance(values, Tensor):
         return [values[rows]]
     return [values[row][None].to(rows.device) for row in rows.tolist()]
+
+
+def bring_class_maps_to_grid(cams: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Resample maps (N, K, h, w) of every class as `bring_to_grid` does: `plain`, and `sound`."""
+    clean, sound = zero_nonfinite(cams.flatten(0, 1).float())
+    shape = cams.shape[:2]
+    return enlarge(min_max(clean), size).view(*shape, *size), sound.view(shape)
 
 
 def zero_nonfinite(maps: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from auheat.evaluation.columns import BASELINES, CALIBRATION
-from auheat.reporting.tables import find_columns, tabulate
+from auheat.evaluation.columns import CALIBRATION
+from auheat.reporting.tables import find_baselines, find_columns, tabulate
 
 _Rows = list[tuple[str, ...]]
 
@@ -29,7 +29,8 @@ def tabulate_headline(result: Mapping[str, Any]) -> _Rows:
     ends = [result["intervals"].get(column.key) for column in columns]
     ranges = [format_interval(*pair) if pair else "" for pair in ends]
     rows = zip(headings, own[1:], ranges, *(cells for _, *cells in baselines), strict=True)
-    return [("", own[0], "95 %", *(baseline.short for baseline in BASELINES)), *rows]
+    shown = (baseline.short for baseline in find_baselines(result))
+    return [("", own[0], "95 %", *shown), *rows]
 
 
 def tabulate_units(result: Mapping[str, Any]) -> _Rows:

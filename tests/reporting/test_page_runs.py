@@ -67,7 +67,7 @@ def test_the_headline_shows_the_scores_and_the_baselines(store, page):
         keys = [column.key for column in COLUMNS if column.heading]
         assert rows[run] == [f"{scores[k]:.3f}" for k in keys]
     assert "uniform map" in rows
-    assert rows["uniform map"][6:9] == ["0.000"] * 3
+    assert rows["uniform map"][12:15] == ["0.000"] * 3
 
 
 def test_confusion_counts_are_those_of_the_evaluation(store, page):
@@ -207,11 +207,19 @@ def test_each_run_tells_its_weights_and_what_it_was_scored_on(store, page):
 
 def test_baselines_say_whose_they_are_where_runs_have_others(store):
     one, two = (read_run(store / "runs" / n).scores for n in ("with-aus", "without-aus"))
-    assert ("uniform map", *tabulate([one])[-2][1:]) == tabulate([one, two])[-2]
-    uniform = two["baselines"]["uniform"] | {"att_cos": 0.1}
-    changed = two | {"baselines": two["baselines"] | {"uniform": uniform}}
-    assert tabulate([one, changed])[-2][0] == "uniform map (of with-aus)"
-    assert tabulate([changed])[-2][0] == "uniform map"
+    uniform = -4
+    assert ("uniform map", *tabulate([one])[uniform][1:]) == tabulate([one, two])[uniform]
+    other = two["baselines"]["uniform"] | {"att_cos": 0.1}
+    changed = two | {"baselines": two["baselines"] | {"uniform": other}}
+    assert tabulate([one, changed])[uniform][0] == "uniform map (of with-aus)"
+    assert tabulate([changed])[uniform][0] == "uniform map"
+    assert [row[0] for row in tabulate([one, two])[-2:]] == [
+        "each class's mean training heatmap",
+        "class maps in each other's places (of with-aus)",
+    ]
+    earlier = two["baselines"].keys() - {"class_means", "permuted"}
+    older = two | {"baselines": {key: two["baselines"][key] for key in earlier}}
+    assert len(tabulate([older])) == len(tabulate([two])) - 2
 
 
 @pytest.mark.slow
