@@ -253,8 +253,9 @@ def evaluate(as_json: bool, **settings: Any) -> None:
 
     --faithfulness takes pixels away in a map's order and asks the network again, beside the
     codebook's heatmap, a wrong class's, a random map and a centred Gaussian; then it randomises
-    weights and moves the photo. Each photo takes about 400 forward passes. With --maps it needs
-    RUN, too.
+    weights and moves the photo. Also, how far a class's logit falls without the regions of its own
+    action units, less without as many pixels elsewhere. Each photo takes about 450 forward passes.
+    With --maps it needs RUN, too.
 
     \b
     auheat evaluate

@@ -2,6 +2,7 @@
 
     python tools/compare_targets.py STORE WORK --persons people.csv [--folds 5] [--epochs 40]
         [--size 64] [--classes Happiness,Anger] [--shards NAME] [--jobs 2] [--out docs]
+        [--faithfulness]
 
 Every variant trains on the same folds, cut by person, with the same seed, so that two of them are
 compared photo by photo. people.csv has the columns name (of the photo's file) and person; without
@@ -26,6 +27,7 @@ import torch
 
 from auheat.data.dataset import ShardDataset
 from auheat.evaluation.bootstrap import interval, paired_interval
+from auheat.evaluation.class_regions import measure_predicted
 from auheat.evaluation.inputs import find_faces
 from auheat.evaluation.model_maps import MapSet, predict_maps, view_maps
 from auheat.evaluation.results import ScoreTable
@@ -67,6 +69,14 @@ COLUMNS = {
     "class_margin": "class margin",
     "class_rank1": "class rank-1",
 }
+FAITHFULNESS = {
+    "deletion": "deletion of predicted",
+    "gain": "gain of predicted",
+    "own_elsewhere": "deletion: own minus elsewhere",
+    "own_others": "deletion: own minus other classes'",
+}
+"""Columns of --faithfulness: of the predicted class's map, and how far its logit falls."""
+
 BASELINES = {
     "mean_heatmap": "baseline: the mean training heatmap",
     "uniform": "baseline: a uniform map",
@@ -156,14 +166,15 @@ def run_one(options, name, fold):
         engine.run_epoch(epoch)
     seconds = time.perf_counter() - started
     dataset._cache["heatmap"] = kept
-    found = score(model.eval(), dataset, judged, plan, learnt) | {"seconds": seconds}
+    found = score(model.eval(), dataset, judged, plan, learnt, options.faithfulness)
+    found["seconds"] = seconds
     part = file.with_suffix(".part.npz")
     np.savez(part, persons=np.array(persons)[judged], **found)
     part.replace(file)
     print(f"{name} fold {fold}: {seconds:.0f} s", flush=True)
 
 
-def score(model, dataset, rows, plan, learnt):
+def score(model, dataset, rows, plan, learnt, faithfulness=False):
     """Return labels, predictions and every score of the rows judged."""
     scorer = make_scorer(dataset, plan, learnt)
     with torch.inference_mode():
@@ -175,6 +186,9 @@ def score(model, dataset, rows, plan, learnt):
     totals = ScoreTable(tables, scorer.renderer, scorer.kinds, scorer.kinds, scorer.top, [])
     hits = (tables.predicted == tables.label).astype(float)
     about = {"label": tables.label, "predicted": tables.predicted, "accuracy": hits}
+    if faithfulness:
+        with torch.inference_mode():
+            about |= measure_predicted(model, dataset, np.sort(rows), scorer.renderer)
     return about | totals.columns()
 
 
@@ -269,19 +283,20 @@ def gather(options):
 def compare(found):
     """Return means with intervals of each variant, and the paired differences."""
     first = found["paper"]
+    shown = [key for key in (*COLUMNS, *FAITHFULNESS) if all(key in one for one in found.values())]
     labels, persons = first["label"], first["persons"].tolist()
 
     def about(key):
         return {"labels": labels, "persons": persons, "balanced": key != "accuracy"}
 
     table = {
-        name: {key: interval(values[key], **about(key))._asdict() for key in COLUMNS}
+        name: {key: interval(values[key], **about(key))._asdict() for key in shown}
         for name, values in found.items()
     }
     pairs = {
         f"{a} - {b}": {
             key: paired_interval(found[a][key], found[b][key], **about(key))._asdict()
-            for key in COLUMNS
+            for key in shown
         }
         for a, b in PAIRS
     }
@@ -303,7 +318,8 @@ def tabulate(rows, headings):
 
 def write_page(options, results):
     """Write the measured tables between the marks of docs/attention.md, and the numbers beside."""
-    shown = list(COLUMNS)
+    shown = list(results["variants"]["paper"])
+    headings = [(COLUMNS | FAITHFULNESS)[key] for key in shown]
     variants = tabulate(
         [
             [VARIANTS[name][0], *(f"{scores[key]['value']:.3f}" for key in shown)]
@@ -313,14 +329,14 @@ def write_page(options, results):
             [name, *(f"{scores[key]:.3f}" if key in scores else "" for key in shown)]
             for name, scores in results["baselines"].items()
         ],
-        ["trained with", *COLUMNS.values()],
+        ["trained with", *headings],
     )
     pairs = tabulate(
         [
             [pair, *(tell(scores[key], True) for key in shown)]
             for pair, scores in results["pairs"].items()
         ],
-        ["difference", *COLUMNS.values()],
+        ["difference", *headings],
     )
     (options.out / "attention.json").write_text(json.dumps(results, indent=1) + "\n")
     page = options.out / "attention.md"
@@ -343,6 +359,11 @@ def main():
     parser.add_argument("--shards")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, default=ROOT / "docs")
+    parser.add_argument(
+        "--faithfulness",
+        action="store_true",
+        help="also take pixels away and ask the network again",
+    )
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     tasks = [(options, name, fold) for fold in range(options.folds) for name in VARIANTS]
