@@ -11,6 +11,7 @@ from auheat.evaluation.faithfulness import Probe, blur
 from auheat.evaluation.faithfulness_draws import draw_choices, outline_faces
 from auheat.heatmaps.class_maps import ClassMapRenderer
 from auheat.heatmaps.plan import Blobs, Plan, plan_heatmaps, plan_units
+from auheat.heatmaps.reference_renderer import ReferenceMapRenderer
 from auheat.heatmaps.render import render_heatmaps
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -209,3 +210,27 @@ def test_sums_are_of_the_predicted_class_and_of_all_that_have_regions():
         "the predicted class has no heatmap": 1,
         "no region of the predicted class": 1,
     }
+
+
+def test_authors_maps_have_a_classs_region_where_they_are_at_least_half_of_their_peak():
+    photos = Photos(2)
+    renderer = ReferenceMapRenderer(NAMES, PLAN.frame, SIDE)
+    faces = renderer.draw(photos.points)
+    outlines = cr.outline_classes(renderer, faces)
+    maps = faces.heatmaps.numpy()
+    own = maps >= maps.max((2, 3), keepdims=True) / 2
+    assert (outlines.own.numpy() == own).all()
+    rest = [[j for j in range(own.shape[1]) if j != k] for k in range(own.shape[1])]
+    others = np.stack([own[:, other].any(1) for other in rest], 1) & ~own
+    assert (outlines.others.numpy() == others).all()
+
+
+def test_one_class_alone_is_compared_with_other_places_and_with_no_other_class():
+    photos = Photos(2)
+    plan = Plan(PLAN.names, (None, PLAN.classes[1], None, None), PLAN.frame)
+    renderer = ClassMapRenderer(plan, SIDE)
+    probe = Probe(photos.score, photos.images, torch.zeros(2, dtype=torch.int64), 9)
+    given = (probe, photos.fills, renderer, renderer.draw(photos.points), photos.faces)
+    falls = cr.fall_of_every_class(*given, photos.draws).numpy()
+    np.testing.assert_allclose(falls[:, 0, :, 0], photos.fall()[:, 0, :, 0])
+    assert np.isnan(falls[:, 0, :, 1]).all()
