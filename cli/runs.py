@@ -241,8 +241,9 @@ def evaluate(as_json: bool, **settings: Any) -> None:
 
     Accuracy, and how far attention and CAM agree with the expected action units, each with its 95 %
     interval, beside the baselines without which a cosine means little; then which action units are
-    looked at, and whether probabilities can be trusted. The map of apvit is the same for every
-    class: it has no CAM-COS ("-", null in JSON).
+    looked at, and whether probabilities can be trusted. Class rank-1 is the share of the maps of
+    all classes, on every face, that are closest to their own class's action units. The map of apvit
+    is the same for every class: it has no CAM-COS ("-", null in JSON), and no such score.
 
     With --store OTHER the run is scored on another data set, whose labels are matched with the
     run's classes by name or synonym (happy is Happiness); classes without photos, and labels that
@@ -255,8 +256,9 @@ def evaluate(as_json: bool, **settings: Any) -> None:
 
     --faithfulness takes pixels away in a map's order and asks the network again, beside the
     codebook's heatmap, a wrong class's, a random map and a centred Gaussian; then it randomises
-    weights and moves the photo. Each photo takes about 400 forward passes. With --maps it needs
-    RUN, too.
+    weights and moves the photo. Also, how far a class's logit falls without the regions of its own
+    action units, less without as many pixels elsewhere. Each photo takes about 450 forward passes.
+    With --maps it needs RUN, too.
 
     \b
     auheat evaluate

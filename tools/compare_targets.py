@@ -2,12 +2,12 @@
 
     python tools/compare_targets.py STORE WORK --persons people.csv [--folds 5] [--seeds 3]
         [--epochs 30] [--size 64] [--method cam] [--variants paper,maps] [--classes Happiness,Anger]
-        [--shards NAME] [--jobs 2] [--out docs]
+        [--shards NAME] [--jobs 2] [--out docs] [--faithfulness]
 
 Every variant trains on the same folds, cut by person, with the same seed, so that two of them are
 compared photo by photo. people.csv has the columns name (of the photo's file) and person; without
 it the shards' own persons count. The splits of the store are put together. A run that is finished
-in WORK is not done again. The last epoch is judged, so that nothing is chosen on photos.
+in WORK is not done again: without its scores (`.npz`), it is scored from its weights. The last epoch is judged, so that nothing is chosen on photos.
 """
 
 import argparse
@@ -27,6 +27,7 @@ import torch
 
 from auheat.data.dataset import ShardDataset
 from auheat.evaluation.bootstrap import interval, paired_interval
+from auheat.evaluation.class_regions import measure_predicted
 from auheat.evaluation.inputs import find_faces
 from auheat.evaluation.model_maps import MapSet, predict_maps, view_maps
 from auheat.evaluation.results import ScoreTable
@@ -34,7 +35,7 @@ from auheat.evaluation.scorer import CLASS_MEANS, CONSTANTS, ONE_MAP, MapScorer
 from auheat.heatmaps.class_maps import ClassMapRenderer
 from auheat.heatmaps.plan import plan_heatmaps
 from auheat.models.registry import build_classifier
-from auheat.runs import codebook
+from auheat.runs import checkpoint, codebook
 from auheat.store.store import find_rendered, list_finished
 from auheat.training.class_targets import Targets
 from auheat.training.config import make_config
@@ -71,6 +72,14 @@ COLUMNS = {
     "class_margin": "class margin",
     "class_rank1": "class rank-1",
 }
+FAITHFULNESS = {
+    "deletion": "deletion of predicted",
+    "gain": "gain of predicted",
+    "own_elsewhere": "deletion: own minus elsewhere",
+    "own_others": "deletion: own minus other classes'",
+}
+"""Columns of --faithfulness: of the predicted class's map, and how far its logit falls."""
+
 BASELINES = {
     "mean_heatmap": "baseline: the mean training heatmap",
     "uniform": "baseline: a uniform map",
@@ -144,6 +153,10 @@ def run_one(options, name, fold, seed):
     if file.is_file():
         return
     torch.set_num_threads(1)
+    dataset, plan = open_dataset(options)
+    persons = find_persons(options, dataset)
+    folds = cut_folds(dataset.labels, persons, options.folds)
+    learnt, judged = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
     _, given, kind = VARIANTS[name]
     config = make_config(
         "methods",
@@ -154,16 +167,34 @@ def run_one(options, name, fold, seed):
         workers=0,
         **given,
     )
-    dataset, plan = open_dataset(options)
-    persons = find_persons(options, dataset)
-    folds = cut_folds(dataset.labels, persons, options.folds)
-    learnt, judged = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+    weights = file.with_suffix(".safetensors")
+    if weights.is_file():
+        model, seconds = build_model(config, dataset), np.nan
+        model.load_state_dict(checkpoint.load_tensors(weights))
+    else:
+        model, seconds = train_one(options, config, dataset, plan, learnt, kind)
+        weights.write_bytes(checkpoint.pack_tensors(model.state_dict()))
+    found = score(model.eval(), dataset, judged, plan, learnt, options.faithfulness)
+    found["seconds"] = seconds
+    part = file.with_suffix(".part.npz")
+    np.savez(part, persons=np.array(persons)[judged], **found)
+    part.replace(file)
+    print(f"{options.method} {name} fold {fold} seed {seed}: {seconds:.0f} s", flush=True)
+
+
+def build_model(config, dataset):
+    """Return a run's network with fresh weights of its seed."""
+    torch.manual_seed(config.seed)
+    model = build_classifier(config.method, config.backbone, len(dataset.class_names))
+    return model.to(memory_format=torch.channels_last)
+
+
+def train_one(options, config, dataset, plan, learnt, kind):
+    """Return a network trained on the rows learnt from, towards targets of a kind, and seconds."""
     kept = dataset._cache["heatmap"].clone()
     if kind:
         change_targets(dataset, plan, kind, learnt.tolist())
-    torch.manual_seed(config.seed)
-    model = build_classifier(config.method, config.backbone, len(dataset.class_names))
-    model = model.to(memory_format=torch.channels_last)
+    model = build_model(config, dataset)
     optimizer = make_optimizer(
         model, config.optimizer, config.lr, config.weight_decay, config.head_lr_factor
     )
@@ -177,13 +208,8 @@ def run_one(options, name, fold, seed):
     started = time.perf_counter()
     for epoch in range(config.epochs):
         engine.run_epoch(epoch)
-    seconds = time.perf_counter() - started
     dataset._cache["heatmap"] = kept
-    found = score(model.eval(), dataset, judged, plan, learnt) | {"seconds": seconds}
-    part = file.with_suffix(".part.npz")
-    np.savez(part, persons=np.array(persons)[judged], **found)
-    part.replace(file)
-    print(f"{name} fold {fold} seed {seed}: {seconds:.0f} s", flush=True)
+    return model, time.perf_counter() - started
 
 
 def find_result(options, name, fold, seed):
@@ -191,7 +217,7 @@ def find_result(options, name, fold, seed):
     return options.work / f"{options.method}-{name}-{fold}-{seed}.npz"
 
 
-def score(model, dataset, rows, plan, learnt):
+def score(model, dataset, rows, plan, learnt, faithfulness=False):
     """Return labels, predictions and every score of the rows judged."""
     scorer = make_scorer(dataset, plan, learnt)
     with torch.inference_mode():
@@ -203,6 +229,9 @@ def score(model, dataset, rows, plan, learnt):
     totals = ScoreTable(tables, scorer.renderer, scorer.kinds, scorer.kinds, scorer.top, [])
     hits = (tables.predicted == tables.label).astype(float)
     about = {"label": tables.label, "predicted": tables.predicted, "accuracy": hits}
+    if faithfulness:
+        with torch.inference_mode():
+            about |= measure_predicted(model, dataset, np.sort(rows), scorer.renderer)
     return about | totals.columns()
 
 
@@ -298,24 +327,25 @@ def gather(options):
 def compare(found):
     """Return means with intervals of each variant, and the paired differences."""
     first = next(iter(found.values()))
+    shown = [key for key in (*COLUMNS, *FAITHFULNESS) if all(key in one for one in found.values())]
     labels, persons = first["label"], first["persons"].tolist()
 
     def about(key):
         return {"labels": labels, "persons": persons, "balanced": key != "accuracy"}
 
     table = {
-        name: {key: interval(values[key], **about(key))._asdict() for key in COLUMNS}
+        name: {key: interval(values[key], **about(key))._asdict() for key in shown}
         for name, values in found.items()
     }
     pairs = {
         f"{a} - {b}": {
             key: paired_interval(found[a][key], found[b][key], **about(key))._asdict()
-            for key in COLUMNS
+            for key in shown
         }
         for a, b in PAIRS
         if a in found and b in found
     }
-    seconds = {name: float(values["seconds"].max()) for name, values in found.items()}
+    seconds = {name: float(np.nanmax(values["seconds"])) for name, values in found.items()}
     return {"photos": len(labels), "variants": table, "pairs": pairs, "most_seconds": seconds}
 
 
@@ -333,7 +363,8 @@ def tabulate(rows, headings):
 
 def write_page(options, results):
     """Write the measured tables between the marks of docs/attention.md, and the numbers beside."""
-    shown = list(COLUMNS)
+    shown = list(results["variants"]["paper"])
+    headings = [(COLUMNS | FAITHFULNESS)[key] for key in shown]
     variants = tabulate(
         [
             [VARIANTS[name][0], *(f"{scores[key]['value']:.3f}" for key in shown)]
@@ -343,14 +374,14 @@ def write_page(options, results):
             [name, *(f"{scores[key]:.3f}" if key in scores else "" for key in shown)]
             for name, scores in results["baselines"].items()
         ],
-        ["trained with", *COLUMNS.values()],
+        ["trained with", *headings],
     )
     pairs = tabulate(
         [
             [pair, *(tell(scores[key], True) for key in shown)]
             for pair, scores in results["pairs"].items()
         ],
-        ["difference", *COLUMNS.values()],
+        ["difference", *headings],
     )
     (options.out / "attention.json").write_text(json.dumps(results, indent=1) + "\n")
     page = options.out / "attention.md"
@@ -376,6 +407,11 @@ def main():
     parser.add_argument("--shards")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, default=ROOT / "docs")
+    parser.add_argument(
+        "--faithfulness",
+        action="store_true",
+        help="also take pixels away and ask the network again",
+    )
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     tasks = [

@@ -100,7 +100,7 @@ def evaluate(
         kind: The maps to save: "attention" (of the top layer), "cam" (of the true class),
             "cam-predicted".
         faithfulness: Measure also whether the network's answer hangs on what the maps show, by
-            taking pixels away: some 400 forward passes a photo, in `result.faithfulness`. Given
+            taking pixels away: some 450 forward passes a photo, in `result.faithfulness`. Given
             `maps` need a run for it, whose network is asked.
         faithfulness_photos: Photos to measure it on, at least 1, spread over the classes.
         faithfulness_steps: Steps of its curves, at least 2.

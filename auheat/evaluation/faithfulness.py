@@ -8,6 +8,7 @@ device; nothing is read back from it. docs/metrics.md has the formulas and their
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 
 import torch
 from torch import Tensor
@@ -67,9 +68,16 @@ class Probe:
     def __init__(self, score: Score, images: Tensor, labels: Tensor, size: int) -> None:
         """Ask about images (N, 3, H, W) of labels (N,), at most `size` copies at once."""
         self.score, self.images, self.labels, self.size = score, images, labels, size
-        logits = score(images)
-        self.classes = logits.argmax(1)
-        self.whole = self._read(logits[:, None])[:, 0]
+        self._logits = score(images)
+        self.classes = self._logits.argmax(1)
+        self.whole = self._read(self._logits[:, None])[:, 0]
+
+    def about(self, classes: Tensor) -> Probe:
+        """Return a probe of the same photos that asks about other classes (N,)."""
+        other = copy(self)
+        other.classes = classes
+        other.whole = other._read(self._logits[:, None])[:, 0]
+        return other
 
     def _read(self, logits: Tensor) -> Tensor:
         """Return the answers (N, T, 3) in logits (N, T, K)."""

@@ -35,10 +35,10 @@ def find_columns(results: Sequence[Mapping[str, Any]]) -> list[ScoreColumn]:
 
 
 def tabulate(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """Return the headline table as text: a heading, runs, then the baselines of the first.
+    """Return the headline table as text: a heading, runs, then the baselines of one.
 
-    One says whose it is where another run has others: of other classes or shards, or, of class
-    maps, by its own.
+    That is the first, or the first that has those of class maps. A baseline says whose it is where
+    another run has others: of other classes or shards, or, of class maps, by its own.
     """
     columns = find_columns(results)
     keys = [column.key for column in columns]
@@ -46,13 +46,19 @@ def tabulate(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     rows += [(scores["run"], *_cells(scores, keys)) for scores in results]
     if results:
         tables = [
-            [_cells(scores["baselines"][one.key], keys) for one in find_baselines(scores)]
+            {one.key: _cells(scores["baselines"][one.key], keys) for one in find_baselines(scores)}
             for scores in results
         ]
-        for place, baseline in enumerate(find_baselines(results[0])):
-            cells = tables[0][place]
-            differ = any(table[place : place + 1] not in ([], [cells]) for table in tables)
-            whose = f" (of {results[0]['run']})" if differ else ""
+        most = max(range(len(tables)), key=lambda i: len(tables[i]))  # the first of these
+        for baseline in find_baselines(results[most]):
+            cells = tables[most][baseline.key]
+            others = (table.get(baseline.key, cells) for table in tables)
+            differ = any(
+                theirs not in ("", own)
+                for other in others
+                for own, theirs in zip(cells, other, strict=True)
+            )
+            whose = f" (of {results[most]['run']})" if differ else ""
             rows.append((baseline.title + whose, *cells))
     return rows
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from formula_mutants import mutate
 from scipy.stats import pearsonr
 from training_helpers import BOOK, NAMES
 
@@ -220,8 +221,7 @@ def test_how_photos_are_batched_changes_no_score(judged, size):
 CLASS_MEANS_GIVEN = torch.tensor(np.random.default_rng(6).uniform(size=(len(NAMES), 9, 9))).float()
 
 
-@pytest.fixture(scope="module")
-def classes_judged():
+def judge_classes():
     """Maps of every class, some near their own heatmap; faces of all photos but two; the scorer."""
     views, batch = make_photos()
     rng = np.random.default_rng(3)
@@ -241,8 +241,43 @@ def classes_judged():
     return views, batch, one, one.compute()
 
 
+@pytest.fixture(scope="module")
+def classes_judged():
+    return judge_classes()
+
+
 def test_every_classs_map_is_scored_on_every_face_as_a_loop_does_it(classes_judged):
-    views, batch, _, tables = classes_judged
+    check_classes(*classes_judged)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("pairs.sum(1) - own", "pairs.sum(1)"),
+        ("still[:, 1:]", "still[:, :-1]"),
+        ("cams[here][:, drawn]", "cams[here][:, [k - 1 for k in drawn]]"),
+        ("sound.all(1)", "sound.any(1)"),
+    ],
+)
+def test_a_fault_in_the_scores_of_class_maps_is_noticed(monkeypatch, old, new):
+    mutate(monkeypatch, MapScorer, "_score_classes", old, new)
+    with pytest.raises(AssertionError):
+        check_classes(*judge_classes())
+
+
+def test_a_fault_in_whose_map_counts_is_noticed(monkeypatch, classes_judged):
+    mutate(
+        monkeypatch,
+        ScoreTable,
+        "of_classes",
+        '("_predicted", self.tables.predicted)',
+        '("_predicted", self.tables.label)',
+    )
+    with pytest.raises(AssertionError):
+        check_whose_map(*classes_judged)
+
+
+def check_classes(views, batch, _, tables):
     compared = [i for i in range(18) if i not in (4, 9, 10)]
     assert np.isnan(np.delete(tables.class_scores, compared, 0)).all()
     assert tables.class_sound.tolist() == [i != 6 for i in range(18)]
@@ -274,7 +309,10 @@ def test_one_map_for_all_classes_is_closest_to_one_in_k_and_has_no_margin(classe
 
 
 def test_class_scores_are_means_over_true_predicted_and_all_classes(classes_judged):
-    views, batch, one, tables = classes_judged
+    check_whose_map(*classes_judged)
+
+
+def check_whose_map(views, batch, one, tables):
     kinds = one.kinds
     totals = ScoreTable(tables, one.renderer, kinds, kinds, one.top, [])
     found, labels = totals.of_classes(OWN), batch["label"].tolist()

@@ -220,6 +220,7 @@ def test_baselines_say_whose_they_are_where_runs_have_others(store):
     earlier = two["baselines"].keys() - {"class_means", "permuted"}
     older = two | {"baselines": {key: two["baselines"][key] for key in earlier}}
     assert len(tabulate([older])) == len(tabulate([two])) - 2
+    assert tabulate([older, two])[-6:] == tabulate([two])[-6:]
 
 
 @pytest.mark.slow
