@@ -7,7 +7,8 @@
 Every variant trains on the same folds, cut by person, with the same seed, so that two of them are
 compared photo by photo. people.csv has the columns name (of the photo's file) and person; without
 it the shards' own persons count. The splits of the store are put together. A run that is finished
-in WORK is not done again: without its scores (`.npz`), it is scored from its weights. The last epoch is judged, so that nothing is chosen on photos.
+in WORK is not done again; without its scores (`.npz`) it is scored from its weights. The last
+epoch is judged, so that nothing is chosen on photos.
 """
 
 import argparse
@@ -345,7 +346,9 @@ def compare(found):
         for a, b in PAIRS
         if a in found and b in found
     }
-    seconds = {name: float(np.nanmax(values["seconds"])) for name, values in found.items()}
+    seconds = {
+        name: float(np.nan_to_num(values["seconds"]).max()) for name, values in found.items()
+    }
     return {"photos": len(labels), "variants": table, "pairs": pairs, "most_seconds": seconds}
 
 
