@@ -298,7 +298,8 @@ def _measure_batch(
     fills = [blur(images), mean.expand_as(images)]
     faces = outline_faces(batch["landmarks"], side).to(device)
     asked = Asked(probe, fills, faces, draws, what.steps)
-    heatmaps = what.renderer.draw(batch["landmarks"].to(device)).heatmaps
+    points = batch["landmarks"].to(device)
+    heatmaps = what.renderer.draw(points, batch.get("photo_size")).heatmaps
     own = torch.tensor([what.renderer.drawn.index(k) for k in batch["label"].tolist()])
     own, rows = own.to(device), torch.arange(len(images), device=device)
     target = heatmaps[rows, own]

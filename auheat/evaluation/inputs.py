@@ -82,9 +82,13 @@ class EvaluationInput:
         """The name of the shards."""
         return self.dataset.files[0].parent.name
 
+    @property
+    def _by_authors(self) -> bool:
+        return bool(self.chosen.about["geometry"] == "reference")
+
     def make_renderer(self) -> ClassMapRenderer:
         """Return what draws the heatmaps that maps are compared with, by the shards' geometry."""
-        if self.chosen.about["geometry"] == "reference":
+        if self._by_authors:
             return ReferenceMapRenderer(self.plan.names, self.plan.frame, self.side)
         return ClassMapRenderer(self.plan, self.side)
 
@@ -99,6 +103,9 @@ class EvaluationInput:
         for start in range(0, len(rows), size):
             batch = default_collate(self.dataset.__getitems__(rows[start : start + size]))
             batch["valid"] |= self._has_face(batch)
+            if self._by_authors:
+                sizes = [self.dataset.read_size(index) for index in batch["index"].tolist()]
+                batch["photo_size"] = torch.tensor(sizes)
             yield batch
 
     def _has_face(self, batch: Item) -> Tensor:
