@@ -171,6 +171,11 @@ class ShardDataset(Dataset[Item]):
         heatmap, valid = self._reader.read(*self._place(index), ("heatmap", "valid"))
         return heatmap, bool(valid)
 
+    def read_size(self, index: int) -> tuple[int, int]:
+        """Return the (H, W) of a row's stored photo, without the photo."""
+        (size,) = self._reader.read(*self._place(index), ("size",))
+        return int(size[0]), int(size[1])
+
     def _place(self, index: int) -> tuple[int, int]:
         return int(self._shard[index]), int(self._row[index])
 

@@ -321,7 +321,8 @@ def draw_examples(
         wanted = (("attention", scorer.top), ("cam", CAM))
         shown = {name: views.maps[kind] for name, kind in wanted if kind in views.maps}
         maps = bring_to_grid(shown, rows, scorer.renderer.size)
-        heatmaps = scorer.renderer.draw(batch["landmarks"].to(scorer.device)).heatmaps
+        points = batch["landmarks"].to(scorer.device)
+        heatmaps = scorer.renderer.draw(points, batch.get("photo_size")).heatmaps
         pictures = {name: maps.plain[:, i] for i, name in enumerate(shown)}
         pictures["heatmap"] = heatmaps[rows, scorer.own_of(batch["label"])]
         pictures["image"] = batch["image"].permute(0, 2, 3, 1)

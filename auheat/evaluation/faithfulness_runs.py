@@ -253,7 +253,8 @@ def _measure_batch(
     fills = [blur(images), mean.expand_as(images)]
     faces = outline_faces(batch["landmarks"], side).to(device)
     asked = Asked(probe, fills, faces, draws, what.steps)
-    drawn = what.renderer.draw(batch["landmarks"].to(device))
+    points = batch["landmarks"].to(device)
+    drawn = what.renderer.draw(points, batch.get("photo_size"))
     heatmaps = drawn.heatmaps
     own = torch.tensor([what.renderer.drawn.index(k) for k in batch["label"].tolist()])
     own, rows = own.to(device), torch.arange(len(images), device=device)

@@ -83,9 +83,13 @@ class EvaluationInput:
         """The name of the shards."""
         return self.dataset.files[0].parent.name
 
+    @property
+    def _by_authors(self) -> bool:
+        return bool(self.chosen.about["geometry"] == "reference")
+
     def make_renderer(self) -> ClassMapRenderer:
         """Return what draws the heatmaps that maps are compared with, by the shards' geometry."""
-        if self.chosen.about["geometry"] == "reference":
+        if self._by_authors:
             return ReferenceMapRenderer(self.plan.names, self.plan.frame, self.side)
         return ClassMapRenderer(self.plan, self.side)
 
@@ -103,6 +107,9 @@ class EvaluationInput:
             # for the class of some rows these shards have no map, and say nothing of their faces
             undrawn = torch.tensor(sorted(self.chosen.undrawn), dtype=torch.int64)
             batch["valid"] |= torch.isin(batch["label"], undrawn) & batch["face"]
+            if self._by_authors:
+                sizes = [self.dataset.read_size(index) for index in batch["index"].tolist()]
+                batch["photo_size"] = torch.tensor(sizes)
             yield batch
 
 

@@ -148,12 +148,13 @@ class MapScorer:
         answers = {"predicted": views.predicted, "probabilities": views.probabilities}
         self._answers.append({"index": index, "label": labels, "scored": scored} | answers)
         rows, landmarks = torch.nonzero(scored)[:, 0], batch["landmarks"].to(self.device)
+        sizes = batch.get("photo_size")
         step = _CHUNK_CPU if self.device.type == "cpu" else max(1, len(rows))
         for start in range(0, len(rows), step):
             part = rows[start : start + step]
             here, own = part.to(self.device), self.own_of(labels[part])
             maps = bring_to_grid(views.maps, here, self.renderer.size)
-            faces = self.renderer.draw(landmarks[here])
+            faces = self.renderer.draw(landmarks[here], None if sizes is None else sizes[part])
             heatmaps = centre_vectors(faces.heatmaps)
             scores = self.score(maps, faces, heatmaps, own)
             constants, wrong_class = self._score_baselines(heatmaps, own)

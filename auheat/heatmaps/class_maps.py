@@ -90,7 +90,7 @@ class ClassMapRenderer:
         known = faces.usable[:, None]
         return Placed(*(torch.where(known, v, w) for v, w in zip(placed, aside, strict=True)))
 
-    def draw(self, landmarks: Tensor) -> FaceMaps:
+    def draw(self, landmarks: Tensor, photo_sizes: Tensor | None = None) -> FaceMaps:  # noqa: ARG002 (the authors' maps depend on it)
         """Draw on faces: landmarks (N, 68, 2) px of the grid, NaN where not known."""
         placed = self._place(landmarks)
         n, device = len(placed.x), placed.x.device

@@ -128,14 +128,25 @@ def train(
         material = load_training_data(store, config)
         run = store / run_folder.RUNS / config.run_name
         run_folder.check_place(run)
+        # Of a new run, whatever its network refuses is refused before there is a folder.
+        ready = None
+        if world.broadcast(0 if (run / run_folder.CONFIG).is_file() else 1):
+            with torch.random.fork_rng():
+                torch.manual_seed(config.seed)
+                ready = _prepare(config, material, device, world)
         with run_folder.lock_run(run) if world.is_main else nullcontext():
-            return _train(run, config, material, overwrite, world)
+            return _train(run, config, material, overwrite, world, ready)
 
 
 def _train(
-    run: Path, config: TrainConfig, material: TrainingData, overwrite: bool, world: World
+    run: Path,
+    config: TrainConfig,
+    material: TrainingData,
+    overwrite: bool,
+    world: World,
+    ready: tuple[Trainer, tuple[str, ...]] | None,
 ) -> RunSummary:
-    """Train what is left of a run."""
+    """Train what is left of a run; `ready` is what `_prepare` gave of a new one."""
     notes: list[str] = []
 
     def note(*lines: str) -> None:
@@ -150,7 +161,8 @@ def _train(
         return _summarize(run, config, done, 0.0, 0.0, (*notes, "was finished already"))
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        engine, beforehand = _prepare(config, material, world.device(config.device), world)
+        device = world.device(config.device)
+        engine, beforehand = ready or _prepare(config, material, device, world)
         saved = engine.load(run) if done else {}
         note(*beforehand)
         engine.on_rate = lambda rate: note(*_estimate_time(engine, done, rate))
@@ -200,6 +212,8 @@ def _prepare(
         config.head_lr_factor,
         config.head_lr_stages,
     )
+    if config.head_lr_stages and config.head_lr_factor == 1:
+        notes = (*notes, "head_lr_stages: nothing to do, since --head-lr-factor is 1")
     if config.head_lr_factor != 1 and len(optimizer.param_groups) == 1:
         notes = (*notes, f"head_lr_factor: {config.method} has one rate for all of its network")
     if world.size > 1:

@@ -77,11 +77,13 @@ def on_grid(maps: Tensor, size: tuple[int, int]) -> Tensor:
 def on_reference_grid(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Return maps (N, h, w) as the paper's published code compares attention, (N, H, W).
 
-    Not scaled, but shifted up where the lowest value is negative, and enlarged with torch's flags
-    `align_corners=True, antialias=True`.
+    Not scaled; enlarged with torch's flags `align_corners=True, antialias=True`, and shifted up by
+    the map's own lowest value where that is negative, which no pixel need have once enlarged.
     """
+    low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
     large = enlarge(maps, size, aligned=True)
-    return large - large.amin((-2, -1), keepdim=True).clamp(max=0)
+    # As there: what rounding puts beyond the values is cut off, so a constant map stays one.
+    return torch.maximum(torch.minimum(large, high), low) - low.clamp(max=0)
 
 
 def divide(a: Tensor, b: Tensor) -> Tensor:

@@ -130,7 +130,7 @@ def score(raw, heatmaps, own, is_cam):
     """All scores of one map (h, w), straight from their definitions."""
     m = resample(scale(raw))
     moved = resample_as_published(raw)
-    moved = m if is_cam else moved - min(moved.min(), 0)
+    moved = m if is_cam else moved - min(raw.min(), 0)
     target = heatmaps[own]
     region = target >= target.max() / 2
     raw_cosine, *rest = against_classes(m, heatmaps, own)

@@ -340,6 +340,25 @@ def test_a_run_with_a_network_of_timm_needs_no_special_word(fake_timm, store):
     assert METHODS["cam"].find("timm:five") == ((), ())
 
 
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"backbone": "timm:five", "head_lr_factor": 10.0, "head_lr_stages": 1}, "no layer4"),
+        ({"backbone": "timm:four"}, "4 feature maps"),
+        ({"preset": "rafdb", "backbone": "resnet18"}, "begins from published weights"),
+    ],
+)
+def test_what_a_network_cannot_do_is_refused_before_there_is_a_run(
+    fake_timm, store, monkeypatch, tmp_path, asked, words
+):
+    monkeypatch.setenv("AUHEAT_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    config = make_config(**{"preset": "demo", "image_size": 32, "name": "refused", **asked})
+    with pytest.raises(AuheatError, match=words):
+        train(store, config)
+    assert not (store / "runs" / "refused").exists()
+
+
 def test_what_timm_cannot_give_is_one_error_each(fake_timm, monkeypatch):
     with pytest.raises(AuheatError, match="four gives 4 feature maps \\(expected 5\\)"):
         build_classifier("cam", "timm:four", 4)

@@ -160,6 +160,7 @@ def test_the_page_has_mean_and_deviation_over_the_seeds(swept):
             wanted.append(f"{mean:.{digits}f} ± {deviation:.{digits}f} (n=2)")
         assert cells.split(" | ") == wanted
     assert "Mean ± standard deviation over n of 2 seeds." in text
+    assert re.search(r"## Differences.*\n\n.*\n.*\n\| CAM \| [14] \| 2 \| [+-]\d", text)
     assert published.CITATION not in text
 
 
