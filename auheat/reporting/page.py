@@ -6,6 +6,7 @@ report costs no inference. What an evaluation of an earlier version lacks is not
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
@@ -217,13 +218,20 @@ def _along_context(runs: Sequence[Run]) -> list[Mapping[str, Any]]:
     ]
 
 
-def write_page(out: Path, content: Mapping[str, Any]) -> Path:
-    """Fill the report's template and write it to one self-contained file; returns its path."""
-    env = jinja2.Environment(
+@functools.cache
+def _templates() -> jinja2.Environment:
+    """Return the environment that compiles each template once in a process."""
+    return jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, loader=jinja2.FunctionLoader(_read)
     )
-    page = env.get_template("report.html").render(
-        version=__version__, mark=page_mark(_KIND), **content
+
+
+def write_page(out: Path, content: Mapping[str, Any]) -> Path:
+    """Fill the report's template and write it to one self-contained file; returns its path."""
+    page = (
+        _templates()
+        .get_template("report.html")
+        .render(version=__version__, mark=page_mark(_KIND), **content)
     )
     check_target(out, _KIND)
     try:
