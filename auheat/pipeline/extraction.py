@@ -131,6 +131,8 @@ def extract(
     fingerprint |= {name: text for name, text in patterns.items() if text is not None}
     told = {"format": "auheat-landmarks", "version": FORMAT_VERSION, **about}
     with lock_store(store):
+        if overwrite and isinstance(locate, ImportedSource):  # before anything is removed
+            locate.check_fit(photos.source)
         folder = ShardFolder(store / LANDMARKS, fingerprint, overwrite, changing=("source",))
         jobs, started = photos.plan(folder, retry_failed, workers), time.perf_counter()
         if isinstance(locate, ImportedSource):

@@ -154,6 +154,9 @@ def _train(
             notes.extend(lines)
             log_notes(_LOG, lines)
 
+    if overwrite and run.is_dir():  # weights of no use are refused before a run is removed
+        with torch.random.fork_rng():
+            _build(config, len(material.dataset.class_names))
     done = world.broadcast(
         _start(run, config, material, overwrite, world, note) if world.is_main else 0
     )

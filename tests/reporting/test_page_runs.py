@@ -6,9 +6,10 @@ import shutil
 
 import numpy as np
 import pytest
+import safetensors.torch
 from click.testing import CliRunner
 from helpers import Page
-from training_helpers import make_store
+from training_helpers import make_store, save_tensors
 
 from auheat.cli import main
 from auheat.errors import AuheatError
@@ -107,6 +108,24 @@ def test_a_run_that_was_not_evaluated_is_said_to_be_so(store, tmp_path):
     text = report(store=other).read_text()
     assert "Not evaluated yet: with-aus" in text
     assert Page(text).count("table", "confusion shaded") == 1
+
+
+def test_scores_of_older_weights_are_said_to_be_so(store, page, tmp_path, caplog):
+    other = tmp_path / "store"
+    shutil.copytree(store, other)
+    run = other / "runs" / "with-aus"
+    own = json.loads((run / "evaluation.json").read_text())
+    own["scored_on"] |= {"store": "/data/ckplus", "weights_sha256": "0" * 64}
+    (run / "evaluations" / "ckplus").mkdir(parents=True)
+    (run / "evaluations" / "ckplus" / "evaluation.json").write_text(json.dumps(own))
+    tensors = safetensors.torch.load_file(run / "best.safetensors")
+    tensors = {name: 2 * value for name, value in tensors.items()}
+    save_tensors(run / "best.safetensors", tensors, epoch=1)  # as by training that went on
+    text = report(store=other).read_text()
+    said = "cores of other weights than the run has now: with-aus, with-aus on ckplus"
+    assert said in text
+    assert f"warning: s{said} (run `auheat evaluate NAME` again)" in caplog.messages
+    assert "other weights than" not in page
 
 
 def test_a_damaged_evaluation_is_one_clear_error(store, tmp_path):
