@@ -298,9 +298,10 @@ def _measure_batch(
     fills = [blur(images), mean.expand_as(images)]
     faces = outline_faces(batch["landmarks"], side).to(device)
     asked = Asked(probe, fills, faces, draws, what.steps)
-    heatmaps = what.renderer.draw(batch["landmarks"].to(device)).heatmaps
     own = torch.tensor([what.renderer.drawn.index(k) for k in batch["label"].tolist()])
     own, rows = own.to(device), torch.arange(len(images), device=device)
+    landmarks, gain = batch["landmarks"].to(device), batch.get("gain")
+    heatmaps = what.renderer.draw_measured(landmarks, own, gain).heatmaps
     target = heatmaps[rows, own]
     wrong = heatmaps[rows, (own + draws.wrong) % heatmaps.shape[1]]
     maps, sound, changes = _make_own_maps(what, stages, batch, images, labels, probe.classes)

@@ -35,7 +35,7 @@ from auheat.evaluation.scored_rows import (
     choose_rows_of_run,
 )
 from auheat.heatmaps.class_maps import ClassMapRenderer
-from auheat.heatmaps.plan import Plan, plan_heatmaps
+from auheat.heatmaps.plan import AU_MODES, VISIBLE, Plan, measured_gain, plan_heatmaps
 from auheat.heatmaps.reference_renderer import ReferenceMapRenderer
 from auheat.models.registry import find_method
 from auheat.records import Array, Status
@@ -47,6 +47,8 @@ _LOG = logging.getLogger(__name__)
 GIVEN_SIDE = 224
 """Side of the grid that given maps are compared on where neither they nor a run have one."""
 
+
+PRIOR = AU_MODES[0]
 
 _BATCH_CPU, _BATCH_DEVICE = 32, 128
 
@@ -95,11 +97,31 @@ class EvaluationInput:
 
     def batches(self, rows: Sequence[int]) -> Iterator[Item]:
         """Yield rows of the dataset in batches, as they are loaded."""
-        size = self.batch_size
+        size, mode = self.batch_size, self.chosen.about.get("au_mode", PRIOR)
+        renderer = self.make_renderer() if mode != PRIOR else None
         for start in range(0, len(rows), size):
             batch = default_collate(self.dataset.__getitems__(rows[start : start + size]))
             batch["valid"] |= self._has_face(batch)
+            if renderer is not None:
+                self._add_gain(batch, renderer, mode)
             yield batch
+
+    def _add_gain(self, batch: Item, renderer: ClassMapRenderer, mode: str) -> None:
+        """Add what the renderer's units gain by the AUs that were measured in each photo, (N, V).
+
+        A photo of whose class no AU is active has no heatmap.
+        """
+        measured = measured_gain(batch["au_active"], batch["au_intensity"], mode)
+        column = {au: i for i, au in enumerate(self.dataset.aus)}
+        gain = torch.zeros((len(measured), len(renderer.units)))
+        for number, unit in enumerate(renderer.units):
+            if unit.au in column:
+                gain[:, number] = measured[:, column[unit.au]]
+        own = torch.full((len(renderer.plan.names),), -1)
+        own[renderer.drawn] = torch.arange(len(renderer.drawn))
+        shown = renderer.asked()[own[batch["label"]]] & (gain >= VISIBLE)
+        batch["valid"] &= shown.any(1)
+        batch["gain"] = gain
 
     def _has_face(self, batch: Item) -> Tensor:
         """Whether rows (N,) for whose class the shards have no map have points to draw one from."""

@@ -27,8 +27,11 @@ class ReferenceMapRenderer(ClassMapRenderer):
         super().__init__(Plan(tuple(names), (None,) * len(names), frame), side)
         self.drawn = [k for k, name in enumerate(names) if name in ACTION_UNITS]
 
-    def draw(self, landmarks: Tensor) -> FaceMaps:
-        """Draw on faces: landmarks (N, 68, 2) px of the grid, NaN where not known."""
+    def draw(self, landmarks: Tensor, shift: Tensor | None = None) -> FaceMaps:  # noqa: ARG002
+        """Draw on faces: landmarks (N, 68, 2) px of the grid, NaN where not known.
+
+        These maps have no units that `shift` could weigh.
+        """
         points = landmarks.cpu().numpy().astype(np.float64)
         n, names = len(points), self.plan.names
         maps = [
