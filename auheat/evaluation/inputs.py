@@ -34,8 +34,9 @@ from auheat.evaluation.scored_rows import (
     choose_rows_alone,
     choose_rows_of_run,
 )
+from auheat.facs.records import AU_MODES
 from auheat.heatmaps.class_maps import ClassMapRenderer
-from auheat.heatmaps.plan import AU_MODES, VISIBLE, Plan, measured_gain, plan_heatmaps
+from auheat.heatmaps.plan import VISIBLE, Plan, measured_gain, plan_heatmaps
 from auheat.heatmaps.reference_renderer import ReferenceMapRenderer
 from auheat.models.registry import find_method
 from auheat.records import Array, Status

@@ -134,11 +134,6 @@ VISIBLE = 0.5 / 255
 """The weight from which on a Gaussian is more than nothing in a stored map."""
 
 
-AU_MODES = ("prior", "active", "intensity")
-"""How measured AUs count: not at all, as the codebook's weight of those that are active, or that
-weight times intensity / 5."""
-
-
 def measured_gain(active: Any, intensity: Any, mode: str) -> Any:
     """Return what the codebook's weights are multiplied by in photos whose AUs were measured.
 

@@ -15,7 +15,7 @@ from auheat.action_units.matching import UnitRows
 from auheat.errors import RequestError, StoreError
 from auheat.expressions import order_labels
 from auheat.facs.codebooks import load_codebook
-from auheat.heatmaps.plan import AU_MODES
+from auheat.facs.records import AU_MODES
 from auheat.landmarks.face_shape import FAULTS, find_faults
 from auheat.pipeline.framing import Framing, check_framing, is_aligned
 from auheat.pipeline.training_shards import HeatmapSpec, ShardBuilder

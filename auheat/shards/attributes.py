@@ -18,6 +18,7 @@ from typing import Any
 import h5py
 
 from auheat.expressions import EXPRESSIONS
+from auheat.facs.records import AU_MODES
 from auheat.shards.schema import ROW_COUNTS, UNIT_DATASETS
 from auheat.utils.reading import open_regular, parse_json
 
@@ -121,6 +122,10 @@ def check_attributes(shard: h5py.File, kind: str) -> Iterator[Place]:
     for name in OPTIONAL_TEXTS:
         if name in about and not _is_text(about[name]):
             yield "S6", f"attribute {_describe(name, about)} (expected text)", "", None
+    mode = about.get("au_mode", "prior")
+    if mode not in AU_MODES or (mode != "prior" and UNIT_DATASETS[0] not in shard):
+        problem = "no measured AUs" if mode in AU_MODES else f"expected {', '.join(AU_MODES)}"
+        yield "S17", f"attribute {_describe('au_mode', about)} ({problem})", "", None
     for dataset, name, rule, fits, expected in _RULES:
         if dataset not in shard or kind != "auheat-training":
             continue

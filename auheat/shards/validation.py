@@ -88,7 +88,8 @@ RULES: Mapping[str, str] = MappingProxyType(
         "not be read (`auheat verify --source` compares them).",
         "S17": "`au_intensity` and `au_active` MUST come together, with one attribute `aus` of "
         "distinct FACS numbers; `au_intensity` MUST lie in [0, 5] or be NaN, and be NaN where "
-        "`au_active` is 255; `au_active` MUST be 0, 1 or 255.",
+        "`au_active` is 255; `au_active` MUST be 0, 1 or 255. Both MUST be there where "
+        "`au_mode` is active or intensity; it MUST be one of these, or prior.",
     }
 )
 """Rule -> its text, as FORMAT.md has it."""
