@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -50,7 +51,10 @@ MAX_CODED = 2**16
 
 _LAST_UNIT = 99  # no FACS number is longer
 
-_UNIT = re.compile(r"au(_?)0*([1-9][0-9]?)(?:_(r|c|intensity|presence))?", re.IGNORECASE)
+# small r and c, as OpenFace has them: AU12_R is the right side's
+_UNIT = re.compile(r"au([_ ]?)0*([1-9][0-9]?)(?:_((?-i:[rc])|intensity|presence))?", re.IGNORECASE)
+
+_ALIKE = re.compile(r"au[_ ]?[0-9].*", re.IGNORECASE)
 
 _NAMES = (
     *("input", "path", "image_path", "image", "image_name", "filename", "file_name", "file"),
@@ -118,14 +122,22 @@ def recognise(file: Path) -> tuple[str, str]:
     seen = f"it starts with {text[:60]!r}"
     if len(text.split()) == 2 and all(map(_is_number, text.split())):
         return "ck+", ""
+    mark = _find_delimiter(text)
     cells = text.split(",")
     if len(cells) == 2 and all(map(_is_number, cells)):
         return ("disfa", "") if _unit_of_name(file) else ("", _NAMELESS)
     try:
-        header = [cell.strip() for cell in next(csv.reader([text], skipinitialspace=True))]
+        header = [
+            cell.strip() for cell in next(csv.reader([text], delimiter=mark, skipinitialspace=True))
+        ]
     except csv.Error:
         return "", seen
     return _recognise_header(header, seen)
+
+
+def _find_delimiter(header: str) -> str:
+    """Return what stands between the cells of a header: the commonest of comma, semicolon, tab."""
+    return max(",;\t", key=header.count)
 
 
 _NAMELESS = "lines of frame and intensity, but no AU in the file's name (such as SN001_au12.txt)"
@@ -137,12 +149,12 @@ def _recognise_header(header: Sequence[str], seen: str) -> tuple[str, str]:
     if not marks:
         if "confidence" in columns:
             return "", "no columns of action units (OpenFace writes them with -aus)"
-        return "", seen
+        return "", f"{seen} (expected columns such as AU12, AU12_r or AU12_c)"
     if "confidence" in columns and ends & {"r", "c"}:
         return "openface", ""
     if columns & {"FaceScore", *_BOX}:
         return "py-feat", ""
-    return ("libreface", "") if any(match[1] for match in marks) else ("csv", "")
+    return ("libreface", "") if any(match[1] == "_" for match in marks) else ("csv", "")
 
 
 def _is_number(text: str) -> bool:
@@ -267,6 +279,7 @@ class _Columns:
     box: tuple[int, ...]
     points: tuple[tuple[int, ...], tuple[int, ...]]
     twice: str = ""
+    others: tuple[str, ...] = ()
 
     @property
     def wanted(self) -> list[int]:
@@ -281,14 +294,18 @@ class _Columns:
 
 
 def _read_csv(file: Path, stream: IO[str], name: str) -> UnitTable:
-    lines = Lines(stream, file)
-    reader = csv.reader(lines, skipinitialspace=True, strict=True)
+    lines, start = Lines(stream, file), ""
     try:
-        header: list[str] = []
-        while not any(header):
+        for start in lines:
             lines.row = 0
-            header = [cell.strip() for cell in next(reader)]
-        columns, at = _find_columns(tuple(header)), f"{file}: line {reader.line_num}"
+            if start.strip():
+                break
+        mark = _find_delimiter(start)
+        reader = csv.reader(
+            chain([start], lines), delimiter=mark, skipinitialspace=True, strict=True
+        )
+        header = [cell.strip() for cell in next(reader)]
+        columns, at = _find_columns(tuple(header)), f"{file}: line {lines.number}"
         if columns.twice:
             raise StoreError(f"{at}: two columns {columns.twice} (expected one)")
         where, names, flat = list[str](), list[str](), array("d")
@@ -297,10 +314,12 @@ def _read_csv(file: Path, stream: IO[str], name: str) -> UnitTable:
             names.append(name if columns.name is None else text)
             flat.extend(values)
     except csv.Error as error:
-        raise StoreError(f"{file}: line {reader.line_num}: {error}") from error
+        raise StoreError(f"{file}: line {lines.number}: {error}") from error
     if "" in names:
         raise StoreError(f"{where[names.index('')]}: no name (expected a photo's)")
     table = _make_table(names, {}, where)
+    if columns.others:
+        table.odd[f"columns are not read, such as {columns.others[0]}"] += len(columns.others)
     width = len(columns.wanted) + 4 * columns.has_points
     rest = iter(np.array(flat).reshape(len(names), width).T)
     table.values = {cell: next(rest) for cell in columns.units}
@@ -321,12 +340,16 @@ def _read_csv(file: Path, stream: IO[str], name: str) -> UnitTable:
 
 @lru_cache(maxsize=8)  # a folder has a header thousands of times
 def _find_columns(header: tuple[str, ...]) -> _Columns:
-    """Return where a header has what; `twice` names two columns of one thing."""
+    """Return where a header has what.
+
+    `twice` names two columns of one thing, `others` those of AUs that no form has (AU12_L).
+    """
     units: dict[Cell, int] = {}
     matches = [(i, match) for i, cell in enumerate(header) if (match := _UNIT.fullmatch(cell))]
     kinds = {"r": INTENSITY, "intensity": INTENSITY, "c": PRESENCE, "presence": PRESENCE}
     pyfeat = not {"FaceScore", *_BOX}.isdisjoint(header)
-    bare = PRESENCE if pyfeat or any(match[1] for _, match in matches) else PLAIN
+    bare = PRESENCE if pyfeat or any(match[1] == "_" for _, match in matches) else PLAIN
+    others = tuple(cell for cell in header if _ALIKE.fullmatch(cell) and not _UNIT.fullmatch(cell))
     twice = ""
     for i, match in matches:
         cell = Cell(int(match[2]), kinds[match[3].lower()] if match[3] else bare)
@@ -340,7 +363,7 @@ def _find_columns(header: tuple[str, ...]) -> _Columns:
     across, down = (tuple(i for i, axis in marks if axis == wanted) for wanted in "xy")
     box = tuple(at[key.casefold()] for key in _BOX if key.casefold() in at)
     box = box if len(box) == len(_BOX) else ()
-    return _Columns(units, **first, box=box, points=(across, down), twice=twice)
+    return _Columns(units, **first, box=box, points=(across, down), twice=twice, others=others)
 
 
 _NAMED = (

@@ -189,9 +189,10 @@ class UnitMatching:
             for row in rows
         ]
         if len(ids) and not used:
+            hint = "; frames of NAME fit photos such as NAME_17 and NAME/17" if film.any() else ""
             raise StoreError(
                 f"{units.source}: none of its names fits a photo (names: "
-                f"{list_some(list(dict.fromkeys(units.names)))}; photos: {list_some(ids)})"
+                f"{list_some(list(dict.fromkeys(units.names)))}; photos: {list_some(ids)}{hint})"
             )
 
     def _match_frames(self, rows: Array, paths: Sequence[str]) -> None:

@@ -107,6 +107,21 @@ def test_a_plain_csv_has_names_and_aus_in_any_order_and_spelling(tmp_path):
     assert found.odd["values are empty: not measured"] == 1
 
 
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_a_plain_csv_may_have_semicolons_or_tabs_and_a_blank_in_its_names(tmp_path, mark):
+    file = tmp_path / "m.csv"
+    file.write_text("\n\n" + "path,AU 6,AU 12\na.jpg,2,0\n".replace(",", mark))
+    assert row_of(load_units(file)) == {6: (2.0, 1), 12: (0.0, 0)}
+
+
+def test_columns_of_one_side_of_the_face_are_not_read_and_that_is_said(tmp_path):
+    file = tmp_path / "m.csv"
+    file.write_text("path,AU12_r,AU14_L,AU14_R\na.jpg,2,3,0\n")
+    found = load_units(file)
+    assert found.aus == [12]  # AU14_R is of the right side, and no regression
+    assert found.odd["columns are not read, such as AU14_L"] == 2
+
+
 def test_plain_columns_of_0_and_1_are_presence_and_that_is_said(tmp_path):
     file = tmp_path / "m.csv"
     file.write_text("id,AU6,AU12\na,0,1\nb,1,1\n")
