@@ -245,7 +245,10 @@ def _read_disfa(file: Path, stream: IO[str]) -> UnitTable:
         cells = line.split(",")
         if len(cells) != 2 or not all(map(_is_number, cells)):
             raise StoreError(f"{file}: line {number}: {line[:40]!r} (expected frame,intensity)")
-        frames.append(float(cells[0]))
+        frame = float(cells[0])
+        if not frame.is_integer() or frame < 0:
+            raise StoreError(f"{file}: line {number}: frame {cells[0]} (expected a whole number)")
+        frames.append(frame)
         levels.append(float(cells[1]))
         where.append(f"{file}: line {number}")
     table = _make_table([film] * len(frames), {Cell(au, INTENSITY): np.array(levels)}, where)

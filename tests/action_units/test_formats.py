@@ -158,6 +158,8 @@ def test_plain_columns_that_may_be_either_are_refused_with_the_remedy(tmp_path):
         ("a.csv", "frame,face_id,timestamp,confidence,success\n1,0,0,1,1\n", ("-aus",)),
         ("a.txt", "1,0\n2,3\n", ("no AU in the file's name",)),
         ("SN001_au12.txt", "1,0\n2,x\n", ("line 2", "frame,intensity")),
+        ("SN001_au12.txt", "1,0\nnan,3\n", ("line 2", "frame nan")),
+        ("SN001_au12.txt", "1,0\n-2,3\n", ("line 2", "frame -2")),
         ("S1_facs.txt", "1 2\n200 3\n", ("line 2", "FACS number")),
         ("S1_facs.txt", "1.0e+00\n", ("no action units",)),
     ],
