@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from .choices import (
+    AU_MODES,
     CROPS,
     DATASET,
     ENGINES,
@@ -179,6 +180,19 @@ def extract(as_json: bool, **settings: Any) -> None:
 @option("--align", is_flag=True, help="Turn and scale faces to one place; maps follow.")
 @option("--photo-size", default=224, show_default=True, help="Side of aligned photos in pixels.")
 @option("--no-images", is_flag=True, help="Write heatmaps and ids, and no photos.")
+@option(
+    "--aus",
+    type=FILE,
+    metavar="FILE|DIR",
+    help="Which AUs each photo shows: files of OpenFace, py-feat, LibreFace, CK+, DISFA, or a CSV "
+    "with path, AU1, AU12, ...",
+)
+@option(
+    "--au-mode",
+    type=Choice(AU_MODES),
+    help="active: draw those of the expression's AUs that are active in the photo; intensity: by "
+    "weight times intensity / 5; prior: all, as without --aus  [default: active with --aus]",
+)
 @option("--keep-low-confidence", is_flag=True, help="Let doubtful faces count as valid.")
 @workers_option
 @backend_option
@@ -196,6 +210,8 @@ def render(as_json: bool, **settings: Any) -> None:
     auheat render --align --photo-size 112 --name aligned
     auheat render --no-images --name maps-alone
     auheat render --geometry reference
+    auheat render --aus openface-csvs/
+    auheat render --aus measured.csv --au-mode intensity
     """
     from auheat.pipeline.rendering import render as run
 

@@ -273,6 +273,7 @@ def evaluate(as_json: bool, **settings: Any) -> None:
     from auheat.reporting.console import (
         format_calibration,
         format_counts,
+        format_source,
         tabulate_headline,
         tabulate_units,
     )
@@ -286,7 +287,8 @@ def evaluate(as_json: bool, **settings: Any) -> None:
     print_line()
     print_table(tabulate_units(result))
     print_line()
-    for line in (format_calibration(result), format_counts(result)):
+    source = format_source(result["scored_on"])
+    for line in (format_calibration(result), format_counts(result), source):
         if line:
             print_line(line)
     if "faithfulness" in result:

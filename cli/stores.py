@@ -107,12 +107,15 @@ def stats(as_json: bool, **settings: Any) -> None:
     """Count what a store holds: rows, faces, heatmaps, persons, photos that are there twice, bytes.
 
     Named are persons in several splits, photos of one content in several splits, and photos that
-    look like one of another split (copies of another size or quality, next frames of a film).
+    look like one of another split (copies of another size or quality, next frames of a film). Where
+    action units were measured (render --aus), it is said how often the codebook's were active in
+    each expression's photos.
 
     \b
     auheat stats
     auheat stats --shards martinez --plot means.png
     """
+    from auheat.reporting.console import tabulate_codebook
     from auheat.reporting.store_stats import stats as run
 
     result = run(**settings)
@@ -132,6 +135,9 @@ def stats(as_json: bool, **settings: Any) -> None:
         values = ", ".join(f"{name} {value:g}" for name, value in spread.items())
         print_line(f"{title.replace('_', ' ')}: {values or 'none'}")
     _print_maps(result)
+    if result.get("codebook_against_data"):
+        print_line()
+        print_table(tabulate_codebook(result["codebook_against_data"]))
     counts = ("total", "valid", "valid_share", "thin_rows", "turned_rows")
     single = (*counts, "persons", "persons_in_several_splits")
     print_line()

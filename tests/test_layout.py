@@ -14,7 +14,7 @@ ORDER = [
     ("utils",),
     ("images", "facs"),
     ("datasets", "landmarks", "heatmaps", "shards"),
-    ("store", "data"),
+    ("store", "data", "action_units"),
     ("pipeline", "models", "visualization", "exporters", "demo"),
     ("losses", "runs"),
     ("training", "evaluation"),

@@ -27,6 +27,7 @@ from auheat.images.decoding import decode_stored
 from auheat.images.headers import UnreadableImageError
 from auheat.records import Array
 from auheat.shards.row_reader import RowReader
+from auheat.shards.schema import UNIT_DATASETS
 from auheat.utils.devices import count_cores
 
 CACHE_BYTES = 2**30
@@ -47,7 +48,9 @@ class ShardDataset(Dataset[Item]):
 
     Item i is a dict: `image` (3, S, S) u8 RGB, `heatmap` (h, w) u8 (255 is 1), `label` and `index`
     int, `valid` bool (whether the heatmap says anything), and `landmarks` (68, 2) f32 px of the
-    S x S image, NaN where unknown. It may be pickled, forked and used by threads: no process or
+    S x S image, NaN where unknown. Where all shards have the same measured AUs, `au_intensity` (A,)
+    f32 is in [0, 5], NaN where not measured, and `au_active` (A,) u8 is 1, 0, or 255 where not
+    measured. It may be pickled, forked and used by threads: no process or
     thread shares an open file with another.
 
     Attributes:
@@ -58,6 +61,7 @@ class ShardDataset(Dataset[Item]):
         left_out: Count of rows that are unreadable, unlabelled, of a class not in `classes`, or
             (with `faces_only`) without a face.
         status: (N,) `Status` of every row.
+        aus: FACS numbers of the measured AUs, () where there are none.
 
     Args:
         files: A folder of rendered shards, or some of its files.
@@ -103,14 +107,17 @@ class ShardDataset(Dataset[Item]):
         self.persons: list[str] = []
         chosen: list[Selection] = []
         status: list[Array] = []
+        measured: set[tuple[int, ...]] = set()
         person: dict[bytes, str] = {}  # each name once in memory, however many photos it has
         for table, selection in parts:
             chosen.append(selection)
+            measured.add(table.aus)
             self.left_out += selection.left_out
             status.append(table.status[selection.rows])
             self.ids += [key.decode() for key in table.ids[selection.rows].tolist()]
             raw = table.persons[selection.rows].tolist()
             self.persons += [person.setdefault(key, key.decode()) for key in raw]
+        self.aus = measured.pop() if len(measured) == 1 else ()
         self.status: Array = np.concatenate(status)
         self.labels: Array = np.concatenate([part.labels for part in chosen])
         self._row: Array = np.concatenate([part.rows for part in chosen])
@@ -181,17 +188,25 @@ class ShardDataset(Dataset[Item]):
 
     def _read(self, indices: Sequence[int]) -> list[Item]:
         rows = [(*self._place(index), self._read_raw(index)) for index in indices]
-        return make_items(rows, self.image_size, self._reader)
+        return make_items(rows, self.image_size, self._reader, self._more)
+
+    @property
+    def _more(self) -> tuple[str, ...]:
+        return UNIT_DATASETS if self.aus else ()
 
     def _read_raw(self, index: int) -> list[Any]:
-        return self._reader.read(*self._place(index), ITEM_DATASETS)
+        return self._reader.read(*self._place(index), (*ITEM_DATASETS, *self._more))
 
 
 def make_items(
-    rows: Sequence[tuple[int, int, Sequence[Any]]], side: int, reader: RowReader
+    rows: Sequence[tuple[int, int, Sequence[Any]]],
+    side: int,
+    reader: RowReader,
+    more: Sequence[str] = (),
 ) -> list[Item]:
     """Make tensors of rows (shard, row, `ITEM_DATASETS`); photo and landmarks at side x side px.
 
+    `more` are further datasets of numbers, whose values follow those of `ITEM_DATASETS`.
     The tensors of all rows lie in one piece of memory. Raises `AuheatError`, which names the row,
     where a photo is damaged.
     """
@@ -208,13 +223,14 @@ def make_items(
         factor[0] = side / image.shape[1], side / image.shape[0]
         # BGR into planes of RGB: a transposing copy takes ten times as long
         cv2.split(fit_square(image, side), list(planes[::-1]))
-    _, heatmaps, valid, landmarks = zip(*(fields for _, _, fields in rows), strict=True)
+    _, heatmaps, valid, landmarks, *others = zip(*(fields for _, _, fields in rows), strict=True)
     points = ((np.stack(landmarks) + 0.5) * scale - 0.5).astype(np.float32)
     columns = {
         "image": images,
         "heatmap": torch.from_numpy(np.stack(heatmaps)),
         "valid": torch.from_numpy(np.array(valid, bool)),
         "landmarks": torch.from_numpy(points),
+        **{name: torch.from_numpy(np.stack(v)) for name, v in zip(more, others, strict=True)},
     }
     return [
         dict(zip(columns, values, strict=True))

@@ -15,7 +15,7 @@ from auheat.errors import RequestError, StoreError
 from auheat.records import Array, Status
 from auheat.shards.attributes import plain_attributes
 from auheat.shards.reader import list_shards, open_shard
-from auheat.shards.schema import FORMAT_VERSION
+from auheat.shards.schema import FORMAT_VERSION, UNIT_DATASETS
 from auheat.shards.validation import check_usable
 
 ITEM_DATASETS = ("image", "heatmap", "valid", "landmarks")
@@ -35,13 +35,15 @@ _COLUMNS = ("id", "split", "status", "label")
 class RowTable:
     """A shard's row metadata: ids, splits (N,) and persons as UTF-8, status, label (N,).
 
-    `names` are its classes, in the order of `label`, `map_size` is (h, w). `digest` changes with
-    ids, splits, labels, status, and what the shard was made by.
+    `names` are its classes, in the order of `label`, `map_size` is (h, w), `aus` are the action
+    units that were measured, none where none were. `digest` changes with ids, splits, labels,
+    status, and what the shard was made by.
     """
 
     file: Path
     names: tuple[str, ...]
     map_size: tuple[int, ...]
+    aus: tuple[int, ...]
     ids: Array
     persons: Array
     splits: Array
@@ -89,11 +91,15 @@ def read_row_table(file: Path) -> RowTable:
         ids, splits, status, label, persons = (shard[name][:] for name in (*_COLUMNS, "person"))
         map_size = shard["heatmap"].shape[1:]
         names = tuple(plain_attributes(shard["label"])["names"])
+        units = UNIT_DATASETS[0] in shard
+        aus = tuple(plain_attributes(shard[UNIT_DATASETS[0]])["aus"]) if units else ()
     digest = hashlib.sha256(json.dumps([about, names], sort_keys=True, default=str).encode())
     for value in (ids, splits, status, label):
         digest.update(f"|{value.dtype}|{value.shape}|".encode())
         digest.update(value.tobytes())
-    return RowTable(file, names, map_size, ids, persons, splits, status, label, digest.digest())
+    return RowTable(
+        file, names, map_size, aus, ids, persons, splits, status, label, digest.digest()
+    )
 
 
 def scan_shards(

@@ -321,10 +321,11 @@ def draw_examples(
         wanted = (("attention", scorer.top), ("cam", CAM))
         shown = {name: views.maps[kind] for name, kind in wanted if kind in views.maps}
         maps = bring_to_grid(shown, rows, scorer.renderer.size)
-        points = batch["landmarks"].to(scorer.device)
-        heatmaps = scorer.renderer.draw(points, batch.get("photo_size")).heatmaps
+        own, points = scorer.own_of(batch["label"]), batch["landmarks"].to(scorer.device)
+        measured = batch.get("gain"), batch.get("photo_size")
+        heatmaps = scorer.renderer.draw_measured(points, own, *measured).heatmaps
         pictures = {name: maps.plain[:, i] for i, name in enumerate(shown)}
-        pictures["heatmap"] = heatmaps[rows, scorer.own_of(batch["label"])]
+        pictures["heatmap"] = heatmaps[rows, own]
         pictures["image"] = batch["image"].permute(0, 2, 3, 1)
         for name, values in pictures.items():
             found.setdefault(name, []).append(values.cpu().numpy())

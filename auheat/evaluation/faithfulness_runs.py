@@ -253,11 +253,11 @@ def _measure_batch(
     fills = [blur(images), mean.expand_as(images)]
     faces = outline_faces(batch["landmarks"], side).to(device)
     asked = Asked(probe, fills, faces, draws, what.steps)
-    points = batch["landmarks"].to(device)
-    drawn = what.renderer.draw(points, batch.get("photo_size"))
-    heatmaps = drawn.heatmaps
     own = torch.tensor([what.renderer.drawn.index(k) for k in batch["label"].tolist()])
     own, rows = own.to(device), torch.arange(len(images), device=device)
+    points, measured = batch["landmarks"].to(device), (batch.get("gain"), batch.get("photo_size"))
+    drawn = what.renderer.draw_measured(points, own, *measured)
+    heatmaps = drawn.heatmaps
     target = heatmaps[rows, own]
     wrong = heatmaps[rows, (own + draws.wrong) % heatmaps.shape[1]]
     maps, sound, changes = _make_own_maps(what, stages, batch, images, labels, probe.classes)

@@ -34,8 +34,9 @@ from auheat.evaluation.scored_rows import (
     choose_rows_alone,
     choose_rows_of_run,
 )
+from auheat.facs.records import AU_MODES
 from auheat.heatmaps.class_maps import ClassMapRenderer
-from auheat.heatmaps.plan import Plan, plan_heatmaps
+from auheat.heatmaps.plan import VISIBLE, Plan, measured_gain, plan_heatmaps
 from auheat.heatmaps.reference_renderer import ReferenceMapRenderer
 from auheat.models.registry import find_method
 from auheat.records import Array, Status
@@ -47,6 +48,8 @@ _LOG = logging.getLogger(__name__)
 GIVEN_SIDE = 224
 """Side of the grid that given maps are compared on where neither they nor a run have one."""
 
+
+PRIOR = AU_MODES[0]
 
 _BATCH_CPU, _BATCH_DEVICE = 32, 128
 
@@ -100,17 +103,37 @@ class EvaluationInput:
 
     def batches(self, rows: Sequence[int]) -> Iterator[Item]:
         """Yield rows of the dataset in batches, as they are loaded."""
-        size = self.batch_size
+        size, mode = self.batch_size, self.chosen.about.get("au_mode", PRIOR)
+        renderer = self.make_renderer() if mode != PRIOR else None
         for start in range(0, len(rows), size):
             batch = default_collate(self.dataset.__getitems__(rows[start : start + size]))
             batch["face"] = find_faces(self.dataset, batch)
             # for the class of some rows these shards have no map, and say nothing of their faces
             undrawn = torch.tensor(sorted(self.chosen.undrawn), dtype=torch.int64)
             batch["valid"] |= torch.isin(batch["label"], undrawn) & batch["face"]
+            if renderer is not None:
+                self._add_gain(batch, renderer, mode)
             if self._by_authors:
                 sizes = [self.dataset.read_size(index) for index in batch["index"].tolist()]
                 batch["photo_size"] = torch.tensor(sizes)
             yield batch
+
+    def _add_gain(self, batch: Item, renderer: ClassMapRenderer, mode: str) -> None:
+        """Add what the renderer's units gain by the AUs that were measured in each photo, (N, V).
+
+        A photo of whose class no AU is active has no heatmap.
+        """
+        measured = measured_gain(batch["au_active"], batch["au_intensity"], mode)
+        column = {au: i for i, au in enumerate(self.dataset.aus)}
+        gain = torch.zeros((len(measured), len(renderer.units)))
+        for number, unit in enumerate(renderer.units):
+            if unit.au in column:
+                gain[:, number] = measured[:, column[unit.au]]
+        own = torch.full((len(renderer.plan.names),), -1)
+        own[renderer.drawn] = torch.arange(len(renderer.drawn))
+        shown = renderer.asked()[own[batch["label"]]] & (gain >= VISIBLE)
+        batch["valid"] &= shown.any(1)
+        batch["gain"] = gain
 
 
 def find_faces(dataset: ShardDataset, batch: Item) -> Tensor:

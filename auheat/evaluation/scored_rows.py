@@ -23,6 +23,7 @@ from auheat.errors import RequestError, StoreError
 from auheat.expressions import match_name
 from auheat.records import Array, Status
 from auheat.runs import run_folder
+from auheat.shards.attributes import OPTIONAL_TEXTS
 from auheat.shards.manifest import digest_fingerprint, read_manifest
 from auheat.shards.reader import read_attributes
 from auheat.shards.schema import SHARDS
@@ -175,6 +176,8 @@ def describe_shards(
         "codebook_digest": made_with["codebook_digest"],
         "geometry": made_with.get("geometry", "face"),
         "detector": made_with.get("detector", ""),
+        "au_mode": "prior",
+        **{key: made_with[key] for key in OPTIONAL_TEXTS if key in made_with},
         "split": split,
         "splits": dict(counts),
     }

@@ -154,7 +154,9 @@ class MapScorer:
             part = rows[start : start + step]
             here, own = part.to(self.device), self.own_of(labels[part])
             maps = bring_to_grid(views.maps, here, self.renderer.size)
-            faces = self.renderer.draw(landmarks[here], None if sizes is None else sizes[part])
+            photo_sizes = None if sizes is None else sizes[part]
+            gain = batch["gain"][part] if "gain" in batch else None
+            faces = self.renderer.draw_measured(landmarks[here], own, gain, photo_sizes)
             heatmaps = centre_vectors(faces.heatmaps)
             scores = self.score(maps, faces, heatmaps, own)
             constants, wrong_class = self._score_baselines(heatmaps, own)
@@ -229,9 +231,12 @@ class MapScorer:
             "pointing": pointing.double(),
         }
         inside = in_units & spans[..., None]
+        asked = self._asked[own]
+        if faces.shift is not None:  # an AU that was not active is not looked for
+            asked = asked & _pick(faces.shift, own).isfinite()
         return BatchScores(
             torch.stack([scores[name] for name in SCORES], -1),
-            *self._score_aus(maps.plain, faces.regions, inside, self._asked[own]),
+            *self._score_aus(maps.plain, faces.regions, inside, asked),
             r,
         )
 

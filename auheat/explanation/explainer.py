@@ -73,6 +73,11 @@ MEANING = {
     Status.UNREADABLE: "no photo that can be read",
 }
 
+LEARNT_MEASURED = (
+    "the run learnt from measured AUs; those shown here are the codebook's, not what moves in the "
+    "photo"
+)
+
 NO_CLASS_MAP = "{} has one map for all classes: there is no class map to show"
 
 NO_HEATMAP = "the codebook expects no action units of {}"
@@ -170,6 +175,8 @@ class Explainer:
         self._scorer = MapScorer(renderer, None, self._device)
         self._method = find_method(self.config["settings"]["method"])
         found, self.notes = match_detector(self.config, device, detector, model)
+        if self.config["data"].get("au_mode", "prior") != "prior":
+            self.notes += (LEARNT_MEASURED,)
         self._finding = DetectorSource(found, None, None)
 
     def __call__(self, photos: Sequence[Path], label: str = "") -> Iterator[Explanation]:

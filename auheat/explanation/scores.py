@@ -142,6 +142,7 @@ class ExplanationData:
         return plain | {
             "method": self.method,
             "codebook": self.codebook,
+            "au_mode": "prior",
             "expression": self.expression,
             "label": self.label,
             "probabilities": self.probabilities,

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from auheat.records import Array, Status
+from auheat.shards.schema import UNIT_DATASETS, UNMEASURED
 from auheat.store.shard_set import ShardSet
 from auheat.utils.files import dump_json, sync
 
@@ -44,6 +45,7 @@ def write_tars(
     tar: tarfile.TarFile | None = None
     number = left_out = 0
     names = material.names
+    aus = material.attributes.get(UNIT_DATASETS[0], {}).get("aus", [])
     try:
         for block in material.blocks(split):
             for row in range(len(block["id"])):
@@ -56,7 +58,7 @@ def write_tars(
                     tar = tarfile.open(file, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
                     counts[file.name] = 0
                 assert tar is not None
-                _add_sample(tar, f"{number:09d}", block, row, names)
+                _add_sample(tar, f"{number:09d}", block, row, names, aus)
                 counts[f"{len(counts) - 1:06d}.tar"] += 1
                 number += 1
             progress(len(block["id"]))
@@ -74,7 +76,12 @@ def _finish(tar: tarfile.TarFile | None) -> None:
 
 
 def _add_sample(
-    tar: tarfile.TarFile, key: str, block: Mapping[str, Any], row: int, names: Sequence[str]
+    tar: tarfile.TarFile,
+    key: str,
+    block: Mapping[str, Any],
+    row: int,
+    names: Sequence[str],
+    aus: Sequence[int],
 ) -> None:
     """Write the members of one sample, sorted by name."""
     label, points = int(block["label"][row]), block["landmarks"][row]
@@ -89,6 +96,7 @@ def _add_sample(
         "size": block["size"][row].tolist(),
         "transform": block["transform"][row].tolist(),
         "scale": 1 / 255,
+        **_describe_units(block, row, aus),
     }
     members = {
         "json": dump_json(about, sort_keys=True).encode(),
@@ -102,6 +110,17 @@ def _add_sample(
         info = tarfile.TarInfo(f"{key}.{ending}")  # owner 0, time 0, mode 0644
         info.size = len(data)
         tar.addfile(info, io.BytesIO(data))
+
+
+def _describe_units(block: Mapping[str, Any], row: int, aus: Sequence[int]) -> dict[str, Any]:
+    """Return a sample's measured AUs by number: intensity and presence, None where not measured."""
+    if not aus:
+        return {}
+    level, active = (block[name][row].tolist() for name in UNIT_DATASETS)
+    levels = [None if value != value else value for value in level]
+    presence = [None if value == UNMEASURED else value for value in active]
+    values = (dict(zip(map(str, aus), column, strict=True)) for column in (levels, presence))
+    return dict(zip(UNIT_DATASETS, values, strict=True))
 
 
 def _pack(values: Array) -> bytes:

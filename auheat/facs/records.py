@@ -7,6 +7,10 @@ from dataclasses import dataclass
 
 from auheat.records import Array
 
+AU_MODES = ("prior", "active", "intensity")
+"""How measured AUs count in a heatmap: not at all; the codebook's weight of those of the expression
+that are active; or that weight times intensity / 5."""
+
 
 @dataclass(frozen=True, slots=True)
 class Blob:

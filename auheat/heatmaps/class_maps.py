@@ -55,12 +55,14 @@ class FaceMaps(NamedTuple):
     """What is drawn on N faces: `heatmaps` (N, K, S, S) f32 of the K classes that have one.
 
     `logs` (N, V, S, S) f32 are the logs of the units' own maps, of weight 1, `placed` the Gaussians
-    of both. A face without points has zeros.
+    of both. A face without points has zeros. `shift` (N, K, V) is added to the log of a unit's
+    weight in a class, None where all faces show what the codebook has.
     """
 
     placed: Placed
     heatmaps: Tensor
     logs: Tensor
+    shift: Tensor | None = None
 
     @property
     def regions(self) -> Tensor:
@@ -90,7 +92,31 @@ class ClassMapRenderer:
         known = faces.usable[:, None]
         return Placed(*(torch.where(known, v, w) for v, w in zip(placed, aside, strict=True)))
 
-    def draw(self, landmarks: Tensor, photo_sizes: Tensor | None = None) -> FaceMaps:  # noqa: ARG002 (the authors' maps depend on it)
+    def draw_measured(
+        self,
+        landmarks: Tensor,
+        own: Tensor,
+        gain: Tensor | None,
+        photo_sizes: Tensor | None = None,
+    ) -> FaceMaps:
+        """Draw on faces as `draw`, in their own class what was measured in them.
+
+        `gain` (N, V) multiplies the units' weights in the class `own` (N,), its place among the
+        drawn ones; the other classes' maps stay the codebook's. None: no AUs were measured.
+        """
+        if gain is None:
+            return self.draw(landmarks, photo_sizes)
+        gain = gain.to(landmarks.device)
+        shift = gain.new_zeros((len(gain), len(self.drawn), len(self.units)))
+        shift[torch.arange(len(gain), device=gain.device), own] = gain.log()
+        return self.draw(landmarks, photo_sizes, shift)
+
+    def draw(
+        self,
+        landmarks: Tensor,
+        photo_sizes: Tensor | None = None,  # noqa: ARG002 (the authors' maps depend on it)
+        shift: Tensor | None = None,
+    ) -> FaceMaps:
         """Draw on faces: landmarks (N, 68, 2) px of the grid, NaN where not known."""
         placed = self._place(landmarks)
         n, device = len(placed.x), placed.x.device
@@ -101,8 +127,11 @@ class ClassMapRenderer:
             self._draw_logs(placed, unit.part, one)
             for k, weight in unit.weights.items():
                 here = highest[:, k]
-                torch.maximum(here, one + weight if weight else one, out=here)
-        return FaceMaps(placed, highest.exp_(), logs)
+                value = one + weight if weight else one
+                if shift is not None:
+                    value = value + shift[:, k, number, None, None]
+                torch.maximum(here, value, out=here)
+        return FaceMaps(placed, highest.exp_(), logs, shift)
 
     def _draw_logs(self, placed: Placed, part: slice, out: Tensor) -> None:
         """Write the log of a unit's map (N, S, S): the largest of its Gaussians' logs."""
@@ -134,7 +163,10 @@ class ClassMapRenderer:
         least = torch.full(shape, -torch.inf, dtype=logs.dtype, device=points.device)
         for number, unit in enumerate(self.units):
             for k, weight in unit.weights.items():
-                least[..., k] = torch.maximum(least[..., k], highest[..., number] + weight)
+                value = highest[..., number] + weight
+                if faces.shift is not None:
+                    value = value + faces.shift[:, None, k, number]
+                least[..., k] = torch.maximum(least[..., k], value)
         return least.exp(), highest >= _LOG_REGION
 
     def units_of(self, k: int) -> dict[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -130,8 +130,85 @@ def _plan(codebook: Codebook, names: tuple[str, ...], mode: str) -> Plan:
     return Plan(names, classes, codebook.frame)
 
 
-@lru_cache(maxsize=64)
-def plan_units(plan: Plan) -> dict[int, Plan]:
+VISIBLE = 0.5 / 255
+"""The weight from which on a Gaussian is more than nothing in a stored map."""
+
+
+def measured_gain(active: Any, intensity: Any, mode: str) -> Any:
+    """Return what the codebook's weights are multiplied by in photos whose AUs were measured.
+
+    Args:
+        active: (N, A) 1 for an AU that is active, 0 or 255 (not measured) for others; an array, or
+            a tensor.
+        intensity: (N, A) f32 in [0, 5], NaN where it was not measured.
+        mode: "active", or "intensity": an active AU of unknown intensity counts whole.
+
+    Returns:
+        (N, A) f32 in [0, 1].
+
+    Example:
+        >>> import numpy as np
+        >>> from auheat.heatmaps.plan import measured_gain
+        >>> active, intensity = np.array([[1, 1, 0, 255]]), np.float32([[2, np.nan, 0.5, np.nan]])
+        >>> measured_gain(active, intensity, "active").tolist()
+        [[1.0, 1.0, 0.0, 0.0]]
+        >>> measured_gain(active, intensity, "intensity").round(2).tolist()
+        [[0.4000000059604645, 1.0, 0.0, 0.0]]
+    """
+    xp = namespace(intensity)
+    one, none = xp.ones_like(intensity), xp.zeros_like(intensity)
+    strength = xp.where(xp.isnan(intensity), one, intensity / 5) if mode == "intensity" else one
+    return xp.where(active == 1, strength, none)
+
+
+def plan_photos(
+    codebook: Codebook, names: Sequence[str], labels: Array, aus: Sequence[int], gain: Array
+) -> tuple[Plan, Array]:
+    """Plan each photo's own heatmap: its class's AUs, weighted by what was measured in it.
+
+    Args:
+        codebook: Where each class's action units are from, and their weights.
+        names: Classes, in the order of `labels`.
+        labels: (N,) classes of the photos, -1 for unlabelled.
+        aus: The A action units that were measured; others are not drawn.
+        gain: (N, A) what the codebook's weights are multiplied by, in [0, 1].
+
+    Returns:
+        A plan of a class for each set of weights that occurs, and the photos' classes in it (N,),
+        -1 where nothing is to be drawn.
+
+    Example:
+        >>> import numpy as np
+        >>> from auheat import load_codebook
+        >>> from auheat.heatmaps.plan import plan_photos
+        >>> book, gain = load_codebook("martinez"), np.array([[0.0, 1.0], [0.0, 0.0]])
+        >>> plan, labels = plan_photos(book, ["Happiness"], np.array([0, 0]), [6, 12], gain)
+        >>> set(plan.classes[0].au.tolist()), labels.tolist()
+        ({12}, [0, -1])
+    """
+    column = {au: i for i, au in enumerate(aus)}
+    classes: dict[tuple[Any, ...], int] = {}
+    drawn: list[Blobs] = []
+    out = np.full(len(labels), -1, np.int64)
+    for row, label in enumerate(labels.tolist()):
+        cues = codebook.expressions.get(names[label], ()) if label >= 0 else ()
+        weights = [c.weight * float(gain[row, column[c.au]]) if c.au in column else 0 for c in cues]
+        key = (label, *weights)
+        if max(weights, default=0) < VISIBLE:
+            continue
+        if key not in classes:
+            classes[key] = len(drawn)
+            shown = [
+                replace(cue, weight=weight)
+                for cue, weight in zip(cues, weights, strict=True)
+                if weight >= VISIBLE
+            ]
+            drawn.append(_stack(_choose(codebook, shown), codebook.frame))
+        out[row] = classes[key]
+    return Plan(tuple(map(str, range(len(drawn)))), tuple(drawn), codebook.frame), out
+
+
+def split_units(plan: Plan) -> dict[int, Plan]:
     """Split a plan by action unit: AU -> the plan that draws only its Gaussians.
 
     The maximum over the units' maps is the plan's own map.
@@ -142,6 +219,10 @@ def plan_units(plan: Plan) -> dict[int, Plan]:
         au: Plan(plan.names, tuple(_of_unit(b, au) for b in plan.classes), plan.frame, plan.blind)
         for au in units
     }
+
+
+plan_units = lru_cache(maxsize=64)(split_units)
+"""`split_units`, made once for a plan that is drawn again and again."""
 
 
 def _of_unit(blobs: Blobs | None, au: int) -> Blobs | None:

@@ -29,10 +29,16 @@ class ReferenceMapRenderer(ClassMapRenderer):
         super().__init__(Plan(tuple(names), (None,) * len(names), frame), side)
         self.drawn = [k for k, name in enumerate(names) if name in ACTION_UNITS]
 
-    def draw(self, landmarks: Tensor, photo_sizes: Tensor | None = None) -> FaceMaps:
+    def draw(
+        self,
+        landmarks: Tensor,
+        photo_sizes: Tensor | None = None,
+        shift: Tensor | None = None,  # noqa: ARG002
+    ) -> FaceMaps:
         """Draw on faces: landmarks (N, 68, 2) px of the grid, NaN where not known.
 
-        `photo_sizes` (N, 2) are the (H, W) of their photos; None: those of the grid.
+        `photo_sizes` (N, 2) are the (H, W) of their photos; None: those of the grid. These maps
+        have no units that `shift` could weigh.
         """
         n, names = len(landmarks), self.plan.names
         sizes = torch.tensor([self.size]).expand(n, 2) if photo_sizes is None else photo_sizes

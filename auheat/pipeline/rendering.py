@@ -11,12 +11,15 @@ from typing import Any
 
 import numpy as np
 
+from auheat.action_units.matching import UnitRows
 from auheat.errors import RequestError, StoreError
 from auheat.expressions import order_labels
 from auheat.facs.codebooks import load_codebook
+from auheat.facs.records import AU_MODES
 from auheat.landmarks.face_shape import FAULTS, find_faults
 from auheat.pipeline.framing import Framing, check_framing, is_aligned
 from auheat.pipeline.training_shards import HeatmapSpec, ShardBuilder
+from auheat.pipeline.unit_source import UnitSource, match_units
 from auheat.pipeline.workers import check_backend, run_jobs
 from auheat.records import Array, Status
 from auheat.shards.manifest import ShardEntry, read_manifest
@@ -58,6 +61,8 @@ def render(
     align: bool = False,
     photo_size: int = 224,
     no_images: bool = False,
+    aus: str | Path | None = None,
+    au_mode: str | None = None,
     keep_low_confidence: bool = False,
     workers: int | None = None,
     backend: str = "threads",
@@ -84,6 +89,11 @@ def render(
         align: Store faces upright and of one size; a set that is aligned already is left as it is.
         photo_size: Side of aligned photos in px, 16 to 4096.
         no_images: Leave the photos' bytes out.
+        aus: File or folder that says which AUs each photo shows, as OpenFace, py-feat, LibreFace,
+            CK+ and DISFA have it, or a CSV (docs/aus.md); rows then carry them.
+        au_mode: "active": of the codebook's AUs those that are active in the photo are drawn;
+            "intensity": with their weight times intensity / 5; "prior": all, as without `aus`.
+            None: "active" with `aus`.
         keep_low_confidence: Let maps of LOW_CONFIDENCE faces count as valid.
         workers: Threads, or processes, 1 or more; None: one per core.
         backend: "threads", "loky", "dask", "ray", as of `extract`.
@@ -116,13 +126,16 @@ def render(
         raise RequestError("--retry-failed, --overwrite: one keeps what the other removes")
     book = load_codebook(_choose_codebook(codebook, geometry))
     mode = _choose_mode(generic, landmarks, per_au, per_class, geometry)
+    counts_as = _choose_au_mode(aus, au_mode, mode, geometry)
     if not store.is_dir():
         raise StoreError(f"{store}: no store (run `auheat extract` first)")
     with lock_store(store):
         files, made_with = list_finished(store / LANDMARKS, "auheat extract")
         labels = {label for file in files for label in read_columns(file, ["label"])["label"]}
         names = tuple(order_labels(labels))
-        drawing = HeatmapSpec(book, names, mode, geometry, per_au, per_class, map_size)
+        units = None if aus is None else match_units(Path(aus), files)
+        measured = None if units is None else units.describe(counts_as)
+        drawing = HeatmapSpec(book, names, mode, geometry, per_au, per_class, map_size, measured)
         aligned = align and is_aligned(*_sample_points(files), book.frame)
         framing = Framing(crop, align and not aligned, photo_size, book.frame)
         kept = (keep_low_confidence, not no_images)
@@ -132,13 +145,12 @@ def render(
         if overwrite and target.is_dir():  # before anything there is removed
             _check_photos(making, files, made_with["photos"])
         folder = ShardFolder(target, _fingerprint(made_with, making), overwrite)
-        run = _Run(store / LANDMARKS, folder, making, _describe(files[0], drawing))
+        run = _Run(store / LANDMARKS, folder, making, _describe(files[0], drawing), units)
         resumed, seconds = run(backend, workers, retry_failed)
-        details = drawing.details | ({"images": "none"} if no_images else {})
-        if framing.align or crop != "none":
-            details["framing"] = f"aligned, {photo_size} px" if align else f"crop {crop}"
+        details = drawing.details | _describe_request(no_images, framing)
         notes = ["--align: these faces are aligned already, and left as they are"] * aligned
         notes += _count_misshapen(files)
+        notes += [] if units is None else units.notes(book, counts_as)
         photos = made_with["photos"]
         return summarize("render", target, photos, resumed, seconds, fail_on_bad, details, notes)
 
@@ -202,6 +214,15 @@ def _describe(landmarks: Path, drawing: HeatmapSpec) -> dict[str, Any]:
     }
 
 
+def _describe_request(no_images: bool, framing: Framing) -> dict[str, Any]:
+    """Return what a summary says of the photos."""
+    details = {"images": "none"} if no_images else {}
+    if framing.align or framing.crop != "none":
+        aligned = f"aligned, {framing.side} px"
+        details["framing"] = aligned if framing.align else f"crop {framing.crop}"
+    return details
+
+
 @dataclass(frozen=True, slots=True)
 class _Run:
     """One run over all landmark shards: which to draw, and how one is made."""
@@ -210,16 +231,18 @@ class _Run:
     folder: ShardFolder
     making: ShardBuilder
     about: dict[str, Any]
+    units: UnitSource | None
 
     def __call__(self, backend: str, workers: int | None, retry: bool) -> tuple[int, float]:
         """Write what is unfinished or outdated; return the rows kept, and the seconds it took."""
         started, manifest = time.perf_counter(), read_manifest(self.landmarks)
+        found = self.units.rows if self.units else {}
         tasks = [
-            (number, entry)
+            (number, entry, found.get(entry.file))
             for number, entry in enumerate(manifest.entries)
             if not self.folder.has(number, entry.sha256) or (retry and self._has_lost(entry.file))
         ]
-        kept = manifest.rows - sum(entry.rows for _, entry in tasks)
+        kept = manifest.rows - sum(entry.rows for _, entry, _ in tasks)
         with progress(total=manifest.rows, initial=kept, desc="render", unit="photo") as bar:
             making = self.making if backend == "threads" else replace(self.making, workers=1)
             target = (self.folder.folder, self.folder.run)
@@ -244,11 +267,11 @@ def _make(
     target: tuple[Path, str],
     making: ShardBuilder,
     about: Mapping[str, Any],
-    task: tuple[int, ShardEntry],
+    task: tuple[int, ShardEntry, UnitRows | None],
 ) -> ShardEntry:
     """Make one training shard, here or in a worker."""
-    number, entry = task
-    columns = making.columns(landmarks / entry.file)
+    number, entry, units = task
+    columns = making.columns(landmarks / entry.file, units)
     return write_shard(*target, number, columns, about, entry.sha256)
 
 
@@ -284,3 +307,22 @@ def _choose_mode(
     if landmarks and per_au:
         raise RequestError("--per-au: --landmarks draws no action units (leave one out)")
     return "generic" if generic else "landmarks" if landmarks else "expression"
+
+
+def _choose_au_mode(aus: str | Path | None, au_mode: str | None, mode: str, geometry: str) -> str:
+    """Return how measured AUs count; raises `AuheatError` for requests that exclude each other."""
+    chosen = au_mode or ("prior" if aus is None else "active")
+    check_one_of("--au-mode", chosen, AU_MODES)
+    if aus is None and chosen != "prior":
+        raise RequestError(f"--au-mode: {chosen} of what (--aus names the file of measured AUs)")
+    if chosen != "prior" and mode != "expression":
+        raise RequestError(
+            f"--{mode}: not with --au-mode {chosen}, which draws the AUs of the photo's expression "
+            "that are active in it (leave one of them out, or take --au-mode prior)"
+        )
+    if chosen != "prior" and geometry == "reference":
+        raise RequestError(
+            f"--geometry reference: not with --au-mode {chosen}: the authors' maps are one per "
+            "expression (leave one of them out, or take --au-mode prior)"
+        )
+    return chosen

@@ -12,10 +12,18 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from auheat.action_units.matching import UnitRows
 from auheat.errors import StoreError
 from auheat.facs.codebooks import describe_codebook, regions_version
 from auheat.facs.records import Codebook
-from auheat.heatmaps.plan import LANDMARK_SIGMA, Plan, plan_heatmaps, plan_units
+from auheat.heatmaps.plan import (
+    LANDMARK_SIGMA,
+    Plan,
+    measured_gain,
+    plan_heatmaps,
+    plan_photos,
+    split_units,
+)
 from auheat.heatmaps.render import MIN_SIGMA, find_turned, smallest_sigma
 from auheat.heatmaps.render_bytes import render_bytes
 from auheat.images.decoding import make_portable, read_bytes
@@ -25,7 +33,7 @@ from auheat.pipeline.framing import Framing, move_points, reframe
 from auheat.pipeline.photo_loading import check_present, count_threads, work_ahead
 from auheat.records import Array, Status
 from auheat.shards.reader import read_columns
-from auheat.shards.schema import LANDMARK_NEEDED, LANDMARK_OPTIONAL, ROW_COUNTS
+from auheat.shards.schema import LANDMARK_NEEDED, LANDMARK_OPTIONAL, ROW_COUNTS, UNMEASURED
 from auheat.shards.writer import Column
 from auheat.store.summary import STATUS_NAMES
 from auheat.utils.files import dump_json
@@ -33,6 +41,31 @@ from auheat.utils.files import dump_json
 _AT_ONCE = 16  # photos that a thread is handed
 
 _POINTS = (Status.OK, Status.MANY_FACES, Status.LOW_CONFIDENCE)
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredSpec:
+    """Measured action units: how they count, which they are, and the file that they are from."""
+
+    mode: str
+    form: str
+    aus: tuple[int, ...]
+    digest: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the fingerprint says of them."""
+        return self.attributes | {"aus": list(self.aus), "aus_digest": self.digest}
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """What the shards and a summary say of them."""
+        return {"au_mode": self.mode, "au_form": self.form}
+
+
+NONE_ACTIVE = "none of its AUs is active"
+NONE_MEASURED = "none of its AUs is measured"
+"""Why a photo of a covered expression has no heatmap where AUs were measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +79,7 @@ class HeatmapSpec:
     per_au: bool
     per_class: bool
     size: int
+    measured: MeasuredSpec | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -58,6 +92,7 @@ class HeatmapSpec:
             "per_au": self.per_au,
             "per_class": self.per_class,
             "size": self.size,
+            **(self.measured.settings if self.measured else {}),
         }
 
     @property
@@ -72,6 +107,7 @@ class HeatmapSpec:
             "regions_version": regions_version(),
             "mode": self.mode,
             "geometry": self.geometry,
+            **(self.measured.attributes if self.measured else {}),
         }
 
     @property
@@ -79,12 +115,14 @@ class HeatmapSpec:
         """What a summary says of it."""
         special = {"mode": self.mode, "geometry": self.geometry}
         usual = ("expression", "face")
-        return {"codebook": self.book.name} | {k: v for k, v in special.items() if v not in usual}
+        said = {"codebook": self.book.name} | {k: v for k, v in special.items() if v not in usual}
+        return said | (self.measured.attributes if self.measured else {})
 
     @property
     def name(self) -> str:
         """What the shards are called unless a name is given."""
-        special = [w for w in (self.mode, self.geometry) if w not in ("expression", "face")]
+        words = [self.mode, self.geometry, *([self.measured.mode] if self.measured else [])]
+        special = [word for word in words if word not in ("expression", "face", "prior")]
         return "-".join([self.book.name, *special])
 
 
@@ -124,8 +162,8 @@ class ShardBuilder:
     images: bool
     workers: int | None
 
-    def columns(self, landmarks: Path) -> dict[str, Column]:
-        """Join one landmark shard with its photos and heatmaps."""
+    def columns(self, landmarks: Path, units: UnitRows | None = None) -> dict[str, Column]:
+        """Join one landmark shard with its photos, heatmaps, and AUs where they were measured."""
         rows = read_columns(landmarks, LANDMARK_NEEDED, LANDMARK_OPTIONAL)
         shaped = find_faults(rows["landmarks"]) == 0
         sure = np.isin(rows["status"], (Status.OK, Status.MANY_FACES)) & shaped
@@ -148,6 +186,9 @@ class ShardBuilder:
         points = points.astype(np.float32)
         shown = np.where(usable[:, None, None], points, np.nan)
         size = np.where(empty[:, None], 0, frames.size).astype(np.int32)
+        drawn = _draw_columns(shown, label, np.maximum(size, 1), self.drawing, units)
+        if units is not None:
+            reasons = _explain(reasons, units, np.where(usable, label, -1), self.drawing)
         encoding = {"encoding": "JPEG or PNG bytes, upright, 8-bit"}
         return {
             "id": Column(rows["id"], {}),
@@ -164,7 +205,8 @@ class ShardBuilder:
             "transform": Column(
                 frames.transform.astype(np.float32), {"maps": "source pixels to stored pixels"}
             ),
-            **_draw_columns(shown, label, np.maximum(size, 1), self.drawing),
+            **drawn,
+            **_unit_columns(units, self.drawing.measured),
         }
 
     def check_photos(self, landmarks: Path) -> int:
@@ -244,8 +286,43 @@ def _photo(file: Path, readable: bool, before: _PhotoThen, moved: _Move) -> tupl
         return b"", str(error)
 
 
+def _unit_columns(units: UnitRows | None, spec: MeasuredSpec | None) -> dict[str, Column]:
+    """Return the columns of measured AUs, none where there are none."""
+    if units is None or spec is None:
+        return {}
+    about = {"aus": np.array(spec.aus, np.int64)}
+    return {
+        "au_intensity": Column(units.intensity, about),
+        "au_active": Column(units.active, about),
+    }
+
+
+def _explain(reasons: list[str], units: UnitRows, label: Array, drawing: HeatmapSpec) -> list[str]:
+    """Return why rows failed, or have nothing to draw since no AU of theirs is active."""
+    assert drawing.measured is not None
+    if drawing.measured.mode == "prior":
+        return reasons
+    _, own = _plan_measured(drawing, label, units)
+    out = list(reasons)
+    for row in np.flatnonzero((label >= 0) & (own < 0)).tolist():
+        cues = {cue.au for cue in drawing.book.expressions.get(drawing.names[label[row]], ())}
+        measured = units.active[row] != UNMEASURED
+        seen = cues & {
+            au for au, there in zip(drawing.measured.aus, measured, strict=True) if there
+        }
+        if cues and not out[row]:
+            out[row] = units.reasons[row] or (NONE_ACTIVE if seen else NONE_MEASURED)
+    return out
+
+
+def _plan_measured(drawing: HeatmapSpec, label: Array, units: UnitRows) -> tuple[Plan, Array]:
+    assert drawing.measured is not None
+    gain = measured_gain(units.active, units.intensity, drawing.measured.mode)
+    return plan_photos(drawing.book, drawing.names, label, drawing.measured.aus, gain)
+
+
 def _draw_columns(
-    points: Array, label: Array, sizes: Array, drawing: HeatmapSpec
+    points: Array, label: Array, sizes: Array, drawing: HeatmapSpec, units: UnitRows | None
 ) -> dict[str, Column]:
     """Draw every map of one shard's rows, and count the rows with a thin or a hidden blob."""
     scale, size = {"scale": 1 / 255}, (drawing.size, drawing.size)
@@ -258,15 +335,17 @@ def _draw_columns(
             "heatmap": Column(maps, scale | dict.fromkeys(ROW_COUNTS, 0)),
             "valid": Column(valid, {}),
         }
-    plan = plan_heatmaps(drawing.book, drawing.names, drawing.mode)
-    maps, valid = render_bytes(points, label, plan, sizes, size)
-    thinnest = smallest_sigma(points, label, plan, sizes, size)
-    turned = find_turned(points, label, plan, sizes)
+    plan, own = plan_heatmaps(drawing.book, drawing.names, drawing.mode), label
+    if units is not None and drawing.measured is not None and drawing.measured.mode != "prior":
+        plan, own = _plan_measured(drawing, label, units)
+    maps, valid = render_bytes(points, own, plan, sizes, size)
+    thinnest = smallest_sigma(points, own, plan, sizes, size)
+    turned = find_turned(points, own, plan, sizes)
     planes: dict[str, Column] = {}
     if drawing.per_au:
-        units = plan_units(plan)
+        parts = split_units(plan)
         aus = sorted({cue.au for cues in drawing.book.expressions.values() for cue in cues})
-        jobs = [(label, units.get(au)) for au in aus]
+        jobs = [(own, parts.get(au)) for au in aus]
         each = _draw_planes(points, jobs, sizes, size)
         planes["heatmap_au"] = Column(each, scale | {"aus": np.array(aus, np.int64)})
     if drawing.per_class:
@@ -274,6 +353,11 @@ def _draw_columns(
         every = plan_heatmaps(drawing.book, names)
         classes = [np.full_like(label, k) for k in range(len(names))]
         each = _draw_planes(points, [(k, every) for k in classes], sizes, size)
+        if own is not label:  # a photo's own class shows what was measured in it
+            at = [names.index(name) if name in names else -1 for name in drawing.names] + [-1]
+            place = np.array(at)[label]
+            covered = np.flatnonzero(place >= 0)
+            each[covered, place[covered]] = maps[covered]
         planes["heatmap_class"] = Column(each, scale | {"expressions": names})
         for k in classes:
             thinnest = np.minimum(thinnest, smallest_sigma(points, k, every, sizes, size))

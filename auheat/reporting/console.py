@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from auheat.evaluation.columns import CALIBRATION
@@ -57,6 +57,38 @@ def format_calibration(result: Mapping[str, Any]) -> str:
     if errors is None:
         return ""
     return "calibration: " + ", ".join(f"{e.short} {errors[e.key]:.3f}" for e in CALIBRATION)
+
+
+def format_source(about: Mapping[str, Any]) -> str:
+    """Return one line about heatmaps: of which AUs they are, by what shards or results say."""
+    if about.get("au_mode", "prior") == "prior":
+        return "heatmaps: prior, the AUs that the codebook expects of each expression"
+    return (
+        f"heatmaps: measured ({about.get('au_form', 'unknown')}, --au-mode {about['au_mode']}), "
+        "the AUs of a photo's own expression that were active in it; those of other expressions "
+        "are the codebook's"
+    )
+
+
+def tabulate_codebook(units: Sequence[Mapping[str, Any]]) -> _Rows:
+    """Return the table of a codebook against data, of `compare_codebook`'s rows, its heading first.
+
+    The share of photos in which an AU was active is a percentage, "-" where it was not measured.
+    """
+    rows: _Rows = [("expression", "AU", "codebook", "photos", "active", "intensity")]
+    for unit in units:
+        share, level = unit["active"], unit["intensity"]
+        rows.append(
+            (
+                unit["expression"],
+                f"AU{unit['au']}",
+                f"{unit['weight']:g}" if unit["in_codebook"] else "-",
+                str(unit["measured"]),
+                "-" if share is None else f"{share:.0%}",
+                "-" if level is None else f"{level:.2f}",
+            )
+        )
+    return rows
 
 
 def format_counts(result: Mapping[str, Any]) -> str:

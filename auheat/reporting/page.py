@@ -29,6 +29,7 @@ from auheat.reporting.charts import (
     draw_reliability,
     tabulate_along,
 )
+from auheat.reporting.console import format_source
 from auheat.reporting.faithfulness_section import faithfulness_context
 from auheat.reporting.paired import paired_context
 from auheat.reporting.pictures import (
@@ -189,6 +190,7 @@ def describe_runs(runs: Sequence[Run]) -> dict[str, Any]:
         "curves": [draw_curves(title, keys[few:], runs) for title, keys in CURVES],
         "trained": not few,
         "headline": headline_context(scored) if scored else None,
+        "sources": _group_sources([run for _, run in scored]),
         "paired": paired_context(runs),
         "across": across_context(list(enumerate(runs))),
         "confusions": [confusion_context(run, index) for index, run in scored],
@@ -209,6 +211,14 @@ def describe_runs(runs: Sequence[Run]) -> dict[str, Any]:
         "settings": settings_context(runs),
         "album": album.list(),
     }
+
+
+def _group_sources(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """Return which AUs the heatmaps show that runs were scored on, and those runs' names."""
+    sources: dict[str, list[str]] = {}
+    for run in runs:
+        sources.setdefault(format_source(run.scores.get("scored_on") or {}), []).append(run.name)
+    return [(", ".join(names), source) for source, names in sources.items()]
 
 
 def _along_context(runs: Sequence[Run]) -> list[Mapping[str, Any]]:

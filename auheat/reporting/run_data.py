@@ -116,6 +116,7 @@ def _describe_config(config: Mapping[str, Any]) -> dict[str, Any]:
         "validation photos": data.get("val_rows"),
         "detector": config.get("detector"),
         "codebook": config["codebook"].get("name"),
+        "measured AUs": data.get("au_mode"),
         "codebook digest": _shorten(data.get("codebook_digest")),
         "weights sha256": _shorten(data.get("weights_sha256")),
     }

@@ -6,7 +6,7 @@ Pictures are drawn with OpenCV and embedded, so that the page is one file that l
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,12 @@ from auheat.facs.records import Codebook
 from auheat.images.decoding import decode_row
 from auheat.records import Array, Status
 from auheat.reporting.charts import draw_histogram, find_ticks, highest_bar, turn_up
+from auheat.reporting.console import tabulate_codebook
 from auheat.shards.reader import open_shard, read_attributes, read_columns
 from auheat.shards.row_reader import RowReader
+from auheat.shards.schema import UNIT_DATASETS
 from auheat.store.store import find_rendered, list_finished
+from auheat.store.unit_counts import compare_codebook
 from auheat.utils.reading import parse_json
 from auheat.visualization import codebook_atlas
 from auheat.visualization.face_panel import draw_bare, draw_panel
@@ -76,11 +79,25 @@ def describe_store(store: Path, name: str | None = None) -> dict[str, Any]:
         "score_ticks": turn_up(find_ticks(0, highest_bar(table.columns["score"]))),
         "expressions": _expressions_context(table),
         "codebook": parse_json(attributes["codebook_json"]),
+        "units": _compare_codebook(files, table.names, attributes),
         "atlas": _draw_atlas(attributes),
         "doubtful": _doubtful_context(table),
         "labelled": bool(table.names),
         "pictured": table.pictured,
     }
+
+
+def _compare_codebook(
+    files: Sequence[Path], names: Sequence[str], attributes: Mapping[str, Any]
+) -> list[tuple[str, ...]]:
+    """Return the table of the codebook against measured AUs, none where none were measured."""
+    with open_shard(files[0]) as first:
+        if UNIT_DATASETS[0] not in first:
+            return []
+    aus = read_attributes(files[0], UNIT_DATASETS[0])["aus"]
+    blocks = (read_columns(file, ["label", *UNIT_DATASETS]) for file in files)
+    book = parse_json(attributes["codebook_json"])
+    return tabulate_codebook(compare_codebook(blocks, names, aus, book))
 
 
 def _read_table(files: Sequence[Path]) -> StoreTable:

@@ -14,12 +14,13 @@ import numpy as np
 from auheat.errors import AuheatError, RequestError, StoreError
 from auheat.facs.codebooks import load_regions
 from auheat.facs.records import Blob, Codebook, Cue, Frame, Region
-from auheat.heatmaps.plan import plan_heatmaps
+from auheat.heatmaps.plan import measured_gain, plan_heatmaps, plan_photos
 from auheat.heatmaps.render import render_heatmaps
 from auheat.images.decoding import decode_row
 from auheat.runs.run_folder import CONFIG
 from auheat.shards.reader import read_attributes, read_columns
 from auheat.shards.row_reader import RowReader
+from auheat.shards.schema import UNIT_DATASETS
 from auheat.utils.npz import DAMAGE
 
 _CHECKED_ROWS = 16
@@ -135,10 +136,18 @@ def _check_drawn(file: Path, book: Codebook) -> None:
         raise StoreError(f"{file}: units {sorted(unknown)} have no region in this auheat")
     plan = plan_heatmaps(book, names, about.get("mode", "expression"))
     checked = np.flatnonzero(read_columns(file, ["valid"])["valid"])[:_CHECKED_ROWS].tolist()
-    rows = RowReader([file]).read_many(0, checked, ["landmarks", "label", "heatmap", "image"])
+    measured = about.get("au_mode", "prior") != "prior"
+    wanted = ["landmarks", "label", "heatmap", "image", *(UNIT_DATASETS if measured else ())]
+    rows = RowReader([file]).read_many(0, checked, wanted)
     if not rows:
         return
-    points, labels, stored = (np.stack(column) for column in list(zip(*rows, strict=True))[:3])
+    columns = list(zip(*rows, strict=True))
+    points, labels, stored = (np.stack(column) for column in columns[:3])
+    if measured:
+        level, active = (np.stack(column) for column in columns[4:])
+        gain = measured_gain(active, level, about["au_mode"])
+        aus = read_attributes(file, UNIT_DATASETS[0])["aus"]
+        plan, labels = plan_photos(book, names, labels, aus, gain)
     photos = zip(checked, rows, strict=True)
     sizes = np.array([decode_row(row[3], file, i).shape[:2] for i, row in photos])
     maps, _ = render_heatmaps(points, labels, plan, sizes, stored.shape[1:])

@@ -18,7 +18,8 @@ from typing import Any
 import h5py
 
 from auheat.expressions import EXPRESSIONS
-from auheat.shards.schema import ROW_COUNTS
+from auheat.facs.records import AU_MODES
+from auheat.shards.schema import ROW_COUNTS, UNIT_DATASETS
 from auheat.utils.reading import open_regular, parse_json
 
 MAX_BYTES = 2**24
@@ -45,9 +46,13 @@ ROOT_TEXTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 """Root attribute `format` -> the other root attributes that such a shard has, beside `version`."""
 
 
+OPTIONAL_TEXTS = ("au_mode", "au_form")
+"""Root attributes of training shards with measured AUs alone."""
+
+
 _KNOWN = frozenset(
     {"format", "version", "regions_version", "names", "own", "scale", "aus", "expressions"}.union(
-        ROW_COUNTS, *ROOT_TEXTS.values()
+        ROW_COUNTS, OPTIONAL_TEXTS, *ROOT_TEXTS.values()
     )
 )
 
@@ -104,7 +109,7 @@ def _find_largest_heap(file: Path, *_: int) -> int:
 
 
 def check_attributes(shard: h5py.File, kind: str) -> Iterator[Place]:
-    """Yield what breaks S6, S10 and S13 in the attributes of a shard of format `kind`."""
+    """Yield what breaks S6, S10, S13 and S17 in the attributes of a shard of format `kind`."""
     about = plain_attributes(shard)
     for name in ROOT_TEXTS[kind]:
         if not _is_text(about.get(name)):
@@ -114,6 +119,13 @@ def check_attributes(shard: h5py.File, kind: str) -> Iterator[Place]:
     if type(about.get("regions_version", 1)) is not int:
         problem = f"attribute {_describe('regions_version', about)} (expected a whole number)"
         yield "S6", problem, "", None
+    for name in OPTIONAL_TEXTS:
+        if name in about and not _is_text(about[name]):
+            yield "S6", f"attribute {_describe(name, about)} (expected text)", "", None
+    mode = about.get("au_mode", "prior")
+    if mode not in AU_MODES or (mode != "prior" and UNIT_DATASETS[0] not in shard):
+        problem = "no measured AUs" if mode in AU_MODES else f"expected {', '.join(AU_MODES)}"
+        yield "S17", f"attribute {_describe('au_mode', about)} ({problem})", "", None
     for dataset, name, rule, fits, expected in _RULES:
         if dataset not in shard or kind != "auheat-training":
             continue
@@ -159,6 +171,7 @@ _RULES: Sequence[tuple[str, str, str, Callable[[Any], bool], str]] = (
     ("heatmap_au", "aus", "S13", _are_units, "distinct numbers"),
     ("heatmap_class", "scale", "S13", lambda value: value == 1 / 255, "1/255"),
     ("heatmap_class", "expressions", "S13", _are_expressions, "distinct expressions"),
+    *((name, "aus", "S17", _are_units, "distinct numbers") for name in UNIT_DATASETS),
 )
 
 

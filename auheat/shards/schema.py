@@ -104,6 +104,12 @@ TRAINING_DATASETS: Mapping[str, Spec] = MappingProxyType(
         "heatmap_class": Spec(
             "u1", ("K", "h", "w"), "`--per-class`: the map of each expression", False
         ),
+        "au_intensity": Spec(
+            "f4", ("U",), "`--aus`: measured AUs, 0 to 5; NaN where not measured", False
+        ),
+        "au_active": Spec(
+            "u1", ("U",), "`--aus`: 1 where an AU is active, 0, or 255: not measured", False
+        ),
     }
 )
 """Name -> dataset of a training shard."""
@@ -122,6 +128,18 @@ BYTES_OF = "image"
 def shard_name(number: int) -> str:
     """Return the file name of shard `number`."""
     return f"{number:05d}.h5"
+
+
+UNIT_DATASETS = ("au_intensity", "au_active")
+"""The datasets of measured AUs: shards have both or none."""
+
+
+UNMEASURED = 255
+"""In `au_active`: the AU is not measured in that photo."""
+
+
+STRONGEST = 5.0
+"""The greatest intensity of an AU, level E of FACS."""
 
 
 OWN_FILE = re.compile(rf"\d{{5,}}\.h5((\.[0-9a-f]{{8}})?\.part)?|{TEMPORARY.pattern}", re.DOTALL)

@@ -32,7 +32,17 @@ from auheat.shards.reader import (
     read_columns,
     read_pieces,
 )
-from auheat.shards.schema import BACKUP, BYTES_OF, FORMAT_VERSION, FORMATS, MANIFEST, MAX_LENGTH
+from auheat.shards.schema import (
+    BACKUP,
+    BYTES_OF,
+    FORMAT_VERSION,
+    FORMATS,
+    MANIFEST,
+    MAX_LENGTH,
+    STRONGEST,
+    UNIT_DATASETS,
+    UNMEASURED,
+)
 from auheat.utils.files import PART, file_digest
 from auheat.utils.paths import is_inside_name
 from auheat.utils.reading import open_regular
@@ -76,6 +86,10 @@ RULES: Mapping[str, str] = MappingProxyType(
         "and its `source` MUST be that shard's sha256.",
         "S16": "`photo_sha256` MUST be the SHA-256 of the photo's file, and zero where it could "
         "not be read (`auheat verify --source` compares them).",
+        "S17": "`au_intensity` and `au_active` MUST come together, with one attribute `aus` of "
+        "distinct FACS numbers; `au_intensity` MUST lie in [0, 5] or be NaN, and be NaN where "
+        "`au_active` is 255; `au_active` MUST be 0, 1 or 255. Both MUST be there where "
+        "`au_mode` is active or intensity; it MUST be one of these, or prior.",
     }
 )
 """Rule -> its text, as FORMAT.md has it."""
@@ -297,6 +311,11 @@ def _check_form(shard: h5py.File, rows: int) -> Iterator[Place]:
     flat = [name for name in (BYTES_OF, *PLACES_OF) if name in shard]
     if len(flat) in (1, 2):
         yield "S7", "image, image_start and image_length belong together", flat[0], None
+    units = [name for name in UNIT_DATASETS if name in shard and name in specs]
+    if len(units) == 1:
+        yield "S17", f"{' and '.join(UNIT_DATASETS)} belong together", units[0], None
+    elif units and not np.array_equal(*(shard[name].attrs.get("aus") for name in units)):
+        yield "S17", f"other `aus` than {units[0]}", units[1], None
     yield from check_attributes(shard, str(about["format"]))
 
 
@@ -378,12 +397,29 @@ def _check_training(columns: Mapping[str, Any], shard: h5py.File) -> Iterator[Pl
             filled = [row.any() for piece in pieces for row in piece]
             good = columns["valid"] | ~np.array(filled, bool)
             yield from _check_mask("S13", name, good, "not zero, but not valid")
+    yield from _check_units(columns)
     pointed = columns["status"] <= Status.LOW_CONFIDENCE
     yield from _check_mask("S13", "valid", pointed | ~columns["valid"], "valid without points")
     affine = columns["transform"].astype(np.float64)
     finite = np.isfinite(affine).all((1, 2))
     area = np.linalg.det(np.where(finite[:, None, None], affine, 0)[:, :, :2])
     yield from _check_mask("S14", "transform", finite & (area != 0), "not finite and invertible")
+
+
+def _check_units(columns: Mapping[str, Any]) -> Iterator[Place]:
+    """S17: measured AUs are intensities and presence, or said not to be measured."""
+    if UNIT_DATASETS[0] in columns:
+        level, active = (columns[name] for name in UNIT_DATASETS)
+        measured = (level >= 0) & (level <= STRONGEST) & (active != UNMEASURED)
+        known = np.isin(active, (0, 1, UNMEASURED))
+        problem = "not in [0, 5], or not measured"
+        yield from _check_mask("S17", UNIT_DATASETS[0], _all(np.isnan(level) | measured), problem)
+        yield from _check_mask("S17", UNIT_DATASETS[1], _all(known), f"not 0, 1 or {UNMEASURED}")
+
+
+def _all(good: Array) -> Array:
+    """Return the rows (N,) of a mask (N, A) that are true throughout."""
+    return good.all(axis=1)  # type: ignore[return-value]
 
 
 def _check_images(columns: Mapping[str, Any], shard: h5py.File) -> Iterator[Place]:

@@ -43,7 +43,9 @@ _OWN = ("source", "photos", "shard_size", "merged", "person_pattern", "split_pat
 """What landmarks that are merged may differ in; all else of their fingerprints must be equal."""
 
 
-_OWN_RENDERED = ("landmarks", "classes", "photos")
+_AUS = "aus_digest"
+
+_OWN_RENDERED = ("landmarks", "classes", "photos", _AUS)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -303,6 +305,9 @@ def _write_rendered(
         "classes": classes,
         "photos": made_with["photos"],
     }
+    digests = [m.fingerprint[_AUS] for m in materials.values() if _AUS in m.fingerprint]
+    if digests:  # each store has its own file of measured AUs
+        fingerprint[_AUS] = hashlib.sha256("".join(digests).encode()).hexdigest()
     folder = ShardFolder(store / SHARDS / name, fingerprint, overwrite)
     for number, (part, k) in enumerate(plan):
         if not folder.has(number, sources[number]):

@@ -19,11 +19,11 @@ from auheat.records import Array
 from auheat.shards.attributes import plain_attributes
 from auheat.shards.manifest import ShardEntry, read_manifest
 from auheat.shards.reader import DATASETS, PIECE, open_shard, read_pieces
-from auheat.shards.schema import FORMATS, ROW_COUNTS
+from auheat.shards.schema import FORMATS, ROW_COUNTS, UNIT_DATASETS
 from auheat.store.store import list_finished
 from auheat.utils.files import file_digest
 
-_ADDED = frozenset({"reason", "photo_sha256"})
+_ADDED = frozenset({"reason", "photo_sha256", *UNIT_DATASETS})
 """Datasets that shards of earlier versions lack: a set has them where every shard does."""
 
 

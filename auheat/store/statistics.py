@@ -20,14 +20,17 @@ import numpy as np
 from auheat.expressions import order_labels
 from auheat.images.perceptual_hash import hash_photo
 from auheat.records import Array, Status
+from auheat.shards.attributes import OPTIONAL_TEXTS
 from auheat.shards.manifest import has_manifest
 from auheat.shards.reader import open_shard
-from auheat.shards.schema import LANDMARKS, ROW_COUNTS, SHARDS
+from auheat.shards.schema import LANDMARKS, ROW_COUNTS, SHARDS, UNIT_DATASETS
 from auheat.store.look_alikes import describe_look_alikes, find_look_alikes
-from auheat.store.shard_set import ShardSet, open_shard_set
+from auheat.store.shard_set import ROOT, ShardSet, open_shard_set
 from auheat.store.store import find_rendered
+from auheat.store.unit_counts import compare_codebook
 from auheat.utils.console import progress
 from auheat.utils.devices import count_cores
+from auheat.utils.reading import parse_json
 
 PERCENTILES = (5, 25, 50, 75, 95)
 
@@ -82,8 +85,9 @@ def describe_stats(
     pixels, `face_share` the same by the photo's shorter side; `maps` has per class the mean share
     of the map above 0.5 (`coverage`) and the mean of its squares (`energy`), over valid rows;
     `duplicates` are photos equal byte by byte, `leaks` those in more than one split (a row without
-    one is of train); `near_duplicates` photos that look like one of another split, `near_leaks`
-    the most alike; `shared_persons` names persons in several splits. Second come the sums over each
+    one is of train); `near_duplicates` photos that look like one of another split, `near_leaks` the
+    most alike; `shared_persons` names persons in several splits; `codebook_against_data` says how
+    often the codebook's AUs were active, where they were measured. Second come the sums over each
     class's heatmaps, none for landmarks. Raises `AuheatError`.
     """
     rendered = any(has_manifest(f) for f in (store / SHARDS).glob("*/"))
@@ -213,6 +217,12 @@ def _sum_up(material: ShardSet, tally: _Tally) -> dict[str, Any]:
                 for name, maps in in_order(tally.maps)
             ],
         }
+    if UNIT_DATASETS[0] in material.datasets:
+        about = material.attributes[ROOT]
+        blocks = material.blocks(names=["label", *UNIT_DATASETS])
+        aus, book = material.attributes[UNIT_DATASETS[0]]["aus"], parse_json(about["codebook_json"])
+        found |= {key: about[key] for key in OPTIONAL_TEXTS if key in about}
+        found["codebook_against_data"] = compare_codebook(blocks, material.names, aus, book)
     if "image" in material.datasets:
         found |= _twice(tally.photos) | _compare_looks(tally)
     return found | {"bytes_per_sample": _stored(material)}

@@ -107,23 +107,24 @@ def summarize(
 
 def _explain_invalid(file: Path) -> Counter[str]:
     """Count why rows of a training shard have no valid heatmap, the label's reasons first."""
-    about, rows = read_attributes(file), read_columns(file, ["valid", "label", "status"])
+    about = read_attributes(file)
+    rows = read_columns(file, ["valid", "label", "status"], ["reason"])
     names = list(read_attributes(file, "label")["names"])
     book = json.loads(about["codebook_json"])
     drawn = {row["expression"] for row in book if row["aus"]}
     if about.get("mode", "expression") != "expression":  # the same map whatever the label
         drawn = {*names, ""}
     reasons: Counter[str] = Counter()
-    for valid, label, status in zip(
-        *(rows[key].tolist() for key in ("valid", "label", "status")), strict=True
+    kept = rows.get("reason", [""] * len(rows["valid"]))
+    for valid, label, status, why in zip(
+        *(rows[key].tolist() for key in ("valid", "label", "status")), kept, strict=True
     ):
         name = names[label] if label >= 0 else ""
         if not valid and name not in drawn:
             reasons[f"{name} has no AUs" if name else "no label"] += 1
         elif not valid:
-            reasons[
-                _REASONS.get(Status(status), "points that give no face, or no region in sight")
-            ] += 1
+            other = why or "points that give no face, or no region in sight"
+            reasons[_REASONS.get(Status(status), other)] += 1
     return reasons
 
 

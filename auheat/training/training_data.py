@@ -20,6 +20,7 @@ from auheat.heatmaps.plan import Plan, plan_heatmaps
 from auheat.records import Array, Status
 from auheat.runs import checkpoint, run_folder
 from auheat.runs.codebook import read_codebook
+from auheat.shards.attributes import OPTIONAL_TEXTS
 from auheat.shards.manifest import digest_fingerprint
 from auheat.shards.reader import read_attributes
 from auheat.shards.schema import SHARDS
@@ -95,6 +96,7 @@ def load_training_data(store: Path, config: TrainConfig) -> TrainingData:
         )
     book = read_codebook(files)
     plan = plan_heatmaps(book, train.class_names)
+    about |= {key: made[key] for key in OPTIONAL_TEXTS if key in made}
     return TrainingData(folder, train, chosen, val, val_rows, plan, about, book)
 
 
@@ -117,6 +119,11 @@ def note_left_out(material: TrainingData) -> list[str]:
         notes.append(
             f"{faceless} training photos have no face: they train the classifier, and no "
             "heatmap (--faces-only leaves them out)"
+        )
+    if material.about.get("au_mode", "prior") != "prior":
+        notes.append(
+            "the heatmaps show AUs that were measured; where every class's map is drawn on a face "
+            "(--contrast-weight and the like), all are the codebook's"
         )
     return notes
 

@@ -47,7 +47,8 @@ def test_every_page_links_to_files_that_exist(page):
 @pytest.fixture
 def store(rafdb, tmp_path, stub_detector) -> Path:
     extract(rafdb, tmp_path / "auheat-data")
-    render(tmp_path / "auheat-data")
+    (tmp_path / "aus.csv").write_text("path,AU12_r\ntrain_00000.jpg,2\n")
+    render(tmp_path / "auheat-data", aus=tmp_path / "aus.csv", au_mode="prior")
     return tmp_path / "auheat-data"
 
 

@@ -410,7 +410,7 @@ def test_the_canvas_draws_what_the_definition_draws(book):
     plan, faces = plan_heatmaps(codebook, names), torch.tensor(make_faces(5))
     faces[3] = torch.nan
     canvas = ClassMapRenderer(plan, SIDE)
-    _, heatmaps, _ = drawn = canvas.draw(faces)
+    _, heatmaps, *_ = drawn = canvas.draw(faces)
     for i, k in enumerate(canvas.drawn):
         expected, _ = render_heatmaps(faces, torch.full((5,), k), plan, (SIDE, SIDE), (SIDE, SIDE))
         torch.testing.assert_close(heatmaps[:, i], expected, atol=2e-6, rtol=0)

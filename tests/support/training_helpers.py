@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from auheat.facs.codebooks import describe_codebook, load_codebook, regions_version
-from auheat.heatmaps.plan import plan_heatmaps
+from auheat.heatmaps.plan import plan_heatmaps, plan_photos
 from auheat.heatmaps.render import render_heatmaps
 from auheat.records import Status
 from auheat.runs.checkpoint import pack_tensors, save_files
@@ -30,11 +30,13 @@ def make_store(
     unreadable=0,
     unlabelled=0,
     seed=0,
+    levels=None,
 ) -> Path:
     """Write photos (H, W) = `side` whose AU regions are lit in a colour of their class.
 
     `counts` gives photos per class of each split; the first rows of a store are the
-    `unreadable` and `unlabelled` ones.
+    `unreadable` and `unlabelled` ones. `levels` (AU -> intensity of every photo; NaN: not measured)
+    are AUs that were measured; the heatmaps then show those that are active.
     """
     rng = np.random.default_rng(seed)
     bad = [("train", -1)] * (unreadable + unlabelled)
@@ -47,9 +49,13 @@ def make_store(
     labels = np.array([k for _, k in rows], np.int64)
     status = np.array([Status.UNREADABLE] * unreadable + [Status.OK] * (n - unreadable), np.uint8)
     points[:unreadable] = np.nan
-    plan = plan_heatmaps(BOOK, names)
-    small, valid = render_heatmaps(points, labels, plan, side, (size, size))
-    lit, _ = render_heatmaps(points, labels, plan, side, side)
+    plan, shown = plan_heatmaps(BOOK, names), labels
+    if levels is not None:
+        level = np.tile(np.float32(list(levels.values())), (n, 1))
+        active = np.where(np.isnan(level), 255, level >= 1).astype(np.uint8)
+        plan, shown = plan_photos(BOOK, names, labels, list(levels), active == 1)
+    small, valid = render_heatmaps(points, shown, plan, side, (size, size))
+    lit, _ = render_heatmaps(points, labels, plan_heatmaps(BOOK, names), side, side)
     photos = []
     for i in range(n):
         pixels = rng.uniform(60, 110, (*side, 3)) + 120 * lit[i][..., None]
@@ -88,6 +94,10 @@ def make_store(
         "heatmap": (np.rint(255 * small).astype(np.uint8), {"scale": 1 / 255}),
         "valid": (valid, {}),
     }
+    if levels is not None:
+        attributes |= {"au_mode": "active", "au_form": "openface"}
+        about = {"aus": np.array(list(levels), np.int64)}
+        columns |= {"au_intensity": (level, about), "au_active": (active, about)}
     for number, start in enumerate(range(0, n, shard_rows)):
         part = slice(start, start + shard_rows)
         folder.write(number, {k: Column(v[part], a) for k, (v, a) in columns.items()}, attributes)

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -129,7 +129,13 @@ class Matching:
     ) -> None:
         self.points = points
         boxed = boxes or [None] * len(ids)
-        self.group = _match_names(points, ids, paths, boxed)
+        self.group = match_names(
+            points.names,
+            ids,
+            paths,
+            [box is not None for box in boxed],
+            lambda group: points.table.place(points.start[group]),
+        )
         self._boxes = np.array([box or (np.nan,) * 4 for box in boxed], float).reshape(-1, 4)
         sharing = np.bincount(self.group + 1, minlength=len(points.names) + 1)
         self._boxes[sharing[self.group + 1] < 2] = np.nan  # a row of its own needs no box
@@ -140,7 +146,7 @@ class Matching:
         if len(ids) and not self.matched:
             raise StoreError(
                 f"{points.source}: none of {len(points.names)} names fits a photo (names: "
-                f"{_some(points.names)}; photos: {_some(ids)})"
+                f"{list_some(points.names)}; photos: {list_some(ids)})"
             )
 
     @property
@@ -260,7 +266,7 @@ class Matching:
         if counts["missing"]:
             said.append(f"{counts['missing']} of {counts['photos']} photos have no row in {source}")
         if counts["unused"]:
-            some = _some([self.points.names[i] for i in self.unused[: _SHOWN + 1]])
+            some = list_some([self.points.names[i] for i in self.unused[: _SHOWN + 1]])
             said.append(f"{counts['unused']} rows of {source} belong to no photo: {some}")
         if self.misplaced:
             said.append(
@@ -274,7 +280,7 @@ class Matching:
         ]
         said += self._doubt_base()
         if self.points.skipped:
-            some = _some(self.points.skipped)
+            some = list_some(self.points.skipped)
             said.append(f"{len(self.points.skipped)} text files hold no landmarks: {some}")
         return said
 
@@ -327,11 +333,12 @@ def load_points(source: Path) -> ImportedPoints:
     table = join_tables(tables) if tables else None
     if table is None or not table.names:
         raise StoreError(f"{source}: no rows of landmarks ({', '.join(KINDS)} are read)")
-    table.names[:] = [_clean(name) for name in table.names]
+    table.names[:] = [clean_name(name) for name in table.names]
     return ImportedPoints(source, next(iter(kinds)), table, skipped)
 
 
-def _some(names: Sequence[str]) -> str:
+def list_some(names: Sequence[str]) -> str:
+    """Return the first names, quoted, for a message."""
     return ", ".join(map(repr, names[:_SHOWN])) + (", ..." if len(names) > _SHOWN else "")
 
 
@@ -369,7 +376,8 @@ def _check_repeats(table: PointTable, group: Array) -> None:
         raise StoreError(f"{where}: two rows of one face of {name!r} (keep one)")
 
 
-def _clean(name: str) -> str:
+def clean_name(name: str) -> str:
+    """Return a path with `/` alone, without empty parts."""
     parts = name.replace("\\", "/").split("/")
     return "/".join(part for part in parts if part not in ("", "."))
 
@@ -392,7 +400,9 @@ class _Photos:
     """
 
     def __init__(self, ids: Sequence[str], paths: Sequence[str], depths: set[int]) -> None:
-        self.keys = [(_clean(key), _clean(path)) for key, path in zip(ids, paths, strict=True)]
+        self.keys = [
+            (clean_name(key), clean_name(path)) for key, path in zip(ids, paths, strict=True)
+        ]
         self.ids, self.paths = defaultdict[str, list[int]](list), defaultdict[str, list[int]](list)
         self.whole, self.tail = defaultdict[str, list[int]](list), defaultdict[str, list[int]](list)
         for photo, (key, path) in enumerate(self.keys):
@@ -424,23 +434,27 @@ class _Photos:
         return 0 if own in others else 1 if _stem(own) in map(_stem, others) else 2
 
 
-def _match_names(
-    points: ImportedPoints,
+def match_names(
+    names: Sequence[str],
     ids: Sequence[str],
     paths: Sequence[str],
-    boxes: Sequence[Box | None],
+    shares: Sequence[bool],
+    place: Callable[[int], str],
 ) -> Array:
-    """Return the index (N,) of the name of each photo, -1 where there is none."""
-    photos = _Photos(ids, paths, {name.count("/") + 1 for name in points.names})
+    """Return the index (N,) of the name of each photo, -1 where there is none.
+
+    Samples of one photo may have the same name where each `shares` it. `place` says where a name
+    stands. Raises `AuheatError` where a name fits two photos equally, or two names one photo.
+    """
+    photos = _Photos(ids, paths, {name.count("/") + 1 for name in names})
     best: dict[int, tuple[int, int]] = {}
     rivals: dict[int, tuple[int, int]] = {}
-    for group, name in enumerate(points.names):
+    for group, name in enumerate(names):
         found, rank = photos.find(name)
-        faces = len({paths[photo] for photo in found}) == 1 and all(boxes[p] for p in found)
+        faces = len({paths[photo] for photo in found}) == 1 and all(shares[p] for p in found)
         if len(found) > 1 and not faces:
             some = " and ".join(repr(ids[photo]) for photo in found[:2])
-            where = points.table.place(points.start[group])
-            raise StoreError(f"{where}: {name!r} fits {some} (name the folder, too)")
+            raise StoreError(f"{place(group)}: {name!r} fits {some} (name the folder, too)")
         for photo in found:
             if photo not in best or rank < best[photo][0]:
                 best[photo] = (rank, group)
@@ -449,9 +463,9 @@ def _match_names(
     for photo, (rank, group) in rivals.items():
         if best[photo][0] == rank:
             both = [best[photo][1], group]
-            where = " and ".join(points.table.place(points.start[g]) for g in both)
-            names = " and ".join(repr(points.names[g]) for g in both)
-            raise StoreError(f"{where}: {names} both fit the photo {ids[photo]!r} (keep one)")
+            where = " and ".join(place(g) for g in both)
+            spelled = " and ".join(repr(names[g]) for g in both)
+            raise StoreError(f"{where}: {spelled} both fit the photo {ids[photo]!r} (keep one)")
     chosen = np.full(len(ids), -1, np.int64)
     for photo, (_, group) in best.items():
         chosen[photo] = group
