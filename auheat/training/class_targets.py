@@ -79,8 +79,9 @@ class Targets:
     def of_batch(self, dataset: ShardDataset, batch: Item) -> tuple[Tensor, Tensor]:
         """Return each class's heatmap on a batch's photos as they were read, and where there are.
 
-        The first are (B, K, h, w) in [0, 1], the second is (B,) bool: a photo has heatmaps where
-        its own is valid, or its class has none and a face was found. `dataset` was opened.
+        The first are (B, K, h, w) in [0, 1], of the photo's own class the heatmap that came with
+        it (which may be of measured action units), the second is (B,) bool: a photo has heatmaps
+        where its own is valid, or its class has none and a face was found. `dataset` was opened.
         """
         index = batch["index"]
         kept = self._kept.get(id(dataset))
@@ -89,6 +90,9 @@ class Targets:
             maps = self.draw(batch["landmarks"], batch["image"].shape[-1], (size[0], size[1]))
         else:
             maps = kept[index.to(kept.device)].float() / 255
+        rows = torch.arange(len(maps), device=maps.device)
+        own = torch.where(batch["valid"][:, None, None], batch["heatmap"].float() / 255, 0)
+        maps[rows, batch["label"]] = own
         sound = self._sound[id(dataset)]
         faces = batch["valid"] | (sound[index.to(sound.device)] & ~self._drawn[batch["label"]])
         faces = faces & (maps.flatten(1).amax(1) > 0)

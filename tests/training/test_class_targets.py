@@ -121,6 +121,9 @@ def test_a_neutral_photo_with_a_face_has_class_maps_and_a_doubtful_face_none(tmp
     dataset._cache["valid"][happy] = torch.tensor([True, False])  # the second for its face
     targets = Targets(plan, dataset.labels, CPU)
     targets.open(dataset)
+    dataset._cache["heatmap"][happy[0]] = 51  # as measured action units may have it
     maps, faces = targets.of_batch(dataset, dataset.take(neutral + happy))
+    own = maps[3, dataset.labels[happy[0]]]
+    torch.testing.assert_close(own, torch.full_like(own, 0.2))
     assert faces.tolist() == [True, False, False, True, False]
     assert (maps.flatten(1).amax(1) > 0).tolist() == faces.tolist()
