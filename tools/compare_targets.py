@@ -1,14 +1,16 @@
 """Cross-validate what attention is taught, on a store of your own, and write docs/attention.md.
 
     python tools/compare_targets.py STORE WORK --persons people.csv [--folds 5] [--seeds 3]
-        [--epochs 30] [--size 64] [--method cam] [--variants paper,maps] [--classes Happiness,Anger]
-        [--shards NAME] [--jobs 2] [--out docs] [--faithfulness]
+        [--epochs 30] [--size 64] [--methods cam,ts-cam] [--variants paper,maps]
+        [--classes Happiness,Anger] [--shards NAME] [--jobs 2] [--out docs] [--faithfulness]
 
 Every variant trains on the same folds, cut by person, with the same seed, so that two of them are
 compared photo by photo. people.csv has the columns name (of the photo's file) and person; without
-it the shards' own persons count. The splits of the store are put together. A run that is finished
-in WORK is not done again; without its scores (`.npz`) it is scored from its weights. The last
-epoch is judged, so that nothing is chosen on photos.
+it the shards' own persons count. The first method is trained with all variants, the others with
+the paper's loss and with class maps; only these two are trained with all seeds. The splits of the
+store are put together. A run that is finished in WORK is not done again; without its scores
+(`.npz`) it is scored from its weights. The last epoch is judged, so that nothing is chosen on
+photos.
 """
 
 import argparse
@@ -88,6 +90,12 @@ BASELINES = {
     "wrong class": "baseline: the photo's heatmap of a wrong class",
     "class means": "baseline: each class's mean training heatmap as its map",
 }
+CHIEF = ("paper", "maps")
+"""The variants of all methods, and of all seeds; the first method alone has the others, of one."""
+
+SHOWN = ("accuracy", "att_cos", "rank1", "cam_cos", "cam_rank1", "class_margin", "class_rank1")
+"""The columns of the page, before those of --faithfulness; attention.json has all."""
+
 PAIRS = (
     ("paper", "without"),
     ("paper", "blind"),
@@ -148,9 +156,9 @@ def change_maps(maps, plan, kind):
     return out
 
 
-def run_one(options, name, fold, seed):
+def run_one(options, method, name, fold, seed):
     """Train one variant on all folds but one and score it on that; write each photo's numbers."""
-    file = find_result(options, name, fold, seed)
+    file = find_result(options, method, name, fold, seed)
     if file.is_file():
         return
     torch.set_num_threads(1)
@@ -161,7 +169,7 @@ def run_one(options, name, fold, seed):
     _, given, kind = VARIANTS[name]
     config = make_config(
         "methods",
-        method=options.method,
+        method=method,
         image_size=options.size,
         epochs=options.epochs,
         seed=options.folds * seed + fold,
@@ -180,7 +188,7 @@ def run_one(options, name, fold, seed):
     part = file.with_suffix(".part.npz")
     np.savez(part, persons=np.array(persons)[judged], **found)
     part.replace(file)
-    print(f"{options.method} {name} fold {fold} seed {seed}: {seconds:.0f} s", flush=True)
+    print(f"{method} {name} fold {fold} seed {seed}: {seconds:.0f} s", flush=True)
 
 
 def build_model(config, dataset):
@@ -213,9 +221,9 @@ def train_one(options, config, dataset, plan, learnt, kind):
     return model, time.perf_counter() - started
 
 
-def find_result(options, name, fold, seed):
+def find_result(options, method, name, fold, seed):
     """Return the file of one run's scores."""
-    return options.work / f"{options.method}-{name}-{fold}-{seed}.npz"
+    return options.work / f"{method}-{name}-{fold}-{seed}.npz"
 
 
 def score(model, dataset, rows, plan, learnt, faithfulness=False):
@@ -310,13 +318,19 @@ def score_baselines(options):
     return {BASELINES[name]: values for name, values in scores.items()}
 
 
-def gather(options):
-    """Return each variant's numbers over all folds and seeds, in the same order of photos."""
+def list_runs(options, method):
+    """Return each variant that a method is trained with, and its number of seeds."""
+    names = options.variants if method == options.methods[0] else CHIEF
+    return {name: options.seeds if name in CHIEF else 1 for name in names}
+
+
+def gather(options, method):
+    """Return each variant's numbers over all seeds and folds, in the same order of photos."""
     found = {}
-    for name in options.variants:
+    for name, seeds in list_runs(options, method).items():
         parts = [
-            dict(np.load(find_result(options, name, fold, seed), allow_pickle=False))
-            for seed in range(options.seeds)
+            dict(np.load(find_result(options, method, name, fold, seed), allow_pickle=False))
+            for seed in range(seeds)
             for fold in range(options.folds)
         ]
         keys = [key for key in parts[0] if key != "seconds"]
@@ -326,30 +340,32 @@ def gather(options):
 
 
 def compare(found):
-    """Return means with intervals of each variant, and the paired differences."""
-    first = next(iter(found.values()))
-    shown = [key for key in (*COLUMNS, *FAITHFULNESS) if all(key in one for one in found.values())]
-    labels, persons = first["label"], first["persons"].tolist()
+    """Return means with intervals of each variant, and the paired differences.
 
-    def about(key):
+    Variants of more seeds than others are compared with those by the seeds that both have.
+    """
+    shown = [key for key in (*COLUMNS, *FAITHFULNESS) if all(key in one for one in found.values())]
+
+    def about(values, key, n=None):
+        labels, persons = values["label"][:n], values["persons"][:n].tolist()
         return {"labels": labels, "persons": persons, "balanced": key != "accuracy"}
 
+    def pair(a, b, key):
+        n = min(len(a["label"]), len(b["label"]))
+        return paired_interval(a[key][:n], b[key][:n], **about(a, key, n))._asdict()
+
     table = {
-        name: {key: interval(values[key], **about(key))._asdict() for key in shown}
+        name: {key: interval(values[key], **about(values, key))._asdict() for key in shown}
         for name, values in found.items()
     }
     pairs = {
-        f"{a} - {b}": {
-            key: paired_interval(found[a][key], found[b][key], **about(key))._asdict()
-            for key in shown
-        }
+        f"{a} - {b}": {key: pair(found[a], found[b], key) for key in shown}
         for a, b in PAIRS
         if a in found and b in found
     }
-    seconds = {
-        name: float(np.nan_to_num(values["seconds"]).max()) for name, values in found.items()
-    }
-    return {"photos": len(labels), "variants": table, "pairs": pairs, "most_seconds": seconds}
+    seconds = {k: float(np.nan_to_num(v["seconds"]).max()) for k, v in found.items()}
+    photos = {name: len(values["label"]) for name, values in found.items()}
+    return {"photos": photos, "variants": table, "pairs": pairs, "most_seconds": seconds}
 
 
 def tell(score, signed=False):
@@ -364,34 +380,44 @@ def tabulate(rows, headings):
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def lay_out(results):
+    """Return the page's tables: of the first method, its differences, and of the others."""
+    first, *others = results["methods"]
+    one = results["methods"][first]
+    known = next(iter(one["variants"].values()))
+    shown = [key for key in (*SHOWN, *FAITHFULNESS) if key in known]
+    titles = [(COLUMNS | FAITHFULNESS)[key] for key in shown]
+
+    def cells(scores):
+        return [f"{scores[key]['value']:.3f}" for key in shown]
+
+    rows = [[VARIANTS[name][0], *cells(scores)] for name, scores in one["variants"].items()]
+    rows += [
+        [name, *(f"{scores[key]:.3f}" if key in scores else "" for key in shown)]
+        for name, scores in results["baselines"].items()
+    ]
+    tables = [tabulate(rows, [f"`{first}` trained with", *titles])]
+    rows = [
+        [f"`{first}`: {k}", *(tell(v[x], True) for x in shown)] for k, v in one["pairs"].items()
+    ]
+    more = []
+    for method in others:
+        about = results["methods"][method]
+        more += [[f"`{method}`: {VARIANTS[k][0]}", *cells(v)] for k, v in about["variants"].items()]
+        for pair, scores in about["pairs"].items():
+            rows.append([f"`{method}`: {pair}", *(tell(scores[key], True) for key in shown)])
+    tables += [tabulate(more, ["trained with", *titles])] if more else []
+    return "\n\n".join([*tables, tabulate(rows, ["difference", *titles])])
+
+
 def write_page(options, results):
     """Write the measured tables between the marks of docs/attention.md, and the numbers beside."""
-    shown = list(results["variants"]["paper"])
-    headings = [(COLUMNS | FAITHFULNESS)[key] for key in shown]
-    variants = tabulate(
-        [
-            [VARIANTS[name][0], *(f"{scores[key]['value']:.3f}" for key in shown)]
-            for name, scores in results["variants"].items()
-        ]
-        + [
-            [name, *(f"{scores[key]:.3f}" if key in scores else "" for key in shown)]
-            for name, scores in results["baselines"].items()
-        ],
-        ["trained with", *headings],
-    )
-    pairs = tabulate(
-        [
-            [pair, *(tell(scores[key], True) for key in shown)]
-            for pair, scores in results["pairs"].items()
-        ],
-        ["difference", *headings],
-    )
     (options.out / "attention.json").write_text(json.dumps(results, indent=1) + "\n")
     page = options.out / "attention.md"
     start, end = "<!-- measured -->\n", "<!-- /measured -->"
     before, rest = page.read_text(encoding="utf-8").split(start)
     _, after = rest.split(end)
-    page.write_text(f"{before}{start}{variants}\n\n{pairs}\n{end}{after}", encoding="utf-8")
+    page.write_text(f"{before}{start}{lay_out(results)}\n{end}{after}", encoding="utf-8")
 
 
 def main():
@@ -402,7 +428,7 @@ def main():
     parser.add_argument("--persons", type=Path)
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--method", default="cam")
+    parser.add_argument("--methods", type=lambda text: text.split(","), default=["cam"])
     parser.add_argument("--variants", type=lambda text: text.split(","), default=list(VARIANTS))
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--size", type=int, default=64)
@@ -418,17 +444,20 @@ def main():
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     tasks = [
-        (options, name, fold, seed)
+        (options, method, name, fold, seed)
         for seed in range(options.seeds)
+        for method in options.methods
         for fold in range(options.folds)
-        for name in options.variants
+        for name, seeds in list_runs(options, method).items()
+        if seed < seeds
     ]
     with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
         for done in [pool.submit(run_one, *task) for task in tasks]:
             done.result()
-    results = compare(gather(options)) | {"baselines": score_baselines(options)}
+    methods = {method: compare(gather(options, method)) for method in options.methods}
+    results = {"methods": methods, "baselines": score_baselines(options)}
     results["settings"] = {
-        key: str(getattr(options, key)) for key in ("method", "folds", "seeds", "epochs", "size")
+        key: getattr(options, key) for key in ("folds", "seeds", "epochs", "size")
     }
     write_page(options, results)
     print(json.dumps(results, indent=1))
