@@ -298,6 +298,7 @@ def evaluate(as_json: bool, **settings: Any) -> None:
 @click.argument("images", nargs=-1, required=True, type=FILE)
 @store_option
 @option("--label", default="", help="The true expression of these photos, to be shown, too.")
+@option("--against", default="", help="Why not this class?  [default: the runner-up]")
 @option("--out", type=FOLDER, help="Folder  [default: RUN/explain]")
 @device_option
 @option("--detector", type=DETECTOR, help="Another detector  [default: the run's]")
@@ -324,6 +325,8 @@ def explain(fail_on_bad: bool, as_json: bool, **settings: Any) -> None:
         print_json(summary.as_dict())
     else:
         print_table(summary.tabulate())
+        for line in summary.describe_measures():
+            print_line(line)
         written = f", written to {summary.folder}" if summary.explained else ""
         print_line(f"{summary.explained} of {len(summary.photos)} photos explained{written}")
     if not summary.explained or (fail_on_bad and summary.bad):

@@ -18,12 +18,14 @@ CAM, CAM_PREDICTED, GIVEN = "CAM", "CAM predicted", "map"
 class Maps(NamedTuple):
     """Logits (N, K) and maps of a classifier for N images, at their own sizes.
 
-    `attention` has (N, h, w) of each layer, shallow to deep; `cams` (N, K, h, w).
+    `attention` has (N, h, w) of each layer, shallow to deep; `cams` (N, K, h, w). `evidence` is
+    that of `auheat.models.Output`.
     """
 
     logits: Tensor
     attention: tuple[Tensor, ...]
     cams: Tensor
+    evidence: Tensor | None = None
 
 
 class MapSet(NamedTuple):
@@ -55,7 +57,8 @@ class ResampledMaps(NamedTuple):
 def predict_maps(model: Classifier, images: Tensor) -> Maps:
     """Return logits, attention and class maps of images (N, 3, S, S) in [0, 1]."""
     output = model(images)
-    return Maps(output.logits, tuple(attention(f) for f in output.features), output.maps)
+    attended = tuple(attention(f) for f in output.features)
+    return Maps(output.logits, attended, output.maps, output.evidence)
 
 
 def view_maps(maps: Maps, labels: Tensor) -> MapSet:

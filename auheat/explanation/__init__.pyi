@@ -1,5 +1,5 @@
-from .explainer import Explanation as Explanation
 from .explainer import explain as explain
 from .explainer import explain_to as explain_to
+from .results import Explanation as Explanation
 
 __all__ = ["Explanation", "explain", "explain_to"]

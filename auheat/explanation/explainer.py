@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict, Unpack, overload
 
@@ -20,16 +20,23 @@ from auheat.errors import AuheatError, RequestError, StoreError
 from auheat.evaluation.metrics import centre_vectors
 from auheat.evaluation.model_maps import bring_to_grid, predict_maps
 from auheat.evaluation.scorer import BatchScores, MapScorer
+from auheat.explanation.contrast import (
+    ClassComparer,
+    Contrast,
+)
 from auheat.explanation.inputs import (
-    PANEL,
     gather_photos,
     match_detector,
     name_outputs,
     remove_earlier,
 )
-from auheat.explanation.panel import draw_explanation
+from auheat.explanation.results import (
+    ExplainSummary,
+    Explanation,
+    cannot_write,
+    describe_failure,
+)
 from auheat.explanation.scores import (
-    ExplanationData,
     summarize_aus,
     summarize_maps,
 )
@@ -46,11 +53,9 @@ from auheat.records import Array, Landmarks, Sample, Status
 from auheat.runs import checkpoint, codebook, run_folder
 from auheat.utils.console import progress
 from auheat.utils.devices import pick_device
-from auheat.utils.files import write_json, write_whole
+from auheat.utils.files import write_json
 from auheat.utils.locking import lock_folder
-from auheat.utils.marks import check_target
 from auheat.utils.paths import find_store
-from auheat.visualization.drawing import encode_picture
 
 _LOG = logging.getLogger(__name__)
 
@@ -78,46 +83,6 @@ NO_CLASS_MAP = "{} has one map for all classes: there is no class map to show"
 NO_HEATMAP = "the codebook expects no action units of {}"
 
 
-class Explanation(ExplanationData):
-    """The explanation of one photo (`ExplanationData`); a notebook shows it as its panel."""
-
-    __slots__ = ()
-
-    def panel(self) -> Array:
-        """Return the panel, (H, W, 3) u8 RGB; raises `AuheatError` where no face was found."""
-        if not self.explained:
-            raise AuheatError(f"{self.photo}: {self.status.name}: {'; '.join(self.notes)}")
-        return draw_explanation(self)
-
-    def save(self, file: str | Path) -> Path:
-        """Write the panel as PNG where nothing or an earlier one is; return its path.
-
-        Raises `AuheatError`.
-        """
-        path = Path(file)
-        check_target(path, PANEL)
-        try:
-            write_whole(path, encode_picture(self.panel(), kind=PANEL))
-        except OSError as error:
-            raise _cannot_write(path, error) from error
-        return path
-
-    def _repr_png_(self) -> bytes | None:
-        return encode_picture(self.panel()) if self.explained else None
-
-    def __repr__(self) -> str:
-        result = f"{self.expression} {self.probability:.0%}" if self.explained else self.notes[0]
-        return f"<Explanation of {self.photo.name}: {self.status.name}, {result}>"
-
-
-def _cannot_write(path: Path, error: OSError) -> AuheatError:
-    reason = error.strerror or str(error)
-    return StoreError(
-        f"{path}: cannot be written: {reason} (make room or choose another place; what was written "
-        "of other photos is kept)"
-    )
-
-
 class _Framed(NamedTuple):
     """A photo made ready for the network; what is no `view` are fields of `ExplanationData`."""
 
@@ -132,7 +97,7 @@ class _Batch(NamedTuple):
     """Photos that were classified, and their maps (N, M, S, S) of M `kinds`, which were scored.
 
     `of_guess` and `of_label` are the scores with the predicted and with the true class, None where
-    no class has a heatmap.
+    no class has a heatmap; `contrasts` compare the predicted class with another, if there is one.
     """
 
     guess: list[int]
@@ -142,6 +107,7 @@ class _Batch(NamedTuple):
     faces: FaceMaps
     of_guess: BatchScores | None
     of_label: BatchScores | None
+    contrasts: list[Contrast | None]
 
 
 class Explainer:
@@ -169,32 +135,39 @@ class Explainer:
         renderer = ClassMapRenderer(plan_heatmaps(self._book, self.class_names), self._side)
         self._scorer = MapScorer(renderer, None, self._device)
         self._method = find_method(self.config["settings"]["method"])
+        self._compare = ClassComparer(
+            renderer, self._book, self.class_names, self._method.class_maps
+        )
         found, self.notes = match_detector(self.config, device, detector, model)
         self._finding = DetectorSource(found, None, None)
 
-    def __call__(self, photos: Sequence[Path], label: str = "") -> Iterator[Explanation]:
+    def __call__(
+        self, photos: Sequence[Path], label: str = "", against: str = ""
+    ) -> Iterator[Explanation]:
         """Yield the explanation of each photo, in order; `label` is the true class of them all.
 
-        Raises `AuheatError` for a label that is none of the run's classes.
+        The predicted class is compared with `against`, by default with the runner-up. Raises
+        `AuheatError` for a label or another class that is none of the run's classes.
         """
-        true_class = self._find_label(label)
+        true_class = self._find_class("--label", label)
+        other = self._find_class("--against", against)
         rows = [Sample(str(i), photo) for i, photo in enumerate(photos)]
         batches = [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
         with closing(self._finding(Path(), batches, progress(shown=False))) as located:
             for batch, done in zip(batches, located, strict=True):
                 paths = [row.path for row in batch]
-                yield from self._explain(paths, done.found, done.sizes, true_class)
+                yield from self._explain(paths, done.found, done.sizes, true_class, other)
 
-    def _find_label(self, label: str) -> str:
+    def _find_class(self, option: str, asked: str) -> str:
         own = {name.casefold(): name for name in self.class_names}
-        name = own.get(label.casefold()) or SYNONYMS.get(label.casefold(), label)
-        if label and name not in self.class_names:
+        name = own.get(asked.casefold()) or SYNONYMS.get(asked.casefold(), asked)
+        if asked and name not in self.class_names:
             classes = ", ".join(self.class_names)
-            raise RequestError(f"--label: {label!r} is no class of {self.run} (one of {classes})")
+            raise RequestError(f"{option}: {asked!r} is no class of {self.run} (one of {classes})")
         return name
 
     def _explain(
-        self, photos: Sequence[Path], marks: Landmarks, sizes: Array, label: str
+        self, photos: Sequence[Path], marks: Landmarks, sizes: Array, label: str, against: str
     ) -> list[Explanation]:
         """Explain a batch of photos whose landmarks were found."""
         status = [Status(int(s)) for s in marks.status]
@@ -206,7 +179,7 @@ class Explainer:
                     status[i] = Status.UNREADABLE
                 else:
                     ready[i] = framed
-        batch = self._score([*ready.values()], label) if ready else None
+        batch = self._score([*ready.values()], label, against) if ready else None
         rows = {i: row for row, i in enumerate(ready)}
         out = []
         for i, photo in enumerate(photos):
@@ -245,8 +218,8 @@ class Explainer:
             _fit(pixels, np.eye(2, 3), size),
         )
 
-    def _score(self, ready: Sequence[_Framed], label: str) -> _Batch:
-        """Classify photos, and score the maps of the predicted classes."""
+    def _score(self, ready: Sequence[_Framed], label: str, against: str) -> _Batch:
+        """Classify photos, score the maps of the predicted classes, and compare two classes."""
         images = torch.from_numpy(np.stack([one.image for one in ready])).permute(0, 3, 1, 2)
         images = (images.to(self._device).float() / 255).contiguous(
             memory_format=torch.channels_last
@@ -260,7 +233,7 @@ class Explainer:
             shown = {"attention": maps.attention[-1]}
             if self._method.class_maps:
                 shown["cam"] = maps.cams[rows, guess]
-            if not all(value.isfinite().all() for value in (maps.logits, *shown.values())):
+            if not all(v.isfinite().all() for v in (maps.logits, maps.cams, *shown.values())):
                 raise StoreError(
                     f"{self.run}: its weights give no numbers (expected finite ones; train it anew)"
                 )
@@ -281,6 +254,7 @@ class Explainer:
                 faces,
                 scores[0],
                 scores[-1],
+                self._compare(maps, faces, points, against),
             )
 
     def _describe(self, one: Explanation, framed: _Framed, batch: _Batch, row: int) -> Explanation:
@@ -321,6 +295,7 @@ class Explainer:
             cam=maps.get("cam", one.cam),
             heatmap=heatmap,
             regions=regions,
+            contrast=batch.contrasts[row],
         )
 
 
@@ -337,6 +312,7 @@ def _fit(pixels: Array, transform: Array, size: tuple[int, int]) -> Array:
 class _Settings(TypedDict, total=False):
     store: str | Path | None
     label: str
+    against: str
     device: str
     detector: str | None
     detector_model: str | Path | None
@@ -360,6 +336,7 @@ def explain(
     *,
     store: str | Path | None = None,
     label: str = "",
+    against: str = "",
     device: str = "auto",
     detector: str | None = None,
     detector_model: str | Path | None = None,
@@ -374,6 +351,8 @@ def explain(
         images: One photo, or a list of photos and folders.
         store: Folder that holds the run; None: $AUHEAT_STORE, else auheat-data.
         label: True expression of all photos, such as "happy"; "": not known.
+        against: Class that the predicted one is compared with, such as "fear": why the one and not
+            the other; "": the runner-up.
         device: "auto", "cpu", "cuda", "cuda:N".
         detector: "mesh", "fan", "mediapipe"; None: the one that the run was trained with.
         detector_model: File of the detector's weights (fan, mediapipe).
@@ -383,8 +362,8 @@ def explain(
         `status` says where no face was found.
 
     Raises:
-        AuheatError: For a run or photos that are not there, a label that is none of the run's
-            classes, and one photo without a face.
+        AuheatError: For a run or photos that are not there, a label or another class that is none
+            of the run's classes, and one photo without a face.
 
     Example:
         >>> import auheat
@@ -397,7 +376,7 @@ def explain(
         raise RequestError(f"{images}: a folder (expected a photo, or a list: [{str(images)!r}])")
     photos = gather_photos([images] if one else images)  # type: ignore[list-item,arg-type]
     explainer = _open(run_folder.find_run(find_store(store), run), device, detector, detector_model)
-    found = list(explainer(photos, label))
+    found = list(explainer(photos, label, against))
     if not one:
         return found
     if not found[0].explained:
@@ -416,57 +395,13 @@ def _open(
     return explainer
 
 
-@dataclass(frozen=True, slots=True)
-class ExplainSummary:
-    """What `explain_to` wrote: its `folder`, and each photo's explanation with its panel's file.
-
-    The panel is None of a photo that could not be explained.
-    """
-
-    folder: Path
-    photos: tuple[tuple[Explanation, Path | None], ...]
-
-    @property
-    def explained(self) -> int:
-        """How many photos have a panel."""
-        return sum(panel is not None for _, panel in self.photos)
-
-    @property
-    def bad(self) -> int:
-        """How many photos have a bad status."""
-        return sum(one.status > Status.MANY_FACES for one, _ in self.photos)
-
-    def tabulate(self) -> list[tuple[str, ...]]:
-        """Return a heading and a row for each photo, for a terminal."""
-        rows: list[tuple[str, ...]] = [
-            ("photo", "status", "expression", "probability", "cosine", "AUs most attended")
-        ]
-        for one, panel in self.photos:
-            cells = ("-",) * 4
-            if panel is not None:
-                cosine = one.scores["attention"].cosine
-                cells = (
-                    one.expression,
-                    f"{one.probability:.3f}",
-                    "-" if cosine is None else f"{cosine:.3f}",
-                    describe_aus(one) or "-",
-                )
-            rows.append((str(one.photo), one.status.name, *cells))
-        return rows
-
-    def as_dict(self) -> list[dict[str, Any]]:
-        """Return the photos' numbers as plain values, for JSON."""
-        return [
-            one.as_dict() | ({"panel": str(panel)} if panel else {}) for one, panel in self.photos
-        ]
-
-
 def explain_to(
     run: str | Path,
     images: Sequence[str | Path],
     *,
     store: str | Path | None = None,
     label: str = "",
+    against: str = "",
     out: str | Path | None = None,
     device: str = "auto",
     detector: str | None = None,
@@ -481,6 +416,8 @@ def explain_to(
         images: Photos, and folders of them.
         store: Folder that holds the run; None: $AUHEAT_STORE, else auheat-data.
         label: True expression of all photos, such as "happy"; "": not known.
+        against: Class that the predicted one is compared with, such as "fear": why the one and not
+            the other; "": the runner-up.
         out: Folder to write to; None: explain/ in the run's.
         device: "auto", "cpu", "cuda", "cuda:N".
         detector: "mesh", "fan", "mediapipe"; None: the run's.
@@ -490,8 +427,8 @@ def explain_to(
         The folder, and each photo's explanation with its panel's file.
 
     Raises:
-        AuheatError: For a run or photos that are not there, a label that is none of the run's
-            classes, and a folder that cannot be written.
+        AuheatError: For a run or photos that are not there, a label or another class that is none
+            of the run's classes, and a folder that cannot be written.
 
     Example:
         >>> from auheat.explanation import explain_to
@@ -505,28 +442,15 @@ def explain_to(
     lock = run_folder.lock_run(place) if out is None else lock_folder(folder, "another --out")
     with lock:
         explainer = _open(place, device, detector, detector_model)
-        for found, panel in write_panels(explainer, photos, folder, label):
+        for found, panel in write_panels(explainer, photos, folder, label, against):
             if panel is None:
                 _LOG.warning("%s", describe_failure(found))
             rows.append((found, panel))
     return ExplainSummary(folder, tuple(rows))
 
 
-def describe_failure(found: ExplanationData) -> str:
-    """Return the line that names a photo which could not be explained, and why."""
-    return f"{found.photo}: {found.status.name}: {found.notes[0]}"
-
-
-def describe_aus(explanation: ExplanationData, most: int = 3) -> str:
-    """Return the AUs with most attention in their region, such as "AU12 x2.10"."""
-    shares = [
-        (unit.attention, unit.code) for unit in explanation.units if unit.attention is not None
-    ]
-    return ", ".join(f"{code} x{share:.2f}" for share, code in sorted(shares, reverse=True)[:most])
-
-
 def write_panels(
-    explainer: Explainer, photos: Sequence[Path], out: Path, label: str = ""
+    explainer: Explainer, photos: Sequence[Path], out: Path, label: str = "", against: str = ""
 ) -> Iterator[tuple[Explanation, Path | None]]:
     """Explain photos and write NAME.png and NAME.json of each to a folder; yield it and the PNG.
 
@@ -536,7 +460,7 @@ def write_panels(
     yielded for it. Raises `AuheatError` where the folder cannot be written.
     """
     names = name_outputs(photos, out)
-    for explanation, name in zip(explainer(photos, label), names, strict=True):
+    for explanation, name in zip(explainer(photos, label, against), names, strict=True):
         panel = out / f"{name}.png" if explanation.explained else None
         try:
             if panel is None:
@@ -552,5 +476,5 @@ def write_panels(
         except AuheatError:
             raise
         except OSError as error:
-            raise _cannot_write(out, error) from error
+            raise cannot_write(out, error) from error
         yield explanation, panel

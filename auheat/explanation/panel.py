@@ -9,6 +9,7 @@ from auheat.explanation.panel_cells import (
     draw_expected_cell,
     draw_map_cell,
     draw_overview_cell,
+    draw_scale,
     fit_cell,
     tint_units,
     trace_regions,
@@ -79,7 +80,7 @@ def _head(page: Array, found: ExplanationData) -> None:
 
 def _pictures(page: Array, found: ExplanationData) -> None:
     """Place the four pictures with their headings."""
-    outlines = trace_regions(found, fit_cell(found.picture)[1])
+    outlines = trace_regions(found.regions, fit_cell(found.picture)[1])
     said = found.expression
     expected = f"expected of {said}" if found.units else f"no action units for {said}"
     cam_title = f"class map of {said}" if found.cam.size else "no class map"
@@ -108,16 +109,7 @@ def _pictures(page: Array, found: ExplanationData) -> None:
         write(page, shorten(below, 10, CELL), (x, 168), 10, GRAY)
         page[_TOP : _TOP + CELL, x : x + CELL] = picture
         if i > 1 and (i == 2 or found.cam.size):
-            _scale(page, x, _TOP + CELL + 10)
-
-
-def _scale(page: Array, left: int, top: int) -> None:
-    """Draw the scale of a map's colours."""
-    start = left + write(page, "least", (left, top + 9), 9, GRAY) + 8
-    end = left + CELL - measure_text("most", 9) - 8
-    ramp = np.tile(np.linspace(0, 1, end - start, dtype=np.float32), (9, 1))
-    page[top : top + 9, start:end] = overlay(np.full((9, end - start, 3), 190, np.uint8), ramp)
-    write(page, "most", (left + CELL, top + 9), 9, GRAY, align="right")
+            draw_scale(page, (x, _TOP + CELL + 10), ("least", "most"), (0, 1), overlay)
 
 
 def _bars(page: Array, found: ExplanationData, at: tuple[int, int], width: int) -> int:

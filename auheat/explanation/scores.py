@@ -17,6 +17,7 @@ import torch
 from auheat.evaluation.columns import SCORES
 from auheat.evaluation.metrics import TIE
 from auheat.evaluation.scorer import BatchScores
+from auheat.explanation.contrast import Contrast
 from auheat.facs.records import Codebook
 from auheat.heatmaps.class_maps import FaceMaps
 from auheat.records import Array, Status
@@ -91,7 +92,8 @@ class ExplanationData:
     empty for a method without maps of classes, `heatmap` is zero for a class without one.
     `scores` has `ExplanationScores` of "attention" and "cam" with the predicted class and, where
     `label` is another one, of "attention, true class" and "cam, true class" (the map stays the
-    same one).
+    same one). `contrast` says why this expression and not another; None where the run has one
+    class alone.
     """
 
     photo: Path
@@ -118,6 +120,7 @@ class ExplanationData:
     cam: Array = field(default_factory=lambda: _nothing(0, 0))
     heatmap: Array = field(default_factory=lambda: _nothing(0, 0))
     regions: Array = field(default_factory=lambda: _nothing(0, 0, 0))
+    contrast: Contrast | None = None
 
     @property
     def explained(self) -> bool:
@@ -147,6 +150,7 @@ class ExplanationData:
             "probabilities": self.probabilities,
             "scores": {key: asdict(scores) for key, scores in self.scores.items()},
             "units": [asdict(unit) | {"code": unit.code} for unit in self.units],
+            "contrast": None if self.contrast is None else self.contrast.as_dict(),
             "score": self.score,
             "size": list(self.size),
             "frame": list(self.frame),

@@ -23,6 +23,7 @@ from auheat.errors import AuheatError
 from auheat.evaluation.columns import SCORES
 from auheat.evaluation.model_maps import CAM, predict_maps, view_maps
 from auheat.evaluation.scorer import MapScorer
+from auheat.explanation.contrast_panel import draw_contrast
 from auheat.explanation.explainer import Explainer, write_panels
 from auheat.explanation.inputs import name_outputs
 from auheat.explanation.panel_cells import (
@@ -477,6 +478,54 @@ def test_a_run_none_of_whose_classes_has_a_heatmap_is_explained(photo_of, tmp_pa
     assert found.panel().ndim == 3
 
 
+def test_the_predicted_class_is_compared_with_the_runner_up_by_the_networks_own_logits(square):
+    found, run = square
+    model, _ = load_classifier(run)
+    with torch.no_grad():
+        output = model(torch.from_numpy(found.image.copy()).permute(2, 0, 1)[None].float() / 255)
+    logits, maps = output.logits[0], output.maps[0]
+    first, second = logits.argsort(descending=True).tolist()[:2]
+    why = found.contrast
+    assert (why.expression, why.against) == (NAMES[first], NAMES[second])
+    assert why.logits == pytest.approx((float(logits[first]), float(logits[second])), abs=1e-5)
+    assert sum(part.difference for part in why.parts) == pytest.approx(
+        float(logits[first] - logits[second]), abs=1e-5
+    )
+    bias = (model.head.fc.bias[first] - model.head.fc.bias[second]).detach()
+    assert why.parts[-1].difference == pytest.approx(float(bias), abs=1e-5)
+    (apart,) = torch.nn.functional.interpolate(
+        (maps[first] - maps[second])[None, None], (SIDE, SIDE), mode="bilinear"
+    )[0].numpy()
+    y, x = np.mgrid[:SIDE, :SIDE]
+    heights = np.stack([draw_by_hand(found, part.au, x, y) for part in why.units])
+    heights = np.where(heights >= 0.5, heights, 0)
+    total = heights.sum(0)
+    for part, height in zip(why.units, heights, strict=True):
+        share = np.divide(height, total, out=np.zeros_like(total), where=total > 0)
+        assert part.difference == pytest.approx((share * apart).mean(), abs=1e-4)
+
+
+def test_another_class_is_asked_for_by_any_of_its_names(photo_of, tmp_path):
+    run, file = make_run(tmp_path / "run"), photo_of("face.png", **LARGE)
+    predicted = auheat.explain(run, file, device="cpu").expression
+    others = [name for name in NAMES if name != predicted]
+    spelled = {"Happiness": "joy", "Surprise": "SURPRISED", "Anger": "angry"}
+    for name in others:
+        result = command(run, file, "--device", "cpu", "--against", spelled[name])
+        assert f"{predicted} (" in result.stdout
+        assert f"not {name} (" in result.stdout
+        assert "why: parts of the difference of the two logits" in result.stdout
+        written = json.loads((run / "explain" / "face.json").read_text())["contrast"]
+        assert (written["expression"], written["against"]) == (predicted, name)
+        total = sum(part["difference"] for part in written["parts"])
+        assert total == pytest.approx(written["difference"], abs=1e-5)
+    same = auheat.explain(run, file, device="cpu", against=spelled[predicted])
+    assert same.contrast.against in others
+    assert f"{predicted} is what was predicted" in same.contrast.notes[0]
+    result = command(run, file, "--device", "cpu", "--against", "Joyless", code=1)
+    assert "--against: 'Joyless' is no class of run (one of Happiness, Surprise" in result.stderr
+
+
 def test_the_written_json_has_the_values_of_the_record(photo_of, tmp_path):
     file = photo_of("face.png", **FRAMINGS["cut"][1])
     run, out = make_run(tmp_path / "run"), tmp_path / "out"
@@ -508,7 +557,9 @@ def test_a_method_of_each_kind_is_explained(method, photo_of, tmp_path):
         output = model(torch.from_numpy(found.image.copy()).permute(2, 0, 1)[None].float() / 255)
     assert found.expression == NAMES[int(output.logits[0].argmax())]
     assert found.attention.shape == (side, side)
+    assert found.contrast.measure == {"cam": "logit", "apvit": "none"}.get(method, "attention")
     if method == "apvit":
+        assert (found.contrast.parts, found.contrast.maps.size) == ((), 0)
         assert found.cam.size == 0
         assert "cam" not in found.scores
         assert all(unit.cam is None and unit.cam_peak is None for unit in found.units)
@@ -756,6 +807,14 @@ def test_a_class_without_action_units_is_explained_as_such(photo_of, tmp_path):
     assert found.panel().ndim == 3
 
 
+def test_a_run_of_one_class_has_none_to_compare_with(photo_of, tmp_path):
+    run = make_run(tmp_path / "run", names=("Happiness",))
+    found = auheat.explain(run, photo_of("face.png", **LARGE), device="cpu")
+    assert found.contrast is None
+    assert found.as_dict()["contrast"] is None
+    assert found.panel().ndim == 3
+
+
 def test_a_notebook_shows_the_panel(square):
     found, _ = square
     shown = cv2.imdecode(np.frombuffer(found._repr_png_(), np.uint8), cv2.IMREAD_COLOR)
@@ -828,5 +887,32 @@ def test_a_panel_holds_the_longest_of_everything(square):
     assert panel.shape[1] == found.panel().shape[1]
     border = np.concatenate([panel[:, :38].ravel(), panel[:, -38:].ravel(), panel[-20:].ravel()])
     assert (border == 255).all()
-    gutter = panel[140:, 40 + CELL + 4 : 40 + CELL + 20]  # between the first columns
+    upper = replace(extreme, contrast=None).panel()
+    assert np.array_equal(panel[: len(upper)], upper)
+    gutter = upper[140:, 40 + CELL + 4 : 40 + CELL + 20]  # between the first columns
     assert (gutter == 255).all()
+
+
+def test_the_part_about_another_class_holds_the_longest_of_everything(square):
+    found, _ = square
+    why = found.contrast
+    long = ("Disgustedly Surprised " * 2, "Fearfully Disgusted " * 2)
+    unit = replace(why.units[0], name="Upper Lip Raiser " * 3, side="right", area=0.0)
+    for measure in ("logit", "attention", "none"):
+        extreme = replace(
+            why,
+            expression=long[0],
+            against=long[1],
+            logits=(1e5, -1e5),
+            measure=measure,
+            parts=(*[replace(unit, au=n, of_expression=-12345.678) for n in range(1, 25)],),
+            regions=np.repeat(why.regions[:1], 24, 0),
+            notes=("word " * 90, "x" * 300),
+        )
+        drawn = draw_contrast(found, extreme)
+        border = np.concatenate([drawn[:, :38].ravel(), drawn[:, -38:].ravel(), drawn[-8:].ravel()])
+        assert (border == 255).all()
+    drawn = draw_contrast(found, replace(extreme, measure="logit", notes=()))
+    for i in range(3):  # nothing crosses from one column to the next, below the heading
+        left = 40 + (i + 1) * CELL + i * 24
+        assert (drawn[90 : 136 + CELL, left + 4 : left + 20] == 255).all()
