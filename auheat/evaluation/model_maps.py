@@ -18,14 +18,14 @@ CAM, CAM_PREDICTED, GIVEN = "CAM", "CAM predicted", "map"
 class Maps(NamedTuple):
     """Logits (N, K) and maps of a classifier for N images, at their own sizes.
 
-    `attention` has (N, h, w) of each layer, shallow to deep; `cams` (N, K, h, w). `evidence` is
+    `attention` has (N, h, w) of each layer, shallow to deep; `cams` (N, K, h, w). `logit_maps` is
     that of `auheat.models.Output`.
     """
 
     logits: Tensor
     attention: tuple[Tensor, ...]
     cams: Tensor
-    evidence: Tensor | None = None
+    logit_maps: Tensor | None = None
 
 
 class MapSet(NamedTuple):
@@ -58,7 +58,7 @@ def predict_maps(model: Classifier, images: Tensor) -> Maps:
     """Return logits, attention and class maps of images (N, 3, S, S) in [0, 1]."""
     output = model(images)
     attended = tuple(attention(f) for f in output.features)
-    return Maps(output.logits, attended, output.maps, output.evidence)
+    return Maps(output.logits, attended, output.maps, output.logit_maps)
 
 
 def view_maps(maps: Maps, labels: Tensor) -> MapSet:

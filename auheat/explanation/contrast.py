@@ -1,6 +1,6 @@
 """Why one class and not another: their class maps, compared action unit by action unit.
 
-A method whose logit is the mean of a map of the class and a constant (`Output.evidence`) has its
+A method whose logit is the mean of a map of the class and a constant (`Output.logit_maps`) has its
 difference of two logits split into parts: what the two maps say within each action unit's region,
 elsewhere on the face, off the face, and the constants. The parts add up to the difference. The maps
 of other methods say only where each class is attended to, as shares of the whole map.
@@ -193,8 +193,8 @@ class ClassComparer:
         points (N, 68, 2) are the landmarks in px of the grid. None where there is no other class.
         """
         asked = self._names.index(against) if against else None
-        evidence = None if maps.evidence is None else maps.evidence.cpu()
-        here = Maps(maps.logits.cpu(), (), maps.cams.cpu(), evidence)
+        logit_maps = None if maps.logit_maps is None else maps.logit_maps.cpu()
+        here = Maps(maps.logits.cpu(), (), maps.cams.cpu(), logit_maps)
         drawn = faces._replace(logs=faces.logs.cpu())
         outlines = outline_faces(points.cpu(), self._renderer.size[0])
         out: list[Contrast | None] = []
@@ -232,8 +232,8 @@ class ClassComparer:
         places = list(units)
         own = faces.logs[row, places].exp()
         shares = split_pixels(own, faces.regions[row, places], face)
-        if maps.evidence is not None:
-            measure, shown = LOGIT, maps.evidence[row, list(pair)].double()
+        if maps.logit_maps is not None:
+            measure, shown = LOGIT, maps.logit_maps[row, list(pair)].double()
             constants = [(both - shown.mean((1, 2))).tolist()]
         else:
             measure, shown = ATTENTION, _scale_to_mean(maps.cams[row, list(pair)].double())

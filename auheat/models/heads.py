@@ -31,7 +31,7 @@ class GapHead(nn.Module):
         """Return logits (B, K) and maps (B, K, h, w); labels are not needed."""
         top = features[-1]
         maps = torch.einsum("bchw,kc->bkhw", top, self.fc.weight)
-        return Output(self.score(top), maps, evidence=maps)
+        return Output(self.score(top), maps, logit_maps=maps)
 
     def score(self, top: Tensor) -> Tensor:
         """Return the logits (B, K) of top features (B, C, h, w)."""
@@ -116,7 +116,7 @@ class AcolHead(nn.Module):
     def forward(self, features: Sequence[Tensor], labels: Tensor | None = None) -> Output:
         """Return A's logits (B, K), fused maps (B, K, h, w) in [0, 1], and B's logits.
 
-        The evidence is A's maps without the bias.
+        The logit maps are A's maps without the bias.
         """
         top = features[-1]
         maps_a = self.branch_a(top)
@@ -127,8 +127,8 @@ class AcolHead(nn.Module):
         fused = torch.maximum(min_max(maps_a), min_max(maps_b))
         bias = self.branch_a[-1].bias
         assert isinstance(bias, Tensor)
-        evidence = maps_a.detach() - bias.detach().view(-1, 1, 1)
-        return Output(logits, fused, (maps_b.mean((2, 3)),), evidence=evidence)
+        logit_maps = maps_a.detach() - bias.detach().view(-1, 1, 1)
+        return Output(logits, fused, (maps_b.mean((2, 3)),), logit_maps=logit_maps)
 
 
 def _branch(channels: int, classes: int) -> nn.Sequential:
