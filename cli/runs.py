@@ -298,7 +298,7 @@ def evaluate(as_json: bool, **settings: Any) -> None:
 @click.argument("images", nargs=-1, required=True, type=FILE)
 @store_option
 @option("--label", default="", help="The true expression of these photos, to be shown, too.")
-@option("--against", default="", help="Why not this class?  [default: the runner-up]")
+@option("--against", default="", help="Why not this expression?  [default: the runner-up]")
 @option("--out", type=FOLDER, help="Folder  [default: RUN/explain]")
 @device_option
 @option("--detector", type=DETECTOR, help="Another detector  [default: the run's]")
@@ -309,12 +309,15 @@ def explain(fail_on_bad: bool, as_json: bool, **settings: Any) -> None:
     """Explain what RUN (a name or folder) says of IMAGES, photos and folders of them.
 
     Of each photo a picture NAME.png and its numbers NAME.json are written: expression, where the
-    network looked, which action units the codebook expects, and how far the two agree. RUN's
-    folder is enough: it may have been copied here without its store. A photo without a face gets a
-    line of its own; if none can be explained the exit code is 1.
+    network looked, which action units the codebook expects, how far the two agree, and why this
+    expression and not another: both class maps, and what each says in the region of every action
+    unit. RUN's folder is enough: it may have been copied here without its store. A photo in which
+    no face is found is explained by its maps alone; one that cannot be read gets a line of its own.
+    If none can be explained the exit code is 1.
 
     \b
     auheat explain with-aus photo.jpg
+    auheat explain with-aus photo.jpg --against fear
     auheat explain with-aus photos/ --label happy --out explained
     auheat explain runs/with-aus photo.jpg --json
     """
@@ -328,7 +331,8 @@ def explain(fail_on_bad: bool, as_json: bool, **settings: Any) -> None:
         for line in summary.describe_measures():
             print_line(line)
         written = f", written to {summary.folder}" if summary.explained else ""
-        print_line(f"{summary.explained} of {len(summary.photos)} photos explained{written}")
+        maps = f" ({summary.faceless} without a face, by maps alone)" if summary.faceless else ""
+        print_line(f"{summary.explained} of {len(summary.photos)} photos explained{maps}{written}")
     if not summary.explained or (fail_on_bad and summary.bad):
         sys.exit(1)
 

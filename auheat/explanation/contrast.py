@@ -35,7 +35,9 @@ MEASURES = {
 
 ASKED_IS_PREDICTED = "--against: {} is what was predicted (compared with the runner-up)"
 
-FACE, BESIDE, CONSTANT = "elsewhere on the face", "off the face", "bias"
+FACE, BESIDE, PHOTO = "elsewhere on the face", "off the face", "the whole photo"
+
+CONSTANT = "bias"
 """The parts that are no action unit's region."""
 
 
@@ -196,25 +198,30 @@ class ClassComparer:
         logit_maps = None if maps.logit_maps is None else maps.logit_maps.cpu()
         here = Maps(maps.logits.cpu(), (), maps.cams.cpu(), logit_maps)
         drawn = faces._replace(logs=faces.logs.cpu())
-        outlines = outline_faces(points.cpu(), self._renderer.size[0])
+        known = points.isfinite().all((1, 2)).tolist()
+        outlines = outline_faces(points.cpu().nan_to_num(), self._renderer.size[0])
         out: list[Contrast | None] = []
         for row, guess in enumerate(here.logits.argmax(1).tolist()):
             other = choose_against(here.logits[row], guess, asked)
             notes = (ASKED_IS_PREDICTED.format(against),) if guess == asked else ()
             pair = None if other is None else (guess, other)
-            out.append(pair and self._compare(here, drawn, outlines[row], row, pair, notes))
+            face = outlines[row] if known[row] else None
+            out.append(pair and self._compare(here, drawn, face, row, pair, notes))
         return out
 
     def _compare(
         self,
         maps: Maps,
         faces: FaceMaps,
-        face: Tensor,
+        face: Tensor | None,
         row: int,
         pair: tuple[int, int],
         notes: tuple[str, ...],
     ) -> Contrast:
-        """Compare the classes `pair` on photo `row` of a batch; `face` (S, S) bool is its face."""
+        """Compare the classes `pair` on photo `row` of a batch; `face` (S, S) bool is its face.
+
+        None where no face was found: nothing but the whole photo is a part then.
+        """
         logits = maps.logits[row].double()
         name, other = (self._names[k] for k in pair)
         both, chances = logits[list(pair)], logits.softmax(0)[list(pair)].tolist()
@@ -226,15 +233,19 @@ class ClassComparer:
         notes += tuple(
             f"the codebook expects no action units of {self._names[k]}"
             for k in pair
-            if not self._renderer.units_of(k)
+            if face is not None and not self._renderer.units_of(k)
         )
-        units = self._list_units(pair)
+        units = {} if face is None else self._list_units(pair)
         places = list(units)
         own = faces.logs[row, places].exp()
-        shares = split_pixels(own, faces.regions[row, places], face)
+        if face is None:
+            names, shares = [PHOTO], torch.ones((1, *size), dtype=torch.float64)
+        else:
+            names = [FACE, BESIDE]
+            shares = split_pixels(own, faces.regions[row, places], face)
         if maps.logit_maps is not None:
             measure, shown = LOGIT, maps.logit_maps[row, list(pair)].double()
-            constants = [(both - shown.mean((1, 2))).tolist()]
+            constants = [EvidencePart(CONSTANT, *(both - shown.mean((1, 2))).tolist())]
         else:
             measure, shown = ATTENTION, _scale_to_mean(maps.cams[row, list(pair)].double())
             constants = []
@@ -247,16 +258,17 @@ class ClassComparer:
         parts = self._name_units(units, values, areas)
         order = sorted(range(len(parts)), key=lambda i: -parts[i].difference)
         rest = [
-            EvidencePart(FACE, values[-2][0], values[-2][1], area=areas[-2]),
-            EvidencePart(BESIDE, values[-1][0], values[-1][1], area=areas[-1]),
-            *(EvidencePart(CONSTANT, first, second) for first, second in constants),
+            EvidencePart(name, first, second, area=area)
+            for name, (first, second), area in zip(
+                names, values[len(parts) :], areas[len(parts) :], strict=True
+            )
         ]
         return Contrast(
             *about,
             measure,
             enlarge(shown, size).float().numpy(),
             own[order].float().numpy(),
-            (*(parts[i] for i in order), *rest),
+            (*(parts[i] for i in order), *rest, *constants),
             notes,
         )
 

@@ -41,7 +41,7 @@ BOTH: Color = (120, 124, 132)
 """Colour of a unit that both classes have."""
 
 
-_TOP, _ROW, _BAR = 136, 27, 13
+_TOP, _ROW, _BAR = 150, 27, 13
 
 _TRACK: Color = (238, 240, 244)
 
@@ -92,12 +92,17 @@ def _pictures(page: Array, found: ExplanationData, contrast: Contrast) -> None:
     spans = high - low or 1.0
     difference = contrast.maps[0] - contrast.maps[1]
     most = float(np.abs(difference).max())
-    unit = "logits" if contrast.measure == LOGIT else "multiples of a map's mean"
+    unit, mean = "logits", "; mean + bias: the logit"
+    if contrast.measure == ATTENTION:
+        unit, mean = "multiples of a map's mean", ""
     scaled = [
         draw_veiled_cell(found, (one - low) / spans, outlines, overlay) for one in contrast.maps
     ]
     cells = (
-        ("action units of both", draw_units_cell(found, codes, tints, outlines)),
+        (
+            "action units of both" if contrast.units else "no action units",
+            draw_units_cell(found, codes, tints, outlines),
+        ),
         (f"class map of {contrast.expression}", scaled[0]),
         (f"class map of {contrast.against}", scaled[1]),
         (
@@ -105,18 +110,18 @@ def _pictures(page: Array, found: ExplanationData, contrast: Contrast) -> None:
             draw_veiled_cell(found, difference / (most or 1), outlines, overlay_signed),
         ),
     )
-    below = ("", *(f"one scale for both, in {unit}",) * 2, f"in {unit}")
+    below = ("", *(f"one scale for both, in {unit}{mean}",) * 2, f"in {unit}")
     for i, ((title, picture), words) in enumerate(zip(cells, below, strict=True)):
         x = MARGIN + i * (CELL + GAP)
-        write(page, shorten(title, 13, CELL, bold=True), (x, 108), 13, INK, bold=True)
-        write(page, words, (x, 126), 10, GRAY)
+        write(page, shorten(title, 13, CELL, bold=True), (x, _TOP - 29), 13, INK, bold=True)
+        write(page, words, (x, _TOP - 10), 10, GRAY)
         page[_TOP : _TOP + CELL, x : x + CELL] = picture
         at = (x, _TOP + CELL + 10)
-        if i == 0:
+        if i == 0 and contrast.units:
             _legend(page, contrast, (x, at[1] + 9))
-        elif i < 3:
+        elif 0 < i < 3:
             draw_scale(page, at, (f"{low:.1f}", f"{high:.1f}"), (0, 1), overlay)
-        else:
+        elif i:
             names = [shorten(n, 9, CELL // 4) for n in (contrast.expression, contrast.against)]
             ends = (f"{names[1]} {most:.1f}", f"{most:.1f} {names[0]}")
             draw_scale(page, at, ends, (-1, 1), overlay_signed)
@@ -125,8 +130,9 @@ def _pictures(page: Array, found: ExplanationData, contrast: Contrast) -> None:
 def _legend(page: Array, contrast: Contrast, at: tuple[int, int]) -> None:
     """Say which colour is which class's."""
     x, y = at
-    names = ((contrast.expression, FOR), (contrast.against, AGAINST), ("both", BOTH))
-    for name, tint in names:
+    names = ((FOR, contrast.expression), (AGAINST, contrast.against), (BOTH, "both"))
+    seen = {_tint(part, contrast) for part in contrast.units}
+    for tint, name in (entry for entry in names if entry[0] in seen):
         fill_box(page, (x, y - 9, x + 10, y + 1), tint)
         x += 14 + write(page, shorten(name, 9, CELL // 3 - 20), (x + 14, y), 9, GRAY) + 14
 
@@ -168,7 +174,7 @@ def _table(page: Array, contrast: Contrast, y: int) -> int:
         write(page, text, (x + CELL, end + 4), 11, INK, bold=True, align="right")
     text = "a pixel in several regions is shared out among them by the heights of their Gaussians"
     if not contrast.units:
-        text = "neither class has regions of action units"
+        text = "no regions of action units"
     write(page, text, (starts[0], end + 32), 9, GRAY)
     return end + 34
 

@@ -74,7 +74,7 @@ PICTURE = 460
 MEANING = {
     Status.MANY_FACES: "several faces: the largest central one is explained",
     Status.LOW_CONFIDENCE: "the landmarks are doubtful, and with them all regions shown",
-    Status.NO_FACE: "no face was found",
+    Status.NO_FACE: "no face was found (the whole photo was classified, its maps are all there is)",
     Status.UNREADABLE: "no photo that can be read",
 }
 
@@ -173,7 +173,7 @@ class Explainer:
         status = [Status(int(s)) for s in marks.status]
         ready: dict[int, _Framed] = {}
         for i, photo in enumerate(photos):
-            if status[i] <= Status.LOW_CONFIDENCE:
+            if status[i] != Status.UNREADABLE:
                 framed = self._frame(photo, marks.points[i], (int(sizes[i][0]), int(sizes[i][1])))
                 if framed is None:
                     status[i] = Status.UNREADABLE
@@ -187,9 +187,8 @@ class Explainer:
             one = Explanation(photo, self.run, status[i], notes, label=label)
             if batch is not None and i in ready:
                 size = int(sizes[i][0]), int(sizes[i][1])
-                one = replace(
-                    one, landmarks=marks.points[i], score=float(marks.score[i]), size=size
-                )
+                points = marks.points[i][: None if status[i] != Status.NO_FACE else 0]
+                one = replace(one, landmarks=points, score=float(marks.score[i]), size=size)
                 one = self._describe(one, ready[i], batch, rows[i])
             out.append(one)
         return out
@@ -260,13 +259,22 @@ class Explainer:
     def _describe(self, one: Explanation, framed: _Framed, batch: _Batch, row: int) -> Explanation:
         """Add the results of a photo of a batch."""
         k, renderer, view = batch.guess[row], self._scorer.renderer, framed.view
+        has_face = one.status != Status.NO_FACE
         name, drawn = self.class_names[k], [self.class_names[i] for i in renderer.drawn]
-        scores = summarize_maps(batch.of_guess, row, batch.kinds, drawn, name)
+        scores = summarize_maps(batch.of_guess if has_face else None, row, batch.kinds, drawn, name)
         if one.label not in ("", name):
-            true = summarize_maps(batch.of_label, row, batch.kinds, drawn, one.label)
+            true = summarize_maps(
+                batch.of_label if has_face else None, row, batch.kinds, drawn, one.label
+            )
             scores |= {f"{kind}, true class": value for kind, value in true.items()}
         units, regions = summarize_aus(
-            batch.of_guess, row, batch.kinds, batch.faces, renderer.units_of(k), self._book, name
+            batch.of_guess,
+            row,
+            batch.kinds,
+            batch.faces,
+            renderer.units_of(k) if has_face else {},
+            self._book,
+            name,
         )
         heatmap = np.zeros(renderer.size, np.float32)
         if name in drawn:
@@ -287,7 +295,7 @@ class Explainer:
             units=units,
             frame=view.size,
             transform=view.transform,
-            points=framed.points,
+            points=framed.points if has_face else one.points,
             image=framed.image,
             picture=framed.picture,
             overview=framed.overview,
@@ -358,12 +366,12 @@ def explain(
         detector_model: File of the detector's weights (fan, mediapipe).
 
     Returns:
-        An explanation, which a notebook shows as its panel; of a list, a list of them, whose
-        `status` says where no face was found.
+        An explanation, which a notebook shows as its panel; of a list, a list of them. Where no
+        face was found, as `status` says, it has the whole photo's maps alone.
 
     Raises:
         AuheatError: For a run or photos that are not there, a label or another class that is none
-            of the run's classes, and one photo without a face.
+            of the run's classes, and one photo that cannot be read.
 
     Example:
         >>> import auheat
@@ -377,6 +385,8 @@ def explain(
     photos = gather_photos([images] if one else images)  # type: ignore[list-item,arg-type]
     explainer = _open(run_folder.find_run(find_store(store), run), device, detector, detector_model)
     found = list(explainer(photos, label, against))
+    for faceless in (row for row in found if row.status == Status.NO_FACE):
+        _LOG.warning("%s", describe_failure(faceless))
     if not one:
         return found
     if not found[0].explained:
@@ -409,7 +419,7 @@ def explain_to(
 ) -> ExplainSummary:
     """Explain photos and write a picture NAME.png and its numbers NAME.json of each to a folder.
 
-    A photo that could not be explained has neither file; why is logged.
+    A photo that could not be read has neither file. That is logged, and where no face was found.
 
     Args:
         run: Folder of a run, wherever it was copied to, or a name in `store`/runs.
@@ -443,10 +453,16 @@ def explain_to(
     with lock:
         explainer = _open(place, device, detector, detector_model)
         for found, panel in write_panels(explainer, photos, folder, label, against):
-            if panel is None:
+            if panel is None or found.status == Status.NO_FACE:
                 _LOG.warning("%s", describe_failure(found))
             rows.append((found, panel))
-    return ExplainSummary(folder, tuple(rows))
+    summary = ExplainSummary(folder, tuple(rows))
+    if summary.asked_of_itself:
+        _LOG.warning(
+            "--against: %d photos are predicted to be of that class (compared with the runner-up)",
+            summary.asked_of_itself,
+        )
+    return summary
 
 
 def write_panels(

@@ -85,6 +85,8 @@ def _pictures(page: Array, found: ExplanationData) -> None:
     expected = f"expected of {said}" if found.units else f"no action units for {said}"
     cam_title = f"class map of {said}" if found.cam.size else "no class map"
     listed = "its action units, outlined" if found.units else "landmarks"
+    if found.status == Status.NO_FACE:
+        expected, listed = "no action units", "no face was found"
     cells = (
         ("photo", "landmarks and the part that was shown", draw_overview_cell(found)),
         (
@@ -144,14 +146,17 @@ def _notes(page: Array, found: ExplanationData, at: tuple[int, int], width: int)
 
 
 def _is_doubt(found: ExplanationData, note: int) -> bool:
-    return note == 0 and found.status in (Status.MANY_FACES, Status.LOW_CONFIDENCE)
+    return note == 0 and found.status != Status.OK
 
 
 def _units(page: Array, found: ExplanationData, left: int, y: int) -> int:
     """Draw the table of AUs; return where it ends."""
     write(page, "action units", (left, y), 13, INK, bold=True)
     if not found.units:
-        write(page, f"none expected of {found.expression}", (left, y + 32), 11, GRAY)
+        text = f"none expected of {found.expression}"
+        if found.status == Status.NO_FACE:
+            text = "no face was found: nowhere to look for them"
+        write(page, text, (left, y + 32), 11, GRAY)
         return y + 40
     starts = {"attention": left + CELL + GAP, "cam": left + 2 * (CELL + GAP)}
     shown = {k: x for k, x in starts.items() if k == "attention" or found.cam.size}

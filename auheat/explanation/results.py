@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from auheat.errors import AuheatError, StoreError
-from auheat.explanation.contrast import MEASURES, format_contrast
+from auheat.explanation.contrast import ASKED_IS_PREDICTED, MEASURES, format_contrast
 from auheat.explanation.contrast_panel import draw_contrast
 from auheat.explanation.inputs import PANEL
 from auheat.explanation.panel import draw_explanation
@@ -26,7 +26,7 @@ class Explanation(ExplanationData):
     __slots__ = ()
 
     def panel(self) -> Array:
-        """Return the panel, (H, W, 3) u8 RGB; raises `AuheatError` where no face was found."""
+        """Return the panel, (H, W, 3) u8 RGB; raises `AuheatError` for an unreadable photo."""
         if not self.explained:
             raise AuheatError(f"{self.photo}: {self.status.name}: {'; '.join(self.notes)}")
         parts = [draw_explanation(self)]
@@ -80,6 +80,11 @@ class ExplainSummary:
         return sum(panel is not None for _, panel in self.photos)
 
     @property
+    def faceless(self) -> int:
+        """How many photos have a panel of their maps alone, since no face was found."""
+        return sum(one.status == Status.NO_FACE for one, panel in self.photos if panel is not None)
+
+    @property
     def bad(self) -> int:
         """How many photos have a bad status."""
         return sum(one.status > Status.MANY_FACES for one, _ in self.photos)
@@ -102,6 +107,12 @@ class ExplainSummary:
                 )
             rows.append((str(one.photo), one.status.name, *cells))
         return rows
+
+    @property
+    def asked_of_itself(self) -> int:
+        """How many photos were given the very class that the others are compared with."""
+        contrasts = [one.contrast for one, _ in self.photos if one.contrast is not None]
+        return sum(ASKED_IS_PREDICTED.format(c.expression) in c.notes for c in contrasts)
 
     def describe_measures(self) -> list[str]:
         """Return what the numbers in the last column are, a line for each kind of them."""

@@ -80,8 +80,10 @@ def _nothing(*shape: int) -> Array:
 class ExplanationData:
     """The prediction, scores, maps and pictures of one photo.
 
-    `status` tells what became of the photo; without a face there is nothing but notes: texts are
-    "" and arrays empty. `probabilities` has every class, the likeliest first; `label` is the true
+    `status` tells what became of the photo; where it cannot be read there is nothing but notes:
+    texts are "" and arrays empty. Where no face was found the network saw the whole photo: there
+    are probabilities and maps, and no landmarks, scores (all None), units and regions.
+    `probabilities` has every class, the likeliest first; `label` is the true
     class where one was given.
 
     `landmarks` (68, 2) px and `score` are the detector's, in the upright photo of `size` (H, W);
@@ -124,7 +126,7 @@ class ExplanationData:
 
     @property
     def explained(self) -> bool:
-        """Whether a face was found and classified."""
+        """Whether the photo could be classified."""
         return bool(self.expression)
 
     @property

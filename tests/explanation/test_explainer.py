@@ -522,6 +522,8 @@ def test_another_class_is_asked_for_by_any_of_its_names(photo_of, tmp_path):
     same = auheat.explain(run, file, device="cpu", against=spelled[predicted])
     assert same.contrast.against in others
     assert f"{predicted} is what was predicted" in same.contrast.notes[0]
+    result = command(run, file, "--device", "cpu", "--against", predicted)
+    assert "--against: 1 photos are predicted to be of that class" in result.stderr
     result = command(run, file, "--device", "cpu", "--against", "Joyless", code=1)
     assert "--against: 'Joyless' is no class of run (one of Happiness, Surprise" in result.stderr
 
@@ -611,8 +613,9 @@ def test_photos_that_fail_are_named_and_the_others_go_on(photo_of, tmp_path):
     assert "MANY_FACES" in lines["many.png"]
     assert "wall.png: NO_FACE: no face was found" in result.stderr
     assert "torn.jpg: UNREADABLE" in result.stderr
-    assert "3 of 5 photos explained" in result.stdout
-    assert {f.name for f in out.glob("*.png")} == {"good.png", "many.png", "vague.png"}
+    assert "4 of 5 photos explained (1 without a face, by maps alone)" in result.stdout
+    seen = {"good.png", "many.png", "vague.png", "wall.png"}
+    assert {f.name for f in out.glob("*.png")} == seen
     several = json.loads((out / "many.json").read_text())["notes"]
     assert "the largest central one" in several[0]
     assert "doubtful" in json.loads((out / "vague.json").read_text())["notes"][0]
@@ -641,36 +644,45 @@ def test_odd_entries_of_a_folder_are_left_out_and_named(photo_of, tmp_path, capl
     assert [line for line in caplog.messages if line.startswith("left out: ")] == left
 
 
-def test_a_single_photo_without_a_face_is_an_error(photo_of, tmp_path):
-    run = make_run(tmp_path / "run")
+@pytest.mark.parametrize("framing", ["whole", "cropped", "aligned", "alike", "unknown"])
+def test_a_photo_without_a_face_is_explained_by_its_maps_alone(framing, tmp_path, caplog, finder):
+    run = make_run(tmp_path / "run", framing=FRAMINGS[framing][0])
     wall = tmp_path / "wall.png"
-    cv2.imwrite(str(wall), np.zeros((77, 50, 3), np.uint8))
-    result = command(run, wall, "--device", "cpu", code=1)
-    assert f"{wall}: NO_FACE: no face was found" in result.stderr
-    with pytest.raises(AuheatError, match=r"wall\.png: NO_FACE"):
-        auheat.explain(run, wall, device="cpu")
-    (found,) = auheat.explain(run, [wall], device="cpu")
-    assert (found.status, found.explained, found.expression) == (Status.NO_FACE, False, "")
+    pixels = np.random.default_rng(1).integers(0, 256, (77, 50, 3), np.uint8)
+    cv2.imwrite(str(wall), pixels)
+    found = auheat.explain(run, wall, device="cpu")
+    assert f"{wall}: NO_FACE: no face was found" in caplog.text
+    assert (found.status, found.explained, found.frame) == (Status.NO_FACE, True, (77, 50))
+    model, _ = load_classifier(run)
+    with torch.no_grad():
+        image = torch.from_numpy(found.image.copy()).permute(2, 0, 1)[None].float() / 255
+        logits = model(image).logits[0].double()
+    assert found.probability == pytest.approx(float(logits.softmax(0).max()), abs=1e-6)
+    nothing = (found.units, found.regions, found.landmarks, found.points)
+    assert [len(values) for values in nothing] == [0, 0, 0, 0]
+    assert {scores.cosine for scores in found.scores.values()} == {None}
+    assert min(found.attention.max(), found.cam.max()) > 0.5
+    parts = found.contrast.parts
+    assert [part.part for part in parts] == ["the whole photo", "bias"]
+    first, second = logits.sort(descending=True).values[:2].tolist()
+    assert sum(part.difference for part in parts) == pytest.approx(first - second, abs=1e-5)
+    plain = json.loads(json.dumps(found.as_dict(), allow_nan=False))
+    assert (plain["status"], plain["landmarks"]) == ("NO_FACE", [])
+    assert found.panel().ndim == 3
+
+
+def test_a_photo_that_cannot_be_read_is_an_error(tmp_path, finder):
+    run, torn = make_run(tmp_path / "run"), tmp_path / "torn.jpg"
+    torn.write_bytes(b"\xff\xd8 not really")
+    result = command(run, torn, "--device", "cpu", code=1)
+    assert f"{torn}: UNREADABLE: no photo that can be read" in result.stderr
+    with pytest.raises(AuheatError, match=r"torn\.jpg: UNREADABLE"):
+        auheat.explain(run, torn, device="cpu")
+    (found,) = auheat.explain(run, [torn], device="cpu")
+    assert (found.status, found.explained, found.expression) == (Status.UNREADABLE, False, "")
     assert found._repr_png_() is None
-    with pytest.raises(AuheatError, match="NO_FACE"):
+    with pytest.raises(AuheatError, match="UNREADABLE"):
         found.panel()
-
-
-@pytest.mark.slow
-def test_photos_of_one_name_get_files_of_their_own(photo_of, tmp_path):
-    run, out = make_run(tmp_path / "run"), tmp_path / "out"
-    photos = [
-        photo_of("a/1.png", **LARGE),
-        photo_of("b/1.png", (101, 121), 50.0, (60.0, 44.0)),
-        photo_of("b/1.jpg", (102, 122), 50.0, (60.0, 44.0)),
-    ]
-    for _ in range(2):  # the second time, all is there already
-        command(run, *photos, "--out", out, "--device", "cpu")
-        names = {json.loads(f.read_text())["photo"]: f.stem for f in out.glob("*.json")}
-        assert names == {str(photos[0]): "1", str(photos[1]): "b-1", str(photos[2]): "b-1-2"}
-        assert len(list(out.iterdir())) == 6
-    command(run, photos[1], "--out", out, "--device", "cpu")  # alone, it overwrites no other's
-    assert json.loads((out / "1.json").read_text())["photo"] == str(photos[0])
 
 
 def test_names_differ_by_more_than_case(tmp_path):
@@ -729,7 +741,7 @@ def test_what_was_told_of_a_photo_goes_when_it_fails(photo_of, tmp_path):
     command(run, file, other, "--out", out, "--device", "cpu")
     assert len(list(out.iterdir())) == 4
     for photo in (file, other):
-        cv2.imwrite(str(photo), np.zeros((77, 50, 3), np.uint8))
+        photo.write_bytes(b"no photo any more")
     command(run, file, "--out", out, "--device", "cpu", code=1)
     assert {left.name for left in out.iterdir()} == {"other-face.json", "other-face.png"}
 
