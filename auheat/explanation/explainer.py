@@ -459,8 +459,9 @@ def explain_to(
     summary = ExplainSummary(folder, tuple(rows))
     if summary.asked_of_itself:
         _LOG.warning(
-            "--against: %d photos are predicted to be of that class (compared with the runner-up)",
+            "--against: %d of %d photos are given that very class (compared with the runner-up)",
             summary.asked_of_itself,
+            len(rows),
         )
     return summary
 

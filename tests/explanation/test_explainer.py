@@ -523,7 +523,7 @@ def test_another_class_is_asked_for_by_any_of_its_names(photo_of, tmp_path):
     assert same.contrast.against in others
     assert f"{predicted} is what was predicted" in same.contrast.notes[0]
     result = command(run, file, "--device", "cpu", "--against", predicted)
-    assert "--against: 1 photos are predicted to be of that class" in result.stderr
+    assert "--against: 1 of 1 photos are given that very class" in result.stderr
     result = command(run, file, "--device", "cpu", "--against", "Joyless", code=1)
     assert "--against: 'Joyless' is no class of run (one of Happiness, Surprise" in result.stderr
 
