@@ -20,6 +20,7 @@ from auheat.errors import AuheatError, RequestError, StoreError
 from auheat.evaluation.metrics import centre_vectors
 from auheat.evaluation.model_maps import bring_to_grid, predict_maps
 from auheat.evaluation.scorer import BatchScores, MapScorer
+from auheat.explanation.geometry import NO_POINTS, describe_geometry
 from auheat.explanation.inputs import (
     PANEL,
     gather_photos,
@@ -119,13 +120,21 @@ def _cannot_write(path: Path, error: OSError) -> AuheatError:
 
 
 class _Framed(NamedTuple):
-    """A photo made ready for the network; what is no `view` are fields of `ExplanationData`."""
+    """A photo made ready for the network; what is no `view` are fields of `ExplanationData`.
+
+    `face` are the points in px of the framed photo, NaN where they are doubtful.
+    """
 
     view: PhotoFraming
+    face: Array
     points: Array
     image: Array
     picture: Array
     overview: Array
+
+    def doubtful(self) -> _Framed:
+        """Return the same with points that are no evidence."""
+        return self._replace(face=np.full_like(self.face, np.nan))
 
 
 class _Batch(NamedTuple):
@@ -142,6 +151,7 @@ class _Batch(NamedTuple):
     faces: FaceMaps
     of_guess: BatchScores | None
     of_label: BatchScores | None
+    evidence: Array | None
 
 
 class Explainer:
@@ -205,7 +215,7 @@ class Explainer:
                 if framed is None:
                     status[i] = Status.UNREADABLE
                 else:
-                    ready[i] = framed
+                    ready[i] = framed if status[i] < Status.LOW_CONFIDENCE else framed.doubtful()
         batch = self._score([*ready.values()], label) if ready else None
         rows = {i: row for row, i in enumerate(ready)}
         out = []
@@ -239,6 +249,7 @@ class Explainer:
         scale = np.array([self._side / view.size[1], self._side / view.size[0]])
         return _Framed(
             view,
+            at.astype(np.float32),
             ((at + 0.5) * scale - 0.5).astype(np.float32),
             fit_square(framed, self._side),
             _fit(pixels, view.transform, view.size),
@@ -252,9 +263,10 @@ class Explainer:
             memory_format=torch.channels_last
         )
         points = torch.from_numpy(np.stack([one.points for one in ready])).to(self._device)
+        stored = torch.from_numpy(np.stack([one.face for one in ready])).to(self._device)
         scorer, renderer = self._scorer, self._scorer.renderer
         with torch.inference_mode():
-            maps = predict_maps(self._network, images)
+            maps = predict_maps(self._network, images, stored)
             guess = maps.logits.argmax(1)
             rows = torch.arange(len(guess), device=guess.device)
             shown = {"attention": maps.attention[-1]}
@@ -281,6 +293,7 @@ class Explainer:
                 faces,
                 scores[0],
                 scores[-1],
+                None if maps.evidence is None else maps.evidence.double().cpu().numpy(),
             )
 
     def _describe(self, one: Explanation, framed: _Framed, batch: _Batch, row: int) -> Explanation:
@@ -300,6 +313,12 @@ class Explainer:
         notes = [view.note] if view.note else []
         notes += [] if self._method.class_maps else [NO_CLASS_MAP.format(self._method.title)]
         notes += [] if name in drawn else [NO_HEATMAP.format(name)]
+        geometry = None
+        if batch.evidence is not None:
+            notes += [NO_POINTS] if one.status > Status.MANY_FACES else []
+            geometry = describe_geometry(
+                batch.evidence[row], k, self.class_names, [unit.au for unit in units], self._book
+            )
         shares = {self.class_names[i]: float(p) for i, p in enumerate(batch.probabilities[row])}
         maps = dict(zip(batch.kinds, batch.maps[row], strict=True))
         return replace(
@@ -311,6 +330,7 @@ class Explainer:
             probabilities=dict(sorted(shares.items(), key=lambda item: -item[1])),
             scores=scores,
             units=units,
+            geometry=geometry,
             frame=view.size,
             transform=view.transform,
             points=framed.points,
