@@ -65,6 +65,8 @@ SETTINGS: dict[str, dict[str, str]] = {
         "backbone": "One of the method's, or timm:NAME  [default: the method's, resnet50 of cam]",
         "weights": "auto (published files that are at hand, no download), none, or a file.",
         "image_size": "Side of the input  [default: 224, of apvit 112]",
+        "geometry_branch": "Decide by where brows, nose, eyes and mouth lie, too.",
+        "geometry_dropout": "--geometry-branch: share of photos it is silent on in training.",
     },
     "AU loss": {
         "au_weight": "Weight of the AU loss; 0: none.",
@@ -269,6 +271,7 @@ def evaluate(as_json: bool, **settings: Any) -> None:
     from auheat.reporting.console import (
         format_calibration,
         format_counts,
+        tabulate_geometry,
         tabulate_headline,
         tabulate_units,
     )
@@ -282,6 +285,9 @@ def evaluate(as_json: bool, **settings: Any) -> None:
     print_line()
     print_table(tabulate_units(result))
     print_line()
+    if "geometry" in result:
+        print_table(tabulate_geometry(result))
+        print_line()
     for line in (format_calibration(result), format_counts(result)):
         if line:
             print_line(line)

@@ -38,7 +38,7 @@ from auheat.training.class_targets import Targets
 from auheat.training.config import make_config
 from auheat.training.optim import make_optimizer
 from auheat.training.trainer import Trainer
-from auheat.training.training_data import TrainingData
+from auheat.training.training_data import TrainingData, join_geometry
 from auheat.utils.distributed import World
 
 ROOT = Path(__file__).parent.parent
@@ -50,6 +50,7 @@ VARIANTS = {
     "wrong": ("control: the target of a fixed wrong class", {}, "wrong"),
     "light": ("the paper's loss and a contrast of 0.3", {"contrast_weight": 0.3}, None),
     "contrast": ("the paper's loss and a contrast of 1", {"contrast_weight": 1.0}, None),
+    "points": ("the paper's loss and a geometry branch", {"geometry_branch": True}, None),
 }
 """Name -> title, settings, and what is put in the place of the heatmaps."""
 
@@ -75,6 +76,7 @@ PAIRS = (
     ("paper", "wrong"),
     ("light", "paper"),
     ("contrast", "paper"),
+    ("points", "paper"),
 )
 
 
@@ -139,12 +141,14 @@ def run_one(options, name, fold):
     torch.manual_seed(fold)
     model = build_classifier(config.method, config.backbone, len(dataset.class_names))
     model = model.to(memory_format=torch.channels_last)
-    optimizer = make_optimizer(
-        model, config.optimizer, config.lr, config.weight_decay, config.head_lr_factor
-    )
     # nothing is chosen by validation: it looks at one batch that was learnt from
     book, first = codebook.read_codebook(dataset.files), learnt[: config.batch_size]
     material = TrainingData(options.store, dataset, learnt, dataset, first, plan, {}, book)
+    if config.geometry_branch:
+        model, _ = join_geometry(model, material)
+    optimizer = make_optimizer(
+        model, config.optimizer, config.lr, config.weight_decay, config.head_lr_factor
+    )
     engine = Trainer(config, material, model, optimizer, CPU, World())
     started = time.perf_counter()
     for epoch in range(config.epochs):
@@ -165,9 +169,10 @@ def score(model, dataset, rows, plan, learnt):
         for part in np.array_split(rows, -(-len(rows) // 32)):
             batch = dataset.take(part.tolist())
             images = (batch["image"].float() / 255).contiguous(memory_format=torch.channels_last)
-            scorer.update(view_maps(predict_maps(model, images), batch["label"]), batch)
+            maps = predict_maps(model, images, batch["face"])
+            scorer.update(view_maps(maps, batch["label"]), batch)
     tables = scorer.compute()
-    totals = ScoreTable(tables, scorer.canvas, scorer.kinds, scorer.kinds, scorer.top, [])
+    totals = ScoreTable(tables, scorer.renderer, scorer.kinds, scorer.kinds, scorer.top, [])
     scores = {}
     for column, values in totals.columns().items():
         scores[column] = np.full(len(tables.label), np.nan)

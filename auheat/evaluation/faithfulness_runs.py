@@ -63,6 +63,7 @@ from auheat.evaluation.map_changes import (
 )
 from auheat.evaluation.model_maps import CAM, CAM_PREDICTED, GIVEN, bring_to_grid, predict_maps
 from auheat.heatmaps.class_maps import REGION, ClassMapRenderer
+from auheat.models.geometry import GeometryNetwork
 from auheat.models.registry import build_classifier
 from auheat.records import Array
 from auheat.runs import checkpoint
@@ -204,6 +205,13 @@ class Faithfulness:
         logits: Tensor = self.model(images.contiguous(memory_format=torch.channels_last)).logits
         return logits.float()
 
+    def weigh_points(self, faces: Tensor) -> Tensor | None:
+        """Return what a geometry branch adds to the logits (N, K), whatever pixels are taken."""
+        if not isinstance(self.model, GeometryNetwork):
+            return None
+        added: Tensor = self.model.geometry(self.model.geometry.encode(faces))
+        return added
+
     def make_maps(
         self, model: nn.Module, images: Tensor, labels: Tensor, predicted: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -282,7 +290,8 @@ def randomise_run(what: Faithfulness) -> list[tuple[str, nn.Module]]:
             norm["mean"],
             norm["std"],
         )
-    return randomise(what.model, fresh.eval())
+    image = what.model.image if isinstance(what.model, GeometryNetwork) else what.model
+    return randomise(image, fresh.eval())
 
 
 def _measure_batch(
@@ -292,7 +301,8 @@ def _measure_batch(
     device, side = what.task.device, what.task.side
     index, labels = batch["index"].tolist(), batch["label"].to(device)
     images = batch["image"].to(device).float() / 255
-    probe = Probe(what.score, images, labels, what.task.batch_size)
+    added = what.weigh_points(batch["face"].to(device))
+    probe = Probe(what.score, images, labels, what.task.batch_size, added)
     draws = draw_choices(index, side, len(what.renderer.drawn), device)
     mean = images.new_tensor(what.config["normalisation"]["mean"])[:, None, None]
     fills = [blur(images), mean.expand_as(images)]

@@ -122,7 +122,8 @@ def plan_run(
 
     def view(batch: Item) -> MapSet:
         images = batch["image"].to(device).float() / 255
-        maps = predict_maps(model, images.contiguous(memory_format=torch.channels_last))
+        images = images.contiguous(memory_format=torch.channels_last)
+        maps = predict_maps(model, images, batch["face"].to(device))
         return view_maps(maps, batch["label"].to(device))
 
     return EvaluationInput(

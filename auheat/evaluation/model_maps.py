@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from auheat.models.geometry import GeometryNetwork, group_points
 from auheat.models.network import Classifier
 from auheat.models.output import attention
 from auheat.utils.maps import enlarge, locate_maximum, min_max, on_reference_grid
@@ -18,13 +19,16 @@ CAM, CAM_PREDICTED, GIVEN = "CAM", "CAM predicted", "map"
 class Maps(NamedTuple):
     """Logits (N, K) and maps of a classifier for N images, at their own sizes.
 
-    `attention` has (N, h, w) of each layer, shallow to deep; `cams` (N, K, h, w). `logit_maps` is
-    that of `auheat.models.Output`.
+    `attention` has (N, h, w) of each layer, shallow to deep; `cams` (N, K, h, w). Of a network with
+    a geometry branch `evidence` (N, 1 + 68, K) has what the logits are the sum of: the image's
+    logits, and those of every landmark. `logit_maps` is that of `auheat.models.Output`: of the
+    image's logits.
     """
 
     logits: Tensor
     attention: tuple[Tensor, ...]
     cams: Tensor
+    evidence: Tensor | None = None
     logit_maps: Tensor | None = None
 
 
@@ -34,11 +38,13 @@ class MapSet(NamedTuple):
     The kinds are "layer 1" to "layer 5", "CAM" of the true class and "CAM predicted", or "map" of
     another tool, whose maps (h, w) may differ in size. `predicted` is (N,), -1 where nothing is
     known; `probabilities` (N, K), NaN there and where a network says so.
+    `evidence` (N, 1 + G, K) is that of `Maps` by `auheat.models.geometry.GROUPS`.
     """
 
     maps: Mapping[str, Tensor | Sequence[Tensor]]
     predicted: Tensor
     probabilities: Tensor
+    evidence: Tensor | None = None
 
 
 class ResampledMaps(NamedTuple):
@@ -54,11 +60,20 @@ class ResampledMaps(NamedTuple):
     sound: Tensor
 
 
-def predict_maps(model: Classifier, images: Tensor) -> Maps:
-    """Return logits, attention and class maps of images (N, 3, S, S) in [0, 1]."""
-    output = model(images)
+def predict_maps(model: Classifier, images: Tensor, faces: Tensor | None = None) -> Maps:
+    """Return logits, attention and class maps of images (N, 3, S, S) in [0, 1].
+
+    `faces` (N, 68, 2) px, NaN where not known, are what a geometry branch is asked about; without
+    them, as where they are NaN, the image alone decides. Other networks do not look at them.
+    """
+    output, evidence = model(images), None
+    logits: Tensor = output.logits
+    if faces is not None and isinstance(model, GeometryNetwork):
+        measures = model.geometry.encode(faces)
+        evidence = torch.cat([logits[:, None].float(), model.geometry.by_point(measures)], 1)
+        logits = logits + model.geometry(measures)
     attended = tuple(attention(f) for f in output.features)
-    return Maps(output.logits, attended, output.maps, output.logit_maps)
+    return Maps(logits, attended, output.maps, evidence, output.logit_maps)
 
 
 def view_maps(maps: Maps, labels: Tensor) -> MapSet:
@@ -67,7 +82,10 @@ def view_maps(maps: Maps, labels: Tensor) -> MapSet:
     predicted = maps.logits.argmax(1)
     layers = {f"layer {i}": layer for i, layer in enumerate(maps.attention, 1)}
     chosen = {CAM: maps.cams[rows, labels], CAM_PREDICTED: maps.cams[rows, predicted]}
-    return MapSet(layers | chosen, predicted, maps.logits.float().softmax(1))
+    evidence = maps.evidence
+    if evidence is not None:
+        evidence = torch.cat([evidence[:, :1], group_points(evidence[:, 1:])], 1)
+    return MapSet(layers | chosen, predicted, maps.logits.float().softmax(1), evidence)
 
 
 def bring_to_grid(

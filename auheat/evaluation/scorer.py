@@ -44,7 +44,8 @@ class PhotoScores:
     COMPARED), wrong_class (n, COMPARED), inside and attended (n, kinds, units), NaN where the
     class does not ask for the unit or the photo does not show its place, sound (n, kinds),
     of_predicted (n, kinds) 1 where a map is closest to the heatmap of the predicted class, else 0,
-    NaN where that has none.
+    NaN where that has none. `evidence` (N, 1 + G, K) is of all photos, of a run with a geometry
+    branch: what each logit is the sum of.
     """
 
     index: Array
@@ -59,6 +60,7 @@ class PhotoScores:
     attended: Array
     sound: Array
     of_predicted: Array
+    evidence: Array | None = None
 
 
 class BatchScores(NamedTuple):
@@ -113,6 +115,7 @@ class MapScorer:
         labels, index = batch["label"], batch["index"]
         scored = batch["valid"] & (self._own[labels] >= 0)
         answers = {"predicted": views.predicted, "probabilities": views.probabilities}
+        answers |= {} if views.evidence is None else {"evidence": views.evidence}
         self._answers.append({"index": index, "label": labels, "scored": scored} | answers)
         rows, landmarks = torch.nonzero(scored)[:, 0], batch["landmarks"].to(self.device)
         step = _CHUNK_CPU if self.device.type == "cpu" else max(1, len(rows))

@@ -20,6 +20,7 @@ from auheat.evaluation.faithfulness_runs import outline_faces
 from auheat.evaluation.model_maps import Maps
 from auheat.facs.records import Codebook, Cue
 from auheat.heatmaps.class_maps import ClassMapRenderer, FaceMaps
+from auheat.models.geometry import GROUPS, group_points
 from auheat.records import Array
 from auheat.utils.maps import divide, enlarge, min_max, pool_to_cells
 
@@ -37,7 +38,7 @@ ASKED_IS_PREDICTED = "--against: {} is what was predicted (compared with the run
 
 FACE, BESIDE, PHOTO = "elsewhere on the face", "off the face", "the whole photo"
 
-CONSTANT = "bias"
+CONSTANT, POINTS = "bias", "points"
 """The parts that are no action unit's region."""
 
 
@@ -196,7 +197,8 @@ class ClassComparer:
         """
         asked = self._names.index(against) if against else None
         logit_maps = None if maps.logit_maps is None else maps.logit_maps.cpu()
-        here = Maps(maps.logits.cpu(), (), maps.cams.cpu(), logit_maps)
+        evidence = None if maps.evidence is None else maps.evidence.cpu()
+        here = Maps(maps.logits.cpu(), (), maps.cams.cpu(), evidence, logit_maps)
         drawn = faces._replace(logs=faces.logs.cpu())
         known = points.isfinite().all((1, 2)).tolist()
         outlines = outline_faces(points.cpu().nan_to_num(), self._renderer.size[0])
@@ -243,12 +245,14 @@ class ClassComparer:
         else:
             names = [FACE, BESIDE]
             shares = split_pixels(own, faces.regions[row, places], face)
+        points = None if maps.evidence is None else maps.evidence[row][1:, list(pair)].double()
         if maps.logit_maps is not None:
             measure, shown = LOGIT, maps.logit_maps[row, list(pair)].double()
-            constants = [EvidencePart(CONSTANT, *(both - shown.mean((1, 2))).tolist())]
+            constants = _split_rest(both - shown.mean((1, 2)), points)
         else:
             measure, shown = ATTENTION, _scale_to_mean(maps.cams[row, list(pair)].double())
             constants = []
+            notes += _describe_points(points)
             notes += tuple(
                 f"the class map of {self._names[k]} is constant: it attends to nothing"
                 for k, one in zip(pair, shown, strict=True)
@@ -293,6 +297,24 @@ class ClassComparer:
                 units.values(), values, areas, strict=False
             )
         ]
+
+
+def _split_rest(rest: Tensor, points: Tensor | None) -> list[EvidencePart]:
+    """Return what logits (2,) have beside their maps' means: landmarks' (68, 2), and the bias."""
+    groups = rest.new_zeros((0, 2)) if points is None else group_points(points[None])[0]
+    of_points = [
+        EvidencePart(f"{POINTS} of the {name}", first, second)
+        for name, (first, second) in zip(GROUPS, groups.tolist(), strict=False)
+    ]
+    first, second = (rest - groups.sum(0)).tolist()
+    return [*of_points, EvidencePart(CONSTANT, first, second)]
+
+
+def _describe_points(points: Tensor | None) -> tuple[str, ...]:
+    if points is None:
+        return ()
+    first, second = points.sum(0).tolist()
+    return (f"the landmarks add {first - second:+.2f} to the difference of the logits",)
 
 
 def _scale_to_mean(maps: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from auheat.explanation.contrast import (
     ClassComparer,
     Contrast,
 )
+from auheat.explanation.geometry import NO_POINTS, describe_geometry
 from auheat.explanation.inputs import (
     gather_photos,
     match_detector,
@@ -84,13 +85,21 @@ NO_HEATMAP = "the codebook expects no action units of {}"
 
 
 class _Framed(NamedTuple):
-    """A photo made ready for the network; what is no `view` are fields of `ExplanationData`."""
+    """A photo made ready for the network; what is no `view` are fields of `ExplanationData`.
+
+    `face` are the points in px of the framed photo, NaN where they are doubtful.
+    """
 
     view: PhotoFraming
+    face: Array
     points: Array
     image: Array
     picture: Array
     overview: Array
+
+    def doubtful(self) -> _Framed:
+        """Return the same with points that are no evidence."""
+        return self._replace(face=np.full_like(self.face, np.nan))
 
 
 class _Batch(NamedTuple):
@@ -108,6 +117,7 @@ class _Batch(NamedTuple):
     of_guess: BatchScores | None
     of_label: BatchScores | None
     contrasts: list[Contrast | None]
+    evidence: Array | None
 
 
 class Explainer:
@@ -178,7 +188,7 @@ class Explainer:
                 if framed is None:
                     status[i] = Status.UNREADABLE
                 else:
-                    ready[i] = framed
+                    ready[i] = framed if status[i] < Status.LOW_CONFIDENCE else framed.doubtful()
         batch = self._score([*ready.values()], label, against) if ready else None
         rows = {i: row for row, i in enumerate(ready)}
         out = []
@@ -211,6 +221,7 @@ class Explainer:
         scale = np.array([self._side / view.size[1], self._side / view.size[0]])
         return _Framed(
             view,
+            at.astype(np.float32),
             ((at + 0.5) * scale - 0.5).astype(np.float32),
             fit_square(framed, self._side),
             _fit(pixels, view.transform, view.size),
@@ -224,9 +235,10 @@ class Explainer:
             memory_format=torch.channels_last
         )
         points = torch.from_numpy(np.stack([one.points for one in ready])).to(self._device)
+        stored = torch.from_numpy(np.stack([one.face for one in ready])).to(self._device)
         scorer, renderer = self._scorer, self._scorer.renderer
         with torch.inference_mode():
-            maps = predict_maps(self._network, images)
+            maps = predict_maps(self._network, images, stored)
             guess = maps.logits.argmax(1)
             rows = torch.arange(len(guess), device=guess.device)
             shown = {"attention": maps.attention[-1]}
@@ -254,6 +266,7 @@ class Explainer:
                 scores[0],
                 scores[-1],
                 self._compare(maps, faces, points, against),
+                None if maps.evidence is None else maps.evidence.double().cpu().numpy(),
             )
 
     def _describe(self, one: Explanation, framed: _Framed, batch: _Batch, row: int) -> Explanation:
@@ -282,6 +295,12 @@ class Explainer:
         notes = [view.note] if view.note else []
         notes += [] if self._method.class_maps else [NO_CLASS_MAP.format(self._method.title)]
         notes += [] if name in drawn else [NO_HEATMAP.format(name)]
+        geometry = None
+        if batch.evidence is not None:
+            notes += [NO_POINTS] if one.status > Status.MANY_FACES else []
+            geometry = describe_geometry(
+                batch.evidence[row], k, self.class_names, [unit.au for unit in units], self._book
+            )
         shares = {self.class_names[i]: float(p) for i, p in enumerate(batch.probabilities[row])}
         maps = dict(zip(batch.kinds, batch.maps[row], strict=True))
         return replace(
@@ -293,6 +312,7 @@ class Explainer:
             probabilities=dict(sorted(shares.items(), key=lambda item: -item[1])),
             scores=scores,
             units=units,
+            geometry=geometry,
             frame=view.size,
             transform=view.transform,
             points=framed.points if has_face else one.points,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from auheat.explanation.geometry import GeometryEvidence
 from auheat.explanation.panel_cells import (
     CELL,
     draw_expected_cell,
@@ -57,6 +58,8 @@ def draw_explanation(found: ExplanationData) -> Array:
     ends.append(_notes(page, found, (MARGIN, ends[0] + 18), CELL))
     below = _units(page, found, left, foot)
     ends.append(_scores(page, found, left, below + 36, WIDTH - MARGIN))
+    if found.geometry is not None:
+        ends.append(_geometry(page, found.geometry, left, ends[-1] + 18))
     return page[: max(ends) + 26]
 
 
@@ -227,3 +230,25 @@ def _scores(page: Array, found: ExplanationData, left: int, y: int, right: int) 
             room = round((right - left) * width) - 10
             write(page, shorten(text, 11, room), (x, y + 58 + i * 24), 11, INK)
     return y + 58 + len(found.scores) * 24
+
+
+def _geometry(page: Array, found: GeometryEvidence, left: int, y: int) -> int:
+    """Draw the evidence of the image and of the points; return where it ends."""
+    title = "evidence for the predicted expression: image and points"
+    write(page, title, (left, y), 13, INK, bold=True)
+    text = f"points: {100 * found.share:.0f} % of the decision ({found.points:+.2f})"
+    write(page, text, (left + CELL + GAP + 120, y), 11, BLUE)
+    rows = {"the image": found.image} | {
+        f"points of the {name}": value for name, value in found.groups.items()
+    }
+    middle, half = left + 2 * CELL - 150, CELL - 190
+    most = max(1e-6, *map(abs, rows.values()))
+    for i, (name, value) in enumerate(rows.items()):
+        base = y + 30 + i * 24
+        write(page, name, (left, base), 11, INK)
+        write(page, f"{value:+.2f}", (left + 300, base), 11, INK, align="right")
+        end = middle + value / most * half
+        tint = GREEN if value >= 0 else RED
+        fill_box(page, (min(middle, end), base - _BAR + 1, max(middle, end), base + 1), tint)
+        page[base - _BAR - 1 : base + 3, middle] = GRAY
+    return y + 30 + len(rows) * 24

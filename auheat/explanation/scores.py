@@ -18,6 +18,7 @@ from auheat.evaluation.columns import SCORES
 from auheat.evaluation.metrics import TIE
 from auheat.evaluation.scorer import BatchScores
 from auheat.explanation.contrast import Contrast
+from auheat.explanation.geometry import GeometryEvidence
 from auheat.facs.records import Codebook
 from auheat.heatmaps.class_maps import FaceMaps
 from auheat.records import Array, Status
@@ -94,8 +95,9 @@ class ExplanationData:
     empty for a method without maps of classes, `heatmap` is zero for a class without one.
     `scores` has `ExplanationScores` of "attention" and "cam" with the predicted class and, where
     `label` is another one, of "attention, true class" and "cam, true class" (the map stays the
-    same one). `contrast` says why this expression and not another; None where the run has one
-    class alone.
+    same one). `geometry` is None without a geometry branch, its points are 0 where they are
+    doubtful. `contrast` says why this expression and not another; None where the run has one class
+    alone.
     """
 
     photo: Path
@@ -109,6 +111,7 @@ class ExplanationData:
     probabilities: dict[str, float] = field(default_factory=dict)
     scores: dict[str, ExplanationScores] = field(default_factory=dict)
     units: tuple[AUScore, ...] = ()
+    geometry: GeometryEvidence | None = None
     score: float = 0.0
     size: tuple[int, int] = (0, 0)
     frame: tuple[int, int] = (0, 0)
@@ -144,6 +147,7 @@ class ExplanationData:
         }
         if not self.explained:
             return plain
+        plain |= {} if self.geometry is None else {"geometry": asdict(self.geometry)}
         return plain | {
             "method": self.method,
             "codebook": self.codebook,

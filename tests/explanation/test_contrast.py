@@ -100,7 +100,7 @@ def compare(pair, additive=True, cells=(6, 6), names=NAMES, against=None, maps=N
     bias[pair[0]] += 20
     bias[pair[1]] += 10
     logits = maps.mean((2, 3)) + bias
-    seen = Maps(logits, (), maps, maps if additive else None)
+    seen = Maps(logits, (), maps, None, maps if additive else None)
     comparer = ClassComparer(renderer, BOOK, names, has_maps=True)
     out = comparer(seen, renderer.draw(points), points, against or "")
     return out, maps, bias, logits
@@ -187,6 +187,45 @@ def test_maps_that_are_no_parts_of_the_logits_are_compared_by_their_shares():
     louder, *_ = compare((0, 1), additive=False, maps=maps * 7 + 3)
     again = [[part.of_expression, part.of_against] for part in louder[0].parts]
     assert np.abs(np.array(values) - again).max() < 1e-5
+
+
+def test_what_landmarks_add_to_the_logits_are_parts_by_place_in_the_face():
+    torch.manual_seed(1)
+    points, maps, bias = (
+        torch.randn(2, 68, 4),
+        torch.randn(2, 4, 6, 6),
+        torch.tensor([9.0, 4, 0, 0]),
+    )
+    image = maps.mean((2, 3)) + bias
+    logits = image + points.sum(1)
+    evidence = torch.cat([image[:, None], points], 1)
+    renderer = ClassMapRenderer(plan_heatmaps(BOOK, NAMES), SIDE)
+    faces = place_faces()
+    comparer = ClassComparer(renderer, BOOK, NAMES, has_maps=True)
+    drawn = renderer.draw(faces)
+    for row, one in enumerate(comparer(Maps(logits, (), maps, evidence, maps), drawn, faces, "")):
+        first, second = (NAMES.index(name) for name in (one.expression, one.against))
+        groups = {"brows": (17, 27), "nose": (27, 36), "eyes": (36, 48), "mouth": (48, 68)}
+        parts = {part.part: part for part in one.parts if not part.au}
+        for name, (low, high) in groups.items():
+            added = points[row, low:high].sum(0)
+            assert parts[f"points of the {name}"].of_expression == pytest.approx(
+                float(added[first]), abs=1e-5
+            )
+            assert parts[f"points of the {name}"].of_against == pytest.approx(
+                float(added[second]), abs=1e-5
+            )
+        # what is left: the bias, and landmarks of the jaw, which have no weight in a network
+        jaw = points[row, :17].sum(0)
+        assert parts["bias"].difference == pytest.approx(
+            float(bias[first] - bias[second] + jaw[first] - jaw[second]), abs=1e-5
+        )
+        assert sum(part.difference for part in one.parts) == pytest.approx(one.difference)
+    (one, _) = comparer(Maps(logits, (), maps, evidence, None), drawn, faces, "Anger")
+    added = points[0, :].sum(0)
+    pair = [NAMES.index(name) for name in (one.expression, one.against)]
+    said = f"the landmarks add {float(added[pair[0]] - added[pair[1]]):+.2f}"
+    assert said in one.notes[0]
 
 
 def test_a_constant_map_attends_to_nothing_and_says_so():

@@ -23,7 +23,7 @@ CASES = {
         "balance": True,
         "contrast_weight": 0.5,
     },
-    "mixed": {"method": "cutmix", "freeze_bn": True},
+    "mixed": {"method": "cutmix", "freeze_bn": True, "geometry_branch": True},
     "short": {
         "method": "acol",
         "classes": ("Neutral", "Happiness", "Surprise"),
