@@ -36,6 +36,8 @@ MEASURES = {
 
 ASKED_IS_PREDICTED = "--against: {} is what was predicted (compared with the runner-up)"
 
+OTHER_MAPS = "shown are the maps that the logits are means of, not the method's class maps"
+
 FACE, BESIDE, PHOTO = "elsewhere on the face", "off the face", "the whole photo"
 
 CONSTANT, POINTS = "bias", "points"
@@ -249,6 +251,7 @@ class ClassComparer:
         if maps.logit_maps is not None:
             measure, shown = LOGIT, maps.logit_maps[row, list(pair)].double()
             constants = _split_rest(both - shown.mean((1, 2)), points)
+            notes += () if torch.equal(maps.logit_maps, maps.cams) else (OTHER_MAPS,)
         else:
             measure, shown = ATTENTION, _scale_to_mean(maps.cams[row, list(pair)].double())
             constants = []

@@ -92,7 +92,7 @@ def _pictures(page: Array, found: ExplanationData, contrast: Contrast) -> None:
     spans = high - low or 1.0
     difference = contrast.maps[0] - contrast.maps[1]
     most = float(np.abs(difference).max())
-    unit, mean = "logits", "; mean + bias: the logit"
+    unit, mean = "logits", " (line: 0); mean + bias: logit"
     if contrast.measure == ATTENTION:
         unit, mean = "multiples of a map's mean", ""
     scaled = [
@@ -120,7 +120,10 @@ def _pictures(page: Array, found: ExplanationData, contrast: Contrast) -> None:
         if i == 0 and contrast.units:
             _legend(page, contrast, (x, at[1] + 9))
         elif 0 < i < 3:
-            draw_scale(page, at, (f"{low:.1f}", f"{high:.1f}"), (0, 1), overlay)
+            start, end = draw_scale(page, at, (f"{low:.1f}", f"{high:.1f}"), (0, 1), overlay)
+            if low < 0 < high:
+                zero = round(start - low / spans * (end - 1 - start))
+                page[at[1] - 3 : at[1] + 12, zero] = INK
         elif i:
             names = [shorten(n, 9, CELL // 4) for n in (contrast.expression, contrast.against)]
             ends = (f"{names[1]} {most:.1f}", f"{most:.1f} {names[0]}")

@@ -246,11 +246,15 @@ def draw_scale(
     ends: tuple[str, str],
     values: tuple[float, float],
     veil: Callable[[Array, Array], Array],
-) -> None:
-    """Draw the scale of a map's colours below its cell: `values` from the left end to the right."""
+) -> tuple[int, int]:
+    """Draw the scale of a map's colours below its cell: `values` from the left end to the right.
+
+    Returns where its colours begin and end.
+    """
     left, top = at
     start = left + write(page, ends[0], (left, top + 9), 9, GRAY) + 8
     end = left + CELL - measure_text(ends[1], 9) - 8
     ramp = np.tile(np.linspace(*values, end - start, dtype=np.float32), (9, 1))
     page[top : top + 9, start:end] = veil(np.full((9, end - start, 3), 190, np.uint8), ramp)
     write(page, ends[1], (left + CELL, top + 9), 9, GRAY, align="right")
+    return start, end

@@ -228,6 +228,18 @@ def test_what_landmarks_add_to_the_logits_are_parts_by_place_in_the_face():
     assert said in one.notes[0]
 
 
+def test_maps_that_make_the_logits_but_are_not_the_methods_own_are_called_so():
+    renderer, faces = ClassMapRenderer(plan_heatmaps(BOOK, NAMES), SIDE), place_faces()
+    branch = torch.randn(2, 4, 6, 6)  # as ACoL's, whose class maps are those of two branches
+    seen = Maps(branch.mean((2, 3)), (), torch.rand(2, 4, 6, 6), None, branch)
+    comparer = ClassComparer(renderer, BOOK, NAMES, has_maps=True)
+    for row, one in enumerate(comparer(seen, renderer.draw(faces), faces, "")):
+        k = NAMES.index(one.expression)
+        assert one.maps[0].mean() == pytest.approx(float(branch[row, k].mean()), abs=1e-5)
+        assert one.notes[-1].startswith("shown are the maps that the logits are means of")
+        assert one.parts[-1].difference == pytest.approx(0, abs=1e-6)
+
+
 def test_a_constant_map_attends_to_nothing_and_says_so():
     flat = torch.randn(2, 4, 6, 6)
     flat[:, 1] = 2.5
