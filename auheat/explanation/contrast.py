@@ -234,11 +234,7 @@ class ClassComparer:
         about = (name, other, (chances[0], chances[1]), (float(both[0]), float(both[1])))
         if not self._has_maps:
             return Contrast(*about, NONE, nothing, nothing, notes=notes)
-        notes += tuple(
-            f"the codebook expects no action units of {self._names[k]}"
-            for k in pair
-            if face is not None and not self._renderer.units_of(k)
-        )
+        notes += () if face is None else self._name_missing(pair)
         units = {} if face is None else self._list_units(pair)
         places = list(units)
         own = faces.logs[row, places].exp()
@@ -278,6 +274,11 @@ class ClassComparer:
             (*(parts[i] for i in order), *rest, *constants),
             notes,
         )
+
+    def _name_missing(self, pair: tuple[int, int]) -> tuple[str, ...]:
+        """Return a note for each class without action units."""
+        missing = [self._names[k] for k in pair if not self._renderer.units_of(k)]
+        return tuple(f"the codebook expects no action units of {name}" for name in missing)
 
     def _name_units(
         self,
