@@ -65,6 +65,8 @@ SETTINGS: dict[str, dict[str, str]] = {
         "backbone": "One of the method's, or timm:NAME  [default: the method's, resnet50 of cam]",
         "weights": "auto (published files that are at hand, no download), none, or a file.",
         "image_size": "Side of the input  [default: 224, of apvit 112]",
+        "geometry_branch": "Decide by where brows, nose, eyes and mouth lie, too.",
+        "geometry_dropout": "--geometry-branch: share of photos it is silent on in training.",
     },
     "AU loss": {
         "au_weight": "Weight of the AU loss; 0: none.",
@@ -274,6 +276,7 @@ def evaluate(as_json: bool, **settings: Any) -> None:
         format_calibration,
         format_counts,
         format_source,
+        tabulate_geometry,
         tabulate_headline,
         tabulate_units,
     )
@@ -287,6 +290,9 @@ def evaluate(as_json: bool, **settings: Any) -> None:
     print_line()
     print_table(tabulate_units(result))
     print_line()
+    if "geometry" in result:
+        print_table(tabulate_geometry(result))
+        print_line()
     source = format_source(result["scored_on"])
     for line in (format_calibration(result), format_counts(result), source):
         if line:
@@ -304,6 +310,7 @@ def evaluate(as_json: bool, **settings: Any) -> None:
 @click.argument("images", nargs=-1, required=True, type=FILE)
 @store_option
 @option("--label", default="", help="The true expression of these photos, to be shown, too.")
+@option("--against", default="", help="Why not this expression?  [default: the runner-up]")
 @option("--out", type=FOLDER, help="Folder  [default: RUN/explain]")
 @device_option
 @option("--detector", type=DETECTOR, help="Another detector  [default: the run's]")
@@ -314,12 +321,15 @@ def explain(fail_on_bad: bool, as_json: bool, **settings: Any) -> None:
     """Explain what RUN (a name or folder) says of IMAGES, photos and folders of them.
 
     Of each photo a picture NAME.png and its numbers NAME.json are written: expression, where the
-    network looked, which action units the codebook expects, and how far the two agree. RUN's
-    folder is enough: it may have been copied here without its store. A photo without a face gets a
-    line of its own; if none can be explained the exit code is 1.
+    network looked, which action units the codebook expects, how far the two agree, and why this
+    expression and not another: both class maps, and what each says in the region of every action
+    unit. RUN's folder is enough: it may have been copied here without its store. A photo in which
+    no face is found is explained by its maps alone; one that cannot be read gets a line of its own.
+    If none can be explained the exit code is 1.
 
     \b
     auheat explain with-aus photo.jpg
+    auheat explain with-aus photo.jpg --against fear
     auheat explain with-aus photos/ --label happy --out explained
     auheat explain runs/with-aus photo.jpg --json
     """
@@ -330,8 +340,11 @@ def explain(fail_on_bad: bool, as_json: bool, **settings: Any) -> None:
         print_json(summary.as_dict())
     else:
         print_table(summary.tabulate())
+        for line in summary.describe_measures():
+            print_line(line)
         written = f", written to {summary.folder}" if summary.explained else ""
-        print_line(f"{summary.explained} of {len(summary.photos)} photos explained{written}")
+        maps = f" ({summary.faceless} without a face, by maps alone)" if summary.faceless else ""
+        print_line(f"{summary.explained} of {len(summary.photos)} photos explained{maps}{written}")
     if not summary.explained or (fail_on_bad and summary.bad):
         sys.exit(1)
 

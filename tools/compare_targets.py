@@ -44,7 +44,7 @@ from auheat.training.class_targets import Targets
 from auheat.training.config import make_config
 from auheat.training.optim import make_optimizer
 from auheat.training.trainer import Trainer
-from auheat.training.training_data import TrainingData
+from auheat.training.training_data import TrainingData, join_geometry
 from auheat.utils.distributed import World
 
 ROOT = Path(__file__).parent.parent
@@ -59,6 +59,11 @@ VARIANTS = {
     "maps": ("the paper's loss and class maps", {"class_map_weight": 1.0}, None),
     "maps-blind": ("control: both, of no class", {"class_map_weight": 1.0}, "blind"),
     "maps-wrong": ("control: both, of a fixed wrong class", {"class_map_weight": 1.0}, "wrong"),
+    "points": (
+        "the paper's loss, class maps and a geometry branch",
+        {"class_map_weight": 1.0, "geometry_branch": True},
+        None,
+    ),
 }
 """Name -> title, settings, and what is put in the place of the heatmaps."""
 
@@ -105,6 +110,8 @@ PAIRS = (
     ("maps", "paper"),
     ("maps", "maps-blind"),
     ("maps", "maps-wrong"),
+    ("points", "paper"),
+    ("points", "maps"),
 )
 
 
@@ -176,12 +183,15 @@ def run_one(options, method, name, fold, seed):
         workers=0,
         **given,
     )
+    # nothing is chosen by validation: it looks at one batch that was learnt from
+    book, first = codebook.read_codebook(dataset.files), learnt[: config.batch_size]
+    material = TrainingData(options.store, dataset, learnt, dataset, first, plan, {}, book)
+    model, seconds = build_model(config, material), np.nan
     weights = file.with_suffix(".safetensors")
     if weights.is_file():
-        model, seconds = build_model(config, dataset), np.nan
         model.load_state_dict(checkpoint.load_tensors(weights))
     else:
-        model, seconds = train_one(options, config, dataset, plan, learnt, kind)
+        seconds = train_one(model, config, material, kind)
         weights.write_bytes(checkpoint.pack_tensors(model.state_dict()))
     found = score(model.eval(), dataset, judged, plan, learnt, options.faithfulness)
     found["seconds"] = seconds
@@ -191,25 +201,23 @@ def run_one(options, method, name, fold, seed):
     print(f"{method} {name} fold {fold} seed {seed}: {seconds:.0f} s", flush=True)
 
 
-def build_model(config, dataset):
+def build_model(config, material):
     """Return a run's network with fresh weights of its seed."""
     torch.manual_seed(config.seed)
-    model = build_classifier(config.method, config.backbone, len(dataset.class_names))
-    return model.to(memory_format=torch.channels_last)
+    model = build_classifier(config.method, config.backbone, len(material.dataset.class_names))
+    model = model.to(memory_format=torch.channels_last)
+    return join_geometry(model, material)[0] if config.geometry_branch else model
 
 
-def train_one(options, config, dataset, plan, learnt, kind):
-    """Return a network trained on the rows learnt from, towards targets of a kind, and seconds."""
+def train_one(model, config, material, kind):
+    """Train a network on the rows learnt from, towards targets of a kind; return the seconds."""
+    dataset, plan = material.dataset, material.plan
     kept = dataset._cache["heatmap"].clone()
     if kind:
-        change_targets(dataset, plan, kind, learnt.tolist())
-    model = build_model(config, dataset)
+        change_targets(dataset, plan, kind, material.train.tolist())
     optimizer = make_optimizer(
         model, config.optimizer, config.lr, config.weight_decay, config.head_lr_factor
     )
-    # nothing is chosen by validation: it looks at one batch that was learnt from
-    book, first = codebook.read_codebook(dataset.files), learnt[: config.batch_size]
-    material = TrainingData(options.store, dataset, learnt, dataset, first, plan, {}, book)
     engine = Trainer(config, material, model, optimizer, CPU, World())
     if kind and config.class_map_weight:
         own = engine._targets._kept
@@ -218,7 +226,7 @@ def train_one(options, config, dataset, plan, learnt, kind):
     for epoch in range(config.epochs):
         engine.run_epoch(epoch)
     dataset._cache["heatmap"] = kept
-    return model, time.perf_counter() - started
+    return time.perf_counter() - started
 
 
 def find_result(options, method, name, fold, seed):
@@ -233,7 +241,8 @@ def score(model, dataset, rows, plan, learnt, faithfulness=False):
         for part in np.array_split(rows, -(-len(rows) // 32)):
             batch = take_rows(dataset, part)
             images = (batch["image"].float() / 255).contiguous(memory_format=torch.channels_last)
-            scorer.update(view_maps(predict_maps(model, images), batch["label"]), batch)
+            maps = predict_maps(model, images, batch["face"])
+            scorer.update(view_maps(maps, batch["label"]), batch)
     tables = scorer.compute()
     totals = ScoreTable(tables, scorer.renderer, scorer.kinds, scorer.kinds, scorer.top, [])
     hits = (tables.predicted == tables.label).astype(float)
@@ -247,7 +256,7 @@ def score(model, dataset, rows, plan, learnt, faithfulness=False):
 def take_rows(dataset, rows):
     """Return rows of the photos in memory as one batch, with which of them show a face."""
     batch = dataset.take(rows.tolist())
-    return batch | {"face": find_faces(dataset, batch)}
+    return batch | {"has_face": find_faces(dataset, batch)}
 
 
 def make_scorer(dataset, plan, learnt):

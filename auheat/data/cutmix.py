@@ -19,7 +19,8 @@ class Batch(NamedTuple):
     images (B, 3, H, W) in [0, 1] and heatmaps (B, h, w); labels (B,), or (B, K) shares that sum
     to one; valid (B,) bool, or (B, h, w) the share of each cell whose heatmap is known.
     `class_maps` (B, K, h, w) are the heatmaps that each class would have, where they are used, and
-    `faces` (B,) bool, or (B, h, w) shares, says where they are known.
+    `faces` (B,) bool, or (B, h, w) shares, says where they are known. `measures` (B, F) are what
+    the landmarks say to a geometry branch.
     """
 
     images: Tensor
@@ -28,6 +29,7 @@ class Batch(NamedTuple):
     valid: Tensor
     class_maps: Tensor | None = None
     faces: Tensor | None = None
+    measures: Tensor | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """Return a batch whose tensors were changed, each in the same way."""
@@ -47,7 +49,8 @@ def cutmix(batch: Batch, classes: int, generator: torch.Generator) -> Batch:
     A photo whose heatmap is not valid says nothing of where attention belongs: its area is
     unknown, neither expected nor forbidden. So `valid` becomes the share of each cell that comes
     from a valid photo, and the AU loss compares attention and heatmap within that alone, a
-    photo counting by the area known of it. Labels (B,) become (B, classes).
+    photo counting by the area known of it. Labels (B,) become (B, classes). Measures of the
+    landmarks are mixed as labels are: so are the logits that a linear branch makes of them.
     """
     n, _, height, width = batch.images.shape
     kept, x, y = torch.rand(3, generator=generator).tolist()
@@ -68,6 +71,7 @@ def cutmix(batch: Batch, classes: int, generator: torch.Generator) -> Batch:
     heatmaps = torch.where(batch.valid[:, None, None], batch.heatmaps, 0)
     area = (bottom - top) * (right - left) / (height * width)
     shares = F.one_hot(batch.labels, classes).to(batch.images.dtype)
+    measures = batch.measures
     return Batch(
         images,
         mix(heatmaps),
@@ -75,6 +79,7 @@ def cutmix(batch: Batch, classes: int, generator: torch.Generator) -> Batch:
         mix_known(batch.valid),
         None if batch.class_maps is None else mix(batch.class_maps),
         None if batch.faces is None else mix_known(batch.faces),
+        None if measures is None else (1 - area) * measures + area * measures[order],
     )
 
 

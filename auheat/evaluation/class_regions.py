@@ -29,6 +29,7 @@ from auheat.evaluation.faithfulness_draws import Draws, draw_choices, outline_fa
 from auheat.evaluation.inputs import find_faces
 from auheat.evaluation.model_maps import bring_class_maps_to_grid, predict_maps
 from auheat.heatmaps.class_maps import REGION, ClassMapRenderer, FaceMaps
+from auheat.models.geometry import weigh_points
 from auheat.models.network import Classifier
 from auheat.records import Array
 
@@ -194,7 +195,9 @@ def measure_predicted(
         has_face = find_faces(dataset, batch)
         points = batch["landmarks"].nan_to_num()
         images = batch["image"].to(device).float() / 255
-        probe, fill = Probe(score, images, batch["label"].to(device), size), blur(images)
+        added = weigh_points(model, batch["face"].to(device))
+        probe = Probe(score, images, batch["label"].to(device), size, added)
+        fill = blur(images)
         at = position.to(device)[probe.classes]
         draws = draw_choices(batch["index"].tolist(), images.shape[-1], len(renderer.drawn), device)
         outlines = outline_classes(renderer, renderer.draw(points.to(device)))

@@ -38,6 +38,7 @@ from auheat.evaluation.faithfulness_runs import (
     choose_photos,
     measure_faithfulness,
 )
+from auheat.evaluation.geometry import describe_evidence
 from auheat.evaluation.inputs import EvaluationInput, plan_given, plan_run
 from auheat.evaluation.model_maps import CAM, CAM_PREDICTED, MapSet, bring_to_grid
 from auheat.evaluation.results import Evaluation, ScoreTable, aggregate
@@ -255,7 +256,7 @@ def _rows(task: EvaluationInput, totals: ScoreTable) -> dict[str, Array]:
         "row_valid": tables.scored,
         "row_scores": scores,
         "row_columns": np.array(list(columns), np.str_),
-    }
+    } | ({} if tables.evidence is None else describe_evidence(tables.evidence))
 
 
 def _examples(task: EvaluationInput, scorer: MapScorer, totals: ScoreTable) -> dict[str, Array]:

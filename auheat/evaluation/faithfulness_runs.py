@@ -65,6 +65,7 @@ from auheat.evaluation.map_changes import (
 )
 from auheat.evaluation.model_maps import CAM, CAM_PREDICTED, GIVEN, bring_to_grid, predict_maps
 from auheat.heatmaps.class_maps import REGION, ClassMapRenderer
+from auheat.models.geometry import GeometryNetwork, weigh_points
 from auheat.models.registry import build_classifier
 from auheat.records import Array
 from auheat.runs import checkpoint
@@ -237,7 +238,8 @@ def randomise_run(what: Faithfulness) -> list[tuple[str, nn.Module]]:
             norm["mean"],
             norm["std"],
         )
-    return randomise(what.model, fresh.eval())
+    image = what.model.image if isinstance(what.model, GeometryNetwork) else what.model
+    return randomise(image, fresh.eval())
 
 
 def _measure_batch(
@@ -247,7 +249,8 @@ def _measure_batch(
     device, side = what.task.device, what.task.side
     index, labels = batch["index"].tolist(), batch["label"].to(device)
     images = batch["image"].to(device).float() / 255
-    probe = Probe(what.score, images, labels, what.task.batch_size)
+    added = weigh_points(what.model, batch["face"].to(device))
+    probe = Probe(what.score, images, labels, what.task.batch_size, added)
     draws = draw_choices(index, side, len(what.renderer.drawn), device)
     mean = images.new_tensor(what.config["normalisation"]["mean"])[:, None, None]
     fills = [blur(images), mean.expand_as(images)]

@@ -107,10 +107,10 @@ class EvaluationInput:
         renderer = self.make_renderer() if mode != PRIOR else None
         for start in range(0, len(rows), size):
             batch = default_collate(self.dataset.__getitems__(rows[start : start + size]))
-            batch["face"] = find_faces(self.dataset, batch)
+            batch["has_face"] = find_faces(self.dataset, batch)
             # for the class of some rows these shards have no map, and say nothing of their faces
             undrawn = torch.tensor(sorted(self.chosen.undrawn), dtype=torch.int64)
-            batch["valid"] |= torch.isin(batch["label"], undrawn) & batch["face"]
+            batch["valid"] |= torch.isin(batch["label"], undrawn) & batch["has_face"]
             if renderer is not None:
                 self._add_gain(batch, renderer, mode)
             if self._by_authors:
@@ -155,7 +155,8 @@ def plan_run(
 
     def view(batch: Item) -> MapSet:
         images = batch["image"].to(device).float() / 255
-        maps = predict_maps(model, images.contiguous(memory_format=torch.channels_last))
+        images = images.contiguous(memory_format=torch.channels_last)
+        maps = predict_maps(model, images, batch["face"].to(device))
         views = view_maps(maps, batch["label"].to(device))
         return views if class_maps else views._replace(cams=None)
 

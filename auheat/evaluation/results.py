@@ -19,6 +19,7 @@ from auheat.evaluation.columns import (
     MAP_SCORES,
     SCORES,
 )
+from auheat.evaluation.geometry import sum_up_geometry
 from auheat.evaluation.metrics import (
     accuracy,
     balanced_accuracy,
@@ -58,9 +59,10 @@ class Evaluation:
     predicted), `class_*` of the maps of all classes: None for a method without maps of classes.
     `maps` has all scores of every layer and CAM, `matrix` expressions x (layers, CAM), `intervals`
     the ends of 95 % bootstrap intervals. Accuracy and calibration are None where nothing is known
-    of predictions. `faithfulness` is None where it was not asked for. `scored_on` says whose photos
-    these are: store, shards, their content's digest, codebook, split, and which classes and labels
-    found no match. Two evaluations are equal that differ in that or in speed alone.
+    of predictions. `faithfulness` is None where it was not asked for, `geometry`
+    (`auheat.evaluation.geometry`) without a geometry branch. `scored_on` says whose photos these
+    are: store, shards, their content's digest, codebook, split, and which classes and labels found
+    no match. Two evaluations are equal that differ in that or in speed alone.
     """
 
     run: str
@@ -83,14 +85,16 @@ class Evaluation:
     images_per_second: float = field(compare=False)
     scored_on: dict[str, Any] = field(default_factory=dict, compare=False)
     faithfulness: dict[str, Any] | None = None
+    geometry: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the scores as plain values, for JSON."""
         out: dict[str, Any] = {}
         for name, value in asdict(self).items():
             out |= value if name == "scores" else {name: value}
-        if self.faithfulness is None:
-            del out["faithfulness"]
+        for name in ("faithfulness", "geometry"):
+            if out[name] is None:
+                del out[name]
         return out
 
     def __getattr__(self, name: str) -> Any:
@@ -239,6 +243,7 @@ def aggregate(
         seconds=round(seconds, 3),
         images_per_second=round(len(tables.label) / seconds, 2),
         scored_on=dict(scored_on),
+        geometry=sum_up_geometry(tables.evidence, tables.label, totals.persons),
     )
 
 

@@ -60,6 +60,8 @@ class PhotoScores:
     NaN where that has none. `class_scores` (N, 4, drawn classes, 2) are margin and rank-1 of every
     class's map, by `OWN` and the baselines after it, of all photos that show a face, else NaN;
     `class_sound` (N,) is false where one of these maps is not finite. `drawn` are the classes.
+    `evidence` (N, 1 + G, K) is of all photos, of a run with a geometry branch: what each logit is
+    the sum of.
     """
 
     index: Array
@@ -77,6 +79,7 @@ class PhotoScores:
     class_scores: Array
     class_sound: Array
     drawn: Sequence[int]
+    evidence: Array | None = None
 
 
 class BatchScores(NamedTuple):
@@ -138,7 +141,7 @@ class MapScorer:
     def update(self, views: MapSet, batch: Mapping[str, Tensor]) -> None:
         """Score one batch: its views, on the scorer's device, and its items as they were loaded.
 
-        Photos of a class without a heatmap that have a `face` (N,) are scored for every class's
+        Photos of a class without a heatmap that show one (`has_face`) are scored for every class's
         map alone.
         """
         self.kinds = tuple(views.maps)
@@ -146,6 +149,7 @@ class MapScorer:
         labels, index = batch["label"], batch["index"]
         scored = batch["valid"] & (self._own[labels] >= 0)
         answers = {"predicted": views.predicted, "probabilities": views.probabilities}
+        answers |= {} if views.evidence is None else {"evidence": views.evidence}
         self._answers.append({"index": index, "label": labels, "scored": scored} | answers)
         rows, landmarks = torch.nonzero(scored)[:, 0], batch["landmarks"].to(self.device)
         sizes = batch.get("photo_size")
@@ -167,7 +171,7 @@ class MapScorer:
             self._scored.append(about | baselines | units)
             self._add_up(maps, _pick(faces.heatmaps, own), labels[part].to(self.device))
             self._score_classes(views.cams, index[part], here, heatmaps)
-        has_face = batch.get("face", batch["valid"]) & (self._own[labels] < 0)
+        has_face = batch.get("has_face", batch["valid"]) & (self._own[labels] < 0)
         others = torch.nonzero(has_face)[:, 0] if views.cams is not None else rows[:0]
         for start in range(0, len(others), step):
             part = others[start : start + step]

@@ -10,6 +10,9 @@ from auheat.reporting.tables import find_baselines, find_columns, tabulate
 
 _Rows = list[tuple[str, ...]]
 
+ACCURACIES = {"image": "the image alone", "geometry": "the points alone", "both": "both"}
+"""What of a run with a geometry branch may decide, by its key in evaluation.json."""
+
 
 def format_interval(low: float, high: float) -> str:
     """Return the ends of an interval in few characters, such as "[.89, .92]"."""
@@ -48,6 +51,25 @@ def tabulate_units(result: Mapping[str, Any]) -> _Rows:
             for text in (f"{entry[kind]['pointing']:.2f}", f"{entry[kind]['attended']:.1f}x")
         ]
         rows.append((name, str(entry["n"]), *cells))
+    return rows
+
+
+def tabulate_geometry(result: Mapping[str, Any]) -> _Rows:
+    """Return the table of a geometry branch: its share of the decisions, and accuracies."""
+    about = result["geometry"]
+    rows: _Rows = [("points as evidence", f"{about['photos']} photos", "95 %")]
+
+    def add(title: str, ends: Sequence[float]) -> None:
+        rows.append((title, f"{ends[0]:.3f}", format_interval(*ends[1:])))
+
+    if about["photos"]:
+        add("their share of a decision", about["share"])
+        for name, ends in about["groups"].items():
+            add(f"  of which {name}", ends)
+        for name, ends in about["accuracy"].items():
+            add(f"accuracy of {ACCURACIES[name]}", ends)
+    if about["silent"]:
+        rows.append(("decided by the image alone", f"{about['silent']} photos", ""))
     return rows
 
 

@@ -63,6 +63,8 @@ LATER: Mapping[str, Any] = MappingProxyType(
         "align": "area",
         "head_lr_stages": 0,
         "class_map_weight": 0.0,
+        "geometry_branch": False,
+        "geometry_dropout": 0.2,
     }
 )
 """Settings that came later -> the value that runs which do not note them were made with."""

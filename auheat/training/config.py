@@ -120,6 +120,7 @@ def _check_engine(config: TrainConfig) -> None:
         "head_lr_stages": (0 <= config.head_lr_stages <= 4, "0 to 4"),
         "clip": (0 <= config.clip < math.inf, "0 or more"),
         "ema": (0 <= config.ema < 1, "0 to under 1"),
+        "geometry_dropout": (0 <= config.geometry_dropout < 1, "0 to under 1"),
         "workers": ((config.workers or 0) >= 0, "0 or more"),
         "resize": (
             config.resize == 0 or config.resize >= config.image_size,

@@ -36,6 +36,7 @@ from auheat.training.trainer import Trainer
 from auheat.training.training_data import (
     TrainingData,
     describe_training_data,
+    join_geometry,
     load_training_data,
     note_left_out,
     pack_split_and_maps,
@@ -204,6 +205,9 @@ def _prepare(
 ) -> tuple[Trainer, tuple[str, ...]]:
     """Return the trainer of a run, and notes on its weights, processes and photos."""
     model, notes = _build(config, len(material.dataset.class_names))
+    if config.geometry_branch:
+        model, *about = join_geometry(model, material)
+        notes = (*notes, *about)
     if config.sync_bn and world.size > 1:
         model = sync_batchnorm(model, config.backbone)
     model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -217,7 +221,7 @@ def _prepare(
     )
     if config.head_lr_stages and config.head_lr_factor == 1:
         notes = (*notes, "head_lr_stages: nothing to do, since --head-lr-factor is 1")
-    if config.head_lr_factor != 1 and len(optimizer.param_groups) == 1:
+    if config.head_lr_factor != 1 and len(optimizer.param_groups) - config.geometry_branch == 1:
         notes = (*notes, f"head_lr_factor: {config.method} has one rate for all of its network")
     if world.size > 1:
         each = config.batch_size // world.size

@@ -26,6 +26,7 @@ from auheat.data.dataset import Item
 from auheat.data.loader import BatchLoader, BatchSampler, balance_weights
 from auheat.errors import AuheatError, RequestError
 from auheat.losses import Loss, add_up, known_share, total_loss
+from auheat.models.geometry import GeometryNetwork
 from auheat.models.network import Classifier
 from auheat.models.output import Output
 from auheat.models.registry import find_method
@@ -247,7 +248,8 @@ class Trainer:
         for part in self._split(batch, n, chance):
             with self._no_sync(part.last):
                 with self._autocast():
-                    output: Output = self._run(part.seen.images, part.labels)
+                    measures = () if part.seen.measures is None else (part.seen.measures,)
+                    output: Output = self._run(part.seen.images, part.labels, *measures)
                 output = _in_float32(output)
                 loss = self._rescale(self._loss(output, part.seen), part)
                 # DDP averages gradients over ranks; multiply by world size to get the sum
@@ -282,13 +284,24 @@ class Trainer:
         if self._targets is not None:
             maps, faces = self._targets.of_batch(self.material.dataset, batch)
             maps = warp_heatmaps(maps, theta.to(maps))
-        seen = Batch(images, heatmaps, batch["label"], batch["valid"], maps, faces)
+        measures = self._measure(batch)
+        seen = Batch(images, heatmaps, batch["label"], batch["valid"], maps, faces, measures)
         if self._mix is not None:  # a photo's partner may be another process's
             whole = seen.map(lambda values: self.world.gather(values, n))
             mixed = self._mix(whole, len(self.material.dataset.class_names), chance)
             seen = mixed.map(itemgetter(slice(rows.first, None, rows.step)))
         images = seen.images.contiguous(memory_format=torch.channels_last)
+        if seen.measures is not None:  # drawn last: without a branch nothing else changes
+            kept = torch.rand(n, 1, generator=chance) >= self.config.geometry_dropout
+            kept = kept[rows.first :: rows.step].to(seen.measures)
+            seen = seen._replace(measures=kept * seen.measures)
         return seen._replace(images=images), batch["label"]
+
+    def _measure(self, batch: Item) -> Tensor | None:
+        """Return what the landmarks say, which no augmentation changes; None without a branch."""
+        if not isinstance(self.model, GeometryNetwork):
+            return None
+        return self.model.geometry.encode(batch["face"])
 
     def _rescale(self, loss: Loss, part: MicroBatch) -> Loss:
         """Scale a micro-batch's loss to its part of the whole batch's."""
@@ -349,7 +362,8 @@ class Trainer:
             if self._targets is not None:
                 maps, faces = self._targets.of_batch(self.material.held_out, batch)
                 seen = seen._replace(class_maps=maps, faces=faces)
-            output = model(images)
+            measures = self._measure(batch)
+            output = model(images) if measures is None else model(images, None, measures)
             loss = self._loss(output, seen)
             n, (weight, face) = len(seen.labels), (_weigh(v).double() for v in _known(seen))
             hits = n * _accuracy(output.logits, seen.labels).double()

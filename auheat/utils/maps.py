@@ -55,6 +55,19 @@ def enlarge(maps: Tensor, size: tuple[int, int], aligned: bool = False) -> Tenso
     return torch.bmm(rows.expand(len(maps), -1, -1), maps @ columns.mT)
 
 
+def pool_to_cells(shares: Tensor, cells: tuple[int, int]) -> Tensor:
+    """Return how much of each cell of a map (h, w) falls to shares (N, H, W) of pixels, (N, h, w).
+
+    This is `enlarge` read backwards: a cell lies where it counts in the enlarged map. Shares that
+    add up to 1 at every pixel do so at every cell.
+    """
+    rows, columns = (
+        _weights(n, to, False, shares.dtype, shares.device)
+        for n, to in zip(cells, shares.shape[-2:], strict=True)
+    )
+    return (rows / rows.sum(0)).mT @ shares @ (columns / columns.sum(0))
+
+
 @lru_cache(maxsize=64)
 def _weights(n: int, size: int, aligned: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return how much each of n cells counts at each of `size` pixels, (size, n)."""

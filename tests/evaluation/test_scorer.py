@@ -232,8 +232,8 @@ def judge_classes():
         cams[:, k] += np.stack(drawn) * rng.uniform(-2, 4, (n, 1, 1))
     cams[5, 1], cams[6, 2, 3, 3], cams[8, 0, 1, 1] = 0.1, np.nan, np.inf
     batch["valid"][[9, 10]] = False
-    batch["face"] = torch.ones(n, dtype=torch.bool)
-    batch["face"][[4, 9]] = False  # a Neutral photo, and one of class 1
+    batch["has_face"] = torch.ones(n, dtype=torch.bool)
+    batch["has_face"][[4, 9]] = False  # a Neutral photo, and one of class 1
     views = views._replace(cams=torch.tensor(cams).float())
     mean = torch.tensor(MEAN, dtype=torch.float32)
     one = MapScorer(ClassMapRenderer(PLAN, SIDE), mean, torch.device("cpu"), CLASS_MEANS_GIVEN)

@@ -106,7 +106,8 @@ def make_batch(n=4, side=12, cells=4, classes=3, seed=0):
     images = torch.from_numpy(rng.uniform(size=(n, 3, side, side)).astype(np.float32))
     maps = torch.from_numpy(rng.uniform(size=(n, classes, cells, cells)).astype(np.float32))
     faces = torch.tensor([True, True, False, True][:n])
-    return Batch(images, heatmaps, torch.arange(n) % classes, valid, maps, faces)
+    measures = torch.from_numpy(rng.normal(size=(n, 5)).astype(np.float32))
+    return Batch(images, heatmaps, torch.arange(n) % classes, valid, maps, faces, measures)
 
 
 def mixed_by_loops(batch, classes, generator):
@@ -124,11 +125,13 @@ def mixed_by_loops(batch, classes, generator):
     images, labels = batch.images.numpy().copy(), np.zeros((n, classes))
     heatmaps, known = np.zeros((n, cells, cells)), np.zeros((n, cells, cells))
     maps, faces = np.zeros((n, classes, cells, cells)), np.zeros((n, cells, cells))
+    measures = np.zeros((n, 5))
     for b in range(n):
         for i, j in np.ndindex(height, width):
             source = order[b] if i in rows and j in cols else b
             images[b, :, i, j] = batch.images[source, :, i, j]
             labels[b, batch.labels[source]] += 1 / (height * width)
+            measures[b] += batch.measures[source].numpy() / (height * width)
             seen = batch.class_maps[source, :, i // per, j // per].numpy()
             maps[b, :, i // per, j // per] += seen / per**2
             cell = (b, i // per, j // per)
@@ -136,7 +139,7 @@ def mixed_by_loops(batch, classes, generator):
             if batch.valid[source]:
                 heatmaps[cell] += batch.heatmaps[source, i // per, j // per].item() / per**2
                 known[cell] += 1 / per**2
-    return images, heatmaps, labels, known, maps, faces
+    return images, heatmaps, labels, known, maps, faces, measures
 
 
 def assert_cutmix_equals_loops():

@@ -230,6 +230,19 @@ def test_the_presets_sides_suit_every_method(preset):
         assert make_config(preset, method=method).image_size % row.side_step(row.narrow) == 0
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_logit_maps_make_the_logits_but_for_a_constant_of_the_class(method):
+    torch.manual_seed(6)
+    side = 2 * METHODS[method].side_step(METHODS[method].narrow)
+    with torch.no_grad():
+        output = build_narrow(method).eval()(torch.rand(3, 3, max(side, 64), max(side, 64)))
+    assert (output.logit_maps is not None) == (method in ("cam", "acol", "adl", "cutmix"))
+    if output.logit_maps is not None:
+        constant = output.logits - output.logit_maps.mean((2, 3))
+        assert (constant - constant[:1]).abs().max() < 1e-5
+        assert output.logit_maps.shape == output.maps.shape
+
+
 def test_a_method_has_no_class_maps_where_they_are_the_same_for_every_class():
     for method, row in METHODS.items():
         model = build_narrow(method).eval()

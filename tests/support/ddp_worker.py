@@ -24,7 +24,12 @@ CASES = {
         "contrast_weight": 0.5,
         "class_map_weight": 0.5,
     },
-    "mixed": {"method": "cutmix", "freeze_bn": True, "class_map_weight": 0.5},
+    "mixed": {
+        "method": "cutmix",
+        "freeze_bn": True,
+        "class_map_weight": 0.5,
+        "geometry_branch": True,
+    },
     "short": {
         "method": "acol",
         "classes": ("Neutral", "Happiness", "Surprise"),
