@@ -56,11 +56,11 @@ class Evaluation:
     means within a class, then over the classes that have heatmaps. `att_*`, margin, rank1, energy
     and pointing are of the top layer's attention, `cam_*` of the true class's CAM (or of that
     predicted), `class_*` of the maps of all classes: None for a method without such. `maps` has all
-    scores of every layer and CAM, `matrix` expressions x (layers, CAM), `intervals` the ends of
-    95 % bootstrap intervals. Accuracy and calibration are None where nothing is known of
-    predictions. `faithfulness` is None where it was not asked for. `scored_on` says whose photos these are: store, shards, their content's digest,
-    codebook, split, and which classes and labels found no match. Two evaluations are equal that
-    differ in that or in speed alone.
+    scores of every layer and CAM, `matrix` expressions x (layers, CAM), `intervals` the ends of 95
+    % bootstrap intervals. Accuracy and calibration are None where nothing is known of predictions.
+    `faithfulness` is None where it was not asked for. `scored_on` says whose photos these are:
+    store, shards, their content's digest, codebook, split, and which classes and labels found no
+    match. Two evaluations are equal that differ in that or in speed alone.
     """
 
     run: str
