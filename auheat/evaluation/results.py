@@ -52,26 +52,17 @@ NO_PREDICTION = "no prediction"
 class Evaluation:
     """A run's scores on one split, as evaluation.json has them; docs/metrics.md defines them.
 
-        `scores` has a value for each of `auheat.evaluation.columns.COLUMNS`, which is an attribute,
-        too: `result.accuracy`. Rates and cosines are in [-1, 1] and shares in [0, 1]; map scores are
-        means within a class, then over the classes that have heatmaps. `att_*`, margin, rank1, energy
-        and pointing are of the top layer's attention, `cam_*` of the true class's CAM (or of that
-    <<<<<<< HEAD
+    `scores` has a value for each of `auheat.evaluation.columns.COLUMNS`, which is an attribute,
+    too: `result.accuracy`. Rates and cosines are in [-1, 1] and shares in [0, 1]; map scores are
+    means within a class, then over the classes that have heatmaps. `att_*`, margin, rank1, energy
+    and pointing are of the top layer's attention, `cam_*` of the true class's CAM (or of that
         predicted), `class_*` of the maps of all classes: None for a method without maps of classes.
-        `maps` has all scores of every layer and CAM, `matrix` expressions x (layers, CAM), `intervals`
-        the ends of 95 % bootstrap intervals. Accuracy and calibration are None where nothing is known
-        of predictions. `faithfulness` is None where it was not asked for, `geometry`
-        (`auheat.evaluation.geometry`) without a geometry branch. `scored_on` says whose photos these
-        are: store, shards, their content's digest, codebook, split, and which classes and labels found
-        no match. Two evaluations are equal that differ in that or in speed alone.
-    =======
-        predicted), `class_*` of the maps of all classes: None for a method without such. `maps` has all
-        scores of every layer and CAM, `matrix` expressions x (layers, CAM), `intervals` the ends of 95
-        % bootstrap intervals. Accuracy and calibration are None where nothing is known of predictions.
-        `faithfulness` is None where it was not asked for. `scored_on` says whose photos these are:
-        store, shards, their content's digest, codebook, split, and which classes and labels found no
-        match. Two evaluations are equal that differ in that or in speed alone.
-    >>>>>>> 90e5fe8fda80a038bd65d534f92b12fb28ea67f1
+    `maps` has all scores of every layer and CAM, `matrix` expressions x (layers, CAM), `intervals`
+    the ends of 95 % bootstrap intervals. Accuracy and calibration are None where nothing is known
+    of predictions. `faithfulness` is None where it was not asked for, `geometry`
+    (`auheat.evaluation.geometry`) without a geometry branch. `scored_on` says whose photos these
+    are: store, shards, their content's digest, codebook, split, and which classes and labels found
+    no match. Two evaluations are equal that differ in that or in speed alone.
     """
 
     run: str

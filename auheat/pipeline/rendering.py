@@ -149,7 +149,7 @@ def render(
         resumed, seconds = run(backend, workers, retry_failed)
         details = drawing.details | _describe_request(no_images, framing)
         notes = ["--align: these faces are aligned already, and left as they are"] * aligned
-        notes += _count_misshapen(files) + (units.notes(book, counts_as) if units else [])
+        notes += _count_misshapen(files) + ([] if units is None else units.notes(book, counts_as))
         photos = made_with["photos"]
         return summarize("render", target, photos, resumed, seconds, fail_on_bad, details, notes)
 
