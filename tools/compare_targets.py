@@ -7,8 +7,8 @@
 Every variant trains on the same folds, cut by person, with the same seed, so that two of them are
 compared photo by photo. people.csv has the columns name (of the photo's file) and person; without
 it the shards' own persons count. The first method is trained with all variants, the others with
-the paper's loss and with class maps; only these two are trained with all seeds. The splits of the
-store are put together. A run that is finished in WORK is not done again; without its scores
+the paper's loss and with class maps; only these two of the first method are trained with all seeds.
+The splits of the store are put together. A run that is finished in WORK is not done again; without its scores
 (`.npz`) it is scored from its weights. The last epoch is judged, so that nothing is chosen on
 photos.
 """
@@ -96,7 +96,7 @@ BASELINES = {
     "class means": "baseline: each class's mean training heatmap as its map",
 }
 CHIEF = ("paper", "maps")
-"""The variants of all methods, and of all seeds; the first method alone has the others, of one."""
+"""The variants of all methods; those of the first are trained with all seeds, all else with one."""
 
 SHOWN = ("accuracy", "att_cos", "rank1", "cam_cos", "cam_rank1", "class_margin", "class_rank1")
 """The columns of the page, before those of --faithfulness; attention.json has all."""
@@ -329,8 +329,9 @@ def score_baselines(options):
 
 def list_runs(options, method):
     """Return each variant that a method is trained with, and its number of seeds."""
-    names = options.variants if method == options.methods[0] else CHIEF
-    return {name: options.seeds if name in CHIEF else 1 for name in names}
+    if method != options.methods[0]:
+        return dict.fromkeys(CHIEF, 1)
+    return {name: options.seeds if name in CHIEF else 1 for name in options.variants}
 
 
 def gather(options, method):
