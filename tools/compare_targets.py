@@ -7,10 +7,10 @@
 Every variant trains on the same folds, cut by person, with the same seed, so that two of them are
 compared photo by photo. people.csv has the columns name (of the photo's file) and person; without
 it the shards' own persons count. The first method is trained with all variants, the others with
-the paper's loss and with class maps; only these two of the first method are trained with all seeds.
-The splits of the store are put together. A run that is finished in WORK is not done again; without its scores
-(`.npz`) it is scored from its weights. The last epoch is judged, so that nothing is chosen on
-photos.
+the paper's loss and with class maps; only these two of the first method are trained with all
+seeds. The splits of the store are put together. A run that is finished in WORK is not done again;
+without its scores (`.npz`) it is scored from its weights. The last epoch is judged, so that
+nothing is chosen on photos.
 """
 
 import argparse
