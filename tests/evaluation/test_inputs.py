@@ -74,9 +74,13 @@ def test_without_measured_aus_a_result_says_that_the_codebook_was_asked(tmp_path
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
-def test_a_run_that_learnt_from_measured_aus_goes_through_evaluate_explain_and_report(measured):
+def test_a_run_that_learnt_from_measured_aus_goes_through_evaluate_explain_and_report(
+    measured, caplog
+):
     config = make_config("demo", name="few", epochs=1, image_size=32, batch_size=8, device="cpu")
-    train(measured, config)
+    with caplog.at_level("INFO"):
+        train(measured, config)
+    assert "the heatmaps show AUs that were measured" in caplog.text
     result = evaluate("few", measured)
     assert (result.n_valid, result.scored_on["au_mode"]) == (9, "active")  # 3 of 4 classes
     assert [key.partition(" ")[0] for key in result.as_dict()["au_pointing"]] == ["AU1", "AU12"]
