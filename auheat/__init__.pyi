@@ -24,6 +24,7 @@ from .landmarks.registry import list_detectors as list_detectors
 from .landmarks.registry import load_detector as load_detector
 from .landmarks.registry import register_detector as register_detector
 from .losses import au_alignment_loss as au_alignment_loss
+from .losses import class_map_alignment_loss as class_map_alignment_loss
 from .losses import contrastive_alignment_loss as contrastive_alignment_loss
 from .models.names import list_methods as list_methods
 from .models.registry import METHODS as METHODS
@@ -63,6 +64,7 @@ __all__ = [
     "TrainConfig",
     "au_alignment_loss",
     "build_classifier",
+    "class_map_alignment_loss",
     "content_digest",
     "contrastive_alignment_loss",
     "evaluate",

@@ -1,6 +1,7 @@
-"""The training loss: cross-entropy, and alignment of a layer's attention with the AU heatmap.
+"""The training loss: cross-entropy, and alignment of attention and class maps with AU heatmaps.
 
-`attention` and `au_alignment_loss` work on the feature maps of any model.
+`au_alignment_loss` and `contrastive_alignment_loss` work on the feature maps of any model,
+`class_map_alignment_loss` on its class maps.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class Loss(NamedTuple):
     classes: Tensor
     alignment: Tensor
     contrast: Tensor
+    class_maps: Tensor
 
 
 def au_alignment_loss(
@@ -137,6 +139,55 @@ def contrastive_alignment_loss(
     return (weight * rows).sum() / torch.where(weight.sum() > 0, weight.sum(), 1)
 
 
+def class_map_alignment_loss(
+    maps: Tensor, class_maps: Tensor, faces: Tensor, align: str = "area"
+) -> Tensor:
+    """Compute the class map loss: every class's map against its own heatmap on the same face.
+
+    With M_k the class activation map of class k and A_k the heatmap that class k would have on the
+    face, it is the mean over rows of the mean over k of 1 - cos(ReLU(M_k), A_k), whatever the
+    row's label: "why Anger?" and "why not Fear?" are each asked where their own action units are.
+    The cosine is eq. 2 of Belharbi et al. (FG 2024); what is compared is the map of a class, which
+    no single attention map can be for all classes at once. What is below zero in a map speaks
+    against its class, and may lie anywhere.
+
+    Args:
+        maps: (B, K, h, w) class maps of any model, of either sign.
+        class_maps: (B, K, H, W) each class's heatmap on the row's face, of any non-negative scale;
+            all zero for a class that has none, which then has no part.
+        faces: (B,) bool, which rows have a face: what stands in the maps of another has no effect.
+            Or (B, H, W), the share in [0, 1] of each cell that is known, as `au_alignment_loss`
+            takes it.
+        align: As for `au_alignment_loss`.
+
+    Returns:
+        A scalar in [0, 1]. With no row that has a face it is exactly 0, and gradients are zeros.
+
+    Example:
+        >>> import torch
+        >>> from auheat import class_map_alignment_loss
+        >>> heatmaps = torch.eye(4).view(1, 4, 2, 2)  # four classes, each with a pixel of its own
+        >>> face = torch.tensor([True])
+        >>> right = class_map_alignment_loss(heatmaps, heatmaps, face)
+        >>> wrong = class_map_alignment_loss(heatmaps.flip(1), heatmaps, face)
+        >>> abs(round(right.item(), 3)), round(wrong.item(), 3)
+        (0.0, 1.0)
+    """
+    size = (maps.shape[2], maps.shape[3])
+    area = faces.float() if faces.ndim == 3 else faces[:, None, None].expand(-1, *size).float()
+    weight = area.mean((1, 2))
+    # what is not known may be NaN, whose product with a gradient of zero would be NaN again
+    class_maps = torch.where((weight > 0)[:, None, None, None], class_maps.float(), 0)
+    has_map = (class_maps.flatten(2).amax(2) > 0).float()
+    target = resize_heatmap(class_maps.flatten(0, 1), size, align).view(maps.shape)
+    seen = maps.float().relu() * resize_heatmap(area, size, align)[:, None]
+    seen = F.normalize(seen.flatten(2), dim=2, eps=_EPS)
+    wanted = F.normalize(target.flatten(2), dim=2, eps=_EPS)
+    apart = has_map * (1 - (seen * wanted).sum(2))
+    rows = torch.where(weight > 0, weight * apart.sum(1) / has_map.sum(1).clamp(min=1), 0)
+    return rows.sum() / torch.where(weight.sum() > 0, weight.sum(), 1)
+
+
 def _correlate(one: Tensor, maps: Tensor, area: Tensor) -> Tensor:
     """Return Pearson's r of maps (B, h, w) with maps (B, K, h, w), (B, K), weighted by `area`."""
     share = (area / area.sum((1, 2), keepdim=True).clamp(min=_EPS))[:, None].flatten(2)
@@ -162,20 +213,23 @@ def total_loss(
     class_maps: Tensor | None = None,
     class_weights: Tensor | None = None,
     align: str = "area",
+    class_map_weight: float = 0.0,
+    faces: Tensor | None = None,
 ) -> Loss:
-    """Return eq. 3, cross-entropy + `au_weight` x alignment, and + `contrast_weight` x contrast.
+    """Return eq. 3, cross-entropy + `au_weight` x alignment, + weighted contrast and class maps.
 
     Cross-entropy is summed over the logits and every set of auxiliary logits, alignment and
     contrast over the `layers`, which count from 1, shallow to deep. Labels are (B,) classes, or
     (B, K) shares that sum to one; heatmap and valid are `au_alignment_loss`'s, `class_maps` (for a
-    contrast) and `class_weights` `contrastive_alignment_loss`'s; `align` is how the heatmap is
-    brought to a layer's size. With both weights 0 it is the plain classifier.
+    contrast or the class maps' loss) and `class_weights` `contrastive_alignment_loss`'s, `faces`
+    `class_map_alignment_loss`'s; `align` is how heatmaps are brought to a layer's size. With all
+    weights 0 it is the plain classifier.
     """
     classes = sum(
         (F.cross_entropy(logits, labels) for logits in output.aux_logits),
         F.cross_entropy(output.logits, labels),
     )
-    alignment = contrast = torch.zeros_like(classes)
+    alignment = contrast = own = torch.zeros_like(classes)
     aligned = [output.features[n - 1] for n in layers]
     if au_weight:
         terms = [au_alignment_loss(f, heatmap, valid, align) for f in aligned]
@@ -185,16 +239,21 @@ def total_loss(
         inputs = class_maps, labels, valid, class_weights
         terms = [contrastive_alignment_loss(f, *inputs) for f in aligned]
         contrast = torch.stack(terms).sum()
-    total = add_up(classes, alignment, contrast, au_weight, contrast_weight)
-    return Loss(total, classes, alignment, contrast)
+    if class_map_weight:
+        assert class_maps is not None
+        assert faces is not None
+        own = class_map_alignment_loss(output.maps, class_maps, faces, align)
+    parts = classes, alignment, contrast, own
+    return Loss(add_up(parts, (au_weight, contrast_weight, class_map_weight)), *parts)
 
 
-def add_up(
-    classes: Tensor, alignment: Tensor, contrast: Tensor, au_weight: float, contrast_weight: float
-) -> Tensor:
-    """Return the loss of its parts; a part of weight 0 has no gradient, and may be anything."""
-    total = classes
-    for weight, part in ((au_weight, alignment), (contrast_weight, contrast)):
+def add_up(parts: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """Return the loss of its parts: cross-entropy, and the others times their weights.
+
+    A part of weight 0 has no gradient, and may be anything.
+    """
+    total, *weighted = parts
+    for weight, part in zip(weights, weighted, strict=True):
         if weight:
             total = total + weight * part
     return total

@@ -7,7 +7,8 @@ the device and does forward pass, loss, backward pass and optimizer; the engine 
 varies and measures. With "decode", its photos are JPEG files that worker processes decode. All
 that is compared alternates, so that a disturbance hits both. The AU term reads one layer's
 features once: its cost grows with that layer's channels x pixels, the step's with the network. The
-contrast also draws a heatmap of each class on each photo: photos x classes x heatmap pixels.
+contrast and the class maps' loss also draw a heatmap of each class on each photo, or move those
+that are kept for photos in memory: photos x classes x heatmap pixels.
 """
 
 import contextlib
@@ -21,6 +22,7 @@ import cv2
 import numpy as np
 import torch
 
+from auheat.data.augmentation import warp_heatmaps
 from auheat.data.dataset import ShardDataset
 from auheat.expressions import EXPRESSIONS
 from auheat.facs.codebooks import load_codebook
@@ -40,7 +42,8 @@ PLAN = plan_heatmaps(BOOK, NAMES)
 CLASSES = len(NAMES)
 PAIRS = 30
 EPOCHS, STEPS = 5, 12
-PLAIN, ALIGNED, TOLD_APART = (0.0, 0.0), (4.0, 0.0), (4.0, 1.0)  # weights of AUs and contrast
+PLAIN, ALIGNED = (0.0, 0.0, 0.0), (4.0, 0.0, 0.0)  # weights of AUs, contrast and class maps
+TOLD_APART, EACH_CLASS = (4.0, 1.0, 0.0), (4.0, 0.0, 1.0)
 
 
 class Synthetic(ShardDataset):
@@ -52,6 +55,7 @@ class Synthetic(ShardDataset):
         self.class_names = NAMES
         self.labels = np.arange(n) % CLASSES
         self.ids = [str(i) for i in range(n)]
+        self.status = np.zeros(n, np.uint8)
         self._row, self._shard = np.arange(n), np.zeros(n, np.int64)
         self._cache = None
         self._decode, self._reader = decode, None
@@ -90,11 +94,12 @@ def main() -> None:
     engine, bare = make_engine(config, device, decode), make_bare(config, device)
     with contextlib.redirect_stderr(io.StringIO()):
         engine._train_epoch(0)
-    for weights in (PLAIN, ALIGNED, TOLD_APART):
-        bare(*weights)
+    for weights in (PLAIN, ALIGNED, TOLD_APART, EACH_CLASS):
+        bare(weights)
     ours, theirs, ratios = compare_loops(engine, bare, device)
     shares = measure_term(bare, device, PLAIN, ALIGNED)
     contrast = measure_term(bare, device, ALIGNED, TOLD_APART)
+    each_class = measure_term(bare, device, ALIGNED, EACH_CLASS)
     result = {
         "stage": "train",
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
@@ -110,6 +115,7 @@ def main() -> None:
         "au_share": round(statistics.median(shares), 4),
         "au_share_quartiles": [round(x, 4) for x in statistics.quantiles(shares, n=4)[::2]],
         "contrast_share": round(statistics.median(contrast), 4),
+        "class_map_share": round(statistics.median(each_class), 4),
     }
     print(json.dumps(result))
 
@@ -139,7 +145,7 @@ def make_network(config, device):
 
 
 def make_bare(config, device):
-    """Return a step on a batch that lies on the device: a function of the two weights."""
+    """Return a step on a batch that lies on the device: a function of the three weights."""
     model, optimizer = make_network(config, device)
     n, side = config.batch_size, config.image_size
     images = torch.rand(n, 3, side, side, device=device)
@@ -150,14 +156,22 @@ def make_bare(config, device):
     halved = config.amp != "none"
     landmarks = place_faces(n, side).to(device)
     targets = Targets(PLAN, np.arange(CLASSES), device)
+    kept = (255 * targets.draw(landmarks, side, (56, 56))).to(torch.uint8)
+    theta = torch.eye(2, 3, device=device).expand(n, -1, -1)
+    decoded = "decode" in sys.argv
 
-    def step(au_weight: float, contrast_weight: float) -> None:
+    def step(weights: tuple[float, float, float]) -> None:
+        au_weight, contrast_weight, class_map_weight = weights
         with torch.autocast(device.type, AMP[config.amp], enabled=halved):
             output = model(images, labels)
         output = output._replace(logits=output.logits.float())
-        maps = targets.draw(landmarks, side, (56, 56)) if contrast_weight else None
+        maps = None
+        if contrast_weight or class_map_weight:
+            drawn = targets.draw(landmarks, side, (56, 56)) if decoded else kept.float() / 255
+            maps = warp_heatmaps(drawn, theta)
         aligned = au_weight, config.layers, contrast_weight, maps, targets.class_weights
-        loss = total_loss(output, labels, heatmaps, valid, *aligned)
+        own = {"class_map_weight": class_map_weight, "faces": torch.ones_like(valid)}
+        loss = total_loss(output, labels, heatmaps, valid, *aligned, **own)
         optimizer.zero_grad(set_to_none=True)
         loss.total.backward()
         optimizer.step()
@@ -183,16 +197,14 @@ def compare_loops(engine, bare, device) -> tuple[float, float, list[float]]:
     for epoch in range(EPOCHS):
         with contextlib.redirect_stderr(io.StringIO()):  # the progress bar
             ours.append(n / timed(device, lambda epoch=epoch: engine._train_epoch(epoch + 1)))
-        theirs.append(n / timed(device, lambda: [bare(*ALIGNED) for _ in range(engine.steps)]))
+        theirs.append(n / timed(device, lambda: [bare(ALIGNED) for _ in range(engine.steps)]))
     ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
     return statistics.median(ours), statistics.median(theirs), ratios
 
 
 def measure_term(bare, device, without, with_it) -> list[float]:
     """Return a term's share of a step, of each pair of a step without and one with it."""
-    pairs = [
-        [timed(device, lambda w=w: bare(*w)) for w in (without, with_it)] for _ in range(PAIRS)
-    ]
+    pairs = [[timed(device, lambda w=w: bare(w)) for w in (without, with_it)] for _ in range(PAIRS)]
     return [1 - a / b for a, b in pairs]
 
 

@@ -17,11 +17,14 @@ import click
 import yaml
 
 from auheat.errors import AuheatError, StoreError
+from auheat.utils.reading import read_limited
 from auheat.utils.text import SafeStream, escape_controls
 
 from .choices import BACKENDS, LOG_LEVELS, Choice
 
 _LEVEL, _PROGRESS = "auheat.level", "auheat.progress"
+_LARGEST = 2**20  # bytes of a file of options
+
 _SWITCH = "AUHEAT_PROGRESS"  # `auheat.utils.console` reads it; tqdm, which that loads, is slow
 
 FILE = click.Path(path_type=Path)
@@ -241,7 +244,7 @@ def _read_config(ctx: click.Context, _: click.Parameter, file: Path | None) -> N
     if file is None:
         return
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        values = yaml.safe_load(read_limited(file, _LARGEST).decode("utf-8")) or {}
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise click.UsageError(
             f"{file}: no readable YAML ({' '.join(str(error).split())})"

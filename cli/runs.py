@@ -65,10 +65,13 @@ SETTINGS: dict[str, dict[str, str]] = {
         "backbone": "One of the method's, or timm:NAME  [default: the method's, resnet50 of cam]",
         "weights": "auto (published files that are at hand, no download), none, or a file.",
         "image_size": "Side of the input  [default: 224, of apvit 112]",
+        "geometry_branch": "Decide by where brows, nose, eyes and mouth lie, too.",
+        "geometry_dropout": "--geometry-branch: share of photos it is silent on in training.",
     },
     "AU loss": {
         "au_weight": "Weight of the AU loss; 0: none.",
         "contrast_weight": "Weight of telling its class's heatmap from the others'; 0: none.",
+        "class_map_weight": "Weight of aligning every class's map with its own heatmap; 0: none.",
         "layers": "Layers to align, 1 to 5, such as 5 or 5+4.",
         "align": "How the heatmap is shrunk to a layer; reference: as the published code does.",
     },
@@ -115,8 +118,8 @@ preset_option = option(
     section="Run",
     type=Choice(PRESETS),
     help="Settings to begin with. demo: a narrow network, minutes; methods: the same on smaller "
-    "photos; rafdb, affectnet: the paper's for that set; -code: as its published code  "
-    "[default: none]",
+    "photos; explain: every class's map aligned, too; rafdb, affectnet: the paper's for that set; "
+    "-code: as its published code  [default: none]",
 )
 
 
@@ -176,6 +179,7 @@ def train(as_json: bool, **settings: Any) -> None:
     \b
     auheat train --preset demo
     auheat train --preset demo --au-weight 0 --name without-aus
+    auheat train --preset demo --class-map-weight 1 --name each-class
     auheat train --preset demo --contrast-weight 0.3 --name apart
     auheat train --preset rafdb --device cuda --amp bf16
     auheat train --method layercam --balance --warmup 2 --ema 0.999
@@ -239,8 +243,9 @@ def evaluate(as_json: bool, **settings: Any) -> None:
 
     Accuracy, and how far attention and CAM agree with the expected action units, each with its 95 %
     interval, beside the baselines without which a cosine means little; then which action units are
-    looked at, and whether probabilities can be trusted. The map of apvit is the same for every
-    class: it has no CAM-COS ("-", null in JSON).
+    looked at, and whether probabilities can be trusted. Class rank-1 is the share of the maps of
+    all classes, on every face, that are closest to their own class's action units. The map of apvit
+    is the same for every class: it has no CAM-COS ("-", null in JSON), and no such score.
 
     With --store OTHER the run is scored on another data set, whose labels are matched with the
     run's classes by name or synonym (happy is Happiness); classes without photos, and labels that
@@ -253,8 +258,9 @@ def evaluate(as_json: bool, **settings: Any) -> None:
 
     --faithfulness takes pixels away in a map's order and asks the network again, beside the
     codebook's heatmap, a wrong class's, a random map and a centred Gaussian; then it randomises
-    weights and moves the photo. Each photo takes about 400 forward passes. With --maps it needs
-    RUN, too.
+    weights and moves the photo. Also, how far a class's logit falls without the regions of its own
+    action units, less without as many pixels elsewhere. Each photo takes about 450 forward passes.
+    With --maps it needs RUN, too.
 
     \b
     auheat evaluate
@@ -270,6 +276,7 @@ def evaluate(as_json: bool, **settings: Any) -> None:
         format_calibration,
         format_counts,
         format_source,
+        tabulate_geometry,
         tabulate_headline,
         tabulate_units,
     )
@@ -283,6 +290,9 @@ def evaluate(as_json: bool, **settings: Any) -> None:
     print_line()
     print_table(tabulate_units(result))
     print_line()
+    if "geometry" in result:
+        print_table(tabulate_geometry(result))
+        print_line()
     source = format_source(result["scored_on"])
     for line in (format_calibration(result), format_counts(result), source):
         if line:
@@ -300,6 +310,7 @@ def evaluate(as_json: bool, **settings: Any) -> None:
 @click.argument("images", nargs=-1, required=True, type=FILE)
 @store_option
 @option("--label", default="", help="The true expression of these photos, to be shown, too.")
+@option("--against", default="", help="Why not this expression?  [default: the runner-up]")
 @option("--out", type=FOLDER, help="Folder  [default: RUN/explain]")
 @device_option
 @option("--detector", type=DETECTOR, help="Another detector  [default: the run's]")
@@ -310,12 +321,15 @@ def explain(fail_on_bad: bool, as_json: bool, **settings: Any) -> None:
     """Explain what RUN (a name or folder) says of IMAGES, photos and folders of them.
 
     Of each photo a picture NAME.png and its numbers NAME.json are written: expression, where the
-    network looked, which action units the codebook expects, and how far the two agree. RUN's
-    folder is enough: it may have been copied here without its store. A photo without a face gets a
-    line of its own; if none can be explained the exit code is 1.
+    network looked, which action units the codebook expects, how far the two agree, and why this
+    expression and not another: both class maps, and what each says in the region of every action
+    unit. RUN's folder is enough: it may have been copied here without its store. A photo in which
+    no face is found is explained by its maps alone; one that cannot be read gets a line of its own.
+    If none can be explained the exit code is 1.
 
     \b
     auheat explain with-aus photo.jpg
+    auheat explain with-aus photo.jpg --against fear
     auheat explain with-aus photos/ --label happy --out explained
     auheat explain runs/with-aus photo.jpg --json
     """
@@ -326,8 +340,11 @@ def explain(fail_on_bad: bool, as_json: bool, **settings: Any) -> None:
         print_json(summary.as_dict())
     else:
         print_table(summary.tabulate())
+        for line in summary.describe_measures():
+            print_line(line)
         written = f", written to {summary.folder}" if summary.explained else ""
-        print_line(f"{summary.explained} of {len(summary.photos)} photos explained{written}")
+        maps = f" ({summary.faceless} without a face, by maps alone)" if summary.faceless else ""
+        print_line(f"{summary.explained} of {len(summary.photos)} photos explained{maps}{written}")
     if not summary.explained or (fail_on_bad and summary.bad):
         sys.exit(1)
 

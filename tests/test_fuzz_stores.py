@@ -1,11 +1,15 @@
 """Shards, runs, exports and photos, changed at random with fixed seeds; and the fuzzer itself."""
 
+import os
+import shutil
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fuzz_targets import TARGETS, Target
 from fuzzing import fuzz, plan_case, run_tool
+from unchanged import RememberingDetector, key_of_file, once
 
 STORES = dict.fromkeys(list(TARGETS)[list(TARGETS).index("shards") :], 10)
 STORES |= {"runs": 5, "run-texts": 6, "last": 4, "weights": 20, "photos-extract": 50}
@@ -14,6 +18,38 @@ STORES |= {"runs": 5, "run-texts": 6, "last": 4, "weights": 20, "photos-extract"
 @pytest.mark.slow
 def test_changed_stores_runs_and_photos_are_read_or_refused_in_one_line(tmp_path):
     assert not any(run_tool(tmp_path, STORES).values())
+
+
+def test_what_a_case_leaves_as_it_was_is_read_once_and_what_it_changes_anew(tmp_path):
+    sample, asked = tmp_path / "sample", []
+    sample.mkdir()
+    for name in ("a", "b"):
+        (sample / name).write_text(name)
+
+    def read(file: Path) -> str:
+        asked.append(file.name)
+        return file.read_text()
+
+    ask = once(read, key_of_file)
+    for number in range(2):
+        case = tmp_path / "case"
+        shutil.copytree(sample, case, copy_function=os.link)
+        (case / "b").unlink()
+        (case / "b").write_text(f"changed {number}")
+        assert [ask(case / "a"), ask(case / "b")] == ["a", f"changed {number}"]
+        shutil.rmtree(case)
+    assert asked == ["a", "b", "b"]
+
+
+def test_a_detector_looks_again_at_other_photos_alone():
+    seen = []
+    detector = RememberingDetector(
+        lambda images: seen.append(len(images)) or [i.sum() for i in images]
+    )
+    black, white = (np.full((2, 2, 3), value, np.uint8) for value in (0, 255))
+    answers = [detector(images) for images in ([black], [white], [black], [black, white])]
+    assert answers == [[0], [3060], [0], [0, 3060]]
+    assert seen == [1, 1, 2]
 
 
 def _crash(text: str) -> None:

@@ -9,7 +9,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from auheat import losses
-from auheat.losses import au_alignment_loss, contrastive_alignment_loss, total_loss
+from auheat.losses import (
+    au_alignment_loss,
+    class_map_alignment_loss,
+    contrastive_alignment_loss,
+    total_loss,
+)
 from auheat.models.output import Output, attention
 from auheat.utils.maps import resize_heatmap
 
@@ -288,3 +293,73 @@ def test_the_total_adds_the_weighted_contrast_of_each_layer():
     terms = [contrastive_alignment_loss(output.features[n], maps, labels, valid) for n in (2, 4)]
     assert loss.contrast.item() == pytest.approx(sum(terms).item(), rel=1e-5)
     assert loss.total.item() == pytest.approx((plain.total + 0.5 * sum(terms)).item(), rel=1e-5)
+
+
+def assert_class_maps_by_hand():
+    """Four classes, the third without a map; row 1 has no face, row 2 is known in part."""
+    maps, targets = RNG.normal(size=(3, 4, 4, 4)), RNG.uniform(size=(3, 4, 8, 8))
+    targets[:, 2] = 0
+    targets[0, 3] = 0  # a side turned away: this class has nothing on this face
+    known = np.ones((3, 8, 8))
+    known[1] = 0
+    known[2, :, :6] = RNG.uniform(size=(8, 6))
+    targets = targets * known[:, None]  # as CutMix mixes them
+    rows = []
+    for i, classes in ((0, (0, 1)), (2, (0, 1, 3))):
+        there, apart = shrink_by_hand(known[i], 2), []
+        for k in classes:
+            seen = np.maximum(maps[i, k], 0) * there
+            wanted = shrink_by_hand(targets[i, k], 2)
+            norms = np.sqrt((seen**2).sum()) * np.sqrt((wanted**2).sum())
+            apart.append(1 - (seen * wanted).sum() / norms)
+        rows.append((known[i].mean(), np.mean(apart)))
+    expected = sum(a * b for a, b in rows) / sum(a for a, _ in rows)
+    given = (torch.tensor(v) for v in (maps, targets, known))
+    assert class_map_alignment_loss(*given).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_class_map_loss_is_the_mean_of_each_classes_distance_from_its_own_heatmap():
+    assert_class_maps_by_hand()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (".relu()", ""),
+        ("weight * apart.sum(1)", "apart.sum(1)"),
+        (" * resize_heatmap(area, size, align)[:, None]", ""),
+        ("has_map.sum(1).clamp(min=1)", "has_map.shape[1]"),
+        ("has_map * (1 -", "(1 -"),
+        ("(seen * wanted).sum(2)", "(seen * wanted.flip(1)).sum(2)"),
+    ],
+)
+def test_a_class_map_loss_that_is_off_is_noticed(old, new, monkeypatch):
+    mutate(monkeypatch, losses, "class_map_alignment_loss", old, new)
+    monkeypatch.setitem(globals(), "class_map_alignment_loss", losses.class_map_alignment_loss)
+    with pytest.raises(AssertionError):
+        assert_class_maps_by_hand()
+
+
+def test_class_maps_of_rows_without_a_face_have_no_gradient_whatever_stands_there():
+    maps, targets = torch.randn(3, 2, 5, 5, requires_grad=True), torch.rand(3, 2, 10, 10)
+    targets[1] = torch.nan
+    faces = torch.tensor([True, False, True])
+    class_map_alignment_loss(maps, targets, faces).backward()
+    assert torch.isfinite(maps.grad).all()
+    assert not maps.grad[1].any()
+    assert maps.grad[0].any()
+    assert class_map_alignment_loss(maps, targets, faces & False).item() == 0
+
+
+def test_the_total_adds_the_weighted_class_maps_and_weight_0_leaves_no_trace():
+    output, labels = make_output(), torch.tensor([0, 1, 2, 0])
+    heatmap, maps, valid = torch.rand(4, 8, 8), torch.rand(4, 3, 8, 8), torch.ones(4).bool()
+    plain = total_loss(output, labels, heatmap, valid, 4.0)
+    own = class_map_alignment_loss(output.maps, maps, valid)
+    loss = total_loss(
+        output, labels, heatmap, valid, 4.0, class_maps=maps, class_map_weight=0.5, faces=valid
+    )
+    assert loss.class_maps.item() == own.item() > 0
+    assert loss.total.item() == pytest.approx((plain.total + 0.5 * own).item(), rel=1e-6)
+    none = total_loss(output, labels, heatmap, valid, 4.0, class_maps=maps, faces=valid)
+    assert (none.total.item(), none.class_maps.item()) == (plain.total.item(), 0)

@@ -1,6 +1,9 @@
 """What nobody asked for: odd names, files that changed places, a moved store, a clock set back."""
 
+import contextlib
 import errno
+import itertools
+import json
 import os
 import shutil
 import signal
@@ -11,6 +14,8 @@ from pathlib import Path
 
 import faults
 import pytest
+import torch
+from safetensors.torch import load_file
 from stores import Made, write_store
 from training_helpers import make_store
 
@@ -266,6 +271,79 @@ def test_a_store_that_is_moved_meanwhile_is_an_error_and_is_not_made_again(
     if command == "extract":  # the same command goes on in the new place
         faults.make_store(tmp_path, moved)
     assert verify_store(moved)[1] == []
+
+
+def copy_by_steps(source: Path, target: Path, backwards: bool):
+    """Copy a folder as `cp -r` does, a file at a step."""
+    target.mkdir()
+    for entry in sorted(source.iterdir(), reverse=backwards):
+        if entry.is_dir():
+            yield from copy_by_steps(entry, target / entry.name, backwards)
+            continue
+        with contextlib.suppress(FileNotFoundError):  # it has its name by now
+            shutil.copy2(entry, target / entry.name)
+        yield
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("begin", "backwards"), [(22, True), (73, False)])
+def test_a_copy_of_a_store_that_is_written_is_refused_or_whole_and_goes_on(
+    begin, backwards, tmp_path, monkeypatch
+):
+    faults.make_store(faults.make_photos(tmp_path), tmp_path / "calm")
+    store, copied, steps, copying = tmp_path / "store", tmp_path / "copy", [], []
+
+    def copy_a_file(real):
+        def write(*given):
+            done = real(*given)
+            steps.append(given)
+            if len(steps) == begin:  # of 108; the shards are rendered from about the 55th on
+                copying.append(copy_by_steps(store, copied, backwards))
+            if copying:
+                next(copying[0], None)
+            return done
+
+        return write
+
+    for step in faults.STEPS:
+        monkeypatch.setattr(files, step, copy_a_file(getattr(files, step)))
+    faults.make_store(tmp_path, store)
+    monkeypatch.undo()
+    findings = [str(finding) for finding in verify_store(copied)[1]]
+    assert any("rows (run the same command again)" in text for text in findings)
+    with pytest.raises(AuheatError, match=r"\d+ of 11 rows \(run `auheat .* again to finish"):
+        stats(copied)
+    faults.make_store(tmp_path, copied)
+    assert faults.digests(copied) == faults.digests(tmp_path / "calm")
+    assert verify_store(copied)[1] == []
+
+
+@pytest.mark.slow
+def test_a_clock_that_jumps_by_years_changes_no_result(store, tmp_path, monkeypatch, capfd):
+    faults.make_store(faults.make_photos(tmp_path), tmp_path / "calm")
+    real, put, years = time.time, files.put, itertools.cycle((0, 40, -30, 3, -8))
+    monkeypatch.setenv("AUHEAT_PROGRESS", "1")
+    monkeypatch.setattr(time, "time", lambda: real() + 3e7 * next(years))
+
+    def put_at_any_time(part, target):
+        put(part, target)
+        os.utime(target, (time.time(), time.time()))
+
+    monkeypatch.setattr(files, "put", put_at_any_time)
+    for resumed in range(2):
+        faults.make_store(tmp_path, tmp_path / "jumping")
+        assert faults.digests(tmp_path / "jumping") == faults.digests(tmp_path / "calm"), resumed
+    run = train(store, make_config("demo", **QUICK, name="new", seed=0)).run
+    evaluate(run, store, device="cpu")
+    assert is_scored(run, "test")
+    mine = store / "runs" / "mine"
+    weights = [load_file(home / "best.safetensors") for home in (run, mine)]
+    assert all(torch.equal(weights[0][key], value) for key, value in weights[1].items())
+    scores = [json.loads((home / "evaluation.json").read_text()) for home in (run, mine)]
+    same = scores[0].keys() - {"run", "seconds", "images_per_second", "scored_on"}
+    assert [scores[0][key] for key in same] == [scores[1][key] for key in same]
+    assert verify_store(store)[1] == verify_store(tmp_path / "jumping")[1] == []
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_clock_that_was_set_back_makes_no_old_scores_new_nor_new_ones_old(store):

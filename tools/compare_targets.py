@@ -1,12 +1,16 @@
 """Cross-validate what attention is taught, on a store of your own, and write docs/attention.md.
 
-    python tools/compare_targets.py STORE WORK --persons people.csv [--folds 5] [--epochs 40]
-        [--size 64] [--classes Happiness,Anger] [--shards NAME] [--jobs 2] [--out docs]
+    python tools/compare_targets.py STORE WORK --persons people.csv [--folds 5] [--seeds 3]
+        [--epochs 30] [--size 64] [--methods cam,ts-cam] [--variants paper,maps]
+        [--classes Happiness,Anger] [--shards NAME] [--jobs 2] [--out docs] [--faithfulness]
 
 Every variant trains on the same folds, cut by person, with the same seed, so that two of them are
 compared photo by photo. people.csv has the columns name (of the photo's file) and person; without
-it the shards' own persons count. The splits of the store are put together. A run that is finished
-in WORK is not done again. The last epoch is judged, so that nothing is chosen on photos.
+it the shards' own persons count. The first method is trained with all variants, the others with
+the paper's loss and with class maps; only these two are trained with all seeds. The splits of the
+store are put together. A run that is finished in WORK is not done again; without its scores
+(`.npz`) it is scored from its weights. The last epoch is judged, so that nothing is chosen on
+photos.
 """
 
 import argparse
@@ -26,19 +30,21 @@ import torch
 
 from auheat.data.dataset import ShardDataset
 from auheat.evaluation.bootstrap import interval, paired_interval
+from auheat.evaluation.class_regions import measure_predicted
+from auheat.evaluation.inputs import find_faces
 from auheat.evaluation.model_maps import MapSet, predict_maps, view_maps
 from auheat.evaluation.results import ScoreTable
-from auheat.evaluation.scorer import CONSTANTS, MapScorer
+from auheat.evaluation.scorer import CLASS_MEANS, CONSTANTS, ONE_MAP, MapScorer
 from auheat.heatmaps.class_maps import ClassMapRenderer
 from auheat.heatmaps.plan import plan_heatmaps
 from auheat.models.registry import build_classifier
-from auheat.runs import codebook
+from auheat.runs import checkpoint, codebook
 from auheat.store.store import find_rendered, list_finished
 from auheat.training.class_targets import Targets
 from auheat.training.config import make_config
 from auheat.training.optim import make_optimizer
 from auheat.training.trainer import Trainer
-from auheat.training.training_data import TrainingData
+from auheat.training.training_data import TrainingData, join_geometry
 from auheat.utils.distributed import World
 
 ROOT = Path(__file__).parent.parent
@@ -48,8 +54,16 @@ VARIANTS = {
     "paper": ("the paper's loss", {}, None),
     "blind": ("control: a target that knows no class", {}, "blind"),
     "wrong": ("control: the target of a fixed wrong class", {}, "wrong"),
-    "light": ("the paper's loss and a contrast of 0.3", {"contrast_weight": 0.3}, None),
-    "contrast": ("the paper's loss and a contrast of 1", {"contrast_weight": 1.0}, None),
+    "contrast": ("the paper's loss and a contrast of 0.3", {"contrast_weight": 0.3}, None),
+    "alone": ("class maps alone", {"au_weight": 0.0, "class_map_weight": 1.0}, None),
+    "maps": ("the paper's loss and class maps", {"class_map_weight": 1.0}, None),
+    "maps-blind": ("control: both, of no class", {"class_map_weight": 1.0}, "blind"),
+    "maps-wrong": ("control: both, of a fixed wrong class", {"class_map_weight": 1.0}, "wrong"),
+    "points": (
+        "the paper's loss, class maps and a geometry branch",
+        {"class_map_weight": 1.0, "geometry_branch": True},
+        None,
+    ),
 }
 """Name -> title, settings, and what is put in the place of the heatmaps."""
 
@@ -62,19 +76,42 @@ COLUMNS = {
     "rank1": "rank-1",
     "cam_margin": "CAM margin",
     "cam_rank1": "CAM rank-1",
+    "cam_rank1_predicted": "CAM rank-1 of predicted",
+    "class_margin": "class margin",
+    "class_rank1": "class rank-1",
 }
+FAITHFULNESS = {
+    "deletion": "deletion of predicted",
+    "gain": "gain of predicted",
+    "own_elsewhere": "deletion: own minus elsewhere",
+    "own_others": "deletion: own minus other classes'",
+}
+"""Columns of --faithfulness: of the predicted class's map, and how far its logit falls."""
+
 BASELINES = {
     "mean_heatmap": "baseline: the mean training heatmap",
     "uniform": "baseline: a uniform map",
     "best centred Gaussian": "baseline: the best centred Gaussian",
     "wrong class": "baseline: the photo's heatmap of a wrong class",
+    "class means": "baseline: each class's mean training heatmap as its map",
 }
+CHIEF = ("paper", "maps")
+"""The variants of all methods, and of all seeds; the first method alone has the others, of one."""
+
+SHOWN = ("accuracy", "att_cos", "rank1", "cam_cos", "cam_rank1", "class_margin", "class_rank1")
+"""The columns of the page, before those of --faithfulness; attention.json has all."""
+
 PAIRS = (
     ("paper", "without"),
     ("paper", "blind"),
     ("paper", "wrong"),
-    ("light", "paper"),
     ("contrast", "paper"),
+    ("alone", "paper"),
+    ("maps", "paper"),
+    ("maps", "maps-blind"),
+    ("maps", "maps-wrong"),
+    ("points", "paper"),
+    ("points", "maps"),
 )
 
 
@@ -108,84 +145,131 @@ def change_targets(dataset, plan, kind, chosen):
     """Put others in the place of the heatmaps: of no class (the mean of all), or of a wrong one."""
     stored = dataset._cache["heatmap"]
     targets = Targets(plan, dataset.labels, CPU)
-    drawn = [k for k, blobs in enumerate(plan.classes) if blobs is not None]
-    following = {k: drawn[(i + 1) % len(drawn)] for i, k in enumerate(drawn)}
     for row in chosen:
         points = dataset._cache["landmarks"][row][None]
-        maps = targets.draw(points, dataset.image_size, tuple(stored.shape[1:]))[0]
+        maps = targets.draw(points, dataset.image_size, tuple(stored.shape[1:]))
         label = int(dataset.labels[row])
-        if label in following:
-            one = maps[drawn].mean(0) if kind == "blind" else maps[following[label]]
+        if dataset._cache["valid"][row]:
+            one = change_maps(maps, plan, kind)[0, label]
             stored[row] = (255 * one).round().to(torch.uint8)
 
 
-def run_one(options, name, fold):
+def change_maps(maps, plan, kind):
+    """Return maps (N, K, h, w) of classes, each replaced by the mean of all or by another's."""
+    drawn = [k for k, blobs in enumerate(plan.classes) if blobs is not None]
+    out = maps.clone()
+    mean = maps[:, drawn].float().mean(1, keepdim=True).to(maps.dtype)
+    out[:, drawn] = mean if kind == "blind" else maps[:, drawn[1:] + drawn[:1]]
+    return out
+
+
+def run_one(options, method, name, fold, seed):
     """Train one variant on all folds but one and score it on that; write each photo's numbers."""
-    file = options.work / f"{name}-{fold}.npz"
+    file = find_result(options, method, name, fold, seed)
     if file.is_file():
         return
     torch.set_num_threads(1)
-    _, given, kind = VARIANTS[name]
-    config = make_config(
-        "methods", image_size=options.size, epochs=options.epochs, seed=fold, workers=0, **given
-    )
     dataset, plan = open_dataset(options)
     persons = find_persons(options, dataset)
     folds = cut_folds(dataset.labels, persons, options.folds)
     learnt, judged = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
-    kept = dataset._cache["heatmap"].clone()
-    if kind:
-        change_targets(dataset, plan, kind, learnt.tolist())
-    torch.manual_seed(fold)
-    model = build_classifier(config.method, config.backbone, len(dataset.class_names))
-    model = model.to(memory_format=torch.channels_last)
-    optimizer = make_optimizer(
-        model, config.optimizer, config.lr, config.weight_decay, config.head_lr_factor
+    _, given, kind = VARIANTS[name]
+    config = make_config(
+        "methods",
+        method=method,
+        image_size=options.size,
+        epochs=options.epochs,
+        seed=options.folds * seed + fold,
+        workers=0,
+        **given,
     )
     # nothing is chosen by validation: it looks at one batch that was learnt from
     book, first = codebook.read_codebook(dataset.files), learnt[: config.batch_size]
     material = TrainingData(options.store, dataset, learnt, dataset, first, plan, {}, book)
-    engine = Trainer(config, material, model, optimizer, CPU, World())
-    started = time.perf_counter()
-    for epoch in range(config.epochs):
-        engine.run_epoch(epoch)
-    seconds = time.perf_counter() - started
-    dataset._cache["heatmap"] = kept
-    found = score(model.eval(), dataset, judged, plan, learnt) | {"seconds": seconds}
+    model, seconds = build_model(config, material), np.nan
+    weights = file.with_suffix(".safetensors")
+    if weights.is_file():
+        model.load_state_dict(checkpoint.load_tensors(weights))
+    else:
+        seconds = train_one(model, config, material, kind)
+        weights.write_bytes(checkpoint.pack_tensors(model.state_dict()))
+    found = score(model.eval(), dataset, judged, plan, learnt, options.faithfulness)
+    found["seconds"] = seconds
     part = file.with_suffix(".part.npz")
     np.savez(part, persons=np.array(persons)[judged], **found)
     part.replace(file)
-    print(f"{name} fold {fold}: {seconds:.0f} s", flush=True)
+    print(f"{method} {name} fold {fold} seed {seed}: {seconds:.0f} s", flush=True)
 
 
-def score(model, dataset, rows, plan, learnt):
+def build_model(config, material):
+    """Return a run's network with fresh weights of its seed."""
+    torch.manual_seed(config.seed)
+    model = build_classifier(config.method, config.backbone, len(material.dataset.class_names))
+    model = model.to(memory_format=torch.channels_last)
+    return join_geometry(model, material)[0] if config.geometry_branch else model
+
+
+def train_one(model, config, material, kind):
+    """Train a network on the rows learnt from, towards targets of a kind; return the seconds."""
+    dataset, plan = material.dataset, material.plan
+    kept = dataset._cache["heatmap"].clone()
+    if kind:
+        change_targets(dataset, plan, kind, material.train.tolist())
+    optimizer = make_optimizer(
+        model, config.optimizer, config.lr, config.weight_decay, config.head_lr_factor
+    )
+    engine = Trainer(config, material, model, optimizer, CPU, World())
+    if kind and config.class_map_weight:
+        own = engine._targets._kept
+        own[id(dataset)] = change_maps(own[id(dataset)], plan, kind)
+    started = time.perf_counter()
+    for epoch in range(config.epochs):
+        engine.run_epoch(epoch)
+    dataset._cache["heatmap"] = kept
+    return time.perf_counter() - started
+
+
+def find_result(options, method, name, fold, seed):
+    """Return the file of one run's scores."""
+    return options.work / f"{method}-{name}-{fold}-{seed}.npz"
+
+
+def score(model, dataset, rows, plan, learnt, faithfulness=False):
     """Return labels, predictions and every score of the rows judged."""
     scorer = make_scorer(dataset, plan, learnt)
     with torch.inference_mode():
         for part in np.array_split(rows, -(-len(rows) // 32)):
-            batch = dataset.take(part.tolist())
+            batch = take_rows(dataset, part)
             images = (batch["image"].float() / 255).contiguous(memory_format=torch.channels_last)
-            scorer.update(view_maps(predict_maps(model, images), batch["label"]), batch)
+            maps = predict_maps(model, images, batch["face"])
+            scorer.update(view_maps(maps, batch["label"]), batch)
     tables = scorer.compute()
-    totals = ScoreTable(tables, scorer.canvas, scorer.kinds, scorer.kinds, scorer.top, [])
-    scores = {}
-    for column, values in totals.columns().items():
-        scores[column] = np.full(len(tables.label), np.nan)
-        scores[column][tables.scored] = values
+    totals = ScoreTable(tables, scorer.renderer, scorer.kinds, scorer.kinds, scorer.top, [])
     hits = (tables.predicted == tables.label).astype(float)
-    return {"label": tables.label, "predicted": tables.predicted, "accuracy": hits, **scores}
+    about = {"label": tables.label, "predicted": tables.predicted, "accuracy": hits}
+    if faithfulness:
+        with torch.inference_mode():
+            about |= measure_predicted(model, dataset, np.sort(rows), scorer.renderer)
+    return about | totals.columns()
+
+
+def take_rows(dataset, rows):
+    """Return rows of the photos in memory as one batch, with which of them show a face."""
+    batch = dataset.take(rows.tolist())
+    return batch | {"has_face": find_faces(dataset, batch)}
 
 
 def make_scorer(dataset, plan, learnt):
-    """Return a scorer whose mean heatmap is that of the rows learnt from."""
+    """Return a scorer whose mean heatmaps are those of the rows learnt from."""
     heatmaps = dataset._cache["heatmap"].float() / 255
     labels = torch.from_numpy(dataset.labels)
     chosen = torch.zeros(len(dataset), dtype=torch.bool)
     chosen[learnt] = True
     chosen &= dataset._cache["valid"]
-    means = [heatmaps[chosen & (labels == k)] for k in range(len(plan.names))]
-    mean = torch.stack([m.mean(0) for m in means if len(m)]).mean(0)
-    return MapScorer(ClassMapRenderer(plan, dataset.image_size), mean, CPU)
+    parts = [heatmaps[chosen & (labels == k)] for k in range(len(plan.names))]
+    mean = torch.stack([part.mean(0) for part in parts if len(part)]).mean(0)
+    means = torch.stack([part.sum(0) / max(len(part), 1) for part in parts])
+    return MapScorer(ClassMapRenderer(plan, dataset.image_size), mean, CPU, means)
 
 
 def open_dataset(options):
@@ -208,15 +292,19 @@ def score_baselines(options):
     """Return the scores of maps that saw no photo, over all folds: name -> its four scores."""
     dataset, plan = open_dataset(options)
     folds = cut_folds(dataset.labels, find_persons(options, dataset), options.folds)
-    found = defaultdict(list)
+    found, classes = defaultdict(list), defaultdict(list)
     for fold in range(options.folds):
         rows, learnt = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
         scorer = make_scorer(dataset, plan, learnt)
-        batch = dataset.take(rows.tolist())
+        batch = take_rows(dataset, rows)
         nothing = {"layer 5": torch.zeros(len(rows), 1, 1)}
         unknown = torch.full((len(rows), len(plan.names)), torch.nan)
-        scorer.update(MapSet(nothing, torch.full((len(rows),), -1), unknown), batch)
+        no_maps = torch.zeros(len(rows), len(plan.names), 1, 1)
+        scorer.update(MapSet(nothing, torch.full((len(rows),), -1), unknown, no_maps), batch)
         tables = scorer.compute()
+        totals = ScoreTable(tables, scorer.renderer, scorer.kinds, scorer.kinds, scorer.top, [])
+        for name, place in (("mean_heatmap", ONE_MAP), ("class means", CLASS_MEANS)):
+            classes[name].append(totals.of_classes(place) | {"label": tables.label})
         found["label"].append(tables.label[tables.scored])
         found["wrong"].append(tables.wrong_class)
         found["constants"].append(tables.constants)
@@ -228,19 +316,31 @@ def score_baselines(options):
     rows["best centred Gaussian"] = gaussians[gaussians[:, 0].argmax()]
     rows["wrong class"] = np.mean([wrong[label == k].mean(0) for k in np.unique(label)], 0)
     keys = ("att_cos", "att_cos_centred", "margin", "rank1")
-    return {
-        BASELINES.get(name, name): dict(zip(keys, values.tolist(), strict=True))
-        for name, values in rows.items()
-    }
+    scores = {name: dict(zip(keys, values.tolist(), strict=True)) for name, values in rows.items()}
+    for name, parts in classes.items():
+        whole = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+        label = whole.pop("label")
+        found = {key: interval(values, label, draws=1).value for key, values in whole.items()}
+        # what a network predicts is no matter of these
+        known = {key: value for key, value in found.items() if np.isfinite(value)}
+        scores[name] = scores.get(name, {}) | known
+    return {BASELINES[name]: values for name, values in scores.items()}
 
 
-def gather(options):
-    """Return each variant's numbers over all folds, in the same order of photos."""
+def list_runs(options, method):
+    """Return each variant that a method is trained with, and its number of seeds."""
+    names = options.variants if method == options.methods[0] else CHIEF
+    return {name: options.seeds if name in CHIEF else 1 for name in names}
+
+
+def gather(options, method):
+    """Return each variant's numbers over all seeds and folds, in the same order of photos."""
     found = {}
-    for name in VARIANTS:
+    for name, seeds in list_runs(options, method).items():
         parts = [
-            dict(np.load(options.work / f"{name}-{k}.npz", allow_pickle=False))
-            for k in range(options.folds)
+            dict(np.load(find_result(options, method, name, fold, seed), allow_pickle=False))
+            for seed in range(seeds)
+            for fold in range(options.folds)
         ]
         keys = [key for key in parts[0] if key != "seconds"]
         found[name] = {key: np.concatenate([part[key] for part in parts]) for key in keys}
@@ -249,26 +349,32 @@ def gather(options):
 
 
 def compare(found):
-    """Return means with intervals of each variant, and the paired differences."""
-    first = found["paper"]
-    labels, persons = first["label"], first["persons"].tolist()
+    """Return means with intervals of each variant, and the paired differences.
 
-    def about(key):
+    Variants of more seeds than others are compared with those by the seeds that both have.
+    """
+    shown = [key for key in (*COLUMNS, *FAITHFULNESS) if all(key in one for one in found.values())]
+
+    def about(values, key, n=None):
+        labels, persons = values["label"][:n], values["persons"][:n].tolist()
         return {"labels": labels, "persons": persons, "balanced": key != "accuracy"}
 
+    def pair(a, b, key):
+        n = min(len(a["label"]), len(b["label"]))
+        return paired_interval(a[key][:n], b[key][:n], **about(a, key, n))._asdict()
+
     table = {
-        name: {key: interval(values[key], **about(key))._asdict() for key in COLUMNS}
+        name: {key: interval(values[key], **about(values, key))._asdict() for key in shown}
         for name, values in found.items()
     }
     pairs = {
-        f"{a} - {b}": {
-            key: paired_interval(found[a][key], found[b][key], **about(key))._asdict()
-            for key in COLUMNS
-        }
+        f"{a} - {b}": {key: pair(found[a], found[b], key) for key in shown}
         for a, b in PAIRS
+        if a in found and b in found
     }
-    seconds = {name: float(values["seconds"].max()) for name, values in found.items()}
-    return {"photos": len(labels), "variants": table, "pairs": pairs, "most_seconds": seconds}
+    seconds = {k: float(np.nan_to_num(v["seconds"]).max()) for k, v in found.items()}
+    photos = {name: len(values["label"]) for name, values in found.items()}
+    return {"photos": photos, "variants": table, "pairs": pairs, "most_seconds": seconds}
 
 
 def tell(score, signed=False):
@@ -283,33 +389,44 @@ def tabulate(rows, headings):
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def lay_out(results):
+    """Return the page's tables: of the first method, its differences, and of the others."""
+    first, *others = results["methods"]
+    one = results["methods"][first]
+    known = next(iter(one["variants"].values()))
+    shown = [key for key in (*SHOWN, *FAITHFULNESS) if key in known]
+    titles = [(COLUMNS | FAITHFULNESS)[key] for key in shown]
+
+    def cells(scores):
+        return [f"{scores[key]['value']:.3f}" for key in shown]
+
+    rows = [[VARIANTS[name][0], *cells(scores)] for name, scores in one["variants"].items()]
+    rows += [
+        [name, *(f"{scores[key]:.3f}" if key in scores else "" for key in shown)]
+        for name, scores in results["baselines"].items()
+    ]
+    tables = [tabulate(rows, [f"`{first}` trained with", *titles])]
+    rows = [
+        [f"`{first}`: {k}", *(tell(v[x], True) for x in shown)] for k, v in one["pairs"].items()
+    ]
+    more = []
+    for method in others:
+        about = results["methods"][method]
+        more += [[f"`{method}`: {VARIANTS[k][0]}", *cells(v)] for k, v in about["variants"].items()]
+        for pair, scores in about["pairs"].items():
+            rows.append([f"`{method}`: {pair}", *(tell(scores[key], True) for key in shown)])
+    tables += [tabulate(more, ["trained with", *titles])] if more else []
+    return "\n\n".join([*tables, tabulate(rows, ["difference", *titles])])
+
+
 def write_page(options, results):
     """Write the measured tables between the marks of docs/attention.md, and the numbers beside."""
-    shown = list(COLUMNS)
-    variants = tabulate(
-        [
-            [VARIANTS[name][0], *(f"{scores[key]['value']:.3f}" for key in shown)]
-            for name, scores in results["variants"].items()
-        ]
-        + [
-            [name, *(f"{scores[key]:.3f}" if key in scores else "" for key in shown)]
-            for name, scores in results["baselines"].items()
-        ],
-        ["trained with", *COLUMNS.values()],
-    )
-    pairs = tabulate(
-        [
-            [pair, *(tell(scores[key], True) for key in shown)]
-            for pair, scores in results["pairs"].items()
-        ],
-        ["difference", *COLUMNS.values()],
-    )
     (options.out / "attention.json").write_text(json.dumps(results, indent=1) + "\n")
     page = options.out / "attention.md"
     start, end = "<!-- measured -->\n", "<!-- /measured -->"
     before, rest = page.read_text(encoding="utf-8").split(start)
     _, after = rest.split(end)
-    page.write_text(f"{before}{start}{variants}\n\n{pairs}\n{end}{after}", encoding="utf-8")
+    page.write_text(f"{before}{start}{lay_out(results)}\n{end}{after}", encoding="utf-8")
 
 
 def main():
@@ -319,20 +436,38 @@ def main():
     parser.add_argument("work", type=Path)
     parser.add_argument("--persons", type=Path)
     parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--methods", type=lambda text: text.split(","), default=["cam"])
+    parser.add_argument("--variants", type=lambda text: text.split(","), default=list(VARIANTS))
+    parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--classes", type=lambda text: text.split(","))
     parser.add_argument("--shards")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, default=ROOT / "docs")
+    parser.add_argument(
+        "--faithfulness",
+        action="store_true",
+        help="also take pixels away and ask the network again",
+    )
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    tasks = [(options, name, fold) for fold in range(options.folds) for name in VARIANTS]
+    tasks = [
+        (options, method, name, fold, seed)
+        for seed in range(options.seeds)
+        for method in options.methods
+        for fold in range(options.folds)
+        for name, seeds in list_runs(options, method).items()
+        if seed < seeds
+    ]
     with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
         for done in [pool.submit(run_one, *task) for task in tasks]:
             done.result()
-    results = compare(gather(options)) | {"baselines": score_baselines(options)}
-    results["settings"] = {key: str(getattr(options, key)) for key in ("folds", "epochs", "size")}
+    methods = {method: compare(gather(options, method)) for method in options.methods}
+    results = {"methods": methods, "baselines": score_baselines(options)}
+    results["settings"] = {
+        key: getattr(options, key) for key in ("folds", "seeds", "epochs", "size")
+    }
     write_page(options, results)
     print(json.dumps(results, indent=1))
 

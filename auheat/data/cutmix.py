@@ -18,7 +18,9 @@ class Batch(NamedTuple):
 
     images (B, 3, H, W) in [0, 1] and heatmaps (B, h, w); labels (B,), or (B, K) shares that sum
     to one; valid (B,) bool, or (B, h, w) the share of each cell whose heatmap is known.
-    `class_maps` (B, K, h, w) are the heatmaps that each class would have, where they are used.
+    `class_maps` (B, K, h, w) are the heatmaps that each class would have, where they are used, and
+    `faces` (B,) bool, or (B, h, w) shares, says where they are known. `measures` (B, F) are what
+    the landmarks say to a geometry branch.
     """
 
     images: Tensor
@@ -26,12 +28,14 @@ class Batch(NamedTuple):
     labels: Tensor
     valid: Tensor
     class_maps: Tensor | None = None
+    faces: Tensor | None = None
+    measures: Tensor | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """Return a batch whose tensors were changed, each in the same way."""
-        maps = None if self.class_maps is None else change(self.class_maps)
         images, heatmaps, labels, valid = (change(value) for value in self[:4])
-        return Batch(images, heatmaps, labels, valid, maps)
+        extra = (None if value is None else change(value) for value in self[4:])
+        return Batch(images, heatmaps, labels, valid, *extra)
 
 
 def cutmix(batch: Batch, classes: int, generator: torch.Generator) -> Batch:
@@ -45,7 +49,8 @@ def cutmix(batch: Batch, classes: int, generator: torch.Generator) -> Batch:
     A photo whose heatmap is not valid says nothing of where attention belongs: its area is
     unknown, neither expected nor forbidden. So `valid` becomes the share of each cell that comes
     from a valid photo, and the AU loss compares attention and heatmap within that alone, a
-    photo counting by the area known of it. Labels (B,) become (B, classes).
+    photo counting by the area known of it. Labels (B,) become (B, classes). Measures of the
+    landmarks are mixed as labels are: so are the logits that a linear branch makes of them.
     """
     n, _, height, width = batch.images.shape
     kept, x, y = torch.rand(3, generator=generator).tolist()
@@ -56,17 +61,25 @@ def cutmix(batch: Batch, classes: int, generator: torch.Generator) -> Batch:
     mask = batch.images.new_ones(1, height, width)
     mask[:, top:bottom, left:right] = 0
     part = resize_heatmap(mask, (batch.heatmaps.shape[1], batch.heatmaps.shape[2]))
-    valid = batch.valid[:, None, None]
-    heatmaps, known_share = torch.where(valid, batch.heatmaps, 0), valid.to(batch.heatmaps.dtype)
+
+    def mix(values: Tensor) -> Tensor:
+        return part * values + (1 - part) * values[order]
+
+    def mix_known(known: Tensor) -> Tensor:
+        return mix(known[:, None, None].to(batch.heatmaps.dtype))
+
+    heatmaps = torch.where(batch.valid[:, None, None], batch.heatmaps, 0)
     area = (bottom - top) * (right - left) / (height * width)
     shares = F.one_hot(batch.labels, classes).to(batch.images.dtype)
-    maps = batch.class_maps
+    measures = batch.measures
     return Batch(
         images,
-        part * heatmaps + (1 - part) * heatmaps[order],
+        mix(heatmaps),
         (1 - area) * shares + area * shares[order],
-        part * known_share + (1 - part) * known_share[order],
-        None if maps is None else part * maps + (1 - part) * maps[order],
+        mix_known(batch.valid),
+        None if batch.class_maps is None else mix(batch.class_maps),
+        None if batch.faces is None else mix_known(batch.faces),
+        None if measures is None else (1 - area) * measures + area * measures[order],
     )
 
 

@@ -25,7 +25,7 @@ from auheat.data.row_selection import (
 from auheat.errors import RequestError, StoreError
 from auheat.images.decoding import decode_stored
 from auheat.images.headers import UnreadableImageError
-from auheat.records import Array
+from auheat.records import Array, Status
 from auheat.shards.row_reader import RowReader
 from auheat.shards.schema import UNIT_DATASETS
 from auheat.utils.devices import count_cores
@@ -48,10 +48,11 @@ class ShardDataset(Dataset[Item]):
 
     Item i is a dict: `image` (3, S, S) u8 RGB, `heatmap` (h, w) u8 (255 is 1), `label` and `index`
     int, `valid` bool (whether the heatmap says anything), and `landmarks` (68, 2) f32 px of the
-    S x S image, NaN where unknown. Where all shards have the same measured AUs, `au_intensity` (A,)
-    f32 is in [0, 5], NaN where not measured, and `au_active` (A,) u8 is 1, 0, or 255 where not
-    measured. It may be pickled, forked and used by threads: no process or
-    thread shares an open file with another.
+    S x S image, NaN where unknown, and `face`, the same in px of the photo as it is stored, NaN
+    also where they are doubtful (LOW_CONFIDENCE). Where all shards have the same measured AUs,
+    `au_intensity` (A,) f32 is in [0, 5], NaN where not measured, and `au_active` (A,) u8 is 1, 0,
+    or 255 where not measured. It may be pickled, forked and used by threads: no process or thread
+    shares an open file with another.
 
     Attributes:
         labels: (N,) class of every row, an index into `class_names`.
@@ -178,6 +179,17 @@ class ShardDataset(Dataset[Item]):
         heatmap, valid = self._reader.read(*self._place(index), ("heatmap", "valid"))
         return heatmap, bool(valid)
 
+    def read_size(self, index: int) -> tuple[int, int]:
+        """Return the (H, W) of a row's stored photo, without the photo."""
+        (size,) = self._reader.read(*self._place(index), ("size",))
+        return int(size[0]), int(size[1])
+
+    def read_face(self, index: int) -> Array:
+        """Return a row's `face` (68, 2) f32, without its photo."""
+        (points,) = self._reader.read(*self._place(index), ("landmarks",))
+        sure = self.status[index] <= Status.MANY_FACES
+        return np.where(sure, points, np.nan).astype(np.float32)
+
     def _place(self, index: int) -> tuple[int, int]:
         return int(self._shard[index]), int(self._row[index])
 
@@ -218,14 +230,19 @@ def make_items(
         factor[0] = side / image.shape[1], side / image.shape[0]
         # BGR into planes of RGB: a transposing copy takes ten times as long
         cv2.split(fit_square(image, side), list(planes[::-1]))
-    _, heatmaps, valid, landmarks, *others = zip(*(fields for _, _, fields in rows), strict=True)
-    points = ((np.stack(landmarks) + 0.5) * scale - 0.5).astype(np.float32)
+    _, heatmaps, valid, landmarks, status, *others = zip(
+        *(fields for _, _, fields in rows), strict=True
+    )
+    stored = np.stack(landmarks).astype(np.float32)
+    points = ((stored + 0.5) * scale - 0.5).astype(np.float32)
+    sure = np.array(status)[:, None, None] <= Status.MANY_FACES
     columns = {
         "image": images,
         "heatmap": torch.from_numpy(np.stack(heatmaps)),
         "valid": torch.from_numpy(np.array(valid, bool)),
         "landmarks": torch.from_numpy(points),
         **{name: torch.from_numpy(np.stack(v)) for name, v in zip(more, others, strict=True)},
+        "face": torch.from_numpy(np.where(sure, stored, np.float32(np.nan))),
     }
     return [
         dict(zip(columns, values, strict=True))

@@ -13,7 +13,7 @@ from auheat.data.dataset import WORKER_START, Item, ShardDataset
 from auheat.records import Array
 from auheat.utils.distributed import World
 
-_FIELDS = ("image", "heatmap", "landmarks", "label", "valid")
+_FIELDS = ("image", "heatmap", "landmarks", "face", "label", "valid", "index")
 
 
 def balance_weights(labels: Array) -> Tensor:
@@ -75,7 +75,7 @@ class BatchSampler(Sampler[list[int]]):
 
 
 class BatchLoader:
-    """Batches on a device, in a sampler's order: image, heatmap, landmarks, label and valid.
+    """Batches on a device, in a sampler's order: image, heatmap, landmarks, face, label and valid.
 
     Rows in memory are taken in one go, others decoded by worker processes. For CUDA, while one
     batch is learnt from the next is copied, from pinned memory and in a stream of its own.

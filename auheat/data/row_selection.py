@@ -18,7 +18,7 @@ from auheat.shards.reader import list_shards, open_shard
 from auheat.shards.schema import FORMAT_VERSION, UNIT_DATASETS
 from auheat.shards.validation import check_usable
 
-ITEM_DATASETS = ("image", "heatmap", "valid", "landmarks")
+ITEM_DATASETS = ("image", "heatmap", "valid", "landmarks", "status")
 """The datasets that an item is made of, beside `label`."""
 
 

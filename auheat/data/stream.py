@@ -54,9 +54,9 @@ class ShardStream(IterableDataset[Item]):
     """An iterable torch dataset of batches, in one global order for any number of processes.
 
     A batch is a dict: `image` (B, 3, S, S) u8 RGB, `heatmap` (B, h, w) u8 (255 is 1), `label` and
-    `index` (B,) i64, `valid` (B,) bool and `landmarks` (B, 68, 2) f32 px; `index` counts the chosen
-    rows as they are stored, as `ShardDataset` does. Give it to `StreamLoader`, or to torch's
-    DataLoader with `batch_size=None`.
+    `index` (B,) i64, `valid` (B,) bool, `landmarks` and `face` (B, 68, 2) f32 px, as `ShardDataset`
+    has them; `index` counts the chosen rows as they are stored, as there. Give it to
+    `StreamLoader`, or to torch's DataLoader with `batch_size=None`.
 
     The order is decided by the rows, `seed`, `epoch`, `block` and `window` alone. Rank r of R
     takes the positions p of it with p mod R = r, and all ranks have the same number of batches.

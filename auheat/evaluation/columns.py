@@ -73,6 +73,12 @@ COLUMNS = (
     ScoreColumn("kappa", "kappa", later=True),
     ScoreColumn("cam_cos", "CAM-COS", along=3, paper="CAM-COS"),
     ScoreColumn("cam_cos_predicted"),
+    ScoreColumn("cam_margin", "CAM margin", later=True),
+    ScoreColumn("cam_rank1", "CAM rank-1", later=True),
+    ScoreColumn("cam_margin_predicted", "CAM margin of predicted", later=True),
+    ScoreColumn("cam_rank1_predicted", "CAM rank-1 of predicted", later=True),
+    ScoreColumn("class_margin", "class margin", later=True),
+    ScoreColumn("class_rank1", "class rank-1", later=True, along=6, paper="class rank-1"),
     ScoreColumn("att_cos", "ATT-COS", along=2, paper="ATT-COS"),
     ScoreColumn("att_cos_reference"),
     ScoreColumn("att_cos_centred", "centred"),
@@ -90,8 +96,17 @@ CLASS_COLUMNS = ("accuracy", "balanced_accuracy", "macro_f1", "kappa")
 """The scores of the classification, which need no map."""
 
 
-HIT_COLUMNS = ("accuracy", "rank1", "rank1_predicted", "rank1_ceiling", "pointing")
-"""The scores that are 1 or 0 for a photo."""
+HIT_COLUMNS = (
+    "accuracy",
+    "cam_rank1",
+    "cam_rank1_predicted",
+    "class_rank1",
+    "rank1",
+    "rank1_predicted",
+    "rank1_ceiling",
+    "pointing",
+)
+"""The scores that are 1 or 0 for a photo, or (`class_rank1`) the mean of such."""
 
 
 MAP_COLUMNS = tuple(column.key for column in COLUMNS if column.key not in CLASS_COLUMNS)
@@ -106,6 +121,18 @@ SENTENCES = {
     "macro_f1": "Mean over the expressions of F1, the harmonic mean of recall and precision.",
     "kappa": "Agreement with the labels beyond what the classes' numbers alone would give (Cohen).",
     "cam_cos": "Cosine of the true expression's class activation map with A.",
+    "cam_margin": (
+        "Centred cosine of the true expression's class map with that expression's A, less its mean "
+        "with the others' A."
+    ),
+    "cam_rank1": "Share of the photos whose true expression's class map is closest to its own A.",
+    "cam_margin_predicted": "The margin of the predicted expression's class map.",
+    "cam_rank1_predicted": "The same of the predicted expression's class map and A.",
+    "class_margin": "The mean margin of the class maps of all expressions on the same face.",
+    "class_rank1": (
+        "Share of the class maps of all expressions, on every face, that are closest to their "
+        "own expression's A: chance is one in as many as there are A."
+    ),
     "att_cos": "Cosine of the attention, the top layer's mean over its channels, with A.",
     "att_cos_centred": "The same cosine about the means: a map that is alike everywhere gets 0.",
     "margin": "Centred cosine with the own expression's A, less its mean with the others' A.",
@@ -129,6 +156,14 @@ BASELINES = (
     Title("wrong_class", "the photo's map of a wrong class", "wrong class"),
 )
 """Maps that know nothing of the photo's class, by their key in evaluation.json."""
+
+
+CLASS_BASELINES = (
+    Title("class_means", "each class's mean training heatmap", "class means"),
+    Title("permuted", "class maps in each other's places", "permuted"),
+)
+"""What is scored in the place of the class maps, of methods that have such; beside these the mean
+training heatmap, in the place of all of them."""
 
 
 CALIBRATION = (

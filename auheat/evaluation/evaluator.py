@@ -38,6 +38,7 @@ from auheat.evaluation.faithfulness_runs import (
     choose_photos,
     measure_faithfulness,
 )
+from auheat.evaluation.geometry import describe_evidence
 from auheat.evaluation.inputs import EvaluationInput, plan_given, plan_run
 from auheat.evaluation.model_maps import CAM, CAM_PREDICTED, MapSet, bring_to_grid
 from auheat.evaluation.results import Evaluation, ScoreTable, aggregate
@@ -100,7 +101,7 @@ def evaluate(
         kind: The maps to save: "attention" (of the top layer), "cam" (of the true class),
             "cam-predicted".
         faithfulness: Measure also whether the network's answer hangs on what the maps show, by
-            taking pixels away: some 400 forward passes a photo, in `result.faithfulness`. Given
+            taking pixels away: some 450 forward passes a photo, in `result.faithfulness`. Given
             `maps` need a run for it, whose network is asked.
         faithfulness_photos: Photos to measure it on, at least 1, spread over the classes.
         faithfulness_steps: Steps of its curves, at least 2.
@@ -190,7 +191,8 @@ def _score(
     task: EvaluationInput, kind: str, keep: bool
 ) -> tuple[Evaluation, dict[str, Array], dict[str, Any]]:
     """Return the scores, the arrays of evaluation.npz, and the maps of a kind if `keep` is set."""
-    scorer = MapScorer(task.make_renderer(), task.mean_heatmap, task.device)
+    renderer = task.make_renderer()
+    scorer = MapScorer(renderer, task.mean_heatmap, task.device, task.class_heatmaps)
     saved: dict[str, list[Any]] = {key: [] for key in (IDS, MAPS, LABELS, PREDICTED)}
     started, material = time.perf_counter(), task.dataset.files[0].parent
     made = read_manifest(material)
@@ -243,8 +245,7 @@ def _keep(
 def _rows(task: EvaluationInput, totals: ScoreTable) -> dict[str, Array]:
     """Return the scores of every photo, whose means are in evaluation.json."""
     tables, columns = totals.tables, totals.columns()
-    scores = np.full((len(tables.index), len(columns)), np.nan, np.float32)
-    scores[tables.scored] = np.stack(list(columns.values()), 1)
+    scores = np.stack(list(columns.values()), 1).astype(np.float32)
     ids = [task.dataset.ids[i] for i in tables.index.tolist()]
     return {
         "row_id": np.array(ids, np.str_),
@@ -255,13 +256,13 @@ def _rows(task: EvaluationInput, totals: ScoreTable) -> dict[str, Array]:
         "row_valid": tables.scored,
         "row_scores": scores,
         "row_columns": np.array(list(columns), np.str_),
-    }
+    } | ({} if tables.evidence is None else describe_evidence(tables.evidence))
 
 
 def _examples(task: EvaluationInput, scorer: MapScorer, totals: ScoreTable) -> dict[str, Array]:
     """Return example photos with their maps, and their places among the rows."""
     tables = totals.tables
-    kinds, chosen = choose_examples(totals.labels, totals.columns()["margin"])
+    kinds, chosen = choose_examples(totals.labels, totals.columns()["margin"][tables.scored])
     rows = np.flatnonzero(tables.scored)[chosen]
     index = tables.index[rows].tolist()
     pictures = draw_examples(task.batches(index), task.view, scorer)
@@ -321,8 +322,9 @@ def draw_examples(
         wanted = (("attention", scorer.top), ("cam", CAM))
         shown = {name: views.maps[kind] for name, kind in wanted if kind in views.maps}
         maps = bring_to_grid(shown, rows, scorer.renderer.size)
-        own, landmarks = scorer.own_of(batch["label"]), batch["landmarks"].to(scorer.device)
-        heatmaps = scorer.renderer.draw_measured(landmarks, own, batch.get("gain")).heatmaps
+        own, points = scorer.own_of(batch["label"]), batch["landmarks"].to(scorer.device)
+        measured = batch.get("gain"), batch.get("photo_size")
+        heatmaps = scorer.renderer.draw_measured(points, own, *measured).heatmaps
         pictures = {name: maps.plain[:, i] for i, name in enumerate(shown)}
         pictures["heatmap"] = heatmaps[rows, own]
         pictures["image"] = batch["image"].permute(0, 2, 3, 1)

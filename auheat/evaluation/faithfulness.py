@@ -8,6 +8,7 @@ device; nothing is read back from it. docs/metrics.md has the formulas and their
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 
 import torch
 from torch import Tensor
@@ -64,12 +65,31 @@ class Probe:
     those that the network gives the whole photos.
     """
 
-    def __init__(self, score: Score, images: Tensor, labels: Tensor, size: int) -> None:
-        """Ask about images (N, 3, H, W) of labels (N,), at most `size` copies at once."""
+    def __init__(
+        self,
+        score: Score,
+        images: Tensor,
+        labels: Tensor,
+        size: int,
+        added: Tensor | None = None,
+    ) -> None:
+        """Ask about images (N, 3, H, W) of labels (N,), at most `size` copies at once.
+
+        `added` (N, K), where given, is added to the logits of every copy of a photo.
+        """
         self.score, self.images, self.labels, self.size = score, images, labels, size
         logits = score(images)
-        self.classes = logits.argmax(1)
-        self.whole = self._read(logits[:, None])[:, 0]
+        self.added = torch.zeros_like(logits) if added is None else added
+        self._logits = logits + self.added
+        self.classes = self._logits.argmax(1)
+        self.whole = self._read(self._logits[:, None])[:, 0]
+
+    def about(self, classes: Tensor) -> Probe:
+        """Return a probe of the same photos that asks about other classes (N,)."""
+        other = copy(self)
+        other.classes = classes
+        other.whole = other._read(self._logits[:, None])[:, 0]
+        return other
 
     def _read(self, logits: Tensor) -> Tensor:
         """Return the answers (N, T, 3) in logits (N, T, K)."""
@@ -89,7 +109,7 @@ class Probe:
             rank = ranks[photos[part]]
             gone = (rank < first[part]) | (rank >= last[part])
             gone = gone.view(-1, *self.images.shape[-2:])
-            logits.append(self.score(alter(photos[part], gone)))
+            logits.append(self.score(alter(photos[part], gone)) + self.added[photos[part]])
         return self._read(torch.cat(logits).view(n, copies, -1))
 
     def replace(self, fill: Tensor, ranks: Tensor, first: Tensor, last: Tensor) -> Tensor:

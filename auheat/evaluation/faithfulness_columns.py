@@ -73,6 +73,13 @@ CURVES = ("deletion_blur", "insertion_blur", "deletion_mean", "insertion_mean", 
 ROAD = ("probability", "recognised")
 """What ROAD reads at each share: the predicted class's probability, and whether it is the label."""
 
+RIVALS = ("elsewhere", "others")
+"""What a class's own regions are compared with: as many pixels elsewhere on the face, and of other
+classes' regions."""
+
+ANSWERS = ("logit", "probability")
+"""What falls where they are taken away: the class's logit and its probability."""
+
 EFFECTS = ("comprehensiveness", "sufficiency")
 """What taking a region away, and keeping it alone, does to the predicted class's probability."""
 

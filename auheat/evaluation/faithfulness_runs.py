@@ -10,9 +10,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from auheat.data.dataset import Item
 from auheat.errors import RequestError
 from auheat.evaluation.bootstrap import interval
+from auheat.evaluation.class_regions import fall_of_every_class, sum_up_falls
 from auheat.evaluation.faithfulness import (
     BLUR,
     LOGIT,
@@ -49,9 +49,11 @@ from auheat.evaluation.faithfulness_columns import (
     KEYS,
     MOVES,
     RANDOM,
+    RIVALS,
     ROAD,
     WRONG,
 )
+from auheat.evaluation.faithfulness_draws import SEED, Draws, draw_choices, outline_faces
 from auheat.evaluation.inputs import EvaluationInput
 from auheat.evaluation.map_changes import (
     change_after_move,
@@ -63,25 +65,17 @@ from auheat.evaluation.map_changes import (
 )
 from auheat.evaluation.model_maps import CAM, CAM_PREDICTED, GIVEN, bring_to_grid, predict_maps
 from auheat.heatmaps.class_maps import REGION, ClassMapRenderer
+from auheat.models.geometry import GeometryNetwork, weigh_points
 from auheat.models.registry import build_classifier
 from auheat.records import Array
 from auheat.runs import checkpoint
 from auheat.utils.console import progress
-from auheat.utils.maps import centre_gaussian, enlarge
+from auheat.utils.maps import centre_gaussian
 
 ATTENTION = "attention"
 
-SEED = 0
-
 FALL_SHARE = 0.2
 """Share of the pixels whose loss `fall` is."""
-
-COARSE = 7
-"""Cells along each side of a random map, as many as the attention of a ResNet at 224 px has."""
-
-_JAW_POINT, _NASION, _BROWS = 8, 27, slice(17, 27)
-
-_LIFT = 0.25
 
 
 def check_request(wanted: bool, photos: int, steps: int, lacks_run: bool) -> None:
@@ -113,49 +107,6 @@ def choose_photos(labels: Array, number: int) -> Array:
     first = np.argsort(turn, kind="stable")[:number]
     chosen: Array = np.sort(drawn[first])
     return chosen
-
-
-class Draws(NamedTuple):
-    """The random choices for N photos: order of ties (N, P), noise (N, 3, S, S), maps (N, S, S).
-
-    `wrong` (N,) is how many classes on from its own a photo's wrong class is, from 1.
-    """
-
-    ties: Tensor
-    noise: Tensor
-    random_map: Tensor
-    random_region: Tensor
-    wrong: Tensor
-
-
-def draw_choices(index: Sequence[int], side: int, classes: int, device: torch.device) -> Draws:
-    """Draw the random choices for the photos of rows `index` on a grid, among drawn classes."""
-    drawn: list[tuple[Array, ...]] = []
-    for row in index:
-        rng = np.random.default_rng([SEED, row])
-        ties = rng.random(side * side, np.float32)
-        noise = rng.standard_normal((3, side, side), np.float32)
-        coarse = rng.random((2, COARSE, COARSE), np.float32)
-        wrong = np.array(1 + rng.integers(max(classes - 1, 1)))
-        drawn.append((ties, noise, coarse[0], coarse[1], wrong))
-    columns = (torch.from_numpy(np.stack(values)).to(device) for values in zip(*drawn, strict=True))
-    ties_, noise_, first, second, wrong_ = columns
-    size = (side, side)
-    return Draws(ties_, noise_, enlarge(first, size), enlarge(second, size), wrong_)
-
-
-def outline_faces(landmarks: Tensor, side: int) -> Tensor:
-    """Return which pixels (N, S, S) lie on a face: the hull of its 68 points and of the forehead.
-
-    The forehead is the brows' points lifted by a quarter of the way from chin to nose root.
-    """
-    masks = np.zeros((len(landmarks), side, side), np.uint8)
-    for mask, points in zip(masks, landmarks.numpy(), strict=True):
-        lift = _LIFT * (points[_NASION] - points[_JAW_POINT])
-        around = np.concatenate([points, points[_BROWS] + lift]).astype(np.float32)
-        hull = cv2.convexHull(np.clip(around, -side, 2 * side))
-        cv2.fillConvexPoly(mask, np.rint(hull).astype(np.int32), 1)
-    return torch.from_numpy(masks > 0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -255,6 +206,9 @@ def measure_faithfulness(
         "kinds": np.array(what.kinds, np.str_),
         "measures": np.array(KEYS, np.str_),
         "curve_names": np.array(CURVES, np.str_),
+        "class_names": np.array(
+            [what.renderer.plan.names[k] for k in what.renderer.drawn], np.str_
+        ),
         "region_names": np.array(what.regions, np.str_),
         "randomised_names": np.array(names, np.str_),
     }
@@ -267,7 +221,9 @@ def count_forwards(what: Faithfulness, stages: int) -> int:
     each = len(FILLS) * 2 * inner + inner + len(ROAD_SHARES)
     maps = 0 if what.is_given else 1 + stages + len(list_moves(what.renderer.size))
     whole = 1 + len(FILLS) + 1
-    return whole + each * len(what.kinds) + len(what.regions) * len(FILLS) * 2 + maps
+    regions = len(what.regions) * len(FILLS) * 2
+    classes = len(what.renderer.drawn) * len(FILLS) * len(RIVALS) * 2
+    return whole + each * len(what.kinds) + regions + classes + maps
 
 
 def randomise_run(what: Faithfulness) -> list[tuple[str, nn.Module]]:
@@ -282,7 +238,8 @@ def randomise_run(what: Faithfulness) -> list[tuple[str, nn.Module]]:
             norm["mean"],
             norm["std"],
         )
-    return randomise(what.model, fresh.eval())
+    image = what.model.image if isinstance(what.model, GeometryNetwork) else what.model
+    return randomise(image, fresh.eval())
 
 
 def _measure_batch(
@@ -292,7 +249,8 @@ def _measure_batch(
     device, side = what.task.device, what.task.side
     index, labels = batch["index"].tolist(), batch["label"].to(device)
     images = batch["image"].to(device).float() / 255
-    probe = Probe(what.score, images, labels, what.task.batch_size)
+    added = weigh_points(what.model, batch["face"].to(device))
+    probe = Probe(what.score, images, labels, what.task.batch_size, added)
     draws = draw_choices(index, side, len(what.renderer.drawn), device)
     mean = images.new_tensor(what.config["normalisation"]["mean"])[:, None, None]
     fills = [blur(images), mean.expand_as(images)]
@@ -300,8 +258,9 @@ def _measure_batch(
     asked = Asked(probe, fills, faces, draws, what.steps)
     own = torch.tensor([what.renderer.drawn.index(k) for k in batch["label"].tolist()])
     own, rows = own.to(device), torch.arange(len(images), device=device)
-    landmarks, gain = batch["landmarks"].to(device), batch.get("gain")
-    heatmaps = what.renderer.draw_measured(landmarks, own, gain).heatmaps
+    points, measured = batch["landmarks"].to(device), (batch.get("gain"), batch.get("photo_size"))
+    drawn = what.renderer.draw_measured(points, own, *measured)
+    heatmaps = drawn.heatmaps
     target = heatmaps[rows, own]
     wrong = heatmaps[rows, (own + draws.wrong) % heatmaps.shape[1]]
     maps, sound, changes = _make_own_maps(what, stages, batch, images, labels, probe.classes)
@@ -319,6 +278,8 @@ def _measure_batch(
     stacked["regions"] = torch.where(here[..., None], regions, torch.nan)
     flips = torch.tensor([key == "flip" for key in KEYS], device=device)
     stacked["scores"] = torch.where(~here & flips, torch.nan, stacked["scores"])
+    falls = fall_of_every_class(probe, fills, what.renderer, drawn, faces, draws)
+    stacked["class_falls"] = falls
     about = {"index": batch["index"], "label": labels, "predicted": probe.classes}
     return about | {"sound": sound, "shown": shown} | stacked | changes
 
@@ -448,6 +409,9 @@ def _sum_up(
         "regions": average(removed, regions, effects),
         "region_differences": average(removed[:, :1] - removed[:, 1:], regions[1:], effects),
     }
+    out["class_regions"] = sum_up_falls(
+        columns["class_falls"], columns["predicted"], what.renderer.drawn, average
+    )
     if not what.is_given:
         likeness = average(columns["randomised"], range(len(stages)), what.own_kinds, CHANGES)
         out["randomised"] = [{"down_to": name} | likeness[i] for i, name in enumerate(stages)]

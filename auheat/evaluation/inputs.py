@@ -60,7 +60,7 @@ class EvaluationInput:
 
     `rows` are those of `chosen` that have maps. The maps lie on `device`. `folder` takes the
     results. Without `class_maps` the CAMs are shown and not scored. `left_out` says how many photos
-    are not among `rows`, and why.
+    are not among `rows`, and why. `class_heatmaps` (classes, h, w) are each class's mean one.
     """
 
     name: str
@@ -74,6 +74,7 @@ class EvaluationInput:
     view: Callable[[Item], MapSet]
     class_maps: bool = True
     left_out: dict[str, int] = field(default_factory=dict)
+    class_heatmaps: Tensor | None = None
 
     @property
     def dataset(self) -> ShardDataset:
@@ -85,9 +86,13 @@ class EvaluationInput:
         """The name of the shards."""
         return self.dataset.files[0].parent.name
 
+    @property
+    def _by_authors(self) -> bool:
+        return bool(self.chosen.about["geometry"] == "reference")
+
     def make_renderer(self) -> ClassMapRenderer:
         """Return what draws the heatmaps that maps are compared with, by the shards' geometry."""
-        if self.chosen.about["geometry"] == "reference":
+        if self._by_authors:
             return ReferenceMapRenderer(self.plan.names, self.plan.frame, self.side)
         return ClassMapRenderer(self.plan, self.side)
 
@@ -102,9 +107,15 @@ class EvaluationInput:
         renderer = self.make_renderer() if mode != PRIOR else None
         for start in range(0, len(rows), size):
             batch = default_collate(self.dataset.__getitems__(rows[start : start + size]))
-            batch["valid"] |= self._has_face(batch)
+            batch["has_face"] = find_faces(self.dataset, batch)
+            # for the class of some rows these shards have no map, and say nothing of their faces
+            undrawn = torch.tensor(sorted(self.chosen.undrawn), dtype=torch.int64)
+            batch["valid"] |= torch.isin(batch["label"], undrawn) & batch["has_face"]
             if renderer is not None:
                 self._add_gain(batch, renderer, mode)
+            if self._by_authors:
+                sizes = [self.dataset.read_size(index) for index in batch["index"].tolist()]
+                batch["photo_size"] = torch.tensor(sizes)
             yield batch
 
     def _add_gain(self, batch: Item, renderer: ClassMapRenderer, mode: str) -> None:
@@ -124,14 +135,12 @@ class EvaluationInput:
         batch["valid"] &= shown.any(1)
         batch["gain"] = gain
 
-    def _has_face(self, batch: Item) -> Tensor:
-        """Whether rows (N,) for whose class the shards have no map have points to draw one from."""
-        undrawn = torch.isin(
-            batch["label"], torch.tensor(sorted(self.chosen.undrawn), dtype=torch.int64)
-        )
-        sure = torch.from_numpy(self.dataset.status[batch["index"].numpy()] <= Status.MANY_FACES)
-        shown: Tensor = undrawn & sure & batch["landmarks"].isfinite().all(-1).all(-1)
-        return shown
+
+def find_faces(dataset: ShardDataset, batch: Item) -> Tensor:
+    """Return which rows (N,) of a batch have points that can be relied on, whatever their class."""
+    sure = torch.from_numpy(dataset.status[batch["index"].numpy()] <= Status.MANY_FACES)
+    shown: Tensor = sure & batch["landmarks"].isfinite().all(-1).all(-1)
+    return shown
 
 
 def plan_run(
@@ -142,11 +151,14 @@ def plan_run(
     model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     chosen = choose_rows_of_run(store, run, config, split, shards)
     _log(chosen)
+    class_maps, means = find_method(config["settings"]["method"]).class_maps, _read_means(run)
 
     def view(batch: Item) -> MapSet:
         images = batch["image"].to(device).float() / 255
-        maps = predict_maps(model, images.contiguous(memory_format=torch.channels_last))
-        return view_maps(maps, batch["label"].to(device))
+        images = images.contiguous(memory_format=torch.channels_last)
+        maps = predict_maps(model, images, batch["face"].to(device))
+        views = view_maps(maps, batch["label"].to(device))
+        return views if class_maps else views._replace(cams=None)
 
     return EvaluationInput(
         run.name,
@@ -155,11 +167,12 @@ def plan_run(
         chosen.rows,
         _plan_of(run, config),
         int(config["settings"]["image_size"]),
-        _mean_heatmap(run),
+        _average(means),
         device,
         view,
-        find_method(config["settings"]["method"]).class_maps,
+        class_maps,
         dict(chosen.dataset.left_out),
+        means,
     )
 
 
@@ -201,7 +214,7 @@ def plan_given(
     else:
         config = run_folder.read_config(run)
         chosen = choose_rows_of_run(store, run, config, split, shards)
-        plan, mean = _plan_of(run, config), _mean_heatmap(run)
+        plan, mean = _plan_of(run, config), _average(_read_means(run))
         side = int(config["settings"]["image_size"])
         chosen.about["run"] = run.name
     dataset, names = chosen.dataset, chosen.dataset.class_names
@@ -266,14 +279,18 @@ def _plan_of(run: Path, config: Mapping[str, Any]) -> Plan:
     return plan_heatmaps(book, config["class_names"])
 
 
-def _mean_heatmap(run: Path) -> Tensor:
-    """Return the class-balanced mean heatmap (h, w) of a run's training rows."""
+def _read_means(run: Path) -> Tensor:
+    """Return the mean heatmap (K, h, w) of each class of a run's training rows, or zeros."""
     file = run / run_folder.MAPS
     means = checkpoint.load_tensors(file).get("mean_heatmap")
     if means is None or means.ndim != 3 or not means.numel() or not means.any():
         raise StoreError(f"{file}: no mean_heatmap in it (`auheat train --overwrite` makes it)")
-    there = means.amax((1, 2)) > 0
-    return means[there].mean(0)
+    return means
+
+
+def _average(means: Tensor) -> Tensor:
+    """Return the mean (h, w) of those of the classes' mean heatmaps (K, h, w) that there are."""
+    return means[means.amax((1, 2)) > 0].mean(0)
 
 
 def _mean_of_training(scored: ShardDataset) -> Tensor:

@@ -93,6 +93,17 @@ def score_own_class(raw: Tensor, r: Tensor, own: Tensor) -> ClassScores:
     return ClassScores(raw[n, :, own], r[n, :, own], *margin_and_rank1(r, own))
 
 
+def score_every_class(r: Tensor) -> Tensor:
+    """Return margin and rank-1 hit (N, M, K, 2) of M maps as those of each class, of r (N, M, K).
+
+    As `margin_and_rank1` has them, with each of the K classes in turn as the own one.
+    """
+    n, m, k = r.shape
+    wide = r[:, None].expand(n, k, m, k).reshape(n * k, m, k)
+    scores = margin_and_rank1(wide, torch.arange(k, device=r.device).repeat(n))
+    return torch.stack(scores, -1).view(n, k, m, 2).transpose(1, 2)
+
+
 def attention_ratio(maps: Tensor, regions: Tensor) -> Tensor:
     """Return the mean of each map within a region over its mean on the whole photo, (N, M, V).
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from auheat.models.geometry import GeometryNetwork, group_points
 from auheat.models.network import Classifier
 from auheat.models.output import attention
 from auheat.utils.maps import enlarge, locate_maximum, min_max, on_reference_grid
@@ -18,12 +19,17 @@ CAM, CAM_PREDICTED, GIVEN = "CAM", "CAM predicted", "map"
 class Maps(NamedTuple):
     """Logits (N, K) and maps of a classifier for N images, at their own sizes.
 
-    `attention` has (N, h, w) of each layer, shallow to deep; `cams` (N, K, h, w).
+    `attention` has (N, h, w) of each layer, shallow to deep; `cams` (N, K, h, w). Of a network with
+    a geometry branch `evidence` (N, 1 + 68, K) has what the logits are the sum of: the image's
+    logits, and those of every landmark. `logit_maps` is that of `auheat.models.Output`: of the
+    image's logits.
     """
 
     logits: Tensor
     attention: tuple[Tensor, ...]
     cams: Tensor
+    evidence: Tensor | None = None
+    logit_maps: Tensor | None = None
 
 
 class MapSet(NamedTuple):
@@ -31,12 +37,16 @@ class MapSet(NamedTuple):
 
     The kinds are "layer 1" to "layer 5", "CAM" of the true class and "CAM predicted", or "map" of
     another tool, whose maps (h, w) may differ in size. `predicted` is (N,), -1 where nothing is
-    known; `probabilities` (N, K), NaN there and where a network says so.
+    known; `probabilities` (N, K), NaN there and where a network says so. `cams` (N, K, h, w) are
+    the maps of every class, None where maps know no class, `evidence` (N, 1 + G, K) is that of
+    `Maps` by `auheat.models.geometry.GROUPS`.
     """
 
     maps: Mapping[str, Tensor | Sequence[Tensor]]
     predicted: Tensor
     probabilities: Tensor
+    cams: Tensor | None = None
+    evidence: Tensor | None = None
 
 
 class ResampledMaps(NamedTuple):
@@ -52,10 +62,20 @@ class ResampledMaps(NamedTuple):
     sound: Tensor
 
 
-def predict_maps(model: Classifier, images: Tensor) -> Maps:
-    """Return logits, attention and class maps of images (N, 3, S, S) in [0, 1]."""
-    output = model(images)
-    return Maps(output.logits, tuple(attention(f) for f in output.features), output.maps)
+def predict_maps(model: Classifier, images: Tensor, faces: Tensor | None = None) -> Maps:
+    """Return logits, attention and class maps of images (N, 3, S, S) in [0, 1].
+
+    `faces` (N, 68, 2) px, NaN where not known, are what a geometry branch is asked about; without
+    them, as where they are NaN, the image alone decides. Other networks do not look at them.
+    """
+    output, evidence = model(images), None
+    logits: Tensor = output.logits
+    if faces is not None and isinstance(model, GeometryNetwork):
+        measures = model.geometry.encode(faces)
+        evidence = torch.cat([logits[:, None].float(), model.geometry.by_point(measures)], 1)
+        logits = logits + model.geometry(measures)
+    attended = tuple(attention(f) for f in output.features)
+    return Maps(logits, attended, output.maps, evidence, output.logit_maps)
 
 
 def view_maps(maps: Maps, labels: Tensor) -> MapSet:
@@ -64,7 +84,11 @@ def view_maps(maps: Maps, labels: Tensor) -> MapSet:
     predicted = maps.logits.argmax(1)
     layers = {f"layer {i}": layer for i, layer in enumerate(maps.attention, 1)}
     chosen = {CAM: maps.cams[rows, labels], CAM_PREDICTED: maps.cams[rows, predicted]}
-    return MapSet(layers | chosen, predicted, maps.logits.float().softmax(1))
+    evidence = maps.evidence
+    if evidence is not None:
+        evidence = torch.cat([evidence[:, :1], group_points(evidence[:, 1:])], 1)
+    probabilities = maps.logits.float().softmax(1)
+    return MapSet(layers | chosen, predicted, probabilities, maps.cams, evidence)
 
 
 def bring_to_grid(
@@ -95,6 +119,13 @@ def _pick(values: Tensor | Sequence[Tensor], rows: Tensor) -> list[Tensor]:
     if isinstance(values, Tensor):
         return [values[rows]]
     return [values[row][None].to(rows.device) for row in rows.tolist()]
+
+
+def bring_class_maps_to_grid(cams: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Resample maps (N, K, h, w) of every class as `bring_to_grid` does: `plain`, and `sound`."""
+    clean, sound = zero_nonfinite(cams.flatten(0, 1).float())
+    shape = cams.shape[:2]
+    return enlarge(min_max(clean), size).view(*shape, *size), sound.view(shape)
 
 
 def zero_nonfinite(maps: Tensor) -> tuple[Tensor, Tensor]:

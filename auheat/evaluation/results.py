@@ -19,6 +19,7 @@ from auheat.evaluation.columns import (
     MAP_SCORES,
     SCORES,
 )
+from auheat.evaluation.geometry import sum_up_geometry
 from auheat.evaluation.metrics import (
     accuracy,
     balanced_accuracy,
@@ -29,7 +30,15 @@ from auheat.evaluation.metrics import (
     macro_f1,
 )
 from auheat.evaluation.model_maps import CAM, CAM_PREDICTED, GIVEN
-from auheat.evaluation.scorer import CONSTANTS, GAUSSIAN_SIGMAS, PhotoScores
+from auheat.evaluation.scorer import (
+    CLASS_MEANS,
+    CONSTANTS,
+    GAUSSIAN_SIGMAS,
+    ONE_MAP,
+    OWN,
+    PERMUTED,
+    PhotoScores,
+)
 from auheat.heatmaps.class_maps import ClassMapRenderer
 from auheat.records import Array
 
@@ -46,13 +55,14 @@ class Evaluation:
     `scores` has a value for each of `auheat.evaluation.columns.COLUMNS`, which is an attribute,
     too: `result.accuracy`. Rates and cosines are in [-1, 1] and shares in [0, 1]; map scores are
     means within a class, then over the classes that have heatmaps. `att_*`, margin, rank1, energy
-    and pointing are of the top layer's attention, `cam_cos` of the true class's CAM: None for a
-    method without maps of classes. `maps` has all scores of every layer and CAM, `matrix`
-    expressions x (layers, CAM), `intervals` the ends of 95 % bootstrap intervals. Accuracy and
-    calibration are None where nothing is known of predictions. `faithfulness` is None where it was
-    not asked for. `scored_on` says whose photos these are: store, shards, their content's digest,
-    codebook, split, and which classes and labels found no match. Two evaluations are equal that
-    differ in that or in speed alone.
+    and pointing are of the top layer's attention, `cam_*` of the true class's CAM (or of that
+        predicted), `class_*` of the maps of all classes: None for a method without maps of classes.
+    `maps` has all scores of every layer and CAM, `matrix` expressions x (layers, CAM), `intervals`
+    the ends of 95 % bootstrap intervals. Accuracy and calibration are None where nothing is known
+    of predictions. `faithfulness` is None where it was not asked for, `geometry`
+    (`auheat.evaluation.geometry`) without a geometry branch. `scored_on` says whose photos these
+    are: store, shards, their content's digest, codebook, split, and which classes and labels found
+    no match. Two evaluations are equal that differ in that or in speed alone.
     """
 
     run: str
@@ -75,14 +85,16 @@ class Evaluation:
     images_per_second: float = field(compare=False)
     scored_on: dict[str, Any] = field(default_factory=dict, compare=False)
     faithfulness: dict[str, Any] | None = None
+    geometry: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the scores as plain values, for JSON."""
         out: dict[str, Any] = {}
         for name, value in asdict(self).items():
             out |= value if name == "scores" else {name: value}
-        if self.faithfulness is None:
-            del out["faithfulness"]
+        for name in ("faithfulness", "geometry"):
+            if out[name] is None:
+                del out[name]
         return out
 
     def __getattr__(self, name: str) -> Any:
@@ -116,38 +128,62 @@ class ScoreTable:
         scored: Array = self.tables.label[self.tables.scored]
         return scored
 
+    def spread(self, values: Array) -> Array:
+        """Return values (n, ...) of the compared photos among those of all (N, ...), else NaN."""
+        out = np.full((len(self.tables.label), *values.shape[1:]), np.nan)
+        out[self.tables.scored] = values
+        return out
+
     def of(self, kind: str) -> Array:
-        """Return one kind of map's scores (n, SCORES)."""
-        scores: Array = self.tables.scores[:, self.all_kinds.index(kind)]
-        return scores
+        """Return one kind of map's scores (N, SCORES)."""
+        return self.spread(self.tables.scores[:, self.all_kinds.index(kind)])
+
+    def of_classes(self, place: int) -> dict[str, Array]:
+        """Return the scores (N,) of every class's map, by their place in `class_scores`.
+
+        They are those of the true class's map, of the predicted one's, and means over all.
+        """
+        values = self.tables.class_scores[:, place]
+        position = np.full(len(self.names) + 1, -1)  # the last is that of no prediction
+        position[list(self.tables.drawn)] = np.arange(len(self.tables.drawn))
+        out = {}
+        for i, score in enumerate(("margin", "rank1")):
+            for name, labels in (("", self.tables.label), ("_predicted", self.tables.predicted)):
+                at = position[labels]
+                own = values[np.arange(len(values)), at, i]
+                out[f"cam_{score}{name}"] = np.where(at >= 0, own, np.nan)
+            out[f"class_{score}"] = values[..., i].mean(1)
+        return out
 
     def columns(self) -> dict[str, Array]:
-        """Return every photo's scores, (n,) each, by the names that evaluation.json gives them."""
+        """Return every photo's scores, (N,) each, by the names that evaluation.json gives them."""
         top = self.of(self.top).T
         scores = {score.column: top[i] for i, score in enumerate(MAP_SCORES)}
         if CAM in self.kinds:
             cam = self.of(CAM).T
+            scores |= self.of_classes(OWN)
             scores |= {s.cam_column: cam[i] for i, s in enumerate(MAP_SCORES) if s.cam_column}
             scores["cam_cos_predicted"] = self.of(CAM_PREDICTED)[:, SCORES.index("cosine")]
-        predicted = self.tables.predicted[self.tables.scored]
-        if (predicted >= 0).any():
+        predicted = self.tables.predicted
+        if (predicted[self.tables.scored] >= 0).any():
             place = self.all_kinds.index(self.top)
-            scores["rank1_predicted"] = self.tables.of_predicted[:, place]
-            hits = (predicted == self.labels).astype(np.float64)
-            scores["rank1_ceiling"] = np.where(predicted >= 0, hits, np.nan)
+            scores["rank1_predicted"] = self.spread(self.tables.of_predicted[:, place])
+            hits = (predicted == self.tables.label).astype(np.float64)
+            has_hit = self.tables.scored & (predicted >= 0)
+            scores["rank1_ceiling"] = np.where(has_hit, hits, np.nan)
         return scores
 
     def class_table(self, values: Array) -> Array:
-        """Return means (classes, ...) of the compared photos' values (n, ...), NaN for no photo."""
+        """Return means (classes, ...) of all photos' values (N, ...), NaN for no value."""
         table = torch.from_numpy(values.astype(np.float64))
-        labels, known = torch.from_numpy(self.labels), ~table.isnan()
+        labels, known = torch.from_numpy(self.tables.label), ~table.isnan()
         shares = class_means(known.double(), labels, len(self.names))  # of rows that have a value
         sums = class_means(torch.where(known, table, 0), labels, len(self.names))
         means: Array = torch.where(shares > 0, sums / shares, torch.nan).numpy()
         return means
 
     def mean(self, values: Array) -> Any:
-        """Return class-balanced means of the compared photos' values (n, ...), as plain values."""
+        """Return class-balanced means of all photos' values (N, ...), as plain values."""
         table = self.class_table(values)
         known = ~np.isnan(table)
         n = known.sum(0)
@@ -176,7 +212,9 @@ def aggregate(
         means |= {"accuracy": accuracy(counts), "balanced_accuracy": balanced_accuracy(counts)}
         exact = counts.double()
         means |= {"macro_f1": float(macro_f1(exact)), "kappa": float(kappa(exact))}
-    has_finite_maps = tables.sound[:, [totals.all_kinds.index(k) for k in totals.kinds]].all(1)
+    has_finite_maps = tables.class_sound.copy()
+    kept = [totals.all_kinds.index(k) for k in totals.kinds]
+    has_finite_maps[tables.scored] &= tables.sound[:, kept].all(1)
     not_counted = {NOT_FINITE: int((~has_finite_maps).sum())}
     if not (is_external and unpredicted.all()):
         reason = NO_PREDICTION if is_external else LOGITS_NOT_FINITE
@@ -205,6 +243,7 @@ def aggregate(
         seconds=round(seconds, 3),
         images_per_second=round(len(tables.label) / seconds, 2),
         scored_on=dict(scored_on),
+        geometry=sum_up_geometry(tables.evidence, tables.label, totals.persons),
     )
 
 
@@ -224,9 +263,7 @@ def _find_intervals(
 ) -> dict[str, list[float]]:
     """Return the ends of the intervals of all columns; hits are of all photos."""
     tables, names = totals.tables, [key for key in MAP_COLUMNS if key in columns]
-    values = np.full((len(tables.label), len(names) + 1), np.nan)
-    values[tables.scored, 1:] = np.stack([columns[name] for name in names], 1)
-    values[:, 0] = tables.predicted == tables.label
+    values = np.stack([tables.predicted == tables.label, *(columns[name] for name in names)], 1)
     are_hits = [True, *(name in HIT_COLUMNS for name in names)]
     drawn = interval(values, tables.label, totals.persons, hits=are_hits)
     ends = dict(zip(names, zip(drawn.low[1:], drawn.high[1:], strict=True), strict=True))
@@ -303,15 +340,22 @@ def _point_at_units(totals: ScoreTable) -> dict[str, dict[str, Any]]:
 
 
 def _sum_up_baselines(totals: ScoreTable) -> dict[str, dict[str, float]]:
-    """Return the four scores of every baseline; of the Gaussians, the one of highest cosine."""
-    constants = np.array(totals.mean(totals.tables.constants))
+    """Return the scores of every baseline; of the Gaussians, the one of highest cosine."""
+    constants = np.array(totals.mean(totals.spread(totals.tables.constants)))
     first = len(CONSTANTS)
     best = int(constants[first:, 0].argmax())
     rows = dict(zip(CONSTANTS, constants[:first], strict=True)) | {
         "centre_gaussian": constants[first + best],
-        "wrong_class": np.array(totals.mean(totals.tables.wrong_class)),
+        "wrong_class": np.array(totals.mean(totals.spread(totals.tables.wrong_class))),
     }
     columns = [score.column for score in MAP_SCORES if score.compared]
     out = {k: dict(zip(columns, v.tolist(), strict=True)) for k, v in rows.items()}
     out["centre_gaussian"]["sigma"] = GAUSSIAN_SIGMAS[best]
+    if CAM in totals.kinds and not np.isnan(totals.tables.class_scores[:, OWN]).all():
+        places = {"mean_heatmap": ONE_MAP, "class_means": CLASS_MEANS, "permuted": PERMUTED}
+        for name, place in places.items():
+            scores = totals.of_classes(place)
+            for key in scores:  # what a network predicts is no matter of maps that don't know it
+                if place == PERMUTED or not key.endswith("_predicted"):
+                    out.setdefault(name, {})[key] = totals.mean(scores[key])
     return out

@@ -17,9 +17,17 @@ from auheat.evaluation.metrics import (
     centre_vectors,
     compare,
     find_nearest,
+    score_every_class,
     score_own_class,
 )
-from auheat.evaluation.model_maps import CAM, CAM_PREDICTED, MapSet, ResampledMaps, bring_to_grid
+from auheat.evaluation.model_maps import (
+    CAM,
+    CAM_PREDICTED,
+    MapSet,
+    ResampledMaps,
+    bring_class_maps_to_grid,
+    bring_to_grid,
+)
 from auheat.heatmaps.class_maps import REGION, ClassMapRenderer, FaceMaps
 from auheat.records import Array
 from auheat.utils.maps import centre_gaussian, divide, on_grid
@@ -30,6 +38,11 @@ GAUSSIAN_SIGMAS = (0.1, 0.125, 0.15, 0.175, 0.2, 0.225, 0.25, 0.3, 0.35, 0.4, 0.
 
 CONSTANTS = ("mean_heatmap", "uniform")
 """The baselines before the Gaussians in `PhotoScores.constants`."""
+
+
+OWN, CLASS_MEANS, PERMUTED, ONE_MAP = range(4)
+"""Places in `PhotoScores.class_scores`: the network's class maps, each class's mean training
+heatmap, each map in the place of the other classes', and the mean heatmap for all classes."""
 
 
 _CHUNK_CPU = 4  # photos compared at once: more do not fit a CPU's cache
@@ -44,7 +57,11 @@ class PhotoScores:
     COMPARED), wrong_class (n, COMPARED), inside and attended (n, kinds, units), NaN where the
     class does not ask for the unit or the photo does not show its place, sound (n, kinds),
     of_predicted (n, kinds) 1 where a map is closest to the heatmap of the predicted class, else 0,
-    NaN where that has none.
+    NaN where that has none. `class_scores` (N, 4, drawn classes, 2) are margin and rank-1 of every
+    class's map, by `OWN` and the baselines after it, of all photos that show a face, else NaN;
+    `class_sound` (N,) is false where one of these maps is not finite. `drawn` are the classes.
+    `evidence` (N, 1 + G, K) is of all photos, of a run with a geometry branch: what each logit is
+    the sum of.
     """
 
     index: Array
@@ -59,6 +76,10 @@ class PhotoScores:
     attended: Array
     sound: Array
     of_predicted: Array
+    class_scores: Array
+    class_sound: Array
+    drawn: Sequence[int]
+    evidence: Array | None = None
 
 
 class BatchScores(NamedTuple):
@@ -84,14 +105,19 @@ class MapScorer:
     top: str
 
     def __init__(
-        self, renderer: ClassMapRenderer, mean_heatmap: Tensor | None, device: torch.device
+        self,
+        renderer: ClassMapRenderer,
+        mean_heatmap: Tensor | None,
+        device: torch.device,
+        class_means: Tensor | None = None,
     ) -> None:
         """Prepare the baselines; `mean_heatmap` (h, w) is the best map that knows no photo.
 
-        None where only `score` is called, which has no baselines.
+        None where only `score` is called, which has no baselines. `class_means` (classes, h, w) are
+        the mean heatmaps of each class; without them the scores of every class's map lack these.
         """
         self.renderer, self.device = renderer, device
-        self._constants = None
+        self._constants = self._class_means = None
         if mean_heatmap is not None:
             constants = [
                 on_grid(mean_heatmap[None], renderer.size)[0],
@@ -99,29 +125,42 @@ class MapScorer:
                 *(centre_gaussian(renderer.size, sigma) for sigma in GAUSSIAN_SIGMAS),
             ]
             self._constants = centre_vectors(torch.stack(constants).to(device))
+            if class_means is not None:
+                means = on_grid(class_means.float()[renderer.drawn], renderer.size)
+                self._class_means = centre_vectors(
+                    torch.cat([constants[0][None], means]).to(device)
+                )
         self._asked = renderer.asked().to(device)
         self._own = torch.full((len(renderer.plan.names),), -1)
         self._own[renderer.drawn] = torch.arange(len(renderer.drawn))
         self._answers: list[dict[str, Tensor]] = []
         self._scored: list[dict[str, Tensor]] = []
+        self._classes: list[dict[str, Tensor]] = []
         self._sums: dict[str, Tensor] = {}
 
     def update(self, views: MapSet, batch: Mapping[str, Tensor]) -> None:
-        """Score one batch: its views, on the scorer's device, and its items as they were loaded."""
+        """Score one batch: its views, on the scorer's device, and its items as they were loaded.
+
+        Photos of a class without a heatmap that show one (`has_face`) are scored for every class's
+        map alone.
+        """
         self.kinds = tuple(views.maps)
         self.top = [kind for kind in self.kinds if kind not in (CAM, CAM_PREDICTED)][-1]
         labels, index = batch["label"], batch["index"]
         scored = batch["valid"] & (self._own[labels] >= 0)
         answers = {"predicted": views.predicted, "probabilities": views.probabilities}
+        answers |= {} if views.evidence is None else {"evidence": views.evidence}
         self._answers.append({"index": index, "label": labels, "scored": scored} | answers)
         rows, landmarks = torch.nonzero(scored)[:, 0], batch["landmarks"].to(self.device)
+        sizes = batch.get("photo_size")
         step = _CHUNK_CPU if self.device.type == "cpu" else max(1, len(rows))
         for start in range(0, len(rows), step):
             part = rows[start : start + step]
             here, own = part.to(self.device), self.own_of(labels[part])
             maps = bring_to_grid(views.maps, here, self.renderer.size)
+            photo_sizes = None if sizes is None else sizes[part]
             gain = batch["gain"][part] if "gain" in batch else None
-            faces = self.renderer.draw_measured(landmarks[here], own, gain)
+            faces = self.renderer.draw_measured(landmarks[here], own, gain, photo_sizes)
             heatmaps = centre_vectors(faces.heatmaps)
             scores = self.score(maps, faces, heatmaps, own)
             constants, wrong_class = self._score_baselines(heatmaps, own)
@@ -131,6 +170,34 @@ class MapScorer:
             about["of_predicted"] = self._match_predicted(scores, views.predicted[here])
             self._scored.append(about | baselines | units)
             self._add_up(maps, _pick(faces.heatmaps, own), labels[part].to(self.device))
+            self._score_classes(views.cams, index[part], here, heatmaps)
+        has_face = batch.get("has_face", batch["valid"]) & (self._own[labels] < 0)
+        others = torch.nonzero(has_face)[:, 0] if views.cams is not None else rows[:0]
+        for start in range(0, len(others), step):
+            part = others[start : start + step]
+            here = part.to(self.device)
+            heatmaps = centre_vectors(self.renderer.draw(landmarks[here]).heatmaps)
+            self._score_classes(views.cams, index[part], here, heatmaps)
+
+    def _score_classes(
+        self, cams: Tensor | None, index: Tensor, here: Tensor, heatmaps: Centred
+    ) -> None:
+        """Score every class's map of photos, at `here` (n,) in a batch, and the baselines'."""
+        if cams is None:
+            return
+        drawn = self.renderer.drawn
+        plain, sound = bring_class_maps_to_grid(cams[here][:, drawn], self.renderer.size)
+        centred = centre_vectors(plain)
+        _, r = compare(centred, heatmaps, centred.values @ heatmaps.values.mT)
+        pairs = score_every_class(r)  # each map as that of each class
+        own = pairs.diagonal(dim1=1, dim2=2).mT
+        permuted = (pairs.sum(1) - own) / max(len(drawn) - 1, 1)
+        one = means = torch.full_like(own, torch.nan)
+        if self._class_means is not None:
+            still = score_every_class(_compare_fixed(self._class_means, heatmaps)[1])
+            one, means = still[:, 0], still[:, 1:].diagonal(dim1=1, dim2=2).mT
+        every = torch.stack([own, means, permuted, one], 1)
+        self._classes.append({"index": index, "scores": every, "sound": sound.all(1)})
 
     def _match_predicted(self, scores: BatchScores, predicted: Tensor) -> Tensor:
         """Return whether maps (n, M) are closest to the heatmap of the class predicted (n,)."""
@@ -194,11 +261,7 @@ class MapScorer:
         """Return `COMPARED` of the constants (N, C, 4), and of the wrong classes' mean (N, 4)."""
         constants = self._constants
         assert constants is not None
-        fixed = constants._replace(
-            mean=constants.mean.expand(len(own), -1), square=constants.square.expand(len(own), -1)
-        )
-        products = (heatmaps.values @ constants.values.mT).mT
-        still = _compared(*compare(fixed, heatmaps, products), own)
+        still = _compared(*_compare_fixed(constants, heatmaps), own)
         products = heatmaps.values @ heatmaps.values.mT
         wrong = _compared(*compare(heatmaps, heatmaps, products), own)
         k = wrong.shape[1]
@@ -220,9 +283,19 @@ class MapScorer:
         """Return the numbers of everything added so far, or None where nothing was compared."""
         if not self._scored:
             return None
-        scored = _join(self._scored)
+        scored, answers = _join(self._scored), _join(self._answers)
         del scored["index"]  # that of the rows of `scored`
-        return PhotoScores(**_join(self._answers), **scored)
+        n = len(answers["index"])
+        class_scores = np.full((n, ONE_MAP + 1, len(self.renderer.drawn), 2), np.nan)
+        class_sound = np.ones(n, bool)
+        if self._classes:
+            classes = _join(self._classes)
+            at = np.searchsorted(answers["index"], classes["index"])
+            class_scores[at], class_sound[at] = classes["scores"], classes["sound"]
+        drawn = self.renderer.drawn
+        return PhotoScores(
+            **answers, **scored, class_scores=class_scores, class_sound=class_sound, drawn=drawn
+        )
 
     def mean_maps(self, tables: PhotoScores) -> dict[str, Array]:
         """Return the mean map of each class, (classes, S, S), of "heatmap", "attention", "cam"."""
@@ -249,6 +322,13 @@ def _cosine_with(maps: Tensor, target: Tensor) -> Tensor:
     products = (maps @ target[..., None])[..., 0]
     norms = torch.linalg.vector_norm(maps, dim=-1)
     return divide(products, norms * torch.linalg.vector_norm(target, dim=-1)[:, None])
+
+
+def _compare_fixed(fixed: Centred, heatmaps: Centred) -> tuple[Tensor, Tensor]:
+    """Return `compare` (N, C, K) of maps (C, P) that are the same for all photos."""
+    n = len(heatmaps.mean)
+    wide = fixed._replace(mean=fixed.mean.expand(n, -1), square=fixed.square.expand(n, -1))
+    return compare(wide, heatmaps, (heatmaps.values @ fixed.values.mT).mT)
 
 
 def _compared(raw: Tensor, r: Tensor, own: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
-from .explainer import Explanation as Explanation
+from .contrast import Contrast as Contrast
+from .contrast import EvidencePart as EvidencePart
 from .explainer import explain as explain
 from .explainer import explain_to as explain_to
+from .results import Explanation as Explanation
 
-__all__ = ["Explanation", "explain", "explain_to"]
+__all__ = ["Contrast", "EvidencePart", "Explanation", "explain", "explain_to"]

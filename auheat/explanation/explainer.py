@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict, Unpack, overload
 
@@ -20,16 +20,24 @@ from auheat.errors import AuheatError, RequestError, StoreError
 from auheat.evaluation.metrics import centre_vectors
 from auheat.evaluation.model_maps import bring_to_grid, predict_maps
 from auheat.evaluation.scorer import BatchScores, MapScorer
+from auheat.explanation.contrast import (
+    ClassComparer,
+    Contrast,
+)
+from auheat.explanation.geometry import NO_POINTS, describe_geometry
 from auheat.explanation.inputs import (
-    PANEL,
     gather_photos,
     match_detector,
     name_outputs,
     remove_earlier,
 )
-from auheat.explanation.panel import draw_explanation
+from auheat.explanation.results import (
+    ExplainSummary,
+    Explanation,
+    cannot_write,
+    describe_failure,
+)
 from auheat.explanation.scores import (
-    ExplanationData,
     summarize_aus,
     summarize_maps,
 )
@@ -46,11 +54,9 @@ from auheat.records import Array, Landmarks, Sample, Status
 from auheat.runs import checkpoint, codebook, run_folder
 from auheat.utils.console import progress
 from auheat.utils.devices import pick_device
-from auheat.utils.files import write_json, write_whole
+from auheat.utils.files import write_json
 from auheat.utils.locking import lock_folder
-from auheat.utils.marks import check_target
 from auheat.utils.paths import find_store
-from auheat.visualization.drawing import encode_picture
 
 _LOG = logging.getLogger(__name__)
 
@@ -69,7 +75,7 @@ PICTURE = 460
 MEANING = {
     Status.MANY_FACES: "several faces: the largest central one is explained",
     Status.LOW_CONFIDENCE: "the landmarks are doubtful, and with them all regions shown",
-    Status.NO_FACE: "no face was found",
+    Status.NO_FACE: "no face was found (the whole photo was classified, its maps are all there is)",
     Status.UNREADABLE: "no photo that can be read",
 }
 
@@ -83,61 +89,29 @@ NO_CLASS_MAP = "{} has one map for all classes: there is no class map to show"
 NO_HEATMAP = "the codebook expects no action units of {}"
 
 
-class Explanation(ExplanationData):
-    """The explanation of one photo (`ExplanationData`); a notebook shows it as its panel."""
-
-    __slots__ = ()
-
-    def panel(self) -> Array:
-        """Return the panel, (H, W, 3) u8 RGB; raises `AuheatError` where no face was found."""
-        if not self.explained:
-            raise AuheatError(f"{self.photo}: {self.status.name}: {'; '.join(self.notes)}")
-        return draw_explanation(self)
-
-    def save(self, file: str | Path) -> Path:
-        """Write the panel as PNG where nothing or an earlier one is; return its path.
-
-        Raises `AuheatError`.
-        """
-        path = Path(file)
-        check_target(path, PANEL)
-        try:
-            write_whole(path, encode_picture(self.panel(), kind=PANEL))
-        except OSError as error:
-            raise _cannot_write(path, error) from error
-        return path
-
-    def _repr_png_(self) -> bytes | None:
-        return encode_picture(self.panel()) if self.explained else None
-
-    def __repr__(self) -> str:
-        result = f"{self.expression} {self.probability:.0%}" if self.explained else self.notes[0]
-        return f"<Explanation of {self.photo.name}: {self.status.name}, {result}>"
-
-
-def _cannot_write(path: Path, error: OSError) -> AuheatError:
-    reason = error.strerror or str(error)
-    return StoreError(
-        f"{path}: cannot be written: {reason} (make room or choose another place; what was written "
-        "of other photos is kept)"
-    )
-
-
 class _Framed(NamedTuple):
-    """A photo made ready for the network; what is no `view` are fields of `ExplanationData`."""
+    """A photo made ready for the network; what is no `view` are fields of `ExplanationData`.
+
+    `face` are the points in px of the framed photo, NaN where they are doubtful.
+    """
 
     view: PhotoFraming
+    face: Array
     points: Array
     image: Array
     picture: Array
     overview: Array
+
+    def doubtful(self) -> _Framed:
+        """Return the same with points that are no evidence."""
+        return self._replace(face=np.full_like(self.face, np.nan))
 
 
 class _Batch(NamedTuple):
     """Photos that were classified, and their maps (N, M, S, S) of M `kinds`, which were scored.
 
     `of_guess` and `of_label` are the scores with the predicted and with the true class, None where
-    no class has a heatmap.
+    no class has a heatmap; `contrasts` compare the predicted class with another, if there is one.
     """
 
     guess: list[int]
@@ -147,6 +121,8 @@ class _Batch(NamedTuple):
     faces: FaceMaps
     of_guess: BatchScores | None
     of_label: BatchScores | None
+    contrasts: list[Contrast | None]
+    evidence: Array | None
 
 
 class Explainer:
@@ -174,46 +150,53 @@ class Explainer:
         renderer = ClassMapRenderer(plan_heatmaps(self._book, self.class_names), self._side)
         self._scorer = MapScorer(renderer, None, self._device)
         self._method = find_method(self.config["settings"]["method"])
+        self._compare = ClassComparer(
+            renderer, self._book, self.class_names, self._method.class_maps
+        )
         found, self.notes = match_detector(self.config, device, detector, model)
         if self.config["data"].get("au_mode", "prior") != "prior":
             self.notes += (LEARNT_MEASURED,)
         self._finding = DetectorSource(found, None, None)
 
-    def __call__(self, photos: Sequence[Path], label: str = "") -> Iterator[Explanation]:
+    def __call__(
+        self, photos: Sequence[Path], label: str = "", against: str = ""
+    ) -> Iterator[Explanation]:
         """Yield the explanation of each photo, in order; `label` is the true class of them all.
 
-        Raises `AuheatError` for a label that is none of the run's classes.
+        The predicted class is compared with `against`, by default with the runner-up. Raises
+        `AuheatError` for a label or another class that is none of the run's classes.
         """
-        true_class = self._find_label(label)
+        true_class = self._find_class("--label", label)
+        other = self._find_class("--against", against)
         rows = [Sample(str(i), photo) for i, photo in enumerate(photos)]
         batches = [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
         with closing(self._finding(Path(), batches, progress(shown=False))) as located:
             for batch, done in zip(batches, located, strict=True):
                 paths = [row.path for row in batch]
-                yield from self._explain(paths, done.found, done.sizes, true_class)
+                yield from self._explain(paths, done.found, done.sizes, true_class, other)
 
-    def _find_label(self, label: str) -> str:
+    def _find_class(self, option: str, asked: str) -> str:
         own = {name.casefold(): name for name in self.class_names}
-        name = own.get(label.casefold()) or SYNONYMS.get(label.casefold(), label)
-        if label and name not in self.class_names:
+        name = own.get(asked.casefold()) or SYNONYMS.get(asked.casefold(), asked)
+        if asked and name not in self.class_names:
             classes = ", ".join(self.class_names)
-            raise RequestError(f"--label: {label!r} is no class of {self.run} (one of {classes})")
+            raise RequestError(f"{option}: {asked!r} is no class of {self.run} (one of {classes})")
         return name
 
     def _explain(
-        self, photos: Sequence[Path], marks: Landmarks, sizes: Array, label: str
+        self, photos: Sequence[Path], marks: Landmarks, sizes: Array, label: str, against: str
     ) -> list[Explanation]:
         """Explain a batch of photos whose landmarks were found."""
         status = [Status(int(s)) for s in marks.status]
         ready: dict[int, _Framed] = {}
         for i, photo in enumerate(photos):
-            if status[i] <= Status.LOW_CONFIDENCE:
+            if status[i] != Status.UNREADABLE:
                 framed = self._frame(photo, marks.points[i], (int(sizes[i][0]), int(sizes[i][1])))
                 if framed is None:
                     status[i] = Status.UNREADABLE
                 else:
-                    ready[i] = framed
-        batch = self._score([*ready.values()], label) if ready else None
+                    ready[i] = framed if status[i] < Status.LOW_CONFIDENCE else framed.doubtful()
+        batch = self._score([*ready.values()], label, against) if ready else None
         rows = {i: row for row, i in enumerate(ready)}
         out = []
         for i, photo in enumerate(photos):
@@ -221,9 +204,8 @@ class Explainer:
             one = Explanation(photo, self.run, status[i], notes, label=label)
             if batch is not None and i in ready:
                 size = int(sizes[i][0]), int(sizes[i][1])
-                one = replace(
-                    one, landmarks=marks.points[i], score=float(marks.score[i]), size=size
-                )
+                points = marks.points[i][: None if status[i] != Status.NO_FACE else 0]
+                one = replace(one, landmarks=points, score=float(marks.score[i]), size=size)
                 one = self._describe(one, ready[i], batch, rows[i])
             out.append(one)
         return out
@@ -246,28 +228,30 @@ class Explainer:
         scale = np.array([self._side / view.size[1], self._side / view.size[0]])
         return _Framed(
             view,
+            at.astype(np.float32),
             ((at + 0.5) * scale - 0.5).astype(np.float32),
             fit_square(framed, self._side),
             _fit(pixels, view.transform, view.size),
             _fit(pixels, np.eye(2, 3), size),
         )
 
-    def _score(self, ready: Sequence[_Framed], label: str) -> _Batch:
-        """Classify photos, and score the maps of the predicted classes."""
+    def _score(self, ready: Sequence[_Framed], label: str, against: str) -> _Batch:
+        """Classify photos, score the maps of the predicted classes, and compare two classes."""
         images = torch.from_numpy(np.stack([one.image for one in ready])).permute(0, 3, 1, 2)
         images = (images.to(self._device).float() / 255).contiguous(
             memory_format=torch.channels_last
         )
         points = torch.from_numpy(np.stack([one.points for one in ready])).to(self._device)
+        stored = torch.from_numpy(np.stack([one.face for one in ready])).to(self._device)
         scorer, renderer = self._scorer, self._scorer.renderer
         with torch.inference_mode():
-            maps = predict_maps(self._network, images)
+            maps = predict_maps(self._network, images, stored)
             guess = maps.logits.argmax(1)
             rows = torch.arange(len(guess), device=guess.device)
             shown = {"attention": maps.attention[-1]}
             if self._method.class_maps:
                 shown["cam"] = maps.cams[rows, guess]
-            if not all(value.isfinite().all() for value in (maps.logits, *shown.values())):
+            if not all(v.isfinite().all() for v in (maps.logits, maps.cams, *shown.values())):
                 raise StoreError(
                     f"{self.run}: its weights give no numbers (expected finite ones; train it anew)"
                 )
@@ -288,18 +272,29 @@ class Explainer:
                 faces,
                 scores[0],
                 scores[-1],
+                self._compare(maps, faces, points, against),
+                None if maps.evidence is None else maps.evidence.double().cpu().numpy(),
             )
 
     def _describe(self, one: Explanation, framed: _Framed, batch: _Batch, row: int) -> Explanation:
         """Add the results of a photo of a batch."""
         k, renderer, view = batch.guess[row], self._scorer.renderer, framed.view
+        has_face = one.status != Status.NO_FACE
         name, drawn = self.class_names[k], [self.class_names[i] for i in renderer.drawn]
-        scores = summarize_maps(batch.of_guess, row, batch.kinds, drawn, name)
+        scores = summarize_maps(batch.of_guess if has_face else None, row, batch.kinds, drawn, name)
         if one.label not in ("", name):
-            true = summarize_maps(batch.of_label, row, batch.kinds, drawn, one.label)
+            true = summarize_maps(
+                batch.of_label if has_face else None, row, batch.kinds, drawn, one.label
+            )
             scores |= {f"{kind}, true class": value for kind, value in true.items()}
         units, regions = summarize_aus(
-            batch.of_guess, row, batch.kinds, batch.faces, renderer.units_of(k), self._book, name
+            batch.of_guess,
+            row,
+            batch.kinds,
+            batch.faces,
+            renderer.units_of(k) if has_face else {},
+            self._book,
+            name,
         )
         heatmap = np.zeros(renderer.size, np.float32)
         if name in drawn:
@@ -307,6 +302,12 @@ class Explainer:
         notes = [view.note] if view.note else []
         notes += [] if self._method.class_maps else [NO_CLASS_MAP.format(self._method.title)]
         notes += [] if name in drawn else [NO_HEATMAP.format(name)]
+        geometry = None
+        if batch.evidence is not None:
+            notes += [NO_POINTS] if one.status > Status.MANY_FACES else []
+            geometry = describe_geometry(
+                batch.evidence[row], k, self.class_names, [unit.au for unit in units], self._book
+            )
         shares = {self.class_names[i]: float(p) for i, p in enumerate(batch.probabilities[row])}
         maps = dict(zip(batch.kinds, batch.maps[row], strict=True))
         return replace(
@@ -318,9 +319,10 @@ class Explainer:
             probabilities=dict(sorted(shares.items(), key=lambda item: -item[1])),
             scores=scores,
             units=units,
+            geometry=geometry,
             frame=view.size,
             transform=view.transform,
-            points=framed.points,
+            points=framed.points if has_face else one.points,
             image=framed.image,
             picture=framed.picture,
             overview=framed.overview,
@@ -328,6 +330,7 @@ class Explainer:
             cam=maps.get("cam", one.cam),
             heatmap=heatmap,
             regions=regions,
+            contrast=batch.contrasts[row],
         )
 
 
@@ -344,6 +347,7 @@ def _fit(pixels: Array, transform: Array, size: tuple[int, int]) -> Array:
 class _Settings(TypedDict, total=False):
     store: str | Path | None
     label: str
+    against: str
     device: str
     detector: str | None
     detector_model: str | Path | None
@@ -367,6 +371,7 @@ def explain(
     *,
     store: str | Path | None = None,
     label: str = "",
+    against: str = "",
     device: str = "auto",
     detector: str | None = None,
     detector_model: str | Path | None = None,
@@ -381,17 +386,19 @@ def explain(
         images: One photo, or a list of photos and folders.
         store: Folder that holds the run; None: $AUHEAT_STORE, else auheat-data.
         label: True expression of all photos, such as "happy"; "": not known.
+        against: Class that the predicted one is compared with, such as "fear": why the one and not
+            the other; "": the runner-up.
         device: "auto", "cpu", "cuda", "cuda:N".
         detector: "mesh", "fan", "mediapipe"; None: the one that the run was trained with.
         detector_model: File of the detector's weights (fan, mediapipe).
 
     Returns:
-        An explanation, which a notebook shows as its panel; of a list, a list of them, whose
-        `status` says where no face was found.
+        An explanation, which a notebook shows as its panel; of a list, a list of them. Where no
+        face was found, as `status` says, it has the whole photo's maps alone.
 
     Raises:
-        AuheatError: For a run or photos that are not there, a label that is none of the run's
-            classes, and one photo without a face.
+        AuheatError: For a run or photos that are not there, a label or another class that is none
+            of the run's classes, and one photo that cannot be read.
 
     Example:
         >>> import auheat
@@ -404,7 +411,9 @@ def explain(
         raise RequestError(f"{images}: a folder (expected a photo, or a list: [{str(images)!r}])")
     photos = gather_photos([images] if one else images)  # type: ignore[list-item,arg-type]
     explainer = _open(run_folder.find_run(find_store(store), run), device, detector, detector_model)
-    found = list(explainer(photos, label))
+    found = list(explainer(photos, label, against))
+    for faceless in (row for row in found if row.status == Status.NO_FACE):
+        _LOG.warning("%s", describe_failure(faceless))
     if not one:
         return found
     if not found[0].explained:
@@ -423,57 +432,13 @@ def _open(
     return explainer
 
 
-@dataclass(frozen=True, slots=True)
-class ExplainSummary:
-    """What `explain_to` wrote: its `folder`, and each photo's explanation with its panel's file.
-
-    The panel is None of a photo that could not be explained.
-    """
-
-    folder: Path
-    photos: tuple[tuple[Explanation, Path | None], ...]
-
-    @property
-    def explained(self) -> int:
-        """How many photos have a panel."""
-        return sum(panel is not None for _, panel in self.photos)
-
-    @property
-    def bad(self) -> int:
-        """How many photos have a bad status."""
-        return sum(one.status > Status.MANY_FACES for one, _ in self.photos)
-
-    def tabulate(self) -> list[tuple[str, ...]]:
-        """Return a heading and a row for each photo, for a terminal."""
-        rows: list[tuple[str, ...]] = [
-            ("photo", "status", "expression", "probability", "cosine", "AUs most attended")
-        ]
-        for one, panel in self.photos:
-            cells = ("-",) * 4
-            if panel is not None:
-                cosine = one.scores["attention"].cosine
-                cells = (
-                    one.expression,
-                    f"{one.probability:.3f}",
-                    "-" if cosine is None else f"{cosine:.3f}",
-                    describe_aus(one) or "-",
-                )
-            rows.append((str(one.photo), one.status.name, *cells))
-        return rows
-
-    def as_dict(self) -> list[dict[str, Any]]:
-        """Return the photos' numbers as plain values, for JSON."""
-        return [
-            one.as_dict() | ({"panel": str(panel)} if panel else {}) for one, panel in self.photos
-        ]
-
-
 def explain_to(
     run: str | Path,
     images: Sequence[str | Path],
     *,
     store: str | Path | None = None,
     label: str = "",
+    against: str = "",
     out: str | Path | None = None,
     device: str = "auto",
     detector: str | None = None,
@@ -481,13 +446,15 @@ def explain_to(
 ) -> ExplainSummary:
     """Explain photos and write a picture NAME.png and its numbers NAME.json of each to a folder.
 
-    A photo that could not be explained has neither file; why is logged.
+    A photo that could not be read has neither file. That is logged, and where no face was found.
 
     Args:
         run: Folder of a run, wherever it was copied to, or a name in `store`/runs.
         images: Photos, and folders of them.
         store: Folder that holds the run; None: $AUHEAT_STORE, else auheat-data.
         label: True expression of all photos, such as "happy"; "": not known.
+        against: Class that the predicted one is compared with, such as "fear": why the one and not
+            the other; "": the runner-up.
         out: Folder to write to; None: explain/ in the run's.
         device: "auto", "cpu", "cuda", "cuda:N".
         detector: "mesh", "fan", "mediapipe"; None: the run's.
@@ -497,8 +464,8 @@ def explain_to(
         The folder, and each photo's explanation with its panel's file.
 
     Raises:
-        AuheatError: For a run or photos that are not there, a label that is none of the run's
-            classes, and a folder that cannot be written.
+        AuheatError: For a run or photos that are not there, a label or another class that is none
+            of the run's classes, and a folder that cannot be written.
 
     Example:
         >>> from auheat.explanation import explain_to
@@ -512,28 +479,22 @@ def explain_to(
     lock = run_folder.lock_run(place) if out is None else lock_folder(folder, "another --out")
     with lock:
         explainer = _open(place, device, detector, detector_model)
-        for found, panel in write_panels(explainer, photos, folder, label):
-            if panel is None:
+        for found, panel in write_panels(explainer, photos, folder, label, against):
+            if panel is None or found.status == Status.NO_FACE:
                 _LOG.warning("%s", describe_failure(found))
             rows.append((found, panel))
-    return ExplainSummary(folder, tuple(rows))
-
-
-def describe_failure(found: ExplanationData) -> str:
-    """Return the line that names a photo which could not be explained, and why."""
-    return f"{found.photo}: {found.status.name}: {found.notes[0]}"
-
-
-def describe_aus(explanation: ExplanationData, most: int = 3) -> str:
-    """Return the AUs with most attention in their region, such as "AU12 x2.10"."""
-    shares = [
-        (unit.attention, unit.code) for unit in explanation.units if unit.attention is not None
-    ]
-    return ", ".join(f"{code} x{share:.2f}" for share, code in sorted(shares, reverse=True)[:most])
+    summary = ExplainSummary(folder, tuple(rows))
+    if summary.asked_of_itself:
+        _LOG.warning(
+            "--against: %d of %d photos are given that very class (compared with the runner-up)",
+            summary.asked_of_itself,
+            len(rows),
+        )
+    return summary
 
 
 def write_panels(
-    explainer: Explainer, photos: Sequence[Path], out: Path, label: str = ""
+    explainer: Explainer, photos: Sequence[Path], out: Path, label: str = "", against: str = ""
 ) -> Iterator[tuple[Explanation, Path | None]]:
     """Explain photos and write NAME.png and NAME.json of each to a folder; yield it and the PNG.
 
@@ -543,7 +504,7 @@ def write_panels(
     yielded for it. Raises `AuheatError` where the folder cannot be written.
     """
     names = name_outputs(photos, out)
-    for explanation, name in zip(explainer(photos, label), names, strict=True):
+    for explanation, name in zip(explainer(photos, label, against), names, strict=True):
         panel = out / f"{name}.png" if explanation.explained else None
         try:
             if panel is None:
@@ -559,5 +520,5 @@ def write_panels(
         except AuheatError:
             raise
         except OSError as error:
-            raise _cannot_write(out, error) from error
+            raise cannot_write(out, error) from error
         yield explanation, panel

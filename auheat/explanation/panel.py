@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from auheat.explanation.geometry import GeometryEvidence
 from auheat.explanation.panel_cells import (
     CELL,
     draw_expected_cell,
     draw_map_cell,
     draw_overview_cell,
+    draw_scale,
     fit_cell,
     tint_units,
     trace_regions,
@@ -56,6 +58,8 @@ def draw_explanation(found: ExplanationData) -> Array:
     ends.append(_notes(page, found, (MARGIN, ends[0] + 18), CELL))
     below = _units(page, found, left, foot)
     ends.append(_scores(page, found, left, below + 36, WIDTH - MARGIN))
+    if found.geometry is not None:
+        ends.append(_geometry(page, found.geometry, left, ends[-1] + 18))
     return page[: max(ends) + 26]
 
 
@@ -79,11 +83,13 @@ def _head(page: Array, found: ExplanationData) -> None:
 
 def _pictures(page: Array, found: ExplanationData) -> None:
     """Place the four pictures with their headings."""
-    outlines = trace_regions(found, fit_cell(found.picture)[1])
+    outlines = trace_regions(found.regions, fit_cell(found.picture)[1])
     said = found.expression
     expected = f"expected of {said}" if found.units else f"no action units for {said}"
     cam_title = f"class map of {said}" if found.cam.size else "no class map"
     listed = "its action units, outlined" if found.units else "landmarks"
+    if found.status == Status.NO_FACE:
+        expected, listed = "no action units", "no face was found"
     cells = (
         ("photo", "landmarks and the part that was shown", draw_overview_cell(found)),
         (
@@ -108,16 +114,7 @@ def _pictures(page: Array, found: ExplanationData) -> None:
         write(page, shorten(below, 10, CELL), (x, 168), 10, GRAY)
         page[_TOP : _TOP + CELL, x : x + CELL] = picture
         if i > 1 and (i == 2 or found.cam.size):
-            _scale(page, x, _TOP + CELL + 10)
-
-
-def _scale(page: Array, left: int, top: int) -> None:
-    """Draw the scale of a map's colours."""
-    start = left + write(page, "least", (left, top + 9), 9, GRAY) + 8
-    end = left + CELL - measure_text("most", 9) - 8
-    ramp = np.tile(np.linspace(0, 1, end - start, dtype=np.float32), (9, 1))
-    page[top : top + 9, start:end] = overlay(np.full((9, end - start, 3), 190, np.uint8), ramp)
-    write(page, "most", (left + CELL, top + 9), 9, GRAY, align="right")
+            draw_scale(page, (x, _TOP + CELL + 10), ("least", "most"), (0, 1), overlay)
 
 
 def _bars(page: Array, found: ExplanationData, at: tuple[int, int], width: int) -> int:
@@ -152,14 +149,17 @@ def _notes(page: Array, found: ExplanationData, at: tuple[int, int], width: int)
 
 
 def _is_doubt(found: ExplanationData, note: int) -> bool:
-    return note == 0 and found.status in (Status.MANY_FACES, Status.LOW_CONFIDENCE)
+    return note == 0 and found.status != Status.OK
 
 
 def _units(page: Array, found: ExplanationData, left: int, y: int) -> int:
     """Draw the table of AUs; return where it ends."""
     write(page, "action units", (left, y), 13, INK, bold=True)
     if not found.units:
-        write(page, f"none expected of {found.expression}", (left, y + 32), 11, GRAY)
+        text = f"none expected of {found.expression}"
+        if found.status == Status.NO_FACE:
+            text = "no face was found: nowhere to look for them"
+        write(page, text, (left, y + 32), 11, GRAY)
         return y + 40
     starts = {"attention": left + CELL + GAP, "cam": left + 2 * (CELL + GAP)}
     shown = {k: x for k, x in starts.items() if k == "attention" or found.cam.size}
@@ -230,3 +230,25 @@ def _scores(page: Array, found: ExplanationData, left: int, y: int, right: int) 
             room = round((right - left) * width) - 10
             write(page, shorten(text, 11, room), (x, y + 58 + i * 24), 11, INK)
     return y + 58 + len(found.scores) * 24
+
+
+def _geometry(page: Array, found: GeometryEvidence, left: int, y: int) -> int:
+    """Draw the evidence of the image and of the points; return where it ends."""
+    title = "evidence for the predicted expression: image and points"
+    write(page, title, (left, y), 13, INK, bold=True)
+    text = f"points: {100 * found.share:.0f} % of the decision ({found.points:+.2f})"
+    write(page, text, (left + CELL + GAP + 120, y), 11, BLUE)
+    rows = {"the image": found.image} | {
+        f"points of the {name}": value for name, value in found.groups.items()
+    }
+    middle, half = left + 2 * CELL - 150, CELL - 190
+    most = max(1e-6, *map(abs, rows.values()))
+    for i, (name, value) in enumerate(rows.items()):
+        base = y + 30 + i * 24
+        write(page, name, (left, base), 11, INK)
+        write(page, f"{value:+.2f}", (left + 300, base), 11, INK, align="right")
+        end = middle + value / most * half
+        tint = GREEN if value >= 0 else RED
+        fill_box(page, (min(middle, end), base - _BAR + 1, max(middle, end), base + 1), tint)
+        page[base - _BAR - 1 : base + 3, middle] = GRAY
+    return y + 30 + len(rows) * 24

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import cv2
@@ -11,7 +11,16 @@ import numpy as np
 from auheat.explanation.scores import AUScore, ExplanationData
 from auheat.heatmaps.class_maps import REGION
 from auheat.records import Array
-from auheat.visualization.drawing import GRAY, WHITE, Color, draw_dots, fill_box, wrap, write
+from auheat.visualization.drawing import (
+    GRAY,
+    WHITE,
+    Color,
+    draw_dots,
+    fill_box,
+    measure_text,
+    wrap,
+    write,
+)
 from auheat.visualization.overlays import overlay
 
 CELL = 352
@@ -94,11 +103,11 @@ def _line(cell: Array, points: Array, color: Color, width: int) -> None:
     cv2.polylines(cell, [at], True, color, width, cv2.LINE_AA, 4)
 
 
-def trace_regions(found: ExplanationData, place: Place) -> list[list[Array]]:
-    """Return the outlines of each AU's region, (P, 2) px of the picture's cell each."""
+def trace_regions(regions: Array, place: Place) -> list[list[Array]]:
+    """Return the outlines of AUs' regions (A, S, S), (P, 2) px of the picture's cell each."""
     left, top, wide, high = place
     traced = []
-    for region in found.regions:
+    for region in regions:
         size = (_FINER * wide, _FINER * high)
         inside = cv2.resize(region, size, interpolation=cv2.INTER_LINEAR) >= REGION
         lines, _ = cv2.findContours(
@@ -110,15 +119,26 @@ def trace_regions(found: ExplanationData, place: Place) -> list[list[Array]]:
 
 
 def draw_expected_cell(found: ExplanationData, outlines: Sequence[Sequence[Array]]) -> Array:
+    """Draw the face with its landmarks, and the region of each AU of the predicted class."""
+    codes = [unit.code for unit in found.units]
+    return draw_units_cell(found, codes, tint_units(found.units), outlines)
+
+
+def draw_units_cell(
+    found: ExplanationData,
+    codes: Sequence[str],
+    tints: Sequence[Color],
+    outlines: Sequence[Sequence[Array]],
+) -> Array:
     """Draw the face with its landmarks, and the region of each AU, outlined and named."""
     fitted, place = fit_cell(found.picture)
     cell = _in_cell(fitted, place)
     draw_dots(cell, place_in_cell(found.points, found.image.shape[:2], place), 0.75)
-    for lines, tint in zip(outlines, tint_units(found.units), strict=True):
+    for lines, tint in zip(outlines, tints, strict=True):
         for line in lines:
             _line(cell, line, tint, 2)
-    for unit, tint, tag, target in _place_tags(found.units, outlines):
-        _draw_tag(cell, unit.code, tint, tag, target)
+    for code, tint, tag, target in _place_tags(codes, tints, outlines):
+        _draw_tag(cell, code, tint, tag, target)
     return cell
 
 
@@ -128,16 +148,16 @@ def tint_units(units: Sequence[AUScore]) -> list[Color]:
 
 
 def _place_tags(
-    units: Sequence[AUScore], outlines: Sequence[Sequence[Array]]
-) -> list[tuple[AUScore, Color, tuple[float, float], Array]]:
-    """Return each AU's name tag: unit, colour, middle (x, y), and the outline it points to.
+    codes: Sequence[str], tints: Sequence[Color], outlines: Sequence[Sequence[Array]]
+) -> list[tuple[str, Color, tuple[float, float], Array]]:
+    """Return each AU's name tag: code, colour, middle (x, y), and the outline it points to.
 
     Tags stand along both sides of the picture, from top to bottom as the regions lie, so that
     their lines do not cross on one side and no tag covers another.
     """
     there = [
-        (unit, tint, lines)
-        for unit, tint, lines in zip(units, tint_units(units), outlines, strict=True)
+        (code, tint, lines)
+        for code, tint, lines in zip(codes, tints, outlines, strict=True)
         if lines
     ]
     there.sort(key=lambda item: float(np.concatenate(item[2])[:, 1].mean()))
@@ -153,8 +173,8 @@ def _place_tags(
         ]
         heights = spread_apart([float(line[:, 1].mean()) for line in nearest], _TAG[1] + 5)
         tags += [
-            (unit, tint, (x, y), line)
-            for (unit, tint, _), y, line in zip(column, heights, nearest, strict=True)
+            (code, tint, (x, y), line)
+            for (code, tint, _), y, line in zip(column, heights, nearest, strict=True)
         ]
     return tags
 
@@ -200,11 +220,41 @@ def draw_map_cell(
         for i, text in enumerate(wrap(f"{found.method} has one map for all classes.", 11, 250)):
             write(cell, text, (CELL / 2, CELL / 2 + 22 * i), 11, GRAY, align="middle")
         return cell
+    return draw_veiled_cell(found, seen, outlines, overlay)
+
+
+def draw_veiled_cell(
+    found: ExplanationData,
+    seen: Array,
+    outlines: Sequence[Sequence[Array]],
+    veil: Callable[[Array, Array], Array],
+) -> Array:
+    """Draw a map (S, S) over the face as `veil` (photo, map) does it, with the outlines."""
     fitted, place = fit_cell(found.picture)
     heat = cv2.resize(seen, (place[2], place[3]), interpolation=cv2.INTER_LINEAR)
-    cell = _in_cell(overlay(fitted, heat), place)
+    cell = _in_cell(veil(fitted, heat), place)
     for lines in outlines:
         for line in lines:
             at = np.rint(line * 16).astype(np.int32)
             cv2.polylines(cell, [at], True, WHITE, 1, cv2.LINE_AA, 4)
     return cell
+
+
+def draw_scale(
+    page: Array,
+    at: tuple[int, int],
+    ends: tuple[str, str],
+    values: tuple[float, float],
+    veil: Callable[[Array, Array], Array],
+) -> tuple[int, int]:
+    """Draw the scale of a map's colours below its cell: `values` from the left end to the right.
+
+    Returns where its colours begin and end.
+    """
+    left, top = at
+    start = left + write(page, ends[0], (left, top + 9), 9, GRAY) + 8
+    end = left + CELL - measure_text(ends[1], 9) - 8
+    ramp = np.tile(np.linspace(*values, end - start, dtype=np.float32), (9, 1))
+    page[top : top + 9, start:end] = veil(np.full((9, end - start, 3), 190, np.uint8), ramp)
+    write(page, ends[1], (left + CELL, top + 9), 9, GRAY, align="right")
+    return start, end

@@ -17,6 +17,8 @@ import torch
 from auheat.evaluation.columns import SCORES
 from auheat.evaluation.metrics import TIE
 from auheat.evaluation.scorer import BatchScores
+from auheat.explanation.contrast import Contrast
+from auheat.explanation.geometry import GeometryEvidence
 from auheat.facs.records import Codebook
 from auheat.heatmaps.class_maps import FaceMaps
 from auheat.records import Array, Status
@@ -79,8 +81,10 @@ def _nothing(*shape: int) -> Array:
 class ExplanationData:
     """The prediction, scores, maps and pictures of one photo.
 
-    `status` tells what became of the photo; without a face there is nothing but notes: texts are
-    "" and arrays empty. `probabilities` has every class, the likeliest first; `label` is the true
+    `status` tells what became of the photo; where it cannot be read there is nothing but notes:
+    texts are "" and arrays empty. Where no face was found the network saw the whole photo: there
+    are probabilities and maps, and no landmarks, scores (all None), units and regions.
+    `probabilities` has every class, the likeliest first; `label` is the true
     class where one was given.
 
     `landmarks` (68, 2) px and `score` are the detector's, in the upright photo of `size` (H, W);
@@ -91,7 +95,9 @@ class ExplanationData:
     empty for a method without maps of classes, `heatmap` is zero for a class without one.
     `scores` has `ExplanationScores` of "attention" and "cam" with the predicted class and, where
     `label` is another one, of "attention, true class" and "cam, true class" (the map stays the
-    same one).
+    same one). `geometry` is None without a geometry branch, its points are 0 where they are
+    doubtful. `contrast` says why this expression and not another; None where the run has one class
+    alone.
     """
 
     photo: Path
@@ -105,6 +111,7 @@ class ExplanationData:
     probabilities: dict[str, float] = field(default_factory=dict)
     scores: dict[str, ExplanationScores] = field(default_factory=dict)
     units: tuple[AUScore, ...] = ()
+    geometry: GeometryEvidence | None = None
     score: float = 0.0
     size: tuple[int, int] = (0, 0)
     frame: tuple[int, int] = (0, 0)
@@ -118,10 +125,11 @@ class ExplanationData:
     cam: Array = field(default_factory=lambda: _nothing(0, 0))
     heatmap: Array = field(default_factory=lambda: _nothing(0, 0))
     regions: Array = field(default_factory=lambda: _nothing(0, 0, 0))
+    contrast: Contrast | None = None
 
     @property
     def explained(self) -> bool:
-        """Whether a face was found and classified."""
+        """Whether the photo could be classified."""
         return bool(self.expression)
 
     @property
@@ -139,6 +147,7 @@ class ExplanationData:
         }
         if not self.explained:
             return plain
+        plain |= {} if self.geometry is None else {"geometry": asdict(self.geometry)}
         return plain | {
             "method": self.method,
             "codebook": self.codebook,
@@ -148,6 +157,7 @@ class ExplanationData:
             "probabilities": self.probabilities,
             "scores": {key: asdict(scores) for key, scores in self.scores.items()},
             "units": [asdict(unit) | {"code": unit.code} for unit in self.units],
+            "contrast": None if self.contrast is None else self.contrast.as_dict(),
             "score": self.score,
             "size": list(self.size),
             "frame": list(self.frame),

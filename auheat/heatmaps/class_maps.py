@@ -92,20 +92,31 @@ class ClassMapRenderer:
         known = faces.usable[:, None]
         return Placed(*(torch.where(known, v, w) for v, w in zip(placed, aside, strict=True)))
 
-    def draw_measured(self, landmarks: Tensor, own: Tensor, gain: Tensor | None) -> FaceMaps:
+    def draw_measured(
+        self,
+        landmarks: Tensor,
+        own: Tensor,
+        gain: Tensor | None,
+        photo_sizes: Tensor | None = None,
+    ) -> FaceMaps:
         """Draw on faces as `draw`, in their own class what was measured in them.
 
         `gain` (N, V) multiplies the units' weights in the class `own` (N,), its place among the
         drawn ones; the other classes' maps stay the codebook's. None: no AUs were measured.
         """
         if gain is None:
-            return self.draw(landmarks)
+            return self.draw(landmarks, photo_sizes)
         gain = gain.to(landmarks.device)
         shift = gain.new_zeros((len(gain), len(self.drawn), len(self.units)))
         shift[torch.arange(len(gain), device=gain.device), own] = gain.log()
-        return self.draw(landmarks, shift)
+        return self.draw(landmarks, photo_sizes, shift)
 
-    def draw(self, landmarks: Tensor, shift: Tensor | None = None) -> FaceMaps:
+    def draw(
+        self,
+        landmarks: Tensor,
+        photo_sizes: Tensor | None = None,  # noqa: ARG002 (the authors' maps depend on it)
+        shift: Tensor | None = None,
+    ) -> FaceMaps:
         """Draw on faces: landmarks (N, 68, 2) px of the grid, NaN where not known."""
         placed = self._place(landmarks)
         n, device = len(placed.x), placed.x.device

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from auheat.facs.records import Frame
@@ -20,29 +21,40 @@ from auheat.heatmaps.reference import ACTION_UNITS, render_reference
 class ReferenceMapRenderer(ClassMapRenderer):
     """Draws the authors' maps of all classes, (side, side) each; their AUs have no regions.
 
-    Their discs are in pixels, so a map is theirs where `side` is their photos' 224.
+    Their discs are in pixels of the photo, so a map is drawn at the photo's own size and brought to
+    `side` by the nearest pixel, as their loader does it.
     """
 
     def __init__(self, names: Sequence[str], frame: Frame, side: int) -> None:
         super().__init__(Plan(tuple(names), (None,) * len(names), frame), side)
         self.drawn = [k for k, name in enumerate(names) if name in ACTION_UNITS]
 
-    def draw(self, landmarks: Tensor, shift: Tensor | None = None) -> FaceMaps:  # noqa: ARG002
+    def draw(
+        self,
+        landmarks: Tensor,
+        photo_sizes: Tensor | None = None,
+        shift: Tensor | None = None,  # noqa: ARG002
+    ) -> FaceMaps:
         """Draw on faces: landmarks (N, 68, 2) px of the grid, NaN where not known.
 
-        These maps have no units that `shift` could weigh.
+        `photo_sizes` (N, 2) are the (H, W) of their photos; None: those of the grid. These maps
+        have no units that `shift` could weigh.
         """
-        points = landmarks.cpu().numpy().astype(np.float64)
-        n, names = len(points), self.plan.names
-        maps = [
-            render_reference(points, np.full(n, k), names, self.size, self.size)[0]
-            for k in self.drawn
-        ]
-        heatmaps = np.stack(maps, 1) if maps else np.zeros((n, 0, *self.size), np.float32)
+        n, names = len(landmarks), self.plan.names
+        sizes = torch.tensor([self.size]).expand(n, 2) if photo_sizes is None else photo_sizes
+        scale = sizes.flip(-1).double()[:, None] / self.size[0]
+        points = (landmarks.cpu().double() + 0.5) * scale - 0.5
+        # Rounded: their points are truncated, and a whole number must not become the one below.
+        points = torch.where(scale == 1, landmarks.cpu().double(), points.round(decimals=4))
+        heatmaps = torch.zeros((n, len(self.drawn), *self.size))
+        for row, size in enumerate(sizes.tolist()):
+            face = np.repeat(points[row : row + 1].numpy(), len(self.drawn), 0)
+            maps, _ = render_reference(face, np.array(self.drawn, int), names, size, size)
+            heatmaps[row] = F.interpolate(torch.from_numpy(maps)[None], self.size)[0]
         nothing = torch.zeros((n, 0), device=landmarks.device)
         logs = torch.zeros((n, 0, *self.size), device=landmarks.device)
         placed = Placed(*(nothing,) * len(Placed._fields))
-        return FaceMaps(placed, torch.from_numpy(heatmaps).to(landmarks.device), logs)
+        return FaceMaps(placed, heatmaps.to(landmarks.device), logs)
 
     def sample_at(self, faces: FaceMaps, points: Tensor) -> tuple[Tensor, Tensor]:
         """Read maps at points (N, M, 2), (x, y) in pixels of the grid, at the nearest pixel.

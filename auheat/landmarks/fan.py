@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from auheat.errors import AuheatError, MissingExtraError, RequestError, StoreError
 from auheat.landmarks.mesh.crops import Pixels, pack
 from auheat.landmarks.mesh.detector import MeshDetector
+from auheat.landmarks.mesh.model_files import read_model
 from auheat.records import MIRROR, Array, Landmarks
 from auheat.utils.devices import pick_device
 
@@ -295,7 +296,7 @@ class FanDetector:
         self._flip = flip
         half = self._device.type == "cuda" if half is None else half
         path = find_fan_weights(model)
-        data = path.read_bytes()
+        data = read_model(path)
         self._network = place_network(load_network(path, data), self._device, half)
         self._mesh = MeshDetector(device)
         self.device = str(self._device)

@@ -22,6 +22,7 @@ from auheat.errors import MissingExtraError, RequestError, StoreError
 from auheat.landmarks.mesh.blazeface import MANY_SIDE, MAX_FACES, DetectedFaces, choose_face
 from auheat.landmarks.mesh.crops import check_images
 from auheat.landmarks.mesh.landmark_map import load_map
+from auheat.landmarks.mesh.model_files import read_model
 from auheat.records import N_POINTS, Array, Landmarks, Status
 
 VERSION = "mediapipe 1"
@@ -143,7 +144,7 @@ class MediapipeDetector:
     def __init__(self, model: Path | None = None, landmark_map: str = "fitted") -> None:
         self._map = load_map(landmark_map)
         path = find_task(model)
-        task = path.read_bytes()
+        task = read_model(path)
         version, self._detect = open_runtime(path, task)
         settings = (VERSION, version, MAX_FACES, MANY_SIDE, self._map.name)
         digest = hashlib.sha256(repr(settings).encode())

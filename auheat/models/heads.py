@@ -31,7 +31,7 @@ class GapHead(nn.Module):
         """Return logits (B, K) and maps (B, K, h, w); labels are not needed."""
         top = features[-1]
         maps = torch.einsum("bchw,kc->bkhw", top, self.fc.weight)
-        return Output(self.score(top), maps)
+        return Output(self.score(top), maps, logit_maps=maps)
 
     def score(self, top: Tensor) -> Tensor:
         """Return the logits (B, K) of top features (B, C, h, w)."""
@@ -114,7 +114,10 @@ class AcolHead(nn.Module):
         self.branch_b = _branch(channels[-1], classes)
 
     def forward(self, features: Sequence[Tensor], labels: Tensor | None = None) -> Output:
-        """Return A's logits (B, K), fused maps (B, K, h, w) in [0, 1], and B's logits."""
+        """Return A's logits (B, K), fused maps (B, K, h, w) in [0, 1], and B's logits.
+
+        The logit maps are A's maps without the bias.
+        """
         top = features[-1]
         maps_a = self.branch_a(top)
         logits = maps_a.mean((2, 3))
@@ -122,7 +125,10 @@ class AcolHead(nn.Module):
         surest = maps_a[torch.arange(len(top), device=top.device), chosen]
         maps_b = self.branch_b(erase_surest(top, surest, self.threshold))
         fused = torch.maximum(min_max(maps_a), min_max(maps_b))
-        return Output(logits, fused, (maps_b.mean((2, 3)),))
+        bias = self.branch_a[-1].bias
+        assert isinstance(bias, Tensor)
+        logit_maps = maps_a.detach() - bias.detach().view(-1, 1, 1)
+        return Output(logits, fused, (maps_b.mean((2, 3)),), logit_maps=logit_maps)
 
 
 def _branch(channels: int, classes: int) -> nn.Sequential:

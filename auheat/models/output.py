@@ -13,13 +13,15 @@ class Output(NamedTuple):
     In evaluation mode `maps` are the method's own. In training, where no loss reads them, those
     that take a walk back (the gradient CAMs, PRM) are not made: the head's plain class maps
     stand there. `aux_logits` are further (B, K) logits that take part in the loss alone;
-    `features` are the backbone's maps, shallow to deep.
+    `features` are the backbone's maps, shallow to deep. `logit_maps` (B, K, h, w) are maps whose
+    mean is the logit but for a constant of the class; None where no map adds up to it.
     """
 
     logits: Tensor
     maps: Tensor
     aux_logits: tuple[Tensor, ...] = ()
     features: tuple[Tensor, ...] = ()
+    logit_maps: Tensor | None = None
 
 
 def attention(features: Tensor) -> Tensor:

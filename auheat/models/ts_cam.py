@@ -21,8 +21,8 @@ class TsCam(VisionTransformer):
     a 3 x 3 convolution k (`head`) to semantic maps S_c = sum over channels d of t_d * k_cd;
     logits are the means of S_c, and cross-entropy is the loss. Semantic-agnostic attention: in
     every layer the class token's row of softmax(Q K^T / sqrt(d)), averaged over heads, without
-    its own entry; A is the sum over layers. Coupling: maps M_c = A x S_c, elementwise; no
-    gradient goes back along them.
+    its own entry; A is the sum over layers. Coupling: maps M_c = A x S_c, elementwise. The paper's
+    loss has no gradient along them; that of the class maps has.
 
     The sum over layers is that of the authors' released code, and of the code that the AU paper
     was computed with; a mean differs by the number of layers, which no scaled map or cosine
@@ -45,7 +45,7 @@ class TsCam(VisionTransformer):
         last = len(stages) - 1
         features = tuple(to_map(stages[last * i // 4][:, 1:], grid) for i in range(5))
         semantic = self.head(features[-1])
-        maps = couple(semantic.detach(), sum_attention([r.detach() for r in rows], grid))
+        maps = couple(semantic, sum_attention(rows, grid))
         return Output(semantic.mean((2, 3)), maps, (), features)
 
 

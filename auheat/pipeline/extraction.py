@@ -126,11 +126,13 @@ def extract(
     locate = _open(made_by, listing, workers, check_backend(backend))
     photos = PhotoList(listing.source, take_spread(listing.samples, limit), shard_size)
     total, about = len(photos.samples), _describe(listing, locate)
-    fingerprint = _fingerprint(photos, shard_size, about | {"detection_side": locate.side})
-    fingerprint |= listing.settings
-    fingerprint |= {name: text for name, text in patterns.items() if text is not None}
+    given = {name: text for name, text in patterns.items() if text is not None}
+    made = _fingerprint(photos, shard_size, about | {"detection_side": locate.side})
+    fingerprint = made | listing.settings | given
     told = {"format": "auheat-landmarks", "version": FORMAT_VERSION, **about}
     with lock_store(store):
+        if overwrite and isinstance(locate, ImportedSource):  # before anything is removed
+            locate.check_fit(photos.source)
         folder = ShardFolder(store / LANDMARKS, fingerprint, overwrite, changing=("source",))
         jobs, started = photos.plan(folder, retry_failed, workers), time.perf_counter()
         if isinstance(locate, ImportedSource):
@@ -144,10 +146,9 @@ def extract(
             else:
                 work = partial(_make_shard, made_by, folder.folder, folder.run, told)
                 run_jobs(work, jobs, folder, backend, workers, bar, lambda job: len(job.wanted))
-        seconds = time.perf_counter() - started
         details = {**listing.details(), "detector": locate.name, **locate.details()}
         notes = [*listing.notes, *find_leaks(listing), *locate.notes(), *photos.notes()]
-        done = (total, kept, seconds, fail_on_bad, details, notes)
+        done = total, kept, time.perf_counter() - started, fail_on_bad, details, notes
         return summarize("extract", folder.folder, *done)
 
 

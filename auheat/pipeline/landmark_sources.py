@@ -108,6 +108,7 @@ class ImportedSource:
         matched = np.flatnonzero(self._matching.group >= 0).tolist()
         self._sample = take_spread([samples[i] for i in matched], SAMPLE)
         self._notes: list[str] = []
+        self._fits = False
 
     def __call__(
         self, src: Path, shards: Sequence[Sequence[Sample]], bar: Any
@@ -116,7 +117,7 @@ class ImportedSource:
 
         Raises `AuheatError` before the first where the points do not belong to the photos.
         """
-        self._check_fit(src)
+        self.check_fit(src)
         files = (src / row.path for rows in shards for row in rows)
         threads = count_threads(self._workers)
         with closing(work_ahead(load_size, files, threads, 4 * threads)) as loaded:
@@ -149,8 +150,11 @@ class ImportedSource:
                 "photos as they are now; --overwrite makes all anew)"
             )
 
-    def _check_fit(self, src: Path) -> None:
-        """Refuse points that a sample of the photos shows to be wrong, naming the cause."""
+    def check_fit(self, src: Path) -> None:
+        """Refuse points that a sample of the photos shows to be wrong, naming the cause; once."""
+        if self._fits:
+            return
+        self._fits = True
         ids = [sample.id for sample in self._sample]
         try:
             look = DetectorSource(_load_comparison(), None, self._workers)

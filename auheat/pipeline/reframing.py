@@ -100,8 +100,10 @@ def frame_photo(
     that lies elsewhere is turned, moved and scaled there, to photos of their size; where they do
     not, a face smaller by a fifth than 19 of 20 of them is cut out, so that its scale becomes their
     median. Either has the aspect of their photos, which the network sees stretched to a square.
-    What is framed alike already stays as it is.
+    What is framed alike already stays as it is, and so does a photo without points.
     """
+    if not np.isfinite(points).all():
+        return _stay(np.array([size]))
     one, sizes = points[None].astype(np.float64), np.array([size])
     if framing is None:
         return _crop(one, sizes, UNKNOWN)

@@ -98,7 +98,8 @@ def render(
         workers: Threads, or processes, 1 or more; None: one per core.
         backend: "threads", "loky", "dask", "ray", as of `extract`.
         retry_failed: Make again the shards in which a photo could not be read.
-        overwrite: Make anew what was made with other settings.
+        overwrite: Make anew what was made with other settings; first all photos are compared with
+            those of the landmarks, so that a changed one costs no shard.
         fail_on_bad: Raise, once all is written, if any row has a bad status.
 
     Returns:
@@ -141,15 +142,23 @@ def render(
         making = ShardBuilder(read_source(store), drawing, framing, *kept, workers)
         usual = drawing.name + framing.suffix
         target = store / SHARDS / check_name(usual if name is None else name)
+        if overwrite and target.is_dir():  # before anything there is removed
+            _check_photos(making, files, made_with["photos"])
         folder = ShardFolder(target, _fingerprint(made_with, making), overwrite)
         run = _Run(store / LANDMARKS, folder, making, _describe(files[0], drawing), units)
         resumed, seconds = run(backend, workers, retry_failed)
         details = drawing.details | _describe_request(no_images, framing)
         notes = ["--align: these faces are aligned already, and left as they are"] * aligned
-        notes += _count_misshapen(files)
-        notes += [] if units is None else units.notes(book, counts_as)
+        notes += _count_misshapen(files) + ([] if units is None else units.notes(book, counts_as))
         photos = made_with["photos"]
         return summarize("render", target, photos, resumed, seconds, fail_on_bad, details, notes)
+
+
+def _check_photos(making: ShardBuilder, files: Sequence[Path], photos: int) -> None:
+    """Raise `AuheatError` where rendering would stop on a photo that has vanished or changed."""
+    with progress(total=photos, desc="compare", unit="photo") as bar:
+        for file in files:
+            bar.update(making.check_photos(file))
 
 
 def _sample_points(files: Sequence[Path]) -> tuple[Array, Array]:

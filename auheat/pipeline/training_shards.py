@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -28,7 +29,7 @@ from auheat.heatmaps.render_bytes import render_bytes
 from auheat.images.decoding import make_portable, read_bytes
 from auheat.images.headers import UnreadableImageError, read_header
 from auheat.landmarks.face_shape import find_faults
-from auheat.pipeline.framing import Frames, Framing, move_points, reframe
+from auheat.pipeline.framing import Framing, move_points, reframe
 from auheat.pipeline.photo_loading import check_present, count_threads, work_ahead
 from auheat.records import Array, Status
 from auheat.shards.reader import read_columns
@@ -143,7 +144,11 @@ class _PhotoThen(NamedTuple):
         return self.digest is None or hashlib.sha256(data).digest() == self.digest.tobytes()
 
 
-_Job: TypeAlias = tuple[Path, bool, _PhotoThen, tuple[Array, Array] | None]
+_Move: TypeAlias = tuple[Array, Array] | None
+_Job: TypeAlias = tuple[Path, bool, _PhotoThen, _Move]
+_Look: TypeAlias = Callable[[Path, bool, _PhotoThen, _Move], tuple[bytes, str]]
+
+_OF_PHOTOS = ("path", "status", "size", "bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +169,11 @@ class ShardBuilder:
         sure = np.isin(rows["status"], (Status.OK, Status.MANY_FACES)) & shaped
         reliable = np.where(sure[:, None, None], rows["landmarks"], np.nan)
         frames = self.framing.plan(reliable, rows["size"])
-        photos, reasons = self._collect_photos(landmarks, rows, frames)
+        moves = [
+            (frames.transform[i], frames.size[i]) if moved else None
+            for i, moved in enumerate(frames.moved)
+        ]
+        photos, reasons = self._collect_photos(landmarks, rows, moves, _photo)
         empty = np.array([not photo for photo in photos])
         status = np.where(empty, Status.UNREADABLE, rows["status"]).astype(np.uint8)
         index = {name: k for k, name in enumerate(self.drawing.names)}
@@ -200,8 +209,17 @@ class ShardBuilder:
             **_unit_columns(units, self.drawing.measured),
         }
 
+    def check_photos(self, landmarks: Path) -> int:
+        """Return the rows of a landmark shard, whose photos are as its points were found on.
+
+        Raises `AuheatError` as `columns` does where they are others, or have vanished.
+        """
+        rows = read_columns(landmarks, _OF_PHOTOS, ["photo_sha256"])
+        self._collect_photos(landmarks, rows, [None] * len(rows["path"]), _compare)
+        return len(rows["path"])
+
     def _collect_photos(
-        self, landmarks: Path, rows: dict[str, Any], frames: Frames
+        self, landmarks: Path, rows: dict[str, Any], moves: Sequence[_Move], look: _Look
     ) -> tuple[list[bytes], list[str]]:
         """Return each row's portable photo bytes, b"" where there is nothing to store, and why.
 
@@ -209,10 +227,6 @@ class ShardBuilder:
         than its points were found on.
         """
         readable = rows["status"] != Status.UNREADABLE
-        moves = [
-            (frames.transform[i], frames.size[i]) if moved else None
-            for i, moved in enumerate(frames.moved)
-        ]
         digests = rows.get("photo_sha256", [None] * len(moves))
         before = map(_PhotoThen, rows["size"].tolist(), rows["bytes"].tolist(), digests)
         files = [self.source / path for path in rows["path"]]
@@ -220,7 +234,8 @@ class ShardBuilder:
         parts = [jobs[i : i + _AT_ONCE] for i in range(0, len(jobs), _AT_ONCE)]
         threads = count_threads(self.workers)
         threads = threads if threads > 1 else 0
-        with closing(work_ahead(_read_photos, parts, threads, 4 * threads)) as read:
+        work = partial(_read_photos, look)
+        with closing(work_ahead(work, parts, threads, 4 * threads)) as read:
             done = [photo for part in read for photo in part]
         photos, reasons = [data for data, _ in done], [reason for _, reason in done]
         unread = [rows["path"][i] for i in np.flatnonzero(readable) if not photos[i]]
@@ -236,14 +251,22 @@ class ShardBuilder:
         return photos, [new or old for new, old in zip(reasons, kept, strict=True)]
 
 
-def _read_photos(jobs: Sequence[_Job]) -> list[tuple[bytes, str]]:
+def _read_photos(look: _Look, jobs: Sequence[_Job]) -> list[tuple[bytes, str]]:
     """Read a few photos: enough that handing them to a thread costs nothing beside."""
-    return [_photo(*job) for job in jobs]
+    return [look(*job) for job in jobs]
 
 
-def _photo(
-    file: Path, readable: bool, before: _PhotoThen, moved: tuple[Array, Array] | None
-) -> tuple[bytes, str]:
+def _compare(file: Path, readable: bool, before: _PhotoThen, _: _Move) -> tuple[bytes, str]:
+    """Return something, b"" and why for a photo that is not what it was."""
+    if not readable:
+        return b"", ""
+    try:
+        return (b"same", "") if before.is_same(read_bytes(file)) else (b"", CHANGED)
+    except UnreadableImageError as error:
+        return b"", str(error)
+
+
+def _photo(file: Path, readable: bool, before: _PhotoThen, moved: _Move) -> tuple[bytes, str]:
     """Return a photo's portable bytes, cropped or warped where it is `moved` (transform, size).
 
     Where there is nothing to store they are b"", and the reason is given.

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from auheat.evaluation.columns import BASELINES, CALIBRATION
-from auheat.reporting.tables import find_columns, tabulate
+from auheat.evaluation.columns import CALIBRATION
+from auheat.reporting.tables import find_baselines, find_columns, tabulate
 
 _Rows = list[tuple[str, ...]]
+
+ACCURACIES = {"image": "the image alone", "geometry": "the points alone", "both": "both"}
+"""What of a run with a geometry branch may decide, by its key in evaluation.json."""
 
 
 def format_interval(low: float, high: float) -> str:
@@ -29,7 +32,8 @@ def tabulate_headline(result: Mapping[str, Any]) -> _Rows:
     ends = [result["intervals"].get(column.key) for column in columns]
     ranges = [format_interval(*pair) if pair else "" for pair in ends]
     rows = zip(headings, own[1:], ranges, *(cells for _, *cells in baselines), strict=True)
-    return [("", own[0], "95 %", *(baseline.short for baseline in BASELINES)), *rows]
+    shown = (baseline.short for baseline in find_baselines(result))
+    return [("", own[0], "95 %", *shown), *rows]
 
 
 def tabulate_units(result: Mapping[str, Any]) -> _Rows:
@@ -47,6 +51,25 @@ def tabulate_units(result: Mapping[str, Any]) -> _Rows:
             for text in (f"{entry[kind]['pointing']:.2f}", f"{entry[kind]['attended']:.1f}x")
         ]
         rows.append((name, str(entry["n"]), *cells))
+    return rows
+
+
+def tabulate_geometry(result: Mapping[str, Any]) -> _Rows:
+    """Return the table of a geometry branch: its share of the decisions, and accuracies."""
+    about = result["geometry"]
+    rows: _Rows = [("points as evidence", f"{about['photos']} photos", "95 %")]
+
+    def add(title: str, ends: Sequence[float]) -> None:
+        rows.append((title, f"{ends[0]:.3f}", format_interval(*ends[1:])))
+
+    if about["photos"]:
+        add("their share of a decision", about["share"])
+        for name, ends in about["groups"].items():
+            add(f"  of which {name}", ends)
+        for name, ends in about["accuracy"].items():
+            add(f"accuracy of {ACCURACIES[name]}", ends)
+    if about["silent"]:
+        rows.append(("decided by the image alone", f"{about['silent']} photos", ""))
     return rows
 
 

@@ -25,13 +25,20 @@ _PLOTS = (("attention", "att_cos", "ATT-COS"), ("CAM predicted", "cam_cos_predic
 
 _REGIONS = {EXPECTED: "expected AU regions", RANDOM: "random regions", WRONG: "a wrong class's"}
 
+_CLASSES = {"predicted": "the predicted class", "every": "every class"}
+
+_LESS = {"elsewhere": "less elsewhere", "others": "less other classes'"}
+
 _ROOM = 0.08
 
 _Rows = list[tuple[str, ...]]
 
 
 def tabulate_faithfulness(result: Mapping[str, Any]) -> list[_Rows]:
-    """Return the tables of an evaluation's faithfulness: maps, regions, randomised, moves."""
+    """Return the tables of an evaluation's faithfulness: maps, regions, randomised, moves.
+
+    After the regions come those of classes, which earlier versions lack.
+    """
     measured = result["faithfulness"]
     heading = ("map", _SHOWN[0].heading, "95 %", *(measure.heading for measure in _SHOWN[1:]))
     maps: _Rows = [heading]
@@ -44,6 +51,12 @@ def tabulate_faithfulness(result: Mapping[str, Any]) -> list[_Rows]:
         cells = [cell for key in EFFECTS for cell in _with_range(effects[f"{key}_blur"])]
         regions.append((_REGIONS[name], *cells))
     tables = [maps, regions]
+    if "class_regions" in measured:
+        falls: _Rows = [("blurred, the logit of", *_spread("own regions", *_LESS.values()))]
+        for key, name in _CLASSES.items():
+            cells = [cell for values in _list_falls(measured, key) for cell in _with_range(values)]
+            falls.append((name, *cells))
+        tables.append(falls)
     if "randomised" in measured:
         kinds = list(measured["moves"])
         pairs = [f"{kind}: {what}" for kind in kinds for what in ("rank", "SSIM")]
@@ -60,6 +73,17 @@ def tabulate_faithfulness(result: Mapping[str, Any]) -> list[_Rows]:
     return tables
 
 
+def _spread(*headings: str) -> tuple[str, ...]:
+    return tuple(cell for heading in headings for cell in (heading, "95 %"))
+
+
+def _list_falls(measured: Mapping[str, Any], which: str) -> list[Sequence[float | None]]:
+    """Return how far the logit falls without own regions, and that less its fall without others."""
+    falls = measured["class_regions"][which]
+    less = [falls["own_less"][key]["logit_blur"] for key in _LESS]
+    return [falls["own"]["logit_blur"], *less]
+
+
 def _with_range(values: Sequence[float | None]) -> tuple[str, str]:
     mean, low, high = values
     ends = "" if low is None or high is None else format_interval(low, high)
@@ -73,7 +97,8 @@ def format_cost(result: Mapping[str, Any]) -> str:
         f"faithfulness of {measured['photos']} photos, {measured['steps']} steps, "
         f"{measured['forwards_per_photo']} forward passes each"
     )
-    left = "; ".join(f"{why}: {n}" for why, n in measured["left_out"].items())
+    counts = measured["left_out"] | measured.get("class_regions", {}).get("left_out", {})
+    left = "; ".join(f"{why}: {n}" for why, n in counts.items())
     return f"{line} ({left})" if left else line
 
 
@@ -93,7 +118,26 @@ def faithfulness_context(runs: Sequence[tuple[int, Run]]) -> dict[str, Any] | No
         maps = run.scores["faithfulness"]["maps"]
         cells = [_with_range(maps[kind]["gain"] if kind in maps else (None,) * 3) for kind in kinds]
         rows.append({"index": index, "name": run.name, "aus": _name_weight(run), "cells": cells})
+    falls = [
+        (
+            index,
+            run.name,
+            [
+                _with_range(values)
+                for which in _CLASSES
+                for values in _list_falls(run.scores["faithfulness"], which)
+            ],
+        )
+        for index, run in measured
+        if "class_regions" in run.scores["faithfulness"]
+    ]
     return {
+        "falls": falls,
+        "fall_names": [
+            f"{name}: {what}"
+            for name in _CLASSES.values()
+            for what in ("own regions", *_LESS.values())
+        ],
         "charts": charts,
         "names": [MAP_NAMES[kind] for kind in kinds],
         "rows": rows,

@@ -6,6 +6,8 @@ report costs no inference. What an evaluation of an earlier version lacks is not
 
 from __future__ import annotations
 
+import functools
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
@@ -53,6 +55,7 @@ from auheat.reporting.tables import (
 )
 from auheat.runs.run_folder import ARRAYS, CONFIG, METRICS, RESULT, RUNS, check_bytes, find_run
 from auheat.utils.checksums import are_of_one_time, read_steadily
+from auheat.utils.console import log_notes
 from auheat.utils.files import write_whole
 from auheat.utils.marks import check_target, page_mark
 from auheat.utils.npz import DAMAGE
@@ -61,6 +64,10 @@ from auheat.utils.paths import find_store
 _T = TypeVar("_T")
 
 _KIND = "report"
+
+_AGAIN = "run `auheat evaluate NAME` again"
+
+_LOG = logging.getLogger(__name__)
 
 
 def report(
@@ -101,6 +108,11 @@ def report(
         shards = found[0].settings.get("shards") or None
     content = describe_store(store, shards) | describe_runs(found)
     units = {a["au"]: a["name"] for row in content["codebook"] for a in row["aus"]}
+    if content["outdated"]:
+        some = ", ".join(content["outdated"])
+        log_notes(
+            _LOG, [f"warning: scores of other weights than the run has now: {some} ({_AGAIN})"]
+        )
     content["unit_names"] = {f"AU{au}": text for au, text in units.items()}
     return write_page(out, content)
 
@@ -174,6 +186,7 @@ def describe_runs(runs: Sequence[Run]) -> dict[str, Any]:
         "runs": [{"name": run.name, "settings": describe_run(run)} for run in runs],
         "untrained": [run.name for run in runs if not run.curve and not run.scores],
         "unscored": [run.name for run in runs if run.curve and not run.scores],
+        "outdated": [name for run in runs for name in run.outdated],
         "curves": [draw_curves(title, keys[few:], runs) for title, keys in CURVES],
         "trained": not few,
         "headline": headline_context(scored) if scored else None,
@@ -227,13 +240,20 @@ def _along_context(runs: Sequence[Run]) -> list[Mapping[str, Any]]:
     ]
 
 
-def write_page(out: Path, content: Mapping[str, Any]) -> Path:
-    """Fill the report's template and write it to one self-contained file; returns its path."""
-    env = jinja2.Environment(
+@functools.cache
+def _templates() -> jinja2.Environment:
+    """Return the environment that compiles each template once in a process."""
+    return jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, loader=jinja2.FunctionLoader(_read)
     )
-    page = env.get_template("report.html").render(
-        version=__version__, mark=page_mark(_KIND), **content
+
+
+def write_page(out: Path, content: Mapping[str, Any]) -> Path:
+    """Fill the report's template and write it to one self-contained file; returns its path."""
+    page = (
+        _templates()
+        .get_template("report.html")
+        .render(version=__version__, mark=page_mark(_KIND), **content)
     )
     check_target(out, _KIND)
     try:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from statistics import stdev
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from auheat.evaluation.bootstrap import Interval, paired_interval
+from auheat.evaluation.bootstrap import Interval, paired_interval, paired_t_test
 from auheat.evaluation.columns import CLASS_COLUMNS, COLUMNS
 from auheat.records import Array
 from auheat.reporting.run_data import Run
@@ -17,7 +18,21 @@ PAIRED = ("accuracy", *(c.key for c in COLUMNS if c.heading and c.key not in CLA
 """The scores that a photo has, so that two runs' can be told apart by it."""
 
 
-_NEEDED = {f"row_{name}" for name in ("id", "person", "label", "predicted", "scores", "columns")}
+NEEDED = frozenset(
+    f"row_{name}" for name in ("id", "person", "label", "predicted", "scores", "columns")
+)
+"""The arrays of evaluation.npz that have what each photo scored."""
+
+
+class Difference(NamedTuple):
+    """A score's mean difference over the photos of all pairs, with its interval.
+
+    `deviation` and `p` are of the pairs' own differences (paired t-test), None for a single pair.
+    """
+
+    interval: Interval
+    deviation: float | None
+    p: float | None
 
 
 def paired_context(runs: Sequence[Run]) -> dict[str, Any] | None:
@@ -27,10 +42,10 @@ def paired_context(runs: Sequence[Run]) -> dict[str, Any] | None:
     persons (or photos) whole.
     """
     seeds: dict[frozenset[tuple[str, str]], list[tuple[Run, Run]]] = {}
-    for group in pair_runs([run for run in runs if run.scores and {*run.arrays} >= _NEEDED]):
+    for group in pair_runs([run for run in runs if run.scores and {*run.arrays} >= NEEDED]):
         plain = [run for run in group.runs if not uses_aus(run.settings)]
         for run in group.runs:
-            if plain and uses_aus(run.settings) and _are_of_the_same_photos(run, plain[0]):
+            if plain and uses_aus(run.settings) and are_of_the_same_photos(run, plain[0]):
                 key = make_key(run.settings, ("seed",))
                 seeds.setdefault(key, []).append((run, plain[0]))
     if not seeds:
@@ -41,19 +56,23 @@ def paired_context(runs: Sequence[Run]) -> dict[str, Any] | None:
         {
             "title": title or f"{pairs[0][0].name} - {pairs[0][1].name}",
             "pairs": len(pairs),
-            "cells": [_cell(_compare(pairs, key)) for key in PAIRED],
+            "cells": [_cell(compare_pairs(pairs, key)) for key in PAIRED],
         }
         for title, pairs in zip(titles, seeds.values(), strict=True)
     ]
     return {"headings": [headings[key] for key in PAIRED], "rows": rows}
 
 
-def _are_of_the_same_photos(one: Run, other: Run) -> bool:
+def are_of_the_same_photos(one: Run, other: Run) -> bool:
+    """Return whether two scored runs have the same photos in the same order."""
     return np.array_equal(one.arrays["row_id"], other.arrays["row_id"])
 
 
-def _compare(pairs: Sequence[tuple[Run, Run]], key: str) -> Interval | None:
-    """Return the mean difference of a score over the photos of all pairs, and its interval."""
+def compare_pairs(pairs: Sequence[tuple[Run, Run]], key: str) -> Difference | None:
+    """Return the difference of a score of runs, first less second; None where it has no value.
+
+    All runs are of the same photos, and have the arrays `NEEDED`.
+    """
     first, second = ([_values(pair[side], key) for pair in pairs] for side in (0, 1))
     if any(values is None for values in (*first, *second)):
         return None
@@ -73,7 +92,13 @@ def _compare(pairs: Sequence[tuple[Run, Run]], key: str) -> Interval | None:
         persons * len(pairs),
         balanced,
     )
-    return found if np.isfinite(found.value) else None
+    if not np.isfinite(found.value):
+        return None
+    scores = [[run.scores.get(key) for run in pair] for pair in pairs]
+    own = [a - b for a, b in scores if a is not None and b is not None]
+    if len(own) < max(2, len(pairs)):
+        return Difference(found, None, None)
+    return Difference(found, stdev(own), paired_t_test(own))
 
 
 def _values(run: Run, key: str) -> Array | None:
@@ -88,12 +113,20 @@ def _values(run: Run, key: str) -> Array | None:
     return np.asarray(run.arrays["row_scores"][:, names.index(key)], np.float64)
 
 
-def _cell(found: Interval | None) -> dict[str, Any]:
+def format_difference(found: Difference, factor: float = 1, digits: int = 3) -> tuple[str, ...]:
+    """Return a difference as text: its mean, its interval, and what the pairs say ("" for one)."""
+    value, low, high = (f"{factor * v:+.{digits}f}" for v in found.interval)
+    over = ""
+    if found.deviation is not None and found.p is not None:
+        p = "p < 0.001" if found.p < 0.001 else f"p = {found.p:.3f}"
+        over = f"± {factor * found.deviation:.{digits}f}, {p}"
+    return value, f"[{low}, {high}]", over
+
+
+def _cell(found: Difference | None) -> dict[str, Any]:
     """Return a difference as the page shows it; `sure` where zero lies outside the interval."""
     if found is None:
-        return {"text": "-", "ends": "", "sure": False}
-    return {
-        "text": f"{found.value:+.3f}",
-        "ends": f"[{found.low:+.3f}, {found.high:+.3f}]",
-        "sure": bool(found.low > 0 or found.high < 0),
-    }
+        return {"text": "-", "ends": "", "seeds": "", "sure": False}
+    text, ends, seeds = format_difference(found)
+    sure = bool(found.interval.low > 0 or found.interval.high < 0)
+    return {"text": text, "ends": ends, "seeds": seeds, "sure": sure}

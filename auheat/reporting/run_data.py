@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 
 from auheat.records import Array
-from auheat.runs.run_folder import ARRAYS, ELSEWHERE, RESULT, read_config
+from auheat.runs.run_folder import ARRAYS, BEST, ELSEWHERE, RESULT, read_config
+from auheat.utils.checksums import find_digest
 from auheat.utils.npz import read_npz
 from auheat.utils.reading import parse_json, read_json, read_limited
 
@@ -37,7 +38,8 @@ class Run:
 
     The curve is empty before the first epoch; scores and arrays where it was not evaluated.
     `about` has what is worth telling beside the settings: versions, rows, detector. `elsewhere` are
-    the scores on other stores.
+    the scores on other stores. `outdated` names those scores that are of other weights than the
+    run has now.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Run:
     arrays: Mapping[str, Array]
     about: Mapping[str, Any] = field(default_factory=dict)
     elsewhere: tuple[Mapping[str, Any], ...] = ()
+    outdated: tuple[str, ...] = ()
 
     @property
     def has_class_maps(self) -> bool:
@@ -71,11 +74,24 @@ def load_run(folder: Path, curve: list[dict[str, float]]) -> Run:
     about = _describe_config(config)
     files = sorted(folder.glob(f"{ELSEWHERE}/*/evaluation*.json"))
     elsewhere = tuple(read_json(file) for file in files)
-    if not (folder / RESULT).is_file():
-        return Run(folder.name, settings, curve, {}, {}, about, elsewhere)
-    scores = read_json(folder / RESULT)
-    arrays = {key: _shrink(key, values) for key, values in read_npz(folder / ARRAYS).items()}
-    return Run(folder.name, settings, curve, scores, arrays, about, elsewhere)
+    evaluated = (folder / RESULT).is_file()
+    scores = read_json(folder / RESULT) if evaluated else {}
+    arrays = read_npz(folder / ARRAYS) if evaluated else {}
+    arrays = {key: _shrink(key, values) for key, values in arrays.items()}
+    outdated = tuple(_list_outdated(folder, [scores, *elsewhere]))
+    return Run(folder.name, settings, curve, scores, arrays, about, elsewhere, outdated)
+
+
+def _list_outdated(folder: Path, evaluations: Sequence[Any]) -> Iterator[str]:
+    """Yield the run's name, and the store's, for scores of other weights than the run's."""
+    if not (folder / BEST).is_file():  # a copy without weights
+        return
+    digest = find_digest(folder / BEST)
+    for place, scores in enumerate(evaluations):
+        about: Any = scores.get("scored_on") if isinstance(scores, dict) else None
+        weights = about.get("weights_sha256") if isinstance(about, dict) else None
+        if weights is not None and weights != digest:  # an earlier version named none
+            yield folder.name + (f" on {Path(str(about.get('store'))).name}" if place else "")
 
 
 def load_curve(file: Path) -> list[dict[str, float]]:

@@ -11,10 +11,12 @@ import numpy as np
 from auheat.evaluation.columns import (
     BASELINES,
     CALIBRATION,
+    CLASS_BASELINES,
     COLUMNS,
     MAP_SCORES,
     SENTENCES,
     ScoreColumn,
+    Title,
 )
 from auheat.reporting.run_data import Run
 from auheat.reporting.run_groups import NO_MATTER
@@ -24,14 +26,19 @@ HEADLINE = tuple(column for column in COLUMNS if column.heading)
 
 
 def find_columns(results: Sequence[Mapping[str, Any]]) -> list[ScoreColumn]:
-    """Return the headline columns, those that earlier versions lack where any result has them."""
-    return [c for c in HEADLINE if not c.later or any(c.key in scores for scores in results)]
+    """Return the headline columns, those that not every result has where any has a value."""
+    return [
+        c
+        for c in HEADLINE
+        if not c.later or any(scores.get(c.key) is not None for scores in results)
+    ]
 
 
 def tabulate(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """Return the headline table as text: a heading, runs, then the baselines of the first.
+    """Return the headline table as text: a heading, runs, then the baselines of one.
 
-    These say whose they are where another run, of other classes or shards, has others.
+    That is the first, or the first that has those of class maps. A baseline says whose it is where
+    another run has others: of other classes or shards, or, of class maps, by its own.
     """
     columns = find_columns(results)
     keys = [column.key for column in columns]
@@ -39,16 +46,26 @@ def tabulate(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     rows += [(scores["run"], *_cells(scores, keys)) for scores in results]
     if results:
         tables = [
-            [_cells(scores["baselines"][baseline.key], keys) for baseline in BASELINES]
+            {one.key: _cells(scores["baselines"][one.key], keys) for one in find_baselines(scores)}
             for scores in results
         ]
-        differ = any(table != tables[0] for table in tables)
-        whose = f" (of {results[0]['run']})" if differ else ""
-        rows += [
-            (baseline.title + whose, *cells)
-            for baseline, cells in zip(BASELINES, tables[0], strict=True)
-        ]
+        most = max(range(len(tables)), key=lambda i: len(tables[i]))  # the first of these
+        for baseline in find_baselines(results[most]):
+            cells = tables[most][baseline.key]
+            others = (table.get(baseline.key, cells) for table in tables)
+            differ = any(
+                theirs not in ("", own)
+                for other in others
+                for own, theirs in zip(cells, other, strict=True)
+            )
+            whose = f" (of {results[most]['run']})" if differ else ""
+            rows.append((baseline.title + whose, *cells))
     return rows
+
+
+def find_baselines(scores: Mapping[str, Any]) -> list[Title]:
+    """Return the baselines that an evaluation has: those of class maps not every one."""
+    return [*BASELINES, *(one for one in CLASS_BASELINES if one.key in scores["baselines"])]
 
 
 def _cells(scores: Mapping[str, Any], keys: Sequence[str]) -> list[str]:

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from auheat.errors import AuheatError, StoreError
+from auheat.models.geometry import add_geometry
 from auheat.models.network import Classifier
 from auheat.models.pretrained import check_finite
 from auheat.models.registry import build_classifier
+from auheat.runs.codebook import unpack_codebook
 from auheat.runs.run_folder import (
     BEST,
     CONFIG,
@@ -260,6 +262,9 @@ def _load_classifier(run: Path, file: str) -> tuple[Classifier, dict[str, Any]]:
     model = build_classifier(
         settings["method"], settings["backbone"], classes, norm["mean"], norm["std"]
     )
+    if settings.get("geometry_branch"):
+        frame = unpack_codebook(config["codebook"], run / CONFIG).frame
+        model = add_geometry(model, classes, frame)
     tensors = _read_tensors(run / file)
     own = {k: v for k, v in tensors.items() if not k.startswith((_OPTIMIZER, _EMA))}
     _fill(model, own, run / file)

@@ -75,6 +75,10 @@ def _is_missing_or_text(value: Any) -> bool:
     return value is None or _is_text(value)
 
 
+def _is_missing_or_flag(value: Any) -> bool:
+    return value is None or type(value) is bool
+
+
 _Check = tuple[Callable[[Any], bool], str]
 
 CONFIG_FIELDS: Mapping[str, _Check] = MappingProxyType(
@@ -84,6 +88,7 @@ CONFIG_FIELDS: Mapping[str, _Check] = MappingProxyType(
         "settings.weights": (_is_text, "auto, none or a file"),
         "settings.image_size": (_is_side, f"a whole number, 1 to {MAX_IMAGE_SIDE}"),
         "settings.au_weight": (_is_finite, "a number"),
+        "settings.geometry_branch": (_is_missing_or_flag, "true or false"),
         "settings.layers": (_are_layers, "a list of whole numbers"),
         "settings.epochs": (is_size, "a whole number above 0"),
         "settings.seed": (_is_count, "a whole number"),

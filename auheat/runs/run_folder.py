@@ -57,7 +57,15 @@ RENAMED = {"recipe": "preset", "head_lr": "head_lr_factor", "crop_from": "resize
 
 
 LATER: Mapping[str, Any] = MappingProxyType(
-    {"contrast_weight": 0.0, "faces_only": False, "align": "area", "head_lr_stages": 0}
+    {
+        "contrast_weight": 0.0,
+        "faces_only": False,
+        "align": "area",
+        "head_lr_stages": 0,
+        "class_map_weight": 0.0,
+        "geometry_branch": False,
+        "geometry_dropout": 0.2,
+    }
 )
 """Settings that came later -> the value that runs which do not note them were made with."""
 

@@ -27,6 +27,7 @@ from auheat import __version__
 from auheat.errors import AuheatError, RequestError, StoreError
 from auheat.reporting.page import report
 from auheat.runs.run_folder import RENAMED, RUNS
+from auheat.sweeps.differences import write_differences
 from auheat.sweeps.grid import DATA, RunKey, SweepPlan, format_layers
 from auheat.sweeps.planner import plan_sweep
 from auheat.sweeps.results import RunState, choose_all, read_results, write_csv
@@ -416,7 +417,8 @@ class SweepRunner:
         chosen = {s for candidates, s in choices.items() if s and len(candidates) > 1}
         table = write_csv(self.plan, results, self.places, chosen)
         write_whole(self.folder / TABLE, table)
-        page = write_markdown(self.plan, results, choices)
+        differences = write_differences(self.plan, results, choices, self.places)
+        page = write_markdown(self.plan, results, choices, differences)
         write_whole(self.folder / PAGE, page.encode())
         ordered = tuple(sorted(chosen))
         self._write_state(ordered)

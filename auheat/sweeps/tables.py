@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from auheat.evaluation.columns import BASELINES, COLUMNS
+from auheat.evaluation.columns import BASELINES, CLASS_BASELINES, COLUMNS
 from auheat.models.registry import METHODS
 from auheat.sweeps import published
 from auheat.sweeps.grid import RunKey, SweepPlan, TableRow, TableSpec, format_layers, list_choices
@@ -37,8 +37,16 @@ class _Page(NamedTuple):
     choices: Choices
 
 
-def write_markdown(plan: SweepPlan, results: Sequence[RunResult], choices: Choices) -> str:
-    """Return sweep.md: every table of the plan, with what is missing said below."""
+def write_markdown(
+    plan: SweepPlan,
+    results: Sequence[RunResult],
+    choices: Choices,
+    differences: Sequence[str] = (),
+) -> str:
+    """Return sweep.md: every table of the plan, with what is missing said below.
+
+    `differences` are paragraphs of `auheat.sweeps.differences`, below the plan's tables.
+    """
     page = _Page(plan, results, choices)
     done = sum(r.record.state == "done" for r in results)
     tables = [text for table in plan.tables for text in _WRITERS[table.kind](page, table)]
@@ -52,6 +60,7 @@ def write_markdown(plan: SweepPlan, results: Sequence[RunResult], choices: Choic
             + " \"-\": no such score, or not there yet. Intervals of single runs are in sweep.csv.",
             *([_CITED] if any(_CITED_MARK in text for text in tables) else []),
             *tables,
+            *differences,
             *_difference_lines(results),
             *_failure_lines(results),
         ]
@@ -90,7 +99,8 @@ def _failure_lines(results: Sequence[RunResult]) -> list[str]:
     return ["## Failed", lines + "\n\nThe same command tries them again."]
 
 
-def _title(number: str, what: str, table: TableSpec) -> str:
+def format_title(number: str, what: str, table: TableSpec) -> str:
+    """Return a table's heading: its number, what it compares, and of which data, method, layers."""
     data = NAMES.get(table.data)
     method = f", {METHODS[table.method].title}" if table.method else ""
     aligned = table.layers and table.kind != "methods"
@@ -98,7 +108,8 @@ def _title(number: str, what: str, table: TableSpec) -> str:
     return f"## {number}: {what}{f', {data}' if data else ''}{method}{layers}"
 
 
-def _grid(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def format_grid(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
     lines = [heading, ["---"] * len(heading), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -175,7 +186,7 @@ def _method_tables(page: _Page, table: TableSpec) -> list[str]:
     parts = []
     for number, keys in (
         ("Table 1", ("accuracy", "cam_cos")),
-        ("Table 2", ("att_cos", "margin", "rank1")),
+        ("Table 2", ("att_cos", "margin", "rank1", "class_rank1")),
     ):
         heading = ["method", "λ"]
         heading += [f"{PAPER_COLUMNS[key].paper} {side}" for key in keys for side in ("w/o", "w/")]
@@ -191,13 +202,14 @@ def _method_tables(page: _Page, table: TableSpec) -> list[str]:
             rows.append(cells)
         if number == "Table 2":
             rows += _baseline_rows(page, table, keys)
-        parts += [_title(number, what, table), _grid(heading, rows)]
+        parts += [format_title(number, what, table), format_grid(heading, rows)]
     return [*parts[:2], *_choice_lines(page, table), *parts[2:], _BASELINES]
 
 
 _BASELINES = (
     "The last rows are maps that know nothing of the photo, or the photo's map of a wrong class: a "
-    "high cosine without a margin and a rank-1 rate shows no more than they do."
+    "high cosine without a margin and a rank-1 rate shows no more than they do. Class rank-1 is "
+    "of the class maps of all expressions on a face: each class's mean heatmap scores high."
 )
 
 
@@ -208,8 +220,9 @@ def _baseline_rows(page: _Page, table: TableSpec, keys: Sequence[str]) -> list[l
     if first is None:
         return []
     rows = []
-    for baseline in BASELINES:
-        scores = first.scores.get("baselines", {}).get(baseline.key, {})
+    known = first.scores.get("baselines", {})
+    for baseline in (*BASELINES, *(one for one in CLASS_BASELINES if one.key in known)):
+        scores = known.get(baseline.key, {})
         cells = [f"{scores[k]:.3f}" if k in scores else "-" for k in keys]
         rows.append([f"*{baseline.title}*", "", *(text for cell in cells for text in (cell, ""))])
     return rows
@@ -254,8 +267,8 @@ def _layer_tables(page: _Page, table: TableSpec) -> list[str]:
         scores = cited.get(row.candidates[0].layers)
         rows.append([row.title, _format_lambda(chosen), *_row_cells(page, chosen, scores)])
     heading = ["layers", "λ", *(column.paper for column in PAPER_COLUMNS.values())]
-    title = _title("Table 3", "which layers are aligned", table)
-    return [title, _grid(heading, rows), *_choice_lines(page, table)]
+    title = format_title("Table 3", "which layers are aligned", table)
+    return [title, format_grid(heading, rows), *_choice_lines(page, table)]
 
 
 def _is_ablation(table: TableSpec) -> bool:
@@ -269,13 +282,13 @@ def _lambda_tables(page: _Page, table: TableSpec) -> list[str]:
     rows = [_lambda_row(page, row, row.candidates[0] == chosen, same) for row in table.rows]
     titles = {key: column.paper for key, column in PAPER_COLUMNS.items()}
     heading = ["λ", *(f"validation {titles[key]}" for key in VALIDATION), *titles.values()]
-    text = _grid(heading, rows)
+    text = format_grid(heading, rows)
     lines = _choice_lines(page, table)
     if chosen is not None:
         lines[0] = f"**Chosen: λ = {chosen.au_weight:g}.** {lines[0]}"
     if same and _CITED_MARK in text:
         lines.append("The paper's figures of this table are read off its plot.")
-    return [_title("Figure 5", "the weight λ of the AU loss", table), text, *lines]
+    return [format_title("Figure 5", "the weight λ of the AU loss", table), text, *lines]
 
 
 def _lambda_row(page: _Page, row: TableRow, chosen: bool, same: bool) -> list[str]:

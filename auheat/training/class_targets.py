@@ -1,4 +1,4 @@
-"""Targets of the contrastive loss: the heatmap of every class on each training face."""
+"""Targets of the losses that know all classes: the heatmap of every class on each training face."""
 
 from __future__ import annotations
 
@@ -6,38 +6,97 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from auheat.data.dataset import Item, ShardDataset
 from auheat.errors import RequestError
 from auheat.heatmaps.plan import Plan
 from auheat.heatmaps.render import render_heatmaps
-from auheat.records import Array
+from auheat.records import Array, Status
+
+KEPT_BYTES = 2**29
+"""Class heatmaps of photos in memory are kept there, too, where they take no more than this."""
+
+_PART = 256  # photos drawn at once
 
 
 class Targets:
-    """Class heatmaps and class weights of `contrastive_alignment_loss`, on one device.
+    """Class heatmaps and class weights of the losses against all classes, on one device.
 
-    `class_weights` (K,) f32 let the classes that have heatmaps count alike, and a training row 1 on
-    average: few photos of an expression say as much as many of another.
+    `class_weights` (K,) f32 of `contrastive_alignment_loss` let the classes that have heatmaps
+    count alike, and a training row 1 on average: few photos of an expression say as much as many of
+    another.
     """
 
     def __init__(
-        self, plan: Plan, labels: Array, device: torch.device, balanced: bool = False
+        self,
+        plan: Plan,
+        labels: Array,
+        device: torch.device,
+        balanced: bool = False,
+        option: str = "--contrast-weight",
     ) -> None:
         """Weigh classes by the training rows' labels (N,), alike where those are `balanced`.
 
-        Raises `AuheatError` where fewer than two classes have a heatmap.
+        Raises `AuheatError` that names the `option` where fewer than two classes have a heatmap.
         """
-        self.plan = plan
+        self.plan, self.device = plan, device
         drawn = np.array([blobs is not None for blobs in plan.classes])
         if drawn.sum() < 2:
             raise RequestError(
-                f"--contrast-weight: {drawn.sum()} of the classes {', '.join(plan.names)} have "
+                f"{option}: {drawn.sum()} of the classes {', '.join(plan.names)} have "
                 "heatmaps (2 or more are needed to be told apart)"
             )
+        self._drawn = torch.from_numpy(drawn).to(device)
         count = np.bincount(labels, minlength=len(drawn)) * drawn
         weights = count.sum() / (np.count_nonzero(count) * np.maximum(count, 1)) * (count > 0)
         plain = drawn.astype(np.float32)
         self.class_weights = torch.from_numpy(plain if balanced else weights.astype(np.float32))
         self.class_weights = self.class_weights.to(device)
+        self._sound: dict[int, Tensor] = {}
+        self._kept: dict[int, Tensor] = {}
+
+    def open(self, dataset: ShardDataset) -> None:
+        """Prepare for batches of a dataset: once for all epochs where its photos are in memory.
+
+        Heatmaps that are kept are rounded to 1/255, as those of shards are.
+        """
+        if id(dataset) in self._sound:
+            return
+        sound = np.isin(dataset.status, (Status.OK, Status.MANY_FACES))
+        self._sound[id(dataset)] = torch.from_numpy(sound).to(self.device)
+        if not dataset.cached or not len(dataset):
+            return
+        height, width = dataset.take([0])["heatmap"].shape[1:]
+        shape = len(dataset), len(self.plan.names), height, width
+        if np.prod(shape) > KEPT_BYTES:
+            return
+        kept = torch.empty(shape, dtype=torch.uint8)
+        for rows in np.array_split(np.arange(len(dataset)), -(-len(dataset) // _PART)):
+            points = dataset.take(rows.tolist())["landmarks"].to(self.device)
+            drawn = self.draw(points, dataset.image_size, (height, width))
+            kept[rows] = (255 * drawn).round().to(torch.uint8).cpu()
+        self._kept[id(dataset)] = kept.to(self.device)
+
+    def of_batch(self, dataset: ShardDataset, batch: Item) -> tuple[Tensor, Tensor]:
+        """Return each class's heatmap on a batch's photos as they were read, and where there are.
+
+        The first are (B, K, h, w) in [0, 1], of the photo's own class the heatmap that came with
+        it (which may be of measured action units), the second is (B,) bool: a photo has heatmaps
+        where its own is valid, or its class has none and a face was found. `dataset` was opened.
+        """
+        index = batch["index"]
+        kept = self._kept.get(id(dataset))
+        if kept is None:
+            size = batch["heatmap"].shape[1:]
+            maps = self.draw(batch["landmarks"], batch["image"].shape[-1], (size[0], size[1]))
+        else:
+            maps = kept[index.to(kept.device)].float() / 255
+        rows = torch.arange(len(maps), device=maps.device)
+        own = torch.where(batch["valid"][:, None, None], batch["heatmap"].float() / 255, 0)
+        maps[rows, batch["label"]] = own
+        sound = self._sound[id(dataset)]
+        faces = batch["valid"] | (sound[index.to(sound.device)] & ~self._drawn[batch["label"]])
+        faces = faces & (maps.flatten(1).amax(1) > 0)
+        return torch.where(faces[:, None, None, None], maps, 0), faces
 
     def draw(self, landmarks: Tensor, image_side: int, size: tuple[int, int]) -> Tensor:
         """Draw each class's heatmap on each photo: (N, K, h, w) in [0, 1], zero without one.

@@ -31,8 +31,8 @@ def make_config(preset: str = "none", **settings: Unpack[TrainSettings]) -> Trai
     Backbone and image size, where neither preset nor caller gives them, are the method's own.
 
     Args:
-        preset: Name of settings to begin with: "none", "demo", "methods", "rafdb", "affectnet",
-            "rafdb-code", "affectnet-code".
+        preset: Name of settings to begin with: "none", "demo", "methods", "explain", "rafdb",
+            "affectnet", "rafdb-code", "affectnet-code".
         settings: Fields of `TrainConfig`; one that is None is left as it is.
 
     Returns:
@@ -57,6 +57,11 @@ def make_config(preset: str = "none", **settings: Unpack[TrainSettings]) -> Trai
         chosen["resize"] = _fit_resize(row, chosen)
     config = TrainConfig(**{"image_size": row.image_size, "backbone": row.standard, **chosen})
     check_backbone(config.method, config.backbone)
+    if config.class_map_weight and not row.class_maps:
+        raise RequestError(
+            f"--class-map-weight: {config.class_map_weight:g} ({config.method} has one map for "
+            "all classes, expected 0)"
+        )
     check_one_of("--optimizer", config.optimizer, OPTIMIZERS)
     for key in ("epochs", "batch_size", "lr"):
         if not 0 < getattr(config, key) < math.inf:
@@ -72,7 +77,7 @@ def make_config(preset: str = "none", **settings: Unpack[TrainSettings]) -> Trai
         )
     if config.batch_size < 2:
         raise RequestError("--batch-size: 1 (batch normalisation needs 2 or more)")
-    for key in ("au_weight", "contrast_weight", "weight_decay"):
+    for key in ("au_weight", "contrast_weight", "class_map_weight", "weight_decay"):
         if not 0 <= getattr(config, key) < math.inf:
             option = f"--{key.replace('_', '-')}"
             raise RequestError(f"{option}: {getattr(config, key)} (expected 0 or more)")
@@ -115,6 +120,7 @@ def _check_engine(config: TrainConfig) -> None:
         "head_lr_stages": (0 <= config.head_lr_stages <= 4, "0 to 4"),
         "clip": (0 <= config.clip < math.inf, "0 or more"),
         "ema": (0 <= config.ema < 1, "0 to under 1"),
+        "geometry_dropout": (0 <= config.geometry_dropout < 1, "0 to under 1"),
         "workers": ((config.workers or 0) >= 0, "0 or more"),
         "resize": (
             config.resize == 0 or config.resize >= config.image_size,

@@ -13,9 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from auheat.errors import RequestError
+from auheat.models.geometry import GeometryNetwork
 from auheat.models.network import Classifier
 
 _CYCLE_RISE = 0.25
+
+GEOMETRY_DECAY = 0.01
+"""Weight decay of a geometry branch: its measures of neighbouring landmarks say much the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +150,15 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """Return an optimizer of `OPTIMIZERS` over a network's parameters.
 
-    `lr` is the highest rate; the head's is `head_lr` times that.
+    `lr` is the highest rate; the head's is `head_lr` times that. A geometry branch learns at `lr`,
+    with `GEOMETRY_DECAY` in the place of `weight_decay`.
     """
-    return OPTIMIZERS[name][0](group_parameters(model, lr, head_lr, stages), lr, weight_decay)
+    image = model.image if isinstance(model, GeometryNetwork) else model
+    groups = group_parameters(image, lr, head_lr, stages)
+    if isinstance(model, GeometryNetwork):
+        own = {"lr": lr, "lr_scale": 1.0, "weight_decay": GEOMETRY_DECAY}
+        groups.append({"params": list(model.geometry.parameters()), **own})
+    return OPTIMIZERS[name][0](groups, lr, weight_decay)
 
 
 class Ema:

@@ -36,6 +36,7 @@ from auheat.training.trainer import Trainer
 from auheat.training.training_data import (
     TrainingData,
     describe_training_data,
+    join_geometry,
     load_training_data,
     note_left_out,
     pack_split_and_maps,
@@ -128,14 +129,25 @@ def train(
         material = load_training_data(store, config)
         run = store / run_folder.RUNS / config.run_name
         run_folder.check_place(run)
+        # Of a new run, whatever its network refuses is refused before there is a folder.
+        ready = None
+        if world.broadcast(0 if (run / run_folder.CONFIG).is_file() else 1):
+            with torch.random.fork_rng():
+                torch.manual_seed(config.seed)
+                ready = _prepare(config, material, device, world)
         with run_folder.lock_run(run) if world.is_main else nullcontext():
-            return _train(run, config, material, overwrite, world)
+            return _train(run, config, material, overwrite, world, ready)
 
 
 def _train(
-    run: Path, config: TrainConfig, material: TrainingData, overwrite: bool, world: World
+    run: Path,
+    config: TrainConfig,
+    material: TrainingData,
+    overwrite: bool,
+    world: World,
+    ready: tuple[Trainer, tuple[str, ...]] | None,
 ) -> RunSummary:
-    """Train what is left of a run."""
+    """Train what is left of a run; `ready` is what `_prepare` gave of a new one."""
     notes: list[str] = []
 
     def note(*lines: str) -> None:
@@ -143,6 +155,9 @@ def _train(
             notes.extend(lines)
             log_notes(_LOG, lines)
 
+    if overwrite and run.is_dir():  # weights of no use are refused before a run is removed
+        with torch.random.fork_rng():
+            _build(config, len(material.dataset.class_names))
     done = world.broadcast(
         _start(run, config, material, overwrite, world, note) if world.is_main else 0
     )
@@ -150,7 +165,8 @@ def _train(
         return _summarize(run, config, done, 0.0, 0.0, (*notes, "was finished already"))
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        engine, beforehand = _prepare(config, material, world.device(config.device), world)
+        device = world.device(config.device)
+        engine, beforehand = ready or _prepare(config, material, device, world)
         saved = engine.load(run) if done else {}
         note(*beforehand)
         engine.on_rate = lambda rate: note(*_estimate_time(engine, done, rate))
@@ -189,6 +205,9 @@ def _prepare(
 ) -> tuple[Trainer, tuple[str, ...]]:
     """Return the trainer of a run, and notes on its weights, processes and photos."""
     model, notes = _build(config, len(material.dataset.class_names))
+    if config.geometry_branch:
+        model, *about = join_geometry(model, material)
+        notes = (*notes, *about)
     if config.sync_bn and world.size > 1:
         model = sync_batchnorm(model, config.backbone)
     model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -200,7 +219,9 @@ def _prepare(
         config.head_lr_factor,
         config.head_lr_stages,
     )
-    if config.head_lr_factor != 1 and len(optimizer.param_groups) == 1:
+    if config.head_lr_stages and config.head_lr_factor == 1:
+        notes = (*notes, "head_lr_stages: nothing to do, since --head-lr-factor is 1")
+    if config.head_lr_factor != 1 and len(optimizer.param_groups) - config.geometry_branch == 1:
         notes = (*notes, f"head_lr_factor: {config.method} has one rate for all of its network")
     if world.size > 1:
         each = config.batch_size // world.size

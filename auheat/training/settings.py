@@ -24,6 +24,11 @@ class TrainConfig:
         image_size: Side of the network's input in px, 16 or more.
         au_weight: Weight of `au_alignment_loss`, the paper's lambda; 0 for a plain classifier.
         contrast_weight: Weight of `contrastive_alignment_loss`.
+        class_map_weight: Weight of `class_map_alignment_loss`.
+        geometry_branch: Decide by the landmarks, too: logits += W z of standardised points in the
+            face's frame. Photos without a face are decided by the image alone.
+        geometry_dropout: Share of the photos that a geometry branch is silent on in training, so
+            that the image learns to do without it.
         layers: Layers (1 to 5, shallow to deep) that both align.
         align: How the heatmap is brought to a layer's size, "area" or "reference".
         epochs: Passes over the training rows, above 0.
@@ -71,6 +76,9 @@ class TrainConfig:
     image_size: int = 224
     au_weight: float = 4.0
     contrast_weight: float = 0.0
+    class_map_weight: float = 0.0
+    geometry_branch: bool = False
+    geometry_dropout: float = 0.2
     layers: tuple[int, ...] = (5,)
     align: str = "area"
     epochs: int = 30
@@ -103,11 +111,14 @@ class TrainConfig:
 
     @property
     def run_name(self) -> str:
-        """The name given, or method, backbone, the weights of what is aligned, and seed."""
+        """The name given, or method, backbone, the weights of what is aligned, points, and seed."""
         from auheat.store.store import check_name  # which loads far more than this
 
         contrast = f"-contrast{self.contrast_weight:g}" if self.contrast_weight else ""
-        made = f"{self.method}-{self.backbone}-au{self.au_weight:g}{contrast}-seed{self.seed}"
+        own = f"-maps{self.class_map_weight:g}" if self.class_map_weight else ""
+        geometry = "-geometry" if self.geometry_branch else ""
+        made = f"{self.method}-{self.backbone}-au{self.au_weight:g}{contrast}{own}"
+        made = f"{made}{geometry}-seed{self.seed}"
         return check_name(self.name or made.replace("+", "p").replace(":", "-"))
 
 
@@ -123,6 +134,9 @@ class TrainSettings(TypedDict, total=False):
     image_size: int
     au_weight: float
     contrast_weight: float
+    class_map_weight: float
+    geometry_branch: bool
+    geometry_dropout: float
     layers: tuple[int, ...]
     align: str
     epochs: int

@@ -26,6 +26,7 @@ from auheat.data.dataset import Item
 from auheat.data.loader import BatchLoader, BatchSampler, balance_weights
 from auheat.errors import AuheatError, RequestError
 from auheat.losses import Loss, add_up, known_share, total_loss
+from auheat.models.geometry import GeometryNetwork
 from auheat.models.network import Classifier
 from auheat.models.output import Output
 from auheat.models.registry import find_method
@@ -40,6 +41,10 @@ from auheat.utils.distributed import World
 
 _CHECK_EVERY = 50
 
+_MEASURED = ("loss", "ce", "au", "contrast", "class_maps", "accuracy")
+"""What each epoch's line has of training and of validation."""
+
+
 _TIMED_STEPS, _TIMED_SECONDS = 5, 10
 
 _NOT_FINITE = (
@@ -51,15 +56,16 @@ _NOT_FINITE = (
 class MicroBatch(NamedTuple):
     """A part of a batch that passes through the network at once.
 
-    `labels` are those before mixing. `share` is its part of the batch's rows and
-    `heatmap_share` (a scalar) of the weights of its heatmaps, None for a whole batch; after the
-    `last` one gradients are synced.
+    `labels` are those before mixing. `share` is its part of the batch's rows, `heatmap_share` (a
+    scalar) of the weights of its heatmaps and `face_share` of those of its faces, None for a whole
+    batch; after the `last` one gradients are synced.
     """
 
     seen: Batch
     labels: Tensor
     share: float = 1.0
     heatmap_share: Tensor | None = None
+    face_share: Tensor | None = None
     last: bool = True
 
 
@@ -85,12 +91,16 @@ class Trainer:
         if len(material.train) < self.world.size:
             raise RequestError(f"{material.folder}: fewer training photos than processes")
         self._mix = find_method(config.method).mix
-        self._targets = self._make_targets() if config.contrast_weight else None
+        self._weights = config.au_weight, config.contrast_weight, config.class_map_weight
+        self._targets = self._make_targets() if any(self._weights[1:]) else None
         self._scaler = torch.amp.GradScaler("cuda", enabled=config.amp == "fp16")
         self.ema = Ema(model, config.ema) if config.ema else None
         self._shared = self.world.wrap_ddp(model, device)
         self._run: nn.Module = torch.compile(self._shared) if config.compile else self._shared  # type: ignore[assignment]
         self.feed, self._val = self._open()
+        if self._targets is not None:
+            for dataset in (material.dataset, material.held_out):
+                self._targets.open(dataset)
         self.steps = len(self.feed)
         self.on_rate: Callable[[float], None] | None = None
         self._course = ScheduleConfig(
@@ -107,9 +117,10 @@ class Trainer:
         return None if self.ema is None else self.ema.model
 
     def _make_targets(self) -> Targets:
-        material = self.material
+        material, config = self.material, self.config
         learnt = material.dataset.labels[material.train]
-        return Targets(material.plan, learnt, self.device, self.config.balance)
+        option = "--contrast-weight" if config.contrast_weight else "--class-map-weight"
+        return Targets(material.plan, learnt, self.device, config.balance, option)
 
     def _open(self) -> tuple[BatchLoader, BatchLoader]:
         config, material, world = self.config, self.material, self.world
@@ -193,7 +204,7 @@ class Trainer:
                 checked.append(self.world.sum(torch.stack(rows)))
                 rows.clear()
                 _check_finite(checked[-1], epoch, step + 1 - len(checked[-1]))
-        names = ("train_loss", "train_ce", "train_au", "train_contrast", "train_accuracy")
+        names = (f"train_{name}" for name in _MEASURED)
         return dict(zip(names, torch.cat(checked).mean(0).tolist(), strict=True))
 
     def _report_rate(self, times: list[float]) -> None:
@@ -229,7 +240,7 @@ class Trainer:
     def backward(self, batch: Item, n: int, chance: torch.Generator) -> Tensor:
         """Compute the gradients of a batch of n rows, of which these are this process's.
 
-        Returns this process's part of the loss, of its three terms and of the accuracy, (5,):
+        Returns this process's part of the loss, of its four terms and of the accuracy, (6,):
         summed over the processes they are the batch's.
         """
         self.optimizer.zero_grad(set_to_none=True)
@@ -237,7 +248,8 @@ class Trainer:
         for part in self._split(batch, n, chance):
             with self._no_sync(part.last):
                 with self._autocast():
-                    output: Output = self._run(part.seen.images, part.labels)
+                    measures = () if part.seen.measures is None else (part.seen.measures,)
+                    output: Output = self._run(part.seen.images, part.labels, *measures)
                 output = _in_float32(output)
                 loss = self._rescale(self._loss(output, part.seen), part)
                 # DDP averages gradients over ranks; multiply by world size to get the sum
@@ -254,12 +266,12 @@ class Trainer:
         if count == self.world.size == 1:
             yield MicroBatch(seen, labels)
             return
-        total = self.world.sum(known_share(seen.valid).sum()).clamp(min=1e-8)
+        totals = [self.world.sum(_weigh(known)).clamp(min=1e-8) for known in _known(seen)]
         for number, rows in enumerate(torch.arange(len(labels)).tensor_split(count)):
             own = slice(int(rows[0]), int(rows[-1]) + 1)
             part = seen.map(itemgetter(own))
-            weight = known_share(part.valid).sum() / total
-            yield MicroBatch(part, labels[own], len(rows) / n, weight, number + 1 == count)
+            heat, face = (_weigh(v) / total for v, total in zip(_known(part), totals, strict=True))
+            yield MicroBatch(part, labels[own], len(rows) / n, heat, face, number + 1 == count)
 
     def _vary(self, batch: Item, n: int, chance: torch.Generator) -> tuple[Batch, Tensor]:
         """Return a batch augmented and mixed, and its labels before mixing."""
@@ -268,31 +280,36 @@ class Trainer:
         settings = AUGMENTATIONS[self.config.augment]
         side = self.config.image_size
         images, heatmaps, theta = vary(images, heatmaps, chance, settings, side, rows)
-        maps = self._class_maps(batch)
-        if maps is not None:
+        maps = faces = None
+        if self._targets is not None:
+            maps, faces = self._targets.of_batch(self.material.dataset, batch)
             maps = warp_heatmaps(maps, theta.to(maps))
-        seen = Batch(images, heatmaps, batch["label"], batch["valid"], maps)
+        measures = self._measure(batch)
+        seen = Batch(images, heatmaps, batch["label"], batch["valid"], maps, faces, measures)
         if self._mix is not None:  # a photo's partner may be another process's
             whole = seen.map(lambda values: self.world.gather(values, n))
             mixed = self._mix(whole, len(self.material.dataset.class_names), chance)
             seen = mixed.map(itemgetter(slice(rows.first, None, rows.step)))
         images = seen.images.contiguous(memory_format=torch.channels_last)
+        if seen.measures is not None:  # drawn last: without a branch nothing else changes
+            kept = torch.rand(n, 1, generator=chance) >= self.config.geometry_dropout
+            kept = kept[rows.first :: rows.step].to(seen.measures)
+            seen = seen._replace(measures=kept * seen.measures)
         return seen._replace(images=images), batch["label"]
 
-    def _class_maps(self, batch: Item) -> Tensor | None:
-        """Return every class's heatmap on the photos as they were read, None without a contrast."""
-        if self._targets is None:
+    def _measure(self, batch: Item) -> Tensor | None:
+        """Return what the landmarks say, which no augmentation changes; None without a branch."""
+        if not isinstance(self.model, GeometryNetwork):
             return None
-        height, width = batch["heatmap"].shape[1:]
-        return self._targets.draw(batch["landmarks"], batch["image"].shape[-1], (height, width))
+        return self.model.geometry.encode(batch["face"])
 
     def _rescale(self, loss: Loss, part: MicroBatch) -> Loss:
         """Scale a micro-batch's loss to its part of the whole batch's."""
-        if part.heatmap_share is None:
+        if part.heatmap_share is None or part.face_share is None:
             return loss
         aligned = part.heatmap_share * loss.alignment, part.heatmap_share * loss.contrast
-        parts = part.share * loss.classes, *aligned
-        return Loss(add_up(*parts, self.config.au_weight, self.config.contrast_weight), *parts)
+        parts = part.share * loss.classes, *aligned, part.face_share * loss.class_maps
+        return Loss(add_up(parts, self._weights), *parts)
 
     def _no_sync(self, last: bool) -> AbstractContextManager[Any]:
         """Return DDP's `no_sync` for all micro-batches but the last."""
@@ -308,48 +325,63 @@ class Trainer:
         config, targets = self.config, self._targets
         class_weights = None if targets is None else targets.class_weights
         contrast = config.contrast_weight, seen.class_maps, class_weights
-        targeted = seen.labels, seen.heatmaps, seen.valid
-        return total_loss(
-            output, *targeted, config.au_weight, config.layers, *contrast, config.align
-        )
+        targeted = seen.labels, seen.heatmaps, seen.valid, config.au_weight, config.layers
+        own = config.class_map_weight, seen.faces
+        return total_loss(output, *targeted, *contrast, config.align, *own)
 
     def _validate(self) -> dict[str, float]:
         """Return accuracy and the training loss over the rows held out."""
         for model in (self.model, self.best_model):
             self.world.sync_buffers(model)
         sums = self.world.sum(self._sum_held_out(self.best_model.eval())).cpu()
-        n, weights, classes, *aligned, hits = sums.unbind(1)
-        classes, hits = (classes / n).float(), (hits / n).float()
-        alignment, contrast = (torch.where(weights > 0, v / weights, 0).float() for v in aligned)
-        parts = classes, alignment, contrast
-        loss = add_up(*parts, self.config.au_weight, self.config.contrast_weight)
-        totals = torch.zeros(5)
-        for rows, values in zip(n, torch.stack([loss, *parts, hits], 1), strict=True):
+        n, classes, alignment, contrast, own, hits, weights, faces = sums.unbind(1)
+        per_row = [(values / n).float() for values in (classes, hits)]
+        pairs = (alignment, weights), (contrast, weights), (own, faces)
+        aligned = [torch.where(w > 0, values / w, 0).float() for values, w in pairs]
+        parts = per_row[0], *aligned
+        loss = add_up(parts, self._weights)
+        totals = torch.zeros(len(_MEASURED))
+        for rows, values in zip(n, torch.stack([loss, *parts, per_row[1]], 1), strict=True):
             totals += rows * values
-        names = ("val_loss", "val_ce", "val_au", "val_contrast", "val_accuracy")
+        names = (f"val_{name}" for name in _MEASURED)
         return dict(zip(names, (totals / n.sum().float()).tolist(), strict=True))
 
     @torch.inference_mode()
     def _sum_held_out(self, model: Classifier) -> Tensor:
-        """Return sums over this process's rows of each batch held out, (batches, 6) f64.
+        """Return sums over this process's rows of each batch held out, (batches, 8) f64.
 
-        They are of rows, of the weights of their heatmaps, and of cross-entropy, alignment,
-        contrast and right answers. Another process may have rows of a batch that has none here.
+        They are of rows, cross-entropy, alignment, contrast, class maps and right answers, and of
+        the weights of heatmaps and of faces. Another process may have rows of a batch that has
+        none here.
         """
-        sums = torch.zeros(len(self._val), 6, dtype=torch.float64, device=self.device)
+        sums = torch.zeros(len(self._val), 8, dtype=torch.float64, device=self.device)
         for step, batch in enumerate(self._val):
             images, heatmaps = _as_floats(batch)
-            maps = self._class_maps(batch)
             images = images.contiguous(memory_format=torch.channels_last)
-            seen = Batch(images, heatmaps, batch["label"], batch["valid"], maps)
-            output = model(images)
+            seen = Batch(images, heatmaps, batch["label"], batch["valid"])
+            if self._targets is not None:
+                maps, faces = self._targets.of_batch(self.material.held_out, batch)
+                seen = seen._replace(class_maps=maps, faces=faces)
+            measures = self._measure(batch)
+            output = model(images) if measures is None else model(images, None, measures)
             loss = self._loss(output, seen)
-            n, weight = len(seen.labels), known_share(seen.valid).double().sum()
+            n, (weight, face) = len(seen.labels), (_weigh(v).double() for v in _known(seen))
             hits = n * _accuracy(output.logits, seen.labels).double()
             aligned = loss.alignment.double() * weight, loss.contrast.double() * weight
-            means = weight.new_tensor(n), weight, loss.classes.double() * n, *aligned, hits
-            sums[step] = torch.stack(means)
+            own = loss.class_maps.double() * face
+            means = weight.new_tensor(n), loss.classes.double() * n, *aligned, own, hits
+            sums[step] = torch.stack([*means, weight, face])
         return sums
+
+
+def _known(seen: Batch) -> tuple[Tensor, Tensor]:
+    """Return what is known of a batch's heatmaps, and of the faces that class maps are drawn on."""
+    return seen.valid, seen.valid if seen.faces is None else seen.faces
+
+
+def _weigh(known: Tensor) -> Tensor:
+    """Return the sum of the weights that rows have in a loss."""
+    return known_share(known).sum()
 
 
 def _as_floats(batch: Item) -> tuple[Tensor, Tensor]:

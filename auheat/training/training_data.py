@@ -17,6 +17,8 @@ from auheat.errors import StoreError
 from auheat.expressions import match_name
 from auheat.facs.records import Codebook
 from auheat.heatmaps.plan import Plan, plan_heatmaps
+from auheat.models.geometry import GeometryNetwork, add_geometry
+from auheat.models.network import Classifier
 from auheat.records import Array, Status
 from auheat.runs import checkpoint, run_folder
 from auheat.runs.codebook import read_codebook
@@ -86,9 +88,11 @@ def load_training_data(store: Path, config: TrainConfig) -> TrainingData:
     }
     made = read_attributes(files[0])
     shown = made.get("mode", "expression"), made.get("geometry", "face")
-    if config.contrast_weight and shown != ("expression", "face"):
+    option = "--contrast-weight" if config.contrast_weight else "--class-map-weight"
+    drawn = config.contrast_weight or config.class_map_weight
+    if drawn and shown != ("expression", "face"):
         raise StoreError(
-            f"{folder}: heatmaps of mode {shown[0]}, geometry {shown[1]} (--contrast-weight needs "
+            f"{folder}: heatmaps of mode {shown[0]}, geometry {shown[1]} ({option} needs "
             "those of expressions, as `auheat render` draws them without --generic, --landmarks "
             "and --geometry)"
         )
@@ -130,6 +134,29 @@ def describe_training_data(material: TrainingData, processes: int) -> dict[str, 
     """Return what config.json has of the shards, and how many processes learn from them."""
     digest = read_attributes(material.dataset.files[0])["codebook_digest"]
     return material.about | {"codebook_digest": digest, "processes": processes}
+
+
+def join_geometry(model: Classifier, material: TrainingData) -> tuple[GeometryNetwork, str]:
+    """Return a network with a geometry branch, standardised on the training rows, and a note.
+
+    Raises `AuheatError` where fewer than two of them have points that can be relied on.
+    """
+    train = material.dataset
+    joined = add_geometry(model, len(train.class_names), material.plan.frame)
+    faces = np.stack([train.read_face(row) for row in material.train.tolist()])
+    usable = joined.geometry.fit(torch.from_numpy(faces))
+    if usable < 2:
+        raise StoreError(
+            f"{material.folder}: {usable} training photos have landmarks that can be relied on "
+            "(--geometry-branch needs 2 or more)"
+        )
+    note = f"geometry branch: standardised on {usable} of {len(faces)} training photos"
+    return joined, note + (
+        f"; the image alone decides of the {len(faces) - usable} others, whose points are missing "
+        "or doubtful"
+        if usable < len(faces)
+        else ""
+    )
 
 
 def pack_split_and_maps(material: TrainingData) -> dict[str, bytes]:

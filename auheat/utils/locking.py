@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import os
 import platform
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from datetime import datetime
 from pathlib import Path
@@ -31,6 +33,21 @@ LOCK_SECONDS = 0.5
 
 _LOOKS, _LARGEST = 5, 4096
 
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
+
+_LOG = logging.getLogger(__name__)
+
+
+class _SystemLock(FileLock):
+    """A lock that the system frees with its process, or none.
+
+    Where the file system has no locks, some versions of filelock take a file's mere existence for
+    one, which a killed process would leave for good.
+    """
+
+    def _fallback_to_soft_lock(self) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
 
 _held: ContextVar[tuple[tuple[int, Path], ...]] = ContextVar("held", default=())
 """The locks of this process and thread, which it may ask for once more."""
@@ -47,15 +64,16 @@ def hold(
     """Hold a lock file; the system frees the lock of a process that died.
 
     Raises `AuheatError` with `message`, in which "another process" is named, where one still holds
-    it after `timeout` seconds, or where it cannot be made. `remove` takes the file away afterwards.
-    Beside it a note says who holds it. With `again`, who has it already may hold it once more.
+    it after `timeout` seconds, or where it cannot be made, as on a file system without locks.
+    `remove` takes the file away afterwards. Beside it a note says who holds it; one of another
+    machine that is still there is logged. With `again`, who has it already may hold it once more.
     """
     key = os.getpid(), Path(os.path.realpath(path.parent)) / path.name
     if again and key in _held.get():
         yield
         return
     owner = path.with_name(path.name.removesuffix(LOCK) + OWNER)
-    lock = FileLock(path)
+    lock, new = _SystemLock(path), not os.path.lexists(path)
     try:
         if path.is_symlink() or (path.exists() and (not path.is_file() or path.stat().st_size)):
             raise StoreError(f"{path}: no lock of auheat's (move it away)")
@@ -66,10 +84,16 @@ def hold(
     except Timeout as error:
         raise StoreError(message.replace(_ANOTHER, _describe_owner(owner))) from error
     except (OSError, NotImplementedError) as error:
-        reason = error if isinstance(error, OSError) else OSError("it has no locks")
-        raise cannot_write(path.parent, reason) from error
+        raise _cannot_lock(path, error, new) from error
     token = _held.set((*_held.get(), key))
-    own = not os.path.lexists(owner) or _read_owner(owner) is not None
+    left = _parse_owner(owner)
+    own = not os.path.lexists(owner) or left is not None
+    if left is not None and left["host"] != platform.node():
+        _LOG.warning(
+            "warning: %s: %s wrote here and did not end cleanly, or its lock is not seen from this "
+            "machine and it still writes (then stop one of the two)",
+            *(path.parent, _format_owner(left)),
+        )
     try:  # what fails from here on is not the lock's
         with contextlib.suppress(OSError):  # it only informs others
             if own:
@@ -83,6 +107,20 @@ def hold(
             if remove:  # before it is free: who waits for it sees that it is gone
                 path.unlink(missing_ok=True)
         lock.release()
+
+
+def _cannot_lock(path: Path, error: Exception, new: bool) -> AuheatError:
+    """Return the error of a lock that cannot be had; a file made for it in vain is removed."""
+    if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+        return cannot_write(path.parent, error)
+    if new:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+    reason = getattr(error, "strerror", None) or os.strerror(errno.ENOSYS)
+    return StoreError(
+        f"{path.parent}: its file system has no locks ({reason}), so two commands could write at "
+        "once (choose a place on another one, or have it mounted with locks)"
+    )
 
 
 def lock_store(store: Path) -> contextlib.AbstractContextManager[None]:
@@ -136,11 +174,21 @@ def _describe_owner(owner: Path) -> str:
 
 
 def _read_owner(owner: Path) -> str | None:
+    note = _parse_owner(owner)
+    return None if note is None else _format_owner(note)
+
+
+def _format_owner(note: Mapping[str, Any]) -> str:
+    where = f"process {note['pid']} on {note['host']}"
+    return f"{where}, `{note['command']}`, since {note['since']}"
+
+
+def _parse_owner(owner: Path) -> dict[str, Any] | None:
+    """Return what a note says, None where there is none of auheat's."""
     try:
         if owner.is_symlink():
             return None
         note = parse_json(read_limited(owner, _LARGEST))
-        where = f"process {note['pid']} on {note['host']}"
-        return f"{where}, `{note['command']}`, since {note['since']}"
+        return {key: note[key] for key in ("pid", "host", "command", "since")}
     except (OSError, ValueError, KeyError, TypeError):
         return None

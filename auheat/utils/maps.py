@@ -55,6 +55,19 @@ def enlarge(maps: Tensor, size: tuple[int, int], aligned: bool = False) -> Tenso
     return torch.bmm(rows.expand(len(maps), -1, -1), maps @ columns.mT)
 
 
+def pool_to_cells(shares: Tensor, cells: tuple[int, int]) -> Tensor:
+    """Return how much of each cell of a map (h, w) falls to shares (N, H, W) of pixels, (N, h, w).
+
+    This is `enlarge` read backwards: a cell lies where it counts in the enlarged map. Shares that
+    add up to 1 at every pixel do so at every cell.
+    """
+    rows, columns = (
+        _weights(n, to, False, shares.dtype, shares.device)
+        for n, to in zip(cells, shares.shape[-2:], strict=True)
+    )
+    return (rows / rows.sum(0)).mT @ shares @ (columns / columns.sum(0))
+
+
 @lru_cache(maxsize=64)
 def _weights(n: int, size: int, aligned: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return how much each of n cells counts at each of `size` pixels, (size, n)."""
@@ -77,11 +90,13 @@ def on_grid(maps: Tensor, size: tuple[int, int]) -> Tensor:
 def on_reference_grid(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Return maps (N, h, w) as the paper's published code compares attention, (N, H, W).
 
-    Not scaled, but shifted up where the lowest value is negative, and enlarged with torch's flags
-    `align_corners=True, antialias=True`.
+    Not scaled; enlarged with torch's flags `align_corners=True, antialias=True`, and shifted up by
+    the map's own lowest value where that is negative, which no pixel need have once enlarged.
     """
+    low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
     large = enlarge(maps, size, aligned=True)
-    return large - large.amin((-2, -1), keepdim=True).clamp(max=0)
+    # As there: what rounding puts beyond the values is cut off, so a constant map stays one.
+    return torch.maximum(torch.minimum(large, high), low) - low.clamp(max=0)
 
 
 def divide(a: Tensor, b: Tensor) -> Tensor:

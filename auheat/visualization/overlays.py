@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from auheat.records import Array
+from auheat.visualization.drawing import Color
 
 _VEIL = 0.7
 """How much of a photo the hottest place hides."""
@@ -40,6 +41,21 @@ def draw_veil(heat: Array) -> Array:
     level = np.clip(heat, 0, 1)
     alpha = np.rint(255 * _VEIL * np.clip(2 * level, 0, 1)).astype(np.uint8)
     return np.dstack([colorize(_DARKEST + (1 - _DARKEST) * level), alpha])
+
+
+FOR: Color = (255, 128, 24)
+
+AGAINST: Color = (64, 156, 255)
+"""Colours of what is above and below zero: orange and blue, which few readers confuse."""
+
+
+def overlay_signed(photo: Array, values: Array) -> Array:
+    """Blend values (H, W) in [-1, 1] over a photo of that size: `FOR`, `AGAINST`, zero is clear."""
+    gray = cv2.cvtColor(cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    tint = np.where(values[..., None] >= 0, FOR, AGAINST)
+    alpha = _VEIL * np.clip(np.abs(values), 0, 1)[..., None]
+    blended: Array = np.rint(gray * (1 - alpha) + tint * alpha).astype(np.uint8)
+    return blended
 
 
 def embed(image: Array) -> str:

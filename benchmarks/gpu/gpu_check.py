@@ -516,6 +516,8 @@ def methods() -> None:
         "accumulate ema balance freeze": {"accumulate": 2, "ema": 0.9, "balance": True,
                                           "freeze_bn": True, "clip": 1.0},
         "contrast crop": {"contrast_weight": 1.0, "resize": 80, "amp": "bf16"},
+        "class maps": {"class_map_weight": 1.0, "amp": "bf16"},
+        "ts-cam class maps": {"method": "ts-cam", "class_map_weight": 1.0, "amp": "bf16"},
         "cutmix contrast": {"method": "cutmix", "contrast_weight": 1.0, "amp": "bf16"},
         "adamw bf16 layers": {"layers": (5, 4, 3), "amp": "bf16"},
     }  # fmt: skip

@@ -38,6 +38,14 @@ def test_what_a_file_of_options_cannot_say_is_named_with_the_file(tmp_path, text
     assert f"Error: {file}: {words}" in result.output
 
 
+@pytest.mark.parametrize("name", ["/dev/zero", "long.yaml"])
+def test_a_file_of_options_without_end_is_not_read(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "long.yaml").write_text("#" * 2**20 + "\n")
+    result = run("train", "--config", name, code=2)
+    assert f"Error: {name}: no readable YAML" in result.output
+
+
 @pytest.fixture
 def talking(monkeypatch):
     """A command whose library call logs one message of each level, and draws a bar."""

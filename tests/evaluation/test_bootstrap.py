@@ -2,9 +2,15 @@
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_rel
 
-from auheat.errors import AuheatError
-from auheat.evaluation.bootstrap import confusion_interval, interval, paired_interval
+from auheat.errors import AuheatError, RequestError
+from auheat.evaluation.bootstrap import (
+    confusion_interval,
+    interval,
+    paired_interval,
+    paired_t_test,
+)
 
 SIMULATIONS = 1000
 
@@ -163,3 +169,18 @@ def test_a_statistic_of_the_confusion_matrix_is_drawn_as_a_mean_is():
         found = confusion_interval(predicted, labels, 3, share, known)
         mean = interval((predicted == labels).astype(float), labels, known, balanced=False)
         assert tuple(found) == pytest.approx(tuple(mean))
+
+
+@pytest.mark.parametrize("n", range(2, 11))
+def test_the_paired_t_test_is_scipys(n):
+    first, second = np.random.default_rng(n).normal([[0.3], [0.0]], 1, (2, n))
+    p = paired_t_test((first - second).tolist())
+    assert p == pytest.approx(ttest_rel(first, second).pvalue, abs=1e-12)
+    assert paired_t_test((second - first).tolist()) == pytest.approx(p, abs=1e-12)
+
+
+def test_differences_without_spread_or_partner_have_the_p_that_is_left():
+    assert paired_t_test([0.0, 0.0]) == 1
+    assert paired_t_test([0.5, 0.5]) == 0
+    with pytest.raises(RequestError, match="expected two or more"):
+        paired_t_test([0.5])

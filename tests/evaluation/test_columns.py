@@ -11,6 +11,7 @@ import pytest
 from auheat.evaluation.columns import (
     BASELINES,
     CALIBRATION,
+    CLASS_BASELINES,
     COLUMNS,
     COMPARED,
     MAP_COLUMNS,
@@ -84,7 +85,7 @@ print(json.dumps({
 def test_the_documented_scores_are_those_of_the_table():
     table = DOCS.partition("## Maps\n")[2].partition("\n\n*AU regions*")[0]
     assert tuple(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == SCORES
-    for row in (*COLUMNS, *BASELINES, *CALIBRATION):
+    for row in (*COLUMNS, *BASELINES, *CLASS_BASELINES, *CALIBRATION):
         assert f"`{row.key}`" in DOCS, row.key
     assert set(COMPARED) == set(ClassScores._fields)
 

@@ -161,12 +161,17 @@ def test_mean_heatmap_baseline_is_the_class_balanced_mean_map(evaluated):
 
 def test_baselines_that_know_no_photo_are_no_better_than_chance(evaluated):
     _, result = evaluated
-    assert set(result.baselines) == {"mean_heatmap", "uniform", "centre_gaussian", "wrong_class"}
+    photo = {"mean_heatmap", "uniform", "centre_gaussian", "wrong_class"}
+    assert set(result.baselines) == photo | {"class_means", "permuted"}
     assert result.baselines["uniform"]["att_cos_centred"] == 0
     assert result.baselines["uniform"]["margin"] == 0
     assert result.baselines["wrong_class"]["rank1"] == 0
-    for scores in result.baselines.values():
-        assert scores["margin"] < 0.05
+    for name in photo:
+        assert result.baselines[name]["margin"] < 0.05
+    one_map = result.baselines["mean_heatmap"]
+    assert one_map["class_rank1"] == pytest.approx(1 / 3)
+    assert one_map["class_margin"] == pytest.approx(0, abs=1e-9)
+    assert one_map["cam_rank1"] == pytest.approx(one_map["rank1"])
 
 
 def test_alignment_shows_in_the_scores(evaluated):
@@ -204,7 +209,17 @@ def test_means_of_the_rows_are_the_scores_and_lie_within_their_intervals(evaluat
     assert rows["probabilities"].shape == (20, 4)
     assert rows["probabilities"].argmax(1).tolist() == rows["predicted"].tolist()
     assert rows["valid"].tolist() == (rows["label"] > 0).tolist()
-    assert np.isnan(rows["scores"][~rows["valid"]]).all()
+    of_classes = [columns.index(key) for key in ("class_margin", "class_rank1")]
+    assert np.isfinite(rows["scores"][:, of_classes]).all()  # Neutral photos have class maps, too
+    bare = rows["scores"][~rows["valid"]]
+    kept = [i for i, key in enumerate(columns) if key[:6] != "class_" and key[-9:] != "predicted"]
+    assert np.isnan(bare[:, kept]).all()
+    for key in ("class_margin", "class_rank1"):
+        values = rows["scores"][:, columns.index(key)]
+        classes = [values[rows["label"] == k].mean() for k in range(4)]
+        assert getattr(result, key) == pytest.approx(np.mean(classes), abs=1e-6)
+        low, high = result.intervals[key]
+        assert low - 1e-6 <= getattr(result, key) <= high + 1e-6
     for name in (
         "cam_cos",
         "cam_cos_predicted",
@@ -283,7 +298,7 @@ def test_a_network_that_overflows_is_scored_and_told(evaluated, tmp_path):
     tensors["head.fc.weight"][2] = 3e38  # finite, and nothing that is multiplied by it
     save_tensors(file, tensors)
     broken = evaluate(tmp_path / "few", store)
-    assert broken.left_out == {"map not finite": 15, "logits not finite": 20}
+    assert broken.left_out == {"map not finite": 20, "logits not finite": 20}
     assert broken.att_cos == result.att_cos
     assert broken.cam_cos_predicted == 0
     assert broken.maps["CAM"]["cosine"] < result.cam_cos
@@ -498,10 +513,12 @@ def test_shards_with_the_authors_maps_are_scored_against_the_authors_maps(
     by_class = {}
     for i, key in enumerate(rows["id"]):
         if rows["split"][i] == "test" and rows["valid"][i]:
-            points = (rows["landmarks"][i] + 0.5) * (32 / rows["size"][i][::-1]) - 0.5
-            target, _ = render_reference(
-                points[None], rows["label"][[i]], names, (32, 32), (32, 32)
-            )
+            size = tuple(rows["size"][i])
+            assert size != (32, 32)  # drawn on the photo, and then resized to the nearest pixel
+            points, label = rows["landmarks"][[i]], rows["label"][[i]]
+            target, _ = render_reference(points, label, names, size, size)
+            y, x = (np.arange(32) * side // 32 for side in size)
+            target = target[:, y][:, :, x]
             seen = on_grid(torch.from_numpy(maps[key].astype(np.float32))[None], (32, 32))
             cosine = torch.cosine_similarity(seen.flatten(), torch.from_numpy(target).flatten(), 0)
             by_class.setdefault(rows["label"][i], []).append(cosine.item())

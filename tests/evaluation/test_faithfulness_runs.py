@@ -7,14 +7,18 @@ import pytest
 import torch
 from formula_mutants import mutate
 from torch.utils._python_dispatch import TorchDispatchMode
-from training_helpers import NAMES, make_store
+from training_helpers import BOOK, NAMES, make_store
 
 from auheat.data.dataset import ShardDataset
 from auheat.errors import AuheatError
 from auheat.evaluation import faithfulness_runs as runs
+from auheat.evaluation.class_regions import measure_predicted
 from auheat.evaluation.evaluator import evaluate
 from auheat.evaluation.faithfulness_columns import CURVES, KEYS
 from auheat.evaluation.inputs import EvaluationInput
+from auheat.heatmaps.class_maps import ClassMapRenderer
+from auheat.heatmaps.plan import plan_heatmaps
+from auheat.records import Status
 from auheat.runs.checkpoint import load_classifier
 from auheat.training.config import make_config
 from auheat.training.runner import train
@@ -97,6 +101,41 @@ def test_means_and_differences_are_those_of_the_photos(measured):
                 mean = balanced(regions[:, r, f, e])
                 value = found["regions"][region][f"{effect}_{fill}"][0]
                 assert value == pytest.approx(mean, abs=1e-6)
+
+
+def test_falls_of_classes_are_summed_and_measured_alike_of_a_network_that_is_no_run(
+    store, measured
+):
+    result, arrays = measured
+    found = result.faithfulness["class_regions"]
+    falls, labels = arrays["faithfulness_class_falls"], arrays["faithfulness_label"]
+    model, config = load_classifier(store / "runs" / "few")
+    dataset = ShardDataset(store / "shards" / "martinez", "test", SIDE, config["class_names"])
+    dataset.cache()
+    names, drawn = config["class_names"], arrays["faithfulness_class_names"].tolist()
+    renderer = ClassMapRenderer(plan_heatmaps(BOOK, names), SIDE)
+    rows, predicted = arrays["faithfulness_index"], arrays["faithfulness_predicted"].tolist()
+    dataset.status = dataset.status.copy()
+    dataset.status[rows[0]] = Status.NO_FACE
+    with torch.inference_mode():
+        alike = measure_predicted(model, dataset, rows.tolist(), renderer, steps=STEPS, size=5)
+    for r, rival in enumerate(("elsewhere", "others")):
+        less = falls[:, :, 0, r, 0] - falls[:, :, 0, r, 1]  # (photo, class, answer), blurred
+        own = np.full(len(less), np.nan)
+        for i, k in enumerate(predicted):
+            own[i] = less[i, drawn.index(names[k]), 0] if names[k] in drawn else np.nan
+        for which, values in (("predicted", own), ("every", less[..., 0].mean(1))):
+            known = [values[(labels == k) & ~np.isnan(values)] for k in np.unique(labels)]
+            mean = np.mean([v.mean() for v in known if len(v)])
+            summed = found[which]["own_less"][rival]["logit_blur"]
+            assert summed[0] == pytest.approx(mean, abs=1e-6)
+            assert summed[1] <= summed[0] <= summed[2]
+        own[0] = np.nan
+        np.testing.assert_allclose(alike[f"own_{rival}"], own, atol=1e-4)
+    kinds, measures = (arrays[f"faithfulness_{key}"].tolist() for key in ("kinds", "measures"))
+    scores = arrays["faithfulness_scores"][:, kinds.index("CAM predicted")]
+    for key, name in (("deletion", "deletion_blur"), ("gain", "gain")):
+        np.testing.assert_allclose(alike[key], scores[:, measures.index(name)], atol=1e-4)
 
 
 def check_measures():

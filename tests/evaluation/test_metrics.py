@@ -77,7 +77,8 @@ def test_reference_variant_is_what_torch_makes_of_the_published_flags(size, to):
         maps[:, None], (to, to), mode="bilinear", align_corners=True, antialias=True
     )[:, 0]
     assert (enlarge(maps, (to, to), aligned=True) - expected).abs().max() < 1e-5
-    shifted = expected - expected.amin((-2, -1), keepdim=True).clamp(max=0)
+    lowest = maps.flatten(1).sort(1).values[:, 0]  # of the raw map, as its code takes it
+    shifted = expected + lowest.neg()[:, None, None]
     assert (on_reference_grid(maps, (to, to)) - shifted).abs().max() < 1e-5
 
 
@@ -86,6 +87,10 @@ def test_reference_variant_shifts_only_maps_with_negative_values():
     out = on_reference_grid(maps, (3, 3))  # columns lie at cells -0.25, 0.25, 0.75
     assert out[0, 0].tolist() == pytest.approx([1, 1.25, 1.75])
     assert out[1, 0].tolist() == pytest.approx([0, 0.75, 2.25])
+    dip = torch.tensor([[[3.0, -1.0, 3.0]]]).repeat(1, 3, 1)
+    wide = on_reference_grid(dip, (3, 5))  # at cells -.25, .25, .75, 1.25, 1.75: none at the -1
+    assert wide[0, 0].tolist() == pytest.approx([4, 3, 1, 1, 3])
+    assert not on_reference_grid(torch.full((1, 7, 7), -0.1), (224, 224)).any()
 
 
 def test_a_perfect_attention_scores_under_one_by_the_published_flags():

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from formula_mutants import mutate
 from scipy.stats import pearsonr
 from training_helpers import BOOK, NAMES
 
 from auheat.evaluation.columns import COMPARED, SCORES
 from auheat.evaluation.model_maps import CAM, CAM_PREDICTED, MapSet
-from auheat.evaluation.scorer import GAUSSIAN_SIGMAS, MapScorer
+from auheat.evaluation.results import ScoreTable
+from auheat.evaluation.scorer import GAUSSIAN_SIGMAS, ONE_MAP, OWN, MapScorer
 from auheat.facs.codebooks import load_codebook
 from auheat.heatmaps.class_maps import ClassMapRenderer
 from auheat.heatmaps.plan import Blobs, Plan, plan_heatmaps, plan_units
@@ -66,7 +68,8 @@ def run_scorer(views, batch, size=None):
         for start in range(0, n, size or n):
             some = slice(start, start + (size or n))
             part = MapSet(
-                {k: v[some] for k, v in views.maps.items()}, *(v[some] for v in views[1:])
+                {k: v[some] for k, v in views.maps.items()},
+                *(v if v is None else v[some] for v in views[1:]),
             )
             one.update(part, {k: v[some] for k, v in batch.items()})
     return one, one.compute()
@@ -127,7 +130,7 @@ def score(raw, heatmaps, own, is_cam):
     """All scores of one map (h, w), straight from their definitions."""
     m = resample(scale(raw))
     moved = resample_as_published(raw)
-    moved = m if is_cam else moved - min(moved.min(), 0)
+    moved = m if is_cam else moved - min(raw.min(), 0)
     target = heatmaps[own]
     region = target >= target.max() / 2
     raw_cosine, *rest = against_classes(m, heatmaps, own)
@@ -213,6 +216,134 @@ def test_how_photos_are_batched_changes_no_score(judged, size):
     for name in ("scores", "constants", "wrong_class", "inside", "attended"):
         np.testing.assert_allclose(getattr(parts, name), getattr(whole, name), atol=1e-5, rtol=0)
     assert parts.index.tolist() == whole.index.tolist() == list(range(7, 25))
+
+
+CLASS_MEANS_GIVEN = torch.tensor(np.random.default_rng(6).uniform(size=(len(NAMES), 9, 9))).float()
+
+
+def judge_classes():
+    """Maps of every class, some near their own heatmap; faces of all photos but two; the scorer."""
+    views, batch = make_photos()
+    rng = np.random.default_rng(3)
+    n, faces = len(batch["label"]), batch["landmarks"].numpy()
+    cams = rng.normal(size=(n, len(NAMES), 16, 16))
+    for k in range(1, len(NAMES)):
+        drawn = [draw(PLAN, face, k, (16, 16)) for face in faces]
+        cams[:, k] += np.stack(drawn) * rng.uniform(-2, 4, (n, 1, 1))
+    cams[5, 1], cams[6, 2, 3, 3], cams[8, 0, 1, 1] = 0.1, np.nan, np.inf
+    batch["valid"][[9, 10]] = False
+    batch["has_face"] = torch.ones(n, dtype=torch.bool)
+    batch["has_face"][[4, 9]] = False  # a Neutral photo, and one of class 1
+    views = views._replace(cams=torch.tensor(cams).float())
+    mean = torch.tensor(MEAN, dtype=torch.float32)
+    one = MapScorer(ClassMapRenderer(PLAN, SIDE), mean, torch.device("cpu"), CLASS_MEANS_GIVEN)
+    one.update(views, batch)
+    return views, batch, one, one.compute()
+
+
+@pytest.fixture(scope="module")
+def classes_judged():
+    return judge_classes()
+
+
+def test_every_classs_map_is_scored_on_every_face_as_a_loop_does_it(classes_judged):
+    check_classes(*classes_judged)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("pairs.sum(1) - own", "pairs.sum(1)"),
+        ("still[:, 1:]", "still[:, :-1]"),
+        ("cams[here][:, drawn]", "cams[here][:, [k - 1 for k in drawn]]"),
+        ("sound.all(1)", "sound.any(1)"),
+    ],
+)
+def test_a_fault_in_the_scores_of_class_maps_is_noticed(monkeypatch, old, new):
+    mutate(monkeypatch, MapScorer, "_score_classes", old, new)
+    with pytest.raises(AssertionError):
+        check_classes(*judge_classes())
+
+
+def test_a_fault_in_whose_map_counts_is_noticed(monkeypatch, classes_judged):
+    mutate(
+        monkeypatch,
+        ScoreTable,
+        "of_classes",
+        '("_predicted", self.tables.predicted)',
+        '("_predicted", self.tables.label)',
+    )
+    with pytest.raises(AssertionError):
+        check_whose_map(*classes_judged)
+
+
+def check_classes(views, batch, _, tables):
+    compared = [i for i in range(18) if i not in (4, 9, 10)]
+    assert np.isnan(np.delete(tables.class_scores, compared, 0)).all()
+    assert tables.class_sound.tolist() == [i != 6 for i in range(18)]
+    hits = []
+    for row in compared:
+        heatmaps = [draw(PLAN, batch["landmarks"][row].numpy(), k) for k in (1, 2, 3)]
+        cams = [np.nan_to_num(views.cams[row, k].numpy().astype(float), nan=0) for k in (1, 2, 3)]
+        if row == 6:
+            cams[1] = np.zeros((16, 16))
+        own = [resample(scale(m)) if np.ptp(m) > 1e-5 else np.zeros((SIDE, SIDE)) for m in cams]
+        means = [resample(scale(CLASS_MEANS_GIVEN[k].numpy().astype(float))) for k in (1, 2, 3)]
+        for k in range(3):
+            found = tables.class_scores[row, :, k]
+            expected = [against_classes(m[k], heatmaps, k)[2:] for m in (own, means)]
+            others = [against_classes(own[j], heatmaps, k)[2:] for j in range(3) if j != k]
+            one_map = against_classes(resample(scale(MEAN)), heatmaps, k)[2:]
+            expected += [np.mean(others, 0), one_map]
+            np.testing.assert_allclose(found, expected, atol=1e-6)
+            hits.append(found[0, 1])
+    assert 0.2 < np.mean(hits) < 0.9
+    assert (tables.class_scores[5, 0, 0] == 0).all()  # a constant map, and one that is not finite
+    assert (tables.class_scores[6, 0, 1] == 0).all()
+
+
+def test_one_map_for_all_classes_is_closest_to_one_in_k_and_has_no_margin(classes_judged):
+    *_, tables = classes_judged
+    one = tables.class_scores[[0, 1, 2, 3], ONE_MAP]
+    np.testing.assert_allclose(one.sum(1), [[0, 1]] * 4, atol=1e-12)
+
+
+def test_class_scores_are_means_over_true_predicted_and_all_classes(classes_judged):
+    check_whose_map(*classes_judged)
+
+
+def check_whose_map(views, batch, one, tables):
+    kinds = one.kinds
+    totals = ScoreTable(tables, one.renderer, kinds, kinds, one.top, [])
+    found, labels = totals.of_classes(OWN), batch["label"].tolist()
+    said = views.predicted.tolist()
+    assert {0} < set(said)
+    for i, name in enumerate(("margin", "rank1")):
+        own = tables.class_scores[:, OWN, :, i]
+        for key, classes in (("", labels), ("_predicted", said)):
+            expected = [own[r, k - 1] if k else np.nan for r, k in enumerate(classes)]
+            np.testing.assert_array_equal(found[f"cam_{name}{key}"], expected)
+        within = [[own[r].mean() for r in range(18) if labels[r] == k] for k in range(4)]
+        balanced = np.mean([np.nanmean(values) for values in within])  # Neutral is one of them
+        assert totals.mean(totals.columns()[f"class_{name}"]) == pytest.approx(balanced)
+
+
+def test_the_map_of_the_true_class_has_the_scores_of_its_cam(classes_judged):
+    views, batch, *_ = classes_judged
+    rows = torch.arange(len(batch["label"]))
+    maps = views.maps | {CAM: views.cams[rows, batch["label"]]}
+    one, tables = run_scorer(views._replace(maps=maps), batch)
+    totals = ScoreTable(tables, one.renderer, one.kinds, one.kinds, one.top, [])
+    for key in ("cam_margin", "cam_rank1"):
+        cam = totals.columns()[key]
+        np.testing.assert_allclose(cam, totals.of_classes(OWN)[key], atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [1, 5])
+def test_class_maps_are_scored_alike_however_photos_are_batched(classes_judged, size):
+    views, batch, _, whole = classes_judged
+    _, parts = run_scorer(views, batch, size)
+    np.testing.assert_allclose(parts.class_scores[:, OWN], whole.class_scores[:, OWN], atol=1e-6)
 
 
 def test_constant_and_broken_maps_score_zero_and_are_told():

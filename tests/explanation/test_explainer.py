@@ -23,6 +23,7 @@ from auheat.errors import AuheatError
 from auheat.evaluation.columns import SCORES
 from auheat.evaluation.model_maps import CAM, predict_maps, view_maps
 from auheat.evaluation.scorer import MapScorer
+from auheat.explanation.contrast_panel import draw_contrast
 from auheat.explanation.explainer import Explainer, write_panels
 from auheat.explanation.inputs import name_outputs
 from auheat.explanation.panel_cells import (
@@ -477,6 +478,56 @@ def test_a_run_none_of_whose_classes_has_a_heatmap_is_explained(photo_of, tmp_pa
     assert found.panel().ndim == 3
 
 
+def test_the_predicted_class_is_compared_with_the_runner_up_by_the_networks_own_logits(square):
+    found, run = square
+    model, _ = load_classifier(run)
+    with torch.no_grad():
+        output = model(torch.from_numpy(found.image.copy()).permute(2, 0, 1)[None].float() / 255)
+    logits, maps = output.logits[0], output.maps[0]
+    first, second = logits.argsort(descending=True).tolist()[:2]
+    why = found.contrast
+    assert (why.expression, why.against) == (NAMES[first], NAMES[second])
+    assert why.logits == pytest.approx((float(logits[first]), float(logits[second])), abs=1e-5)
+    assert sum(part.difference for part in why.parts) == pytest.approx(
+        float(logits[first] - logits[second]), abs=1e-5
+    )
+    bias = (model.head.fc.bias[first] - model.head.fc.bias[second]).detach()
+    assert why.parts[-1].difference == pytest.approx(float(bias), abs=1e-5)
+    (apart,) = torch.nn.functional.interpolate(
+        (maps[first] - maps[second])[None, None], (SIDE, SIDE), mode="bilinear"
+    )[0].numpy()
+    y, x = np.mgrid[:SIDE, :SIDE]
+    heights = np.stack([draw_by_hand(found, part.au, x, y) for part in why.units])
+    heights = np.where(heights >= 0.5, heights, 0)
+    total = heights.sum(0)
+    for part, height in zip(why.units, heights, strict=True):
+        share = np.divide(height, total, out=np.zeros_like(total), where=total > 0)
+        assert part.difference == pytest.approx((share * apart).mean(), abs=1e-4)
+
+
+def test_another_class_is_asked_for_by_any_of_its_names(photo_of, tmp_path):
+    run, file = make_run(tmp_path / "run"), photo_of("face.png", **LARGE)
+    predicted = auheat.explain(run, file, device="cpu").expression
+    others = [name for name in NAMES if name != predicted]
+    spelled = {"Happiness": "joy", "Surprise": "SURPRISED", "Anger": "angry"}
+    for name in others:
+        result = command(run, file, "--device", "cpu", "--against", spelled[name])
+        assert f"{predicted} (" in result.stdout
+        assert f"not {name} (" in result.stdout
+        assert "why: parts of the difference of the two logits" in result.stdout
+        written = json.loads((run / "explain" / "face.json").read_text())["contrast"]
+        assert (written["expression"], written["against"]) == (predicted, name)
+        total = sum(part["difference"] for part in written["parts"])
+        assert total == pytest.approx(written["difference"], abs=1e-5)
+    same = auheat.explain(run, file, device="cpu", against=spelled[predicted])
+    assert same.contrast.against in others
+    assert f"{predicted} is what was predicted" in same.contrast.notes[0]
+    result = command(run, file, "--device", "cpu", "--against", predicted)
+    assert "--against: 1 of 1 photos are given that very class" in result.stderr
+    result = command(run, file, "--device", "cpu", "--against", "Joyless", code=1)
+    assert "--against: 'Joyless' is no class of run (one of Happiness, Surprise" in result.stderr
+
+
 def test_the_written_json_has_the_values_of_the_record(photo_of, tmp_path):
     file = photo_of("face.png", **FRAMINGS["cut"][1])
     run, out = make_run(tmp_path / "run"), tmp_path / "out"
@@ -508,7 +559,9 @@ def test_a_method_of_each_kind_is_explained(method, photo_of, tmp_path):
         output = model(torch.from_numpy(found.image.copy()).permute(2, 0, 1)[None].float() / 255)
     assert found.expression == NAMES[int(output.logits[0].argmax())]
     assert found.attention.shape == (side, side)
+    assert found.contrast.measure == {"cam": "logit", "apvit": "none"}.get(method, "attention")
     if method == "apvit":
+        assert (found.contrast.parts, found.contrast.maps.size) == ((), 0)
         assert found.cam.size == 0
         assert "cam" not in found.scores
         assert all(unit.cam is None and unit.cam_peak is None for unit in found.units)
@@ -560,8 +613,9 @@ def test_photos_that_fail_are_named_and_the_others_go_on(photo_of, tmp_path):
     assert "MANY_FACES" in lines["many.png"]
     assert "wall.png: NO_FACE: no face was found" in result.stderr
     assert "torn.jpg: UNREADABLE" in result.stderr
-    assert "3 of 5 photos explained" in result.stdout
-    assert {f.name for f in out.glob("*.png")} == {"good.png", "many.png", "vague.png"}
+    assert "4 of 5 photos explained (1 without a face, by maps alone)" in result.stdout
+    seen = {"good.png", "many.png", "vague.png", "wall.png"}
+    assert {f.name for f in out.glob("*.png")} == seen
     several = json.loads((out / "many.json").read_text())["notes"]
     assert "the largest central one" in several[0]
     assert "doubtful" in json.loads((out / "vague.json").read_text())["notes"][0]
@@ -590,36 +644,45 @@ def test_odd_entries_of_a_folder_are_left_out_and_named(photo_of, tmp_path, capl
     assert [line for line in caplog.messages if line.startswith("left out: ")] == left
 
 
-def test_a_single_photo_without_a_face_is_an_error(photo_of, tmp_path):
-    run = make_run(tmp_path / "run")
+@pytest.mark.parametrize("framing", ["whole", "cropped", "aligned", "alike", "unknown"])
+def test_a_photo_without_a_face_is_explained_by_its_maps_alone(framing, tmp_path, caplog, finder):
+    run = make_run(tmp_path / "run", framing=FRAMINGS[framing][0])
     wall = tmp_path / "wall.png"
-    cv2.imwrite(str(wall), np.zeros((77, 50, 3), np.uint8))
-    result = command(run, wall, "--device", "cpu", code=1)
-    assert f"{wall}: NO_FACE: no face was found" in result.stderr
-    with pytest.raises(AuheatError, match=r"wall\.png: NO_FACE"):
-        auheat.explain(run, wall, device="cpu")
-    (found,) = auheat.explain(run, [wall], device="cpu")
-    assert (found.status, found.explained, found.expression) == (Status.NO_FACE, False, "")
+    pixels = np.random.default_rng(1).integers(0, 256, (77, 50, 3), np.uint8)
+    cv2.imwrite(str(wall), pixels)
+    found = auheat.explain(run, wall, device="cpu")
+    assert f"{wall}: NO_FACE: no face was found" in caplog.text
+    assert (found.status, found.explained, found.frame) == (Status.NO_FACE, True, (77, 50))
+    model, _ = load_classifier(run)
+    with torch.no_grad():
+        image = torch.from_numpy(found.image.copy()).permute(2, 0, 1)[None].float() / 255
+        logits = model(image).logits[0].double()
+    assert found.probability == pytest.approx(float(logits.softmax(0).max()), abs=1e-6)
+    nothing = (found.units, found.regions, found.landmarks, found.points)
+    assert [len(values) for values in nothing] == [0, 0, 0, 0]
+    assert {scores.cosine for scores in found.scores.values()} == {None}
+    assert min(found.attention.max(), found.cam.max()) > 0.5
+    parts = found.contrast.parts
+    assert [part.part for part in parts] == ["the whole photo", "bias"]
+    first, second = logits.sort(descending=True).values[:2].tolist()
+    assert sum(part.difference for part in parts) == pytest.approx(first - second, abs=1e-5)
+    plain = json.loads(json.dumps(found.as_dict(), allow_nan=False))
+    assert (plain["status"], plain["landmarks"]) == ("NO_FACE", [])
+    assert found.panel().ndim == 3
+
+
+def test_a_photo_that_cannot_be_read_is_an_error(tmp_path, finder):
+    run, torn = make_run(tmp_path / "run"), tmp_path / "torn.jpg"
+    torn.write_bytes(b"\xff\xd8 not really")
+    result = command(run, torn, "--device", "cpu", code=1)
+    assert f"{torn}: UNREADABLE: no photo that can be read" in result.stderr
+    with pytest.raises(AuheatError, match=r"torn\.jpg: UNREADABLE"):
+        auheat.explain(run, torn, device="cpu")
+    (found,) = auheat.explain(run, [torn], device="cpu")
+    assert (found.status, found.explained, found.expression) == (Status.UNREADABLE, False, "")
     assert found._repr_png_() is None
-    with pytest.raises(AuheatError, match="NO_FACE"):
+    with pytest.raises(AuheatError, match="UNREADABLE"):
         found.panel()
-
-
-@pytest.mark.slow
-def test_photos_of_one_name_get_files_of_their_own(photo_of, tmp_path):
-    run, out = make_run(tmp_path / "run"), tmp_path / "out"
-    photos = [
-        photo_of("a/1.png", **LARGE),
-        photo_of("b/1.png", (101, 121), 50.0, (60.0, 44.0)),
-        photo_of("b/1.jpg", (102, 122), 50.0, (60.0, 44.0)),
-    ]
-    for _ in range(2):  # the second time, all is there already
-        command(run, *photos, "--out", out, "--device", "cpu")
-        names = {json.loads(f.read_text())["photo"]: f.stem for f in out.glob("*.json")}
-        assert names == {str(photos[0]): "1", str(photos[1]): "b-1", str(photos[2]): "b-1-2"}
-        assert len(list(out.iterdir())) == 6
-    command(run, photos[1], "--out", out, "--device", "cpu")  # alone, it overwrites no other's
-    assert json.loads((out / "1.json").read_text())["photo"] == str(photos[0])
 
 
 def test_names_differ_by_more_than_case(tmp_path):
@@ -678,7 +741,7 @@ def test_what_was_told_of_a_photo_goes_when_it_fails(photo_of, tmp_path):
     command(run, file, other, "--out", out, "--device", "cpu")
     assert len(list(out.iterdir())) == 4
     for photo in (file, other):
-        cv2.imwrite(str(photo), np.zeros((77, 50, 3), np.uint8))
+        photo.write_bytes(b"no photo any more")
     command(run, file, "--out", out, "--device", "cpu", code=1)
     assert {left.name for left in out.iterdir()} == {"other-face.json", "other-face.png"}
 
@@ -756,6 +819,14 @@ def test_a_class_without_action_units_is_explained_as_such(photo_of, tmp_path):
     assert found.panel().ndim == 3
 
 
+def test_a_run_of_one_class_has_none_to_compare_with(photo_of, tmp_path):
+    run = make_run(tmp_path / "run", names=("Happiness",))
+    found = auheat.explain(run, photo_of("face.png", **LARGE), device="cpu")
+    assert found.contrast is None
+    assert found.as_dict()["contrast"] is None
+    assert found.panel().ndim == 3
+
+
 def test_a_notebook_shows_the_panel(square):
     found, _ = square
     shown = cv2.imdecode(np.frombuffer(found._repr_png_(), np.uint8), cv2.IMREAD_COLOR)
@@ -828,5 +899,32 @@ def test_a_panel_holds_the_longest_of_everything(square):
     assert panel.shape[1] == found.panel().shape[1]
     border = np.concatenate([panel[:, :38].ravel(), panel[:, -38:].ravel(), panel[-20:].ravel()])
     assert (border == 255).all()
-    gutter = panel[140:, 40 + CELL + 4 : 40 + CELL + 20]  # between the first columns
+    upper = replace(extreme, contrast=None).panel()
+    assert np.array_equal(panel[: len(upper)], upper)
+    gutter = upper[140:, 40 + CELL + 4 : 40 + CELL + 20]  # between the first columns
     assert (gutter == 255).all()
+
+
+def test_the_part_about_another_class_holds_the_longest_of_everything(square):
+    found, _ = square
+    why = found.contrast
+    long = ("Disgustedly Surprised " * 2, "Fearfully Disgusted " * 2)
+    unit = replace(why.units[0], name="Upper Lip Raiser " * 3, side="right", area=0.0)
+    for measure in ("logit", "attention", "none"):
+        extreme = replace(
+            why,
+            expression=long[0],
+            against=long[1],
+            logits=(1e5, -1e5),
+            measure=measure,
+            parts=(*[replace(unit, au=n, of_expression=-12345.678) for n in range(1, 25)],),
+            regions=np.repeat(why.regions[:1], 24, 0),
+            notes=("word " * 90, "x" * 300),
+        )
+        drawn = draw_contrast(found, extreme)
+        border = np.concatenate([drawn[:, :38].ravel(), drawn[:, -38:].ravel(), drawn[-8:].ravel()])
+        assert (border == 255).all()
+    drawn = draw_contrast(found, replace(extreme, measure="logit", notes=()))
+    for i in range(3):  # nothing crosses from one column to the next, below the heading
+        left = 40 + (i + 1) * CELL + i * 24
+        assert (drawn[90 : 136 + CELL, left + 4 : left + 20] == 255).all()

@@ -39,6 +39,21 @@ def test_every_class_has_the_authors_map_and_a_face_without_points_none(renderer
     assert not drawn[2].any()
 
 
+@pytest.mark.parametrize("size", [(100, 100), (350, 256)])
+def test_maps_of_photos_of_other_sizes_are_drawn_there_and_taken_at_the_nearest_pixel(
+    renderer, faces, size
+):
+    """Their loader draws on the photo and resizes the map by nearest neighbour: floor(i H / S)."""
+    stretch = np.array([size[1], size[0]]) / SIDE
+    whole = np.rint((faces[:2].numpy() + 0.5) * stretch - 0.5)  # px of the photo, as in a file
+    on_grid = torch.tensor((whole + 0.5) / stretch - 0.5, dtype=torch.float32)
+    drawn = renderer.draw(on_grid, torch.tensor([size, size])).heatmaps.numpy()
+    y, x = (np.arange(SIDE) * side // SIDE for side in size)
+    for place, k in enumerate(renderer.drawn):
+        maps, _ = render_reference(whole, np.full(2, k), NAMES, size, size)
+        np.testing.assert_array_equal(drawn[:, place], maps[:, y][:, :, x])
+
+
 def test_scores_are_the_cosines_with_these_maps_and_no_unit_has_one(renderer, faces):
     scorer = MapScorer(renderer, None, torch.device("cpu"))
     maps = torch.rand(2, 14, 14)

@@ -105,7 +105,9 @@ def make_batch(n=4, side=12, cells=4, classes=3, seed=0):
     heatmaps[~valid] = torch.nan  # what is not valid must not be read
     images = torch.from_numpy(rng.uniform(size=(n, 3, side, side)).astype(np.float32))
     maps = torch.from_numpy(rng.uniform(size=(n, classes, cells, cells)).astype(np.float32))
-    return Batch(images, heatmaps, torch.arange(n) % classes, valid, maps)
+    faces = torch.tensor([True, True, False, True][:n])
+    measures = torch.from_numpy(rng.normal(size=(n, 5)).astype(np.float32))
+    return Batch(images, heatmaps, torch.arange(n) % classes, valid, maps, faces, measures)
 
 
 def mixed_by_loops(batch, classes, generator):
@@ -122,19 +124,22 @@ def mixed_by_loops(batch, classes, generator):
     cols = [j for j in range(width) if round(width * (x - half)) <= j < round(width * (x + half))]
     images, labels = batch.images.numpy().copy(), np.zeros((n, classes))
     heatmaps, known = np.zeros((n, cells, cells)), np.zeros((n, cells, cells))
-    maps = np.zeros((n, classes, cells, cells))
+    maps, faces = np.zeros((n, classes, cells, cells)), np.zeros((n, cells, cells))
+    measures = np.zeros((n, 5))
     for b in range(n):
         for i, j in np.ndindex(height, width):
             source = order[b] if i in rows and j in cols else b
             images[b, :, i, j] = batch.images[source, :, i, j]
             labels[b, batch.labels[source]] += 1 / (height * width)
+            measures[b] += batch.measures[source].numpy() / (height * width)
             seen = batch.class_maps[source, :, i // per, j // per].numpy()
             maps[b, :, i // per, j // per] += seen / per**2
+            cell = (b, i // per, j // per)
+            faces[cell] += batch.faces[source].item() / per**2
             if batch.valid[source]:
-                cell = (b, i // per, j // per)
                 heatmaps[cell] += batch.heatmaps[source, i // per, j // per].item() / per**2
                 known[cell] += 1 / per**2
-    return images, heatmaps, labels, known, maps
+    return images, heatmaps, labels, known, maps, faces, measures
 
 
 def assert_cutmix_equals_loops():
@@ -190,8 +195,9 @@ def test_the_pasted_part_of_a_face_that_is_not_valid_neither_draws_nor_repels_at
         ("mix", cutmix, "draw_box", "max(middle * side - half, 0)", "middle * side - half"),
         ("mix", cutmix, "draw_box", "math.sqrt(1 - kept)", "(1 - kept)"),
         ("mix", cutmix, "cutmix", "(1 - area) * shares + area", "kept * shares + (1 - kept)"),
-        ("mix", cutmix, "cutmix", "(1 - part) * heatmaps[order]", "(1 - part) * heatmaps"),
-        ("mix", cutmix, "cutmix", "(1 - part) * known_share[order]", "(1 - part) * known_share"),
+        ("mix", cutmix, "cutmix", "(1 - part) * values[order]", "(1 - part) * values"),
+        ("mix", cutmix, "cutmix", "mix_known(batch.valid)", "batch.valid[:, None, None] * part"),
+        ("mix", cutmix, "cutmix", "else mix_known(batch.faces)", "else mix_known(batch.valid)"),
     ],
 )
 def test_a_regularizer_that_is_off_is_noticed(check, owner, name, old, new, monkeypatch):

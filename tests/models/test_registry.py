@@ -230,6 +230,19 @@ def test_the_presets_sides_suit_every_method(preset):
         assert make_config(preset, method=method).image_size % row.side_step(row.narrow) == 0
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_logit_maps_make_the_logits_but_for_a_constant_of_the_class(method):
+    torch.manual_seed(6)
+    side = 2 * METHODS[method].side_step(METHODS[method].narrow)
+    with torch.no_grad():
+        output = build_narrow(method).eval()(torch.rand(3, 3, max(side, 64), max(side, 64)))
+    assert (output.logit_maps is not None) == (method in ("cam", "acol", "adl", "cutmix"))
+    if output.logit_maps is not None:
+        constant = output.logits - output.logit_maps.mean((2, 3))
+        assert (constant - constant[:1]).abs().max() < 1e-5
+        assert output.logit_maps.shape == output.maps.shape
+
+
 def test_a_method_has_no_class_maps_where_they_are_the_same_for_every_class():
     for method, row in METHODS.items():
         model = build_narrow(method).eval()
@@ -338,6 +351,25 @@ def test_a_run_with_a_network_of_timm_needs_no_special_word(fake_timm, store):
     assert run.name == "cam-timm-five-au4-seed0"
     assert evaluate(run.name, store).n == 12
     assert METHODS["cam"].find("timm:five") == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"backbone": "timm:five", "head_lr_factor": 10.0, "head_lr_stages": 1}, "no layer4"),
+        ({"backbone": "timm:four"}, "4 feature maps"),
+        ({"preset": "rafdb", "backbone": "resnet18"}, "begins from published weights"),
+    ],
+)
+def test_what_a_network_cannot_do_is_refused_before_there_is_a_run(
+    fake_timm, store, monkeypatch, tmp_path, asked, words
+):
+    monkeypatch.setenv("AUHEAT_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    config = make_config(**{"preset": "demo", "image_size": 32, "name": "refused", **asked})
+    with pytest.raises(AuheatError, match=words):
+        train(store, config)
+    assert not (store / "runs" / "refused").exists()
 
 
 def test_what_timm_cannot_give_is_one_error_each(fake_timm, monkeypatch):

@@ -134,6 +134,21 @@ def test_a_photo_changed_at_equal_length_is_noticed_and_looked_at_again(
     assert not extract(photos, store, shard_size=3).warnings
 
 
+@pytest.mark.parametrize("change", [overwrite_in_place, lambda file: shutil.rmtree(file.parent)])
+def test_overwriting_stops_on_a_changed_photo_before_a_shard_is_removed(
+    photos, tmp_path, stub_detector, change
+):
+    store = tmp_path / "s"
+    extract(photos, store, shard_size=3)
+    render(store)
+    before = {file.name: file.read_bytes() for file in find_rendered(store).iterdir()}
+    change(photos / "sad" / "7.bmp")  # of the last shard
+    with pytest.raises(StoreError):
+        render(store, overwrite=True)
+    assert {file.name: file.read_bytes() for file in find_rendered(store).iterdir()} == before
+    assert verify(store).ok
+
+
 @pytest.mark.parametrize("change", ["longer", "absent before", "no photo"])
 def test_a_photo_of_another_length_is_looked_at_again_too(photos, tmp_path, stub_detector, change):
     store, file = tmp_path / "s", photos / "sad" / "1.bmp"

@@ -102,10 +102,14 @@ def test_unreadable_photos_stay_unreadable_whatever_the_points(marked, tmp_path)
 
 def test_points_of_the_originals_are_refused_on_the_aligned_photos(marked, tmp_path):
     source, folder, truth = marked
+    extract(source, tmp_path / "s", detector=str(folder))
+    before = content_digest(tmp_path / "s" / "landmarks")
     for name, points in truth.items():
         write_pts(folder, name, points * 10)
-    with pytest.raises(AuheatError, match="another size"):
-        extract(source, tmp_path / "s", detector=str(folder))
+    for store, overwrite in ((tmp_path / "other", False), (tmp_path / "s", True)):
+        with pytest.raises(AuheatError, match="another size"):
+            extract(source, store, detector=str(folder), overwrite=overwrite)
+    assert content_digest(tmp_path / "s" / "landmarks") == before  # nothing was removed in vain
 
 
 def test_options_that_say_nothing_about_read_points_are_refused(marked, tmp_path):

@@ -16,6 +16,21 @@ from auheat.reporting.faithfulness_section import (
 from auheat.reporting.page import read_run, report
 
 
+def class_regions(gain):
+    """Falls of the predicted class, and half of them of every class, with intervals."""
+
+    def falls(value):
+        return {"logit_blur": [value, value - 0.05, value + 0.05]}
+
+    return {
+        which: {
+            "own": falls(part * gain),
+            "own_less": {"elsewhere": falls(part * gain - 0.1), "others": falls(part * gain - 0.2)},
+        }
+        for which, part in (("predicted", 1), ("every", 0.5))
+    } | {"left_out": {"the predicted class has no heatmap": 3}}
+
+
 def faithful(gain, kinds=("attention", "CAM", "CAM predicted", "heatmap", "random")):
     """What evaluation.json has; the gain of each kind is a tenth less than the last one's."""
     ends = [[gain - i / 10, gain - i / 10 - 0.05, gain - i / 10 + 0.05] for i in range(len(kinds))]
@@ -31,6 +46,7 @@ def faithful(gain, kinds=("attention", "CAM", "CAM predicted", "heatmap", "rando
         "regions": {
             name: {key: [0.2, 0.1, 0.3] for key in effects} for name in ("expected", "random")
         },
+        "class_regions": class_regions(gain),
         "randomised": [{"down_to": "head", "attention": likeness}],
         "moves": {"attention": by},
     }
@@ -83,11 +99,18 @@ def test_the_page_has_one_point_and_one_row_for_each_measured_run(store):
     parsed = Page(part)
     assert parsed.count("figure", "faithful") == 2
     assert parsed.count("path", "whisker") == 4
-    assert [t for t in parsed.texts if t in ("with", "without", "plain")] == ["with", "without"]
+    runs = [t for t in parsed.texts if t in ("with", "without", "plain")]
+    assert runs == ["with", "without"] * 2
     headings = re.findall(r'<th class="n">(.*?)</th>', part)
+    falls = ("own regions", "less elsewhere", "less other classes&#39;")
     assert headings == [
         "attention", "CAM", "CAM predicted", "the codebook&#39;s heatmap", "random map",
+        *(f"{which}: {what}" for which in ("the predicted class", "every class") for what in falls),
     ]  # fmt: skip
+    table = part.partition('<table class="falls">')[2]
+    cells = re.findall(r'<td class="n">(.*?)<small>(.*?)</small>', table)
+    assert cells[:3] == [("0.300", "[.25, .35]"), ("0.200", "[.15, .25]"), ("0.100", "[.05, .15]")]
+    assert cells[6 + 3][0] == "0.050"  # of the run whose gain is .1, every class's half of it
 
 
 def test_a_page_of_runs_that_were_not_measured_has_no_such_part(store):
@@ -109,17 +132,25 @@ def test_a_run_without_a_value_is_a_dash_and_no_point(store):
 
 def test_the_terminal_shows_every_map_region_stage_and_move():
     result = {"faithfulness": faithful(0.3)}
-    maps, regions, randomised, moves = tabulate_faithfulness(result)
+    maps, regions, falls, randomised, moves = tabulate_faithfulness(result)
     assert maps[0] == (
         "map", "gain", "95 %", "deletion", "insertion", "fall", "ROAD", "in face",
     )  # fmt: skip
     assert maps[1] == ("attention", "0.300", "[.25, .35]", *["0.300"] * 5)
     assert [row[0] for row in maps[4:]] == ["the codebook's heatmap", "random map"]
     assert regions[1] == ("expected AU regions", "0.200", "[.10, .30]", "0.200", "[.10, .30]")
+    assert falls[0][1::2] == ("own regions", "less elsewhere", "less other classes'")
+    assert falls[1][:3] == ("the predicted class", "0.300", "[.25, .35]")
+    assert falls[1][3::2] == ("0.200", "0.100")
+    assert falls[2][1::2] == ("0.150", "0.050", "-0.050")
     assert randomised[1] == ("head", "0.500", "0.250")
     assert moves[1] == ("attention", "0.100", "0.300", "0.125")
     del result["faithfulness"]["randomised"], result["faithfulness"]["moves"]
-    assert len(tabulate_faithfulness(result)) == 2
+    assert len(tabulate_faithfulness(result)) == 3
     assert format_cost(result) == (
-        "faithfulness of 12 photos, 10 steps, 406 forward passes each (map not finite: 2)"
+        "faithfulness of 12 photos, 10 steps, 406 forward passes each (map not finite: 2; the "
+        "predicted class has no heatmap: 3)"
     )
+    del result["faithfulness"]["class_regions"]  # as earlier versions have it
+    assert len(tabulate_faithfulness(result)) == 2
+    assert format_cost(result).endswith("(map not finite: 2)")

@@ -6,9 +6,10 @@ import shutil
 
 import numpy as np
 import pytest
+import safetensors.torch
 from click.testing import CliRunner
 from helpers import Page
-from training_helpers import make_store
+from training_helpers import make_store, save_tensors
 
 from auheat.cli import main
 from auheat.errors import AuheatError
@@ -67,7 +68,7 @@ def test_the_headline_shows_the_scores_and_the_baselines(store, page):
         keys = [column.key for column in COLUMNS if column.heading]
         assert rows[run] == [f"{scores[k]:.3f}" for k in keys]
     assert "uniform map" in rows
-    assert rows["uniform map"][6:9] == ["0.000"] * 3
+    assert rows["uniform map"][12:15] == ["0.000"] * 3
 
 
 def test_confusion_counts_are_those_of_the_evaluation(store, page):
@@ -107,6 +108,24 @@ def test_a_run_that_was_not_evaluated_is_said_to_be_so(store, tmp_path):
     text = report(store=other).read_text()
     assert "Not evaluated yet: with-aus" in text
     assert Page(text).count("table", "confusion shaded") == 1
+
+
+def test_scores_of_older_weights_are_said_to_be_so(store, page, tmp_path, caplog):
+    other = tmp_path / "store"
+    shutil.copytree(store, other)
+    run = other / "runs" / "with-aus"
+    own = json.loads((run / "evaluation.json").read_text())
+    own["scored_on"] |= {"store": "/data/ckplus", "weights_sha256": "0" * 64}
+    (run / "evaluations" / "ckplus").mkdir(parents=True)
+    (run / "evaluations" / "ckplus" / "evaluation.json").write_text(json.dumps(own))
+    tensors = safetensors.torch.load_file(run / "best.safetensors")
+    tensors = {name: 2 * value for name, value in tensors.items()}
+    save_tensors(run / "best.safetensors", tensors, epoch=1)  # as by training that went on
+    text = report(store=other).read_text()
+    said = "cores of other weights than the run has now: with-aus, with-aus on ckplus"
+    assert said in text
+    assert f"warning: s{said} (run `auheat evaluate NAME` again)" in caplog.messages
+    assert "other weights than" not in page
 
 
 def test_a_damaged_evaluation_is_one_clear_error(store, tmp_path):
@@ -207,11 +226,20 @@ def test_each_run_tells_its_weights_and_what_it_was_scored_on(store, page):
 
 def test_baselines_say_whose_they_are_where_runs_have_others(store):
     one, two = (read_run(store / "runs" / n).scores for n in ("with-aus", "without-aus"))
-    assert ("uniform map", *tabulate([one])[-2][1:]) == tabulate([one, two])[-2]
-    uniform = two["baselines"]["uniform"] | {"att_cos": 0.1}
-    changed = two | {"baselines": two["baselines"] | {"uniform": uniform}}
-    assert tabulate([one, changed])[-2][0] == "uniform map (of with-aus)"
-    assert tabulate([changed])[-2][0] == "uniform map"
+    uniform = -4
+    assert ("uniform map", *tabulate([one])[uniform][1:]) == tabulate([one, two])[uniform]
+    other = two["baselines"]["uniform"] | {"att_cos": 0.1}
+    changed = two | {"baselines": two["baselines"] | {"uniform": other}}
+    assert tabulate([one, changed])[uniform][0] == "uniform map (of with-aus)"
+    assert tabulate([changed])[uniform][0] == "uniform map"
+    assert [row[0] for row in tabulate([one, two])[-2:]] == [
+        "each class's mean training heatmap",
+        "class maps in each other's places (of with-aus)",
+    ]
+    earlier = two["baselines"].keys() - {"class_means", "permuted"}
+    older = two | {"baselines": {key: two["baselines"][key] for key in earlier}}
+    assert len(tabulate([older])) == len(tabulate([two])) - 2
+    assert tabulate([older, two])[-6:] == tabulate([two])[-6:]
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_rel
 
 from auheat.evaluation.bootstrap import paired_interval
 from auheat.reporting.paired import PAIRED, paired_context
@@ -42,12 +43,19 @@ def test_a_pair_has_the_interval_of_its_photos():
         assert cells[key]["sure"] == (wanted.low > 0)
     hits = [(run.arrays["row_predicted"] == LABELS).mean() for run in (aligned, plain)]
     assert cells["accuracy"]["text"] == f"{hits[0] - hits[1]:+.3f}"
-    assert cells["rank1"] == {"text": "-", "ends": "", "sure": False}
+    assert cells["rank1"] == {"text": "-", "ends": "", "seeds": "", "sure": False}
 
 
 def test_seeds_are_one_row_and_their_photos_are_drawn_together():
     runs = [make_run(f"r{w}{s}", w, s, 0.3 * bool(w)) for w in (0.0, 4.0) for s in (0, 1, 2)]
+    accuracies = [0.5, 0.6, 0.52, 0.55, 0.69, 0.61]
+    for run, value in zip(runs, accuracies, strict=True):
+        run.scores["accuracy"] = value
     (row,) = paired_context(runs)["rows"]
+    p = ttest_rel(accuracies[3:], accuracies[:3]).pvalue
+    cells = dict(zip(PAIRED, row["cells"], strict=True))
+    assert cells["accuracy"]["seeds"] == f"± {np.std([0.05, 0.09, 0.09], ddof=1):.3f}, p = {p:.3f}"
+    assert cells["att_cos"]["seeds"] == ""  # these runs have no such score of their own
     assert row["pairs"] == 3
     by_name = {run.name: run for run in runs}
     values = [

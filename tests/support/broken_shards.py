@@ -32,16 +32,16 @@ SPARE = 2**30 + 2**28
 _LANDMARKS = ("id", "path", "person", "split", "status", "score", "landmarks", "size")
 
 
-def make(root: Path) -> Path:
-    """Write a store with both stages of 44 photos, and a run of one epoch."""
+def make(root: Path, shard_rows: int = 44, **photos: Any) -> Path:
+    """Write a store with both stages (`photos` of `make_store`), and a run of one epoch."""
     from training_helpers import NAMES, make_store
 
     from auheat.shards.writer import Column, ShardFolder
     from auheat.store.store import write_source
 
-    store = make_store(root / "store", shard_rows=44)
+    store = make_store(root / "store", shard_rows=shard_rows, **photos)
     rendered = store / "shards" / "martinez"
-    fingerprint = {"stage": "extract", "source": "made", "photos": 44, "shard_size": 44}
+    fingerprint = {"stage": "extract", "source": "made", "photos": 44, "shard_size": shard_rows}
     landmarks = ShardFolder(store / "landmarks", fingerprint)
     about = {"format": "auheat-landmarks", "version": 1, "dataset": "folders"}
     about |= {"detector": "none", "detector_digest": "0" * 64}

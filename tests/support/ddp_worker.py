@@ -22,8 +22,14 @@ CASES = {
         "ema": 0.9,
         "balance": True,
         "contrast_weight": 0.5,
+        "class_map_weight": 0.5,
     },
-    "mixed": {"method": "cutmix", "freeze_bn": True},
+    "mixed": {
+        "method": "cutmix",
+        "freeze_bn": True,
+        "class_map_weight": 0.5,
+        "geometry_branch": True,
+    },
     "short": {
         "method": "acol",
         "classes": ("Neutral", "Happiness", "Surprise"),

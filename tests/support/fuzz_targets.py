@@ -22,6 +22,7 @@ import mutants
 import numpy as np
 import sets
 import wrong_points
+from unchanged import RememberingDetector
 
 Read = Callable[[Path, random.Random], object]
 
@@ -118,7 +119,7 @@ def load_mesh() -> Any:
     """Return the detector, loaded once for all processes that are forked after that."""
     from auheat.landmarks.registry import load_detector
 
-    return load_detector("mesh", "cpu", engine="float32")
+    return RememberingDetector(load_detector("mesh", "cpu", engine="float32"))
 
 
 def _read_points(root: Path, rng: random.Random) -> None:
@@ -212,21 +213,29 @@ def _read_book(root: Path, rng: random.Random) -> None:
     from auheat.heatmaps.plan import plan_heatmaps
     from auheat.heatmaps.render import render_heatmaps
 
-    for name in ("other.yaml", "book.yaml"):
-        said = validate_codebook(root / name)
+    for file in _list_changed(root):
+        said = validate_codebook(file)
         assert not any("\n" in line for line in said)
-        book = load_codebook(root / name)
+        book = load_codebook(file)
         json.dumps(describe_codebook(book))
-        diff_codebooks(book, load_codebook("martinez"))
+        diff_codebooks(book, sets.martinez())
         names = tuple(book.expressions)[:3]
         points = sets.points_of(0)[None].repeat(len(names), 0)
         render_heatmaps(points, np.arange(len(names)), plan_heatmaps(book, names), (40, 40), (8, 8))
 
 
-def _store(root: Path) -> None:
-    """A store with both stages and a run, made once for all targets that lie beside this."""
+def _make_store(root: Path) -> None:
+    """Write a store with both stages and a run, once for all targets that lie beside this.
+
+    A few rows of every class and split in one shard, as a case costs what its rows do.
+    """
     if not (root.parent / "made").exists():
-        broken_shards.make(root.parent / "made")
+        counts = (("train", 2), ("test", 1))
+        broken_shards.make(root.parent / "made", shard_rows=12, counts=counts)
+
+
+def _store(root: Path) -> None:
+    _make_store(root)
     shutil.copytree(root.parent / "made" / "store", root / "store")
 
 
@@ -311,8 +320,7 @@ def _with_face(root: Path) -> None:
 
 
 def _face_alone(root: Path) -> None:
-    if not (root.parent / "made").exists():
-        broken_shards.make(root.parent / "made")
+    _make_store(root)
     _face(root)
 
 
@@ -330,13 +338,27 @@ def _explain(run: Path, photos: list[Path]) -> None:
     from auheat.explanation.explainer import Explainer
 
     inputs.load_detector = lambda *_: load_mesh()
-    for found in Explainer(run, "cpu", "mesh")(photos, ""):
+    _explain_by(Explainer(run, "cpu", "mesh"), photos)
+
+
+def _explain_by(explainer: Any, photos: list[Path]) -> None:
+    for found in explainer(photos, ""):
         if found.explained:
             found.panel()
 
 
+@functools.cache
+def _sound_explainer(run: Path) -> Any:
+    from auheat.explanation import inputs
+    from auheat.explanation.explainer import Explainer
+
+    inputs.load_detector = lambda *_: load_mesh()
+    return Explainer(run, "cpu", "mesh")
+
+
 def _read_explained(root: Path, rng: random.Random) -> None:
-    _explain(root.parent / "made" / "store" / "runs" / "run", _list_changed(root))
+    run = root.parent / "made" / "store" / "runs" / "run"
+    _explain_by(_sound_explainer(run), _list_changed(root))
 
 
 def _photos(root: Path) -> None:

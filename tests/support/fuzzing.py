@@ -36,6 +36,7 @@ import cv2
 import mutating
 import torch
 from fuzz_targets import TARGETS, Target, load_mesh
+from unchanged import remember
 
 import auheat
 from auheat.errors import AuheatError
@@ -322,6 +323,7 @@ def make_samples(folder: Path, names: list[str]) -> None:
             with contextlib.suppress(ImportError):
                 importlib.import_module(module.name)
     load_mesh()
+    remember()
 
     def make() -> None:
         for name in names:

@@ -1,12 +1,13 @@
 """Miniature data sets in their true layouts, traps included, for the tests of adapters."""
 
 import csv
+import functools
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from auheat.facs import load_codebook
+from auheat.facs import Codebook, load_codebook
 
 FER_HEADER = "Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt"
 FER_HEADER += ",unknown,NF\n"
@@ -66,9 +67,15 @@ def rafdb_numbered(root: Path, swap: bool = False) -> Path:
     return root
 
 
+@functools.cache
+def martinez() -> Codebook:
+    """The codebook, read once."""
+    return load_codebook("martinez")
+
+
 def points_of(i: int) -> np.ndarray:
     """The mean face (68, 2) inside a photo of 40 x 40, elsewhere for each i."""
-    return 14 * load_codebook("martinez").frame.mean + [19, 14] + i / 8
+    return 14 * martinez().frame.mean + [19, 14] + i / 8
 
 
 AFFECTNET_HEADER = (

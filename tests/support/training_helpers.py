@@ -31,12 +31,14 @@ def make_store(
     unlabelled=0,
     seed=0,
     levels=None,
+    spread=0.0,
 ) -> Path:
     """Write photos (H, W) = `side` whose AU regions are lit in a colour of their class.
 
     `counts` gives photos per class of each split; the first rows of a store are the
     `unreadable` and `unlabelled` ones. `levels` (AU -> intensity of every photo; NaN: not measured)
-    are AUs that were measured; the heatmaps then show those that are active.
+    are AUs that were measured; the heatmaps then show those that are active. Landmarks lie beside
+    those of the mean face by a deviation of `spread`, in outer-eye distances.
     """
     rng = np.random.default_rng(seed)
     bad = [("train", -1)] * (unreadable + unlabelled)
@@ -45,7 +47,8 @@ def make_store(
     n = len(rows)
     eye = rng.uniform(0.45, 0.5, n) * side[1]
     middle = np.array([side[1] / 2, side[0] * 0.42]) + rng.uniform(-1, 1, (n, 2))
-    points = (eye[:, None, None] * BOOK.frame.mean + middle[:, None]).astype(np.float32)
+    faces = BOOK.frame.mean + spread * np.random.default_rng(seed).normal(size=(n, 68, 2))
+    points = (eye[:, None, None] * faces + middle[:, None]).astype(np.float32)
     labels = np.array([k for _, k in rows], np.int64)
     status = np.array([Status.UNREADABLE] * unreadable + [Status.OK] * (n - unreadable), np.uint8)
     points[:unreadable] = np.nan

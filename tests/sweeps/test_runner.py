@@ -149,7 +149,10 @@ def test_the_page_has_mean_and_deviation_over_the_seeds(swept):
             ("accuracy", "evaluation-val.json", 2),
             ("att_cos", "evaluation-val.json", 3),
             ("accuracy", "evaluation.json", 2),
-            *((k, "evaluation.json", 3) for k in ("cam_cos", "att_cos", "margin", "rank1")),
+            *(
+                (k, "evaluation.json", 3)
+                for k in ("cam_cos", "class_rank1", "att_cos", "margin", "rank1")
+            ),
         ]:
             factor = 100 if key == "accuracy" else 1
             values = factor * np.array([scores_of(store, run, file)[key] for run in own])
@@ -157,6 +160,7 @@ def test_the_page_has_mean_and_deviation_over_the_seeds(swept):
             wanted.append(f"{mean:.{digits}f} ± {deviation:.{digits}f} (n=2)")
         assert cells.split(" | ") == wanted
     assert "Mean ± standard deviation over n of 2 seeds." in text
+    assert re.search(r"## Differences.*\n\n.*\n.*\n\| CAM \| [14] \| 2 \| [+-]\d", text)
     assert published.CITATION not in text
 
 

@@ -1,25 +1,34 @@
-"""The comparison of methods: it measures what it says, once, and goes on where it stopped."""
+"""The comparisons of methods and of targets: they measure what they say, once."""
 
+import argparse
 import importlib.util
 import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from training_helpers import make_store
+
+from auheat.models.registry import build_classifier
 
 ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+def load(name):
+    """A script of tools/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture
 def compare(tmp_path, monkeypatch):
     """The script as a module, on a small store in place of the demonstration set."""
-    place = ROOT / "tools" / "compare_methods.py"
-    spec = importlib.util.spec_from_file_location("compare_methods", place)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load("compare_methods")
     store = make_store(tmp_path / "work", counts=(("train", 4), ("test", 2)))
     monkeypatch.setattr(module, "prepare", lambda work: store)
     return module
@@ -81,3 +90,31 @@ def test_runs_side_by_side_have_the_same_figures_and_no_score_of_a_map_of_no_cla
         rises = "all 1 methods" if runs[1]["att_cos"] > runs[0]["att_cos"] else "all but APViT"
         assert f"- ATT-COS is higher with AUs for {rises}.\n" in text
     assert tables[0] == tables[1]
+
+
+def test_targets_are_compared_by_every_column_that_is_named(tmp_path):
+    targets = load("compare_targets")
+    options = argparse.Namespace(
+        store=make_store(tmp_path, counts=(("train", 3),)), shards=None, size=32, classes=None,
+        persons=None, folds=2,
+    )  # fmt: skip
+    dataset, plan = targets.open_dataset(options)
+    rows = np.arange(len(dataset))
+    model = build_classifier("cam", "thin", len(plan.names)).eval()
+    found = targets.score(model, dataset, rows[::2], plan, rows[1::2], faithfulness=True)
+    for key in (*targets.COLUMNS, *targets.FAITHFULNESS):
+        assert found[key].shape == (6,), key
+    neutral = found["label"] == 0
+    assert np.isfinite(found["class_rank1"]).all()
+    assert np.isnan(found["cam_rank1"][neutral]).all()
+    assert np.isfinite(found["cam_rank1"][~neutral]).all()
+    has_heatmap = found["predicted"] > 0
+    assert np.isfinite(found["own_elsewhere"][has_heatmap]).all()
+    assert np.isnan(found["own_elsewhere"][~has_heatmap]).all()
+    assert np.isfinite(found["deletion"]).all()
+    baselines = targets.score_baselines(options)
+    means = baselines["baseline: each class's mean training heatmap as its map"]
+    assert means["class_rank1"] > 0.9
+    one_map = baselines["baseline: the mean training heatmap"]
+    assert one_map["class_rank1"] == pytest.approx(1 / 3)
+    assert one_map["class_margin"] == pytest.approx(0, abs=1e-9)

@@ -5,10 +5,12 @@ import pytest
 import torch
 from training_helpers import BOOK, NAMES, make_store
 
+from auheat.data.dataset import ShardDataset
 from auheat.errors import AuheatError
 from auheat.facs.codebooks import load_codebook
 from auheat.heatmaps.plan import plan_heatmaps
 from auheat.heatmaps.render import render_heatmaps
+from auheat.records import Status
 from auheat.shards import reader
 from auheat.training import runner, training_data
 from auheat.training.class_targets import Targets
@@ -84,3 +86,44 @@ def test_the_heatmaps_of_all_classes_move_with_the_photo(tmp_path):
         own = seen.class_maps[rows, labels[rows]]
         torch.testing.assert_close(own, seen.heatmaps[rows], atol=0.02, rtol=0)
         assert seen.heatmaps[rows].amax((1, 2)).min() > 0.5
+
+
+def test_heatmaps_kept_in_memory_are_those_drawn_but_for_their_last_digit(tmp_path):
+    files = make_store(tmp_path) / "shards" / "martinez"
+    plan, drawn = plan_heatmaps(BOOK, NAMES), []
+    for kept in (False, True):
+        dataset = ShardDataset(files, "train", image_size=32)
+        assert dataset.cache()
+        batch = dataset.take([3, 0, 5])
+        if not kept:
+            dataset._cache = None
+        targets = Targets(plan, dataset.labels, CPU)
+        targets.open(dataset)
+        assert bool(targets._kept) is kept
+        drawn.append(targets.of_batch(dataset, batch))
+    (one, faces), (two, same) = drawn
+    assert one.amax() > 0.9
+    torch.testing.assert_close(two, one, atol=0.5 / 255 + 1e-6, rtol=0)
+    assert torch.equal(faces, same)
+
+
+def test_a_neutral_photo_with_a_face_has_class_maps_and_a_doubtful_face_none(tmp_path):
+    """Whether the shard says that the heatmap is not valid for its class or for its face."""
+    dataset = ShardDataset(make_store(tmp_path) / "shards" / "martinez", "train", image_size=32)
+    assert dataset.cache()
+    plan = plan_heatmaps(BOOK, dataset.class_names)
+    drawn = [blobs is not None for blobs in plan.classes]
+    neutral = [i for i, k in enumerate(dataset.labels) if not drawn[k]][:3]
+    happy = [i for i, k in enumerate(dataset.labels) if drawn[k]][:2]
+    dataset.status = np.zeros(len(dataset), np.uint8)
+    dataset.status[neutral[1]] = Status.LOW_CONFIDENCE
+    dataset._cache["landmarks"][neutral[2]] = torch.nan
+    dataset._cache["valid"][happy] = torch.tensor([True, False])  # the second for its face
+    targets = Targets(plan, dataset.labels, CPU)
+    targets.open(dataset)
+    dataset._cache["heatmap"][happy[0]] = 51  # as measured action units may have it
+    maps, faces = targets.of_batch(dataset, dataset.take(neutral + happy))
+    own = maps[3, dataset.labels[happy[0]]]
+    torch.testing.assert_close(own, torch.full_like(own, 0.2))
+    assert faces.tolist() == [True, False, False, True, False]
+    assert (maps.flatten(1).amax(1) > 0).tolist() == faces.tolist()

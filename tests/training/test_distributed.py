@@ -43,7 +43,9 @@ def launch(*arguments, processes=2):
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
     """The same runs by one process and by two; a quarter of the photos has no valid heatmap."""
-    one, two = (make_store(tmp_path_factory.mktemp(n), (("train", 8),)) for n in ("one", "two"))
+    one, two = (
+        make_store(tmp_path_factory.mktemp(n), (("train", 8),), spread=0.03) for n in ("one", "two")
+    )
     result = launch(WORKER, "main", two)
     assert result.returncode == 0, result.stderr
     assert "Warning" not in result.stderr

@@ -204,6 +204,15 @@ def test_a_finished_run_is_not_repeated_and_other_settings_need_overwrite(traine
     assert again.best_epoch == summary.best_epoch
 
 
+def test_weights_of_no_use_are_refused_before_a_run_is_removed(trained, tmp_path):
+    store, summary = trained
+    before = {file.name: file.read_bytes() for file in summary.run.iterdir()}
+    (tmp_path / "bad.pth").write_bytes(b"no weights")
+    with pytest.raises(AuheatError, match=r"bad\.pth"):
+        train(store, quick(weights=str(tmp_path / "bad.pth")), overwrite=True)
+    assert {file.name: file.read_bytes() for file in summary.run.iterdir()} == before
+
+
 def test_a_run_does_not_go_on_with_other_shards_of_the_same_name(tmp_path):
     store = make_store(tmp_path)
     train(store, quick(epochs=1))

@@ -36,6 +36,7 @@ ALL = {
     "amp": "bf16",
     "resize": 36,
     "head_lr_factor": 3.0,
+    "geometry_branch": True,
 }
 CPU = torch.device("cpu")
 
@@ -48,7 +49,7 @@ def quick(**changes):
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    return make_store(tmp_path_factory.mktemp("engine"))
+    return make_store(tmp_path_factory.mktemp("engine"), spread=0.03)
 
 
 def states(run):
@@ -81,6 +82,8 @@ def test_a_batch_in_parts_gives_the_weights_of_one_pass(store, method):
                 optimizer="sgd",
                 freeze_bn=True,
                 contrast_weight=0.5,
+                class_map_weight=0.7,
+                geometry_branch=True,
                 batch_size=28,  # one step: later ones blow up what rounding does at a ReLU's corner
                 epochs=1,
             ),
@@ -223,6 +226,9 @@ def test_an_order_has_every_row_once_and_drops_a_short_last_batch():
     assert [len(b) for b in BatchSampler(rows, 64, World(), seed=1)] == [29]
 
 
+FIELDS = ["face", "heatmap", "image", "index", "label", "landmarks", "valid"]
+
+
 @pytest.mark.slow
 def test_photos_in_memory_and_from_workers_give_the_same_batches(store):
     batches = []
@@ -233,7 +239,7 @@ def test_photos_in_memory_and_from_workers_give_the_same_batches(store):
         batches.append(list(BatchLoader(dataset, order, CPU, 0 if cached else 1)))
     assert len(batches[0]) == 3
     for a, b in zip(*batches, strict=True):
-        assert sorted(a) == sorted(b) == ["heatmap", "image", "label", "landmarks", "valid"]
+        assert sorted(a) == sorted(b) == FIELDS
         assert all(torch.equal(a[key], b[key]) for key in a)
         assert all(a[key].dtype == b[key].dtype for key in a)
 
@@ -361,7 +367,7 @@ def test_a_run_stopped_anywhere_goes_on_to_the_same_bits(store, whole, where, mo
     "options",
     [
         {"optimizer": "sgd", "schedule": "step", "step_epochs": 1, "method": "adl"},
-        {"method": "cutmix", "freeze_bn": True, "ema": 0.5},
+        {"method": "cutmix", "freeze_bn": True, "ema": 0.5, "geometry_branch": True},
         {"balance": True, "schedule": "constant", "warmup": 2.0},
     ],
     ids=str,

@@ -1,6 +1,9 @@
 """Locks: one at a time, told who it is, gone with their process, never over a user's file."""
 
+import errno
+import json
 import os
+import platform
 import time
 
 import pytest
@@ -75,3 +78,51 @@ def test_a_users_files_are_no_locks(tmp_path):
     with pytest.raises(AuheatError, match="no lock of auheat's"), lock_store(tmp_path):
         pass
     assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_refused_and_nothing_of_it_stays(
+    tmp_path, monkeypatch, code
+):
+    fcntl = pytest.importorskip("fcntl", reason="this system has no flock")
+
+    def flock(handle, how):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    for lock in (lock_store, lambda folder: lock_folder(folder, "choose another run")):
+        with pytest.raises(AuheatError) as error, lock(tmp_path / "new"):
+            pass
+        assert str(error.value) == (
+            f"{tmp_path / 'new'}: its file system has no locks ({os.strerror(code)}), so two "
+            "commands could write at once (choose a place on another one, or have it mounted with "
+            "locks)"
+        )
+        assert list(tmp_path.rglob("*.lock")) == []
+
+
+@pytest.mark.parametrize(("host", "warnings"), [("node7", 1), (platform.node(), 0)])
+def test_a_note_of_another_machine_that_is_still_there_is_logged(tmp_path, caplog, host, warnings):
+    note = {"pid": 12, "host": host, "command": "auheat extract", "since": "2026-01-01T00:00:00"}
+    (tmp_path / OWNER).write_text(json.dumps(note))
+    with lock_store(tmp_path):
+        assert json.loads((tmp_path / OWNER).read_text())["pid"] == os.getpid()
+    assert not (tmp_path / OWNER).exists()
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == warnings
+    if warnings:
+        assert said[0].startswith(
+            f"warning: {tmp_path}: process 12 on node7, `auheat extract`, since "
+            "2026-01-01T00:00:00 wrote here and did not end cleanly"
+        )
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0, 0o666), (0o077, 0o600)])
+def test_locks_and_their_notes_have_the_mode_that_the_umask_leaves(tmp_path, mask, mode):
+    before = os.umask(mask)
+    try:
+        with lock_store(tmp_path):
+            modes = [(tmp_path / name).stat().st_mode & 0o777 for name in (LOCK, OWNER)]
+    finally:
+        os.umask(before)
+    assert modes == [mode, mode]

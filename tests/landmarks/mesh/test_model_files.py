@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from auheat.errors import AuheatError
-from auheat.landmarks.mesh import model_files
+from auheat.landmarks.mesh import model_files, tflite
 from auheat.landmarks.registry import DETECTORS, load_detector
 
 FAKE = {name: name.encode() * 100 for name in model_files.MODELS}
@@ -70,6 +70,28 @@ def test_a_corrupt_model_is_an_error_with_both_digests_even_if_a_good_one_follow
     assert str(bad) in text
     assert hashlib.sha256(b"corrupt").hexdigest()[:12] in text
     assert model_files.MODELS[SHORT][:12] in text
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda home: model_files.find_model(SHORT),
+        lambda home: model_files.install_models(home / "package"),
+        lambda home: model_files.install_models(make_wheel(home / "mp.whl")),
+        lambda home: tflite.load(home / "package" / SHORT),
+    ],
+    ids=["search", "folder", "wheel", "graph"],
+)
+def test_a_model_of_any_length_is_not_read(places, monkeypatch, read):
+    fill(places / "package")
+    monkeypatch.setattr(model_files, "MAX_MODEL", 1000)
+    with pytest.raises(AuheatError, match="more than 1000 bytes"):
+        read(places)
+
+
+def test_a_device_is_no_model(tmp_path):
+    with pytest.raises(AuheatError, match="/dev/zero: cannot be read: no regular file"):
+        model_files.read_model(Path("/dev/zero"))
 
 
 def test_an_unknown_model_lists_the_known_ones():
