@@ -57,15 +57,20 @@ def make_photos(folder: Path, n: int = 10) -> Path:
     return folder
 
 
-def make_store(folder: Path, store: Path) -> None:
-    """Do both stages of a store of several shards, or go on with them.
+def extract_points(folder: Path, store: Path, shard_size: int) -> None:
+    """Do the first stage, or go on with it.
 
     The points are compared with no network: its threads would not survive a fork.
     """
     points = str(folder / "points.npz")
     absent = AuheatError("no models")
     with mock.patch.object(landmark_sources, "_load_comparison", side_effect=absent):
-        extract(folder / "photos", store, detector=points, shard_size=4, workers=1)
+        extract(folder / "photos", store, detector=points, shard_size=shard_size, workers=1)
+
+
+def make_store(folder: Path, store: Path) -> None:
+    """Do both stages of a store of several shards, or go on with them."""
+    extract_points(folder, store, shard_size=4)
     render(store, map_size=12, per_au=True, workers=1)
 
 
