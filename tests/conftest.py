@@ -31,6 +31,17 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.name not in _LONG)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_wait_for_the_disk():
+    """No test pulls the plug: what this process writes is not waited for (milliseconds a file).
+
+    Commands in processes of their own do sync, those of tests/store/test_faults.py among them.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: os.fstat(handle) and None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def outside_data() -> Path:
     """Real photos that are no part of the project."""
