@@ -77,7 +77,7 @@ def sync() -> None:
 
 def seconds(work, rounds: int = 7, warm: int = 2, most: float = 4.0) -> float:
     """The median seconds of a piece of work, the device's included."""
-    for _ in range(1 if DRY else warm):
+    for _ in range(0 if DRY else warm):
         work()
     sync()
     taken: list[float] = []
@@ -187,7 +187,7 @@ def landmarks() -> None:
     from auheat.landmarks.mesh.roi import roi_from_image, roi_matrix
 
     name = DEVICE.type
-    images = faces(8 if DRY else 64) + textures(2 if DRY else 8)
+    images = faces(4 if DRY else 64) + textures(1 if DRY else 8)
     images.append(np.zeros((1, 1, 3), np.uint8))
     cudnn = torch.backends.cudnn
     before = cudnn.allow_tf32
@@ -196,7 +196,7 @@ def landmarks() -> None:
         reference = MeshDetector("cpu", "fitted", "float32")(images)
         eye = np.linalg.norm(reference.points[:, 36] - reference.points[:, 45], axis=1)
         for engine in ("float32", "float16"):
-            for tf32 in (True, False):
+            for tf32 in (True,) if DRY else (True, False):
                 cudnn.allow_tf32 = tf32
                 detector = MeshDetector(name, "fitted", engine)
                 found = detector(images)
@@ -212,7 +212,7 @@ def landmarks() -> None:
                 )  # fmt: skip
         cudnn.allow_tf32 = before
     band = ceilings().get("copy_gb_s", 1.0) * 1e9
-    sizes = (4,) if DRY else (1, 32, 128, 256, 512, 1024)
+    sizes = (2,) if DRY else (1, 32, 128, 256, 512, 1024)
     pool = faces(max(sizes), 180, 220)
     for engine in ("float32", "float16"):
         with part(f"networks {engine}"):
@@ -238,7 +238,7 @@ def landmarks() -> None:
                     "landmarks in memory", engine=engine, batch=n, faces_per_s=n / whole,
                     ms=1e3 * whole, sample_192_per_s=n / cut, peak_gb=peak_gb(),
                 )  # fmt: skip
-    n = 4 if DRY else 256
+    n = 1 if DRY else 256
     kinds = {"detector": SIDE, "mesh": CROP}
     for engine in ("float32", "float16"):
         for layout in (torch.channels_last, torch.contiguous_format):
@@ -276,8 +276,8 @@ def landmarks() -> None:
                      faces_per_s=n / seconds(captured.replay, 9))  # fmt: skip
     with part("lanes"):
         detector = MeshDetector(name, "fitted", "float32")
-        some, rounds = pool[: 4 if DRY else 256], 2 if DRY else 12
-        for lanes in (1, 2, 3, 4):
+        some, rounds = pool[: 2 if DRY else 256], 2 if DRY else 12
+        for lanes in (1, 2) if DRY else (1, 2, 3, 4):
             with ThreadPoolExecutor(lanes) as threads:
 
                 def work(threads=threads):
@@ -298,7 +298,8 @@ def landmarks() -> None:
 
         from auheat.landmarks import fan
 
-        sys.argv = ["bench_fan", "2" if DRY else "128"]
+        sys.argv = ["bench_fan", "1" if DRY else "128"]
+        bench_fan.STACKS = 1 if DRY else bench_fan.STACKS
         bench_fan.main()
         if not DRY:
             network = importlib.import_module("face_alignment.models").FAN(4).eval()
@@ -481,15 +482,15 @@ def methods() -> None:
     from auheat.models.registry import METHODS
     from auheat.training.config import make_config
 
-    bench = _bench()
+    bench, steps = _bench(), 1 if DRY else 3
     cudnn = torch.backends.cudnn
     for method in METHODS:
         with part(f"method {method}"):
             lines, scores = {}, {}
-            for where in (torch.device("cpu"), DEVICE):
+            for where in dict.fromkeys((torch.device("cpu"), DEVICE)):
                 cudnn.allow_tf32 = False
                 config = make_config("methods", method=method, batch_size=8, device=where.type)
-                engine = _make_engine(bench, config, 3, where)
+                engine = _make_engine(bench, config, steps, where)
                 with contextlib.redirect_stderr(io.StringIO()):
                     lines[where.type] = {**engine._train_epoch(0), **engine._validate()}
                 side, data = config.image_size, engine.material.held_out._cache
@@ -526,14 +527,14 @@ def methods() -> None:
             continue
         with part(f"mode {name}"):
             config = make_config("methods", batch_size=8, device=DEVICE.type, **settings)
-            engine = _make_engine(bench, config, 3)
+            engine = _make_engine(bench, config, steps)
             with contextlib.redirect_stderr(io.StringIO()):
                 line = {**engine._train_epoch(0), **engine._validate()}
             file = WORK / "state"
             file.mkdir(exist_ok=True)
             best = {"epoch": 1, "val_accuracy": 0.0, "val_loss": 1.0}
             (file / "last.safetensors").write_bytes(engine.pack(epochs_done=1, best=best))
-            again = _make_engine(bench, config, 3)
+            again = _make_engine(bench, config, steps)
             again.load(file)
             with contextlib.redirect_stderr(io.StringIO()):
                 one, two = engine._train_epoch(1), again._train_epoch(1)
