@@ -402,7 +402,9 @@ def _as_number(cell: str, where: str) -> float:
     try:
         return float(cell.strip() or "nan")
     except ValueError:
-        raise StoreError(f"{where}: {cell[:40]!r} is not a number") from None
+        raise StoreError(
+            f"{where}: {cell[:40]!r} is not a number (expected such as 2.5; FACS: A is 1, E is 5)"
+        ) from None
 
 
 def _keep_films(table: UnitTable, named: bool) -> None:

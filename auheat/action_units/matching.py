@@ -190,6 +190,8 @@ class UnitMatching:
         ]
         if len(ids) and not used:
             hint = "; frames of NAME fit photos such as NAME_17 and NAME/17" if film.any() else ""
+            if len({*units.names}) == 1 < len(units.names) and not film.any():
+                hint = "; of whom a row is, a column such as path, id or image says"
             raise StoreError(
                 f"{units.source}: none of its names fits a photo (names: "
                 f"{list_some(list(dict.fromkeys(units.names)))}; photos: {list_some(ids)}{hint})"

@@ -62,6 +62,7 @@ class ShardDataset(Dataset[Item]):
         left_out: Count of rows that are unreadable, unlabelled, of a class not in `classes`, or
             (with `faces_only`) without a face.
         status: (N,) `Status` of every row.
+        valid: (N,) bool, whether a row's heatmap says anything.
         aus: FACS numbers of the measured AUs, () where there are none.
 
     Args:
@@ -108,6 +109,7 @@ class ShardDataset(Dataset[Item]):
         self.persons: list[str] = []
         chosen: list[Selection] = []
         status: list[Array] = []
+        valid: list[Array] = []
         measured: set[tuple[int, ...]] = set()
         person: dict[bytes, str] = {}  # each name once in memory, however many photos it has
         for table, selection in parts:
@@ -115,11 +117,13 @@ class ShardDataset(Dataset[Item]):
             measured.add(table.aus)
             self.left_out += selection.left_out
             status.append(table.status[selection.rows])
+            valid.append(table.valid[selection.rows])
             self.ids += [key.decode() for key in table.ids[selection.rows].tolist()]
             raw = table.persons[selection.rows].tolist()
             self.persons += [person.setdefault(key, key.decode()) for key in raw]
         self.aus = measured.pop() if len(measured) == 1 else ()
         self.status: Array = np.concatenate(status)
+        self.valid: Array = np.concatenate(valid).astype(bool)
         self.labels: Array = np.concatenate([part.labels for part in chosen])
         self._row: Array = np.concatenate([part.rows for part in chosen])
         self._shard: Array = np.repeat(

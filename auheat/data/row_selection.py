@@ -33,7 +33,7 @@ _COLUMNS = ("id", "split", "status", "label")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowTable:
-    """A shard's row metadata: ids, splits (N,) and persons as UTF-8, status, label (N,).
+    """A shard's row metadata: ids, splits (N,) and persons as UTF-8, status, label, valid (N,).
 
     `names` are its classes, in the order of `label`, `map_size` is (h, w), `aus` are the action
     units that were measured, none where none were. `digest` changes with ids, splits, labels,
@@ -49,6 +49,7 @@ class RowTable:
     splits: Array
     status: Array
     label: Array
+    valid: Array
     digest: bytes
 
 
@@ -88,7 +89,9 @@ def read_row_table(file: Path) -> RowTable:
                 "without it)"
             )
         check_usable(shard, len(shard["id"]))
-        ids, splits, status, label, persons = (shard[name][:] for name in (*_COLUMNS, "person"))
+        ids, splits, status, label, persons, valid = (
+            shard[name][:] for name in (*_COLUMNS, "person", "valid")
+        )
         map_size = shard["heatmap"].shape[1:]
         names = tuple(plain_attributes(shard["label"])["names"])
         units = UNIT_DATASETS[0] in shard
@@ -98,7 +101,7 @@ def read_row_table(file: Path) -> RowTable:
         digest.update(f"|{value.dtype}|{value.shape}|".encode())
         digest.update(value.tobytes())
     return RowTable(
-        file, names, map_size, aus, ids, persons, splits, status, label, digest.digest()
+        file, names, map_size, aus, ids, persons, splits, status, label, valid, digest.digest()
     )
 
 

@@ -49,7 +49,10 @@ class Column:
     attributes: Mapping[str, Any]
 
 
-_HINTS = {"photos": ": photos were added or taken away, or other kinds of files are read now"}
+_HINTS = {
+    "photos": ": photos were added or taken away, or other kinds of files are read now",
+    "au_form": ": the form of what --aus names, None without it (--name NAME keeps both)",
+}
 """What a difference in a fingerprint means, where its values say nothing to a person."""
 
 

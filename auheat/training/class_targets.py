@@ -32,18 +32,21 @@ class Targets:
         labels: Array,
         device: torch.device,
         balanced: bool = False,
-        option: str = "--contrast-weight",
+        contrast: bool = True,
     ) -> None:
         """Weigh classes by the training rows' labels (N,), alike where those are `balanced`.
 
-        Raises `AuheatError` that names the `option` where fewer than two classes have a heatmap.
+        Raises `AuheatError` where no class has a heatmap, or, with `contrast`, fewer than two.
         """
         self.plan, self.device = plan, device
         drawn = np.array([blobs is not None for blobs in plan.classes])
-        if drawn.sum() < 2:
+        option, needed = "--class-map-weight", "1 or more is needed"
+        if contrast:
+            option, needed = "--contrast-weight", "2 or more are needed to be told apart"
+        if drawn.sum() < 1 + contrast:
             raise RequestError(
                 f"{option}: {drawn.sum()} of the classes {', '.join(plan.names)} have "
-                "heatmaps (2 or more are needed to be told apart)"
+                f"heatmaps ({needed})"
             )
         self._drawn = torch.from_numpy(drawn).to(device)
         count = np.bincount(labels, minlength=len(drawn)) * drawn

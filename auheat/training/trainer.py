@@ -119,8 +119,8 @@ class Trainer:
     def _make_targets(self) -> Targets:
         material, config = self.material, self.config
         learnt = material.dataset.labels[material.train]
-        option = "--contrast-weight" if config.contrast_weight else "--class-map-weight"
-        return Targets(material.plan, learnt, self.device, config.balance, option)
+        contrast = config.contrast_weight > 0
+        return Targets(material.plan, learnt, self.device, config.balance, contrast)
 
     def _open(self) -> tuple[BatchLoader, BatchLoader]:
         config, material, world = self.config, self.material, self.world

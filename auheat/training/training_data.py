@@ -113,7 +113,7 @@ def _match_classes(files: Sequence[Path], asked: Sequence[str] | None) -> tuple[
 
 
 def note_left_out(material: TrainingData) -> list[str]:
-    """Return notes on the training rows that are left out, and on those without a face."""
+    """Return notes on the training rows that are left out, and on those without a heatmap."""
     train = material.dataset
     notes = [f"left out of training: {n} photos ({why})" for why, n in train.left_out.items()]
     faceless = int((train.status[material.train] == Status.NO_FACE).sum())
@@ -122,7 +122,18 @@ def note_left_out(material: TrainingData) -> list[str]:
             f"{faceless} training photos have no face: they train the classifier, and no "
             "heatmap (--faces-only leaves them out)"
         )
-    if material.about.get("au_mode", "prior") != "prior":
+    measured = material.about.get("au_mode", "prior") != "prior"
+    status, labels = train.status[material.train], train.labels[material.train]
+    expected = np.array([blobs is not None for blobs in material.plan.classes])[labels]
+    bare = expected & ~train.valid[material.train] & (status != Status.NO_FACE)
+    if bare.any():
+        doubtful = int((status[bare] == Status.LOW_CONFIDENCE).sum())
+        why = ", of the others none of the expression's AUs is measured and active"
+        notes.append(
+            f"{bare.sum()} training photos have a face and no heatmap (points are doubtful in "
+            f"{doubtful}{why if measured else ''}): they train the classifier alone"
+        )
+    if measured:
         notes.append(
             "the heatmaps show AUs that were measured; the maps of other expressions, which "
             "--contrast-weight and --class-map-weight draw on a face, are the codebook's"

@@ -145,7 +145,7 @@ def test_plain_columns_that_may_be_either_are_refused_with_the_remedy(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("a.csv", "id,AU12_r\na.jpg,high\n", ("line 2", "'high'")),
+        ("a.csv", "id,AU12_r\na.jpg,high\n", ("line 2", "'high'", "A is 1")),
         ("a.csv", "id,AU12_r\na.jpg,1,2\n", ("line 2", "3 fields (2 expected")),
         ("a.csv", "id,AU12_r\n,1\n", ("line 2", "no name")),
         ("a.csv", "id,AU12_r,AU012_r\na,1,2\n", ("line 1", "two columns")),

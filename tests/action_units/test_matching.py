@@ -57,6 +57,9 @@ def test_names_that_fit_no_photo_at_all_are_refused(tmp_path):
     file.write_text("path,AU12_r\nx.jpg,2\n")
     with pytest.raises(StoreError, match=r"none of its names fits a photo.*'x.jpg'.*'a.jpg'"):
         match(file, ["a.jpg"])
+    file.write_text("foto,AU12_r\na.jpg,2\nb.jpg,2\n")
+    with pytest.raises(StoreError, match=r"names: 'm'; .*a column such as path, id or image says"):
+        match(file, ["a.jpg", "b.jpg"])
 
 
 def test_a_name_that_fits_two_photos_is_refused(tmp_path):

@@ -55,6 +55,10 @@ def test_fewer_than_two_heatmaps_cannot_be_told_apart():
     plan = plan_heatmaps(load_codebook("martinez"), ("Happiness", "Neutral"))
     with pytest.raises(AuheatError, match="--contrast-weight: 1 of the .*2 or more are needed"):
         Targets(plan, np.zeros(4, np.int64), CPU)
+    Targets(plan, np.zeros(4, np.int64), CPU, contrast=False)  # its map has a heatmap to be like
+    plan = plan_heatmaps(load_codebook("martinez"), ("Neutral", "Contempt"))
+    with pytest.raises(AuheatError, match="--class-map-weight: 0 of the .*1 or more is needed"):
+        Targets(plan, np.zeros(4, np.int64), CPU, contrast=False)
 
 
 def test_heatmaps_that_are_not_of_expressions_have_none_to_be_told_from(tmp_path, monkeypatch):

@@ -404,10 +404,13 @@ def test_photos_without_a_face_train_the_classifier_unless_faces_are_asked_for(t
             shard["landmarks"][:3] = math.nan
             shard["valid"][:3] = False
             bare |= {key.decode() for key in shard["id"][:3]}
+            shard["valid"][3:7] = False  # a row of each class
+            shard["status"][3] = Status.LOW_CONFIDENCE
     learnt = [key for key in bare if key.startswith("train")]
     with caplog.at_level("INFO"):
         train(store, quick(name="all", epochs=1))
     assert f"{len(learnt)} training photos have no face: they train the classifier" in caplog.text
+    assert "3 training photos have a face and no heatmap (points are doubtful in 1):" in caplog.text
     train(store, quick(name="faces", epochs=1, faces_only=True))
     data = [
         json.loads((store / "runs" / name / "config.json").read_text())["data"]
