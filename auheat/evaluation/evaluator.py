@@ -161,7 +161,10 @@ def _find_run(store: Path, run: str | Path | None) -> Path:
         return run_folder.find_run(store, run)
     except AuheatError as error:
         if run is None or not (usual / RUNS / str(run) / CONFIG).is_file():
-            more = f"; not in {usual}, either" if run is not None and usual != store else ""
+            folder = f"a run of another store is named by its folder, STORE/{RUNS}/{run}"
+            more = (
+                f"; not in {usual}, either ({folder})" if run is not None and usual != store else ""
+            )
             if run is None and usual != store and (usual / RUNS).is_dir():
                 more = f"; to score one of {usual} here, name it"
             raise type(error)(f"{error}{more}") from error

@@ -150,7 +150,8 @@ def plan_run(
     model, config = checkpoint.load_classifier(run)
     model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     chosen = choose_rows_of_run(store, run, config, split, shards)
-    _log(chosen)
+    plan = _plan_of(run, config)
+    _log(chosen, *note_single_class(plan))
     class_maps, means = find_method(config["settings"]["method"]).class_maps, _read_means(run)
 
     def view(batch: Item) -> MapSet:
@@ -165,7 +166,7 @@ def plan_run(
         run if chosen.own else _folder_of(run, chosen),
         chosen,
         chosen.rows,
-        _plan_of(run, config),
+        plan,
         int(config["settings"]["image_size"]),
         _average(means),
         device,
@@ -189,6 +190,16 @@ def make_plain(name: str) -> str:
 def _log(chosen: ScoredRows, *notes: str) -> None:
     where = Path(chosen.about["store"]).name
     log_notes(_LOG, [f"warning: {where}: {note}" for note in (*chosen.notes, *notes)])
+
+
+def note_single_class(plan: Plan) -> list[str]:
+    """Return a note where one class alone has a heatmap: no other is there to compare with."""
+    names = [
+        name for name, blobs in zip(plan.names, plan.classes, strict=True) if blobs is not None
+    ]
+    if len(names) != 1:
+        return []
+    return [f"{names[0]} alone has a heatmap: margin and rank-1 compare with no other, and are 0"]
 
 
 def plan_given(
@@ -219,7 +230,7 @@ def plan_given(
         chosen.about["run"] = run.name
     dataset, names = chosen.dataset, chosen.dataset.class_names
     given, there, counted, notes = _join(given, chosen, plan, strict)
-    _log(chosen, *notes)
+    _log(chosen, *notes, *note_single_class(plan))
     truth = {dataset.ids[i]: int(dataset.labels[i]) for i in there.tolist()}
     predicted = check_classes(given, names, truth)
 

@@ -33,6 +33,11 @@ class GeometryEvidence:
     image_logits: dict[str, float]
     point_logits: dict[str, float]
 
+    @property
+    def summary(self) -> str:
+        """How much of the decision is the points', in a line."""
+        return f"points: {100 * self.share:.0f} % of the decision ({self.points:+.2f})"
+
 
 def describe_geometry(
     evidence: Array, k: int, names: Sequence[str], aus: Sequence[int], book: Codebook

@@ -236,8 +236,7 @@ def _geometry(page: Array, found: GeometryEvidence, left: int, y: int) -> int:
     """Draw the evidence of the image and of the points; return where it ends."""
     title = "evidence for the predicted expression: image and points"
     write(page, title, (left, y), 13, INK, bold=True)
-    text = f"points: {100 * found.share:.0f} % of the decision ({found.points:+.2f})"
-    write(page, text, (left + CELL + GAP + 120, y), 11, BLUE)
+    write(page, found.summary, (left + CELL + GAP + 120, y), 11, BLUE)
     rows = {"the image": found.image} | {
         f"points of the {name}": value for name, value in found.groups.items()
     }

@@ -98,12 +98,14 @@ class ExplainSummary:
             cells = ("-",) * 5
             if panel is not None:
                 cosine = one.scores["attention"].cosine
+                reasons = [] if one.contrast is None else [format_contrast(one.contrast)]
+                reasons += [] if one.geometry is None else [one.geometry.summary]
                 cells = (
                     one.expression,
                     f"{one.probability:.3f}",
                     "-" if cosine is None else f"{cosine:.3f}",
                     describe_aus(one) or "-",
-                    "-" if one.contrast is None else format_contrast(one.contrast),
+                    "; ".join(reasons) or "-",
                 )
             rows.append((str(one.photo), one.status.name, *cells))
         return rows

@@ -16,6 +16,7 @@ from auheat.evaluation.faithfulness_columns import (
 from auheat.reporting.charts import find_ticks, turn_up
 from auheat.reporting.console import format_interval
 from auheat.reporting.run_data import Run
+from auheat.reporting.run_groups import describe_aus
 from auheat.reporting.tables import format_score
 
 _SHOWN = tuple(measure for measure in MEASURES if measure.heading)
@@ -118,7 +119,7 @@ def faithfulness_context(runs: Sequence[tuple[int, Run]]) -> dict[str, Any] | No
     for index, run in measured:
         maps = run.scores["faithfulness"]["maps"]
         cells = [_with_range(maps[kind]["gain"] if kind in maps else (None,) * 3) for kind in kinds]
-        rows.append({"index": index, "name": run.name, "aus": _name_weight(run), "cells": cells})
+        rows.append({"index": index, "name": run.name, "aus": describe_aus(run), "cells": cells})
     falls = [
         (
             index,
@@ -144,11 +145,6 @@ def faithfulness_context(runs: Sequence[tuple[int, Run]]) -> dict[str, Any] | No
         "rows": rows,
         "note": _SHOWN[0].sentence,
     }
-
-
-def _name_weight(run: Run) -> str:
-    weight = float(run.settings["au_weight"])
-    return f"with AUs, λ = {weight:g}" if weight else "without AUs"
 
 
 def _draw_plot(
@@ -177,7 +173,7 @@ def _draw_plot(
             "low": up(bottom),
             "high": up(top),
             "n": 2,
-            "what": f"{run.name} ({_name_weight(run)}): {heading} {x:.3f}, gain {mean:.3f} "
+            "what": f"{run.name} ({describe_aus(run)}): {heading} {x:.3f}, gain {mean:.3f} "
             f"{format_interval(bottom, top)}",
         }
         for index, run, x, (mean, bottom, top) in points

@@ -17,7 +17,7 @@ import numpy as np
 
 from auheat.records import Array
 from auheat.reporting.run_data import KINDS, Run
-from auheat.reporting.run_groups import pair_runs, uses_aus
+from auheat.reporting.run_groups import describe_aus, pair_runs
 from auheat.visualization.overlays import colorize, draw_veil, embed
 
 MAX_RUNS = 48
@@ -177,15 +177,6 @@ def _first_ids(run: Run) -> dict[str, int]:
     }
 
 
-def _format_aus(run: Run) -> str:
-    """Return whether a run learnt from heatmaps, and the weights of the losses that made it."""
-    if not uses_aus(run.settings):
-        return "without AUs"
-    contrast = float(run.settings.get("contrast_weight", 0.0))
-    suffix = f", contrast {contrast:g}" if contrast else ""
-    return f"with AUs (λ {float(run.settings['au_weight']):g}{suffix})"
-
-
 def _run_context(run: Run, index: int, at: int) -> dict[str, Any]:
     """Return a run's maps of one photo, CAM first, as the paper has them."""
     names = run.scores["class_names"]
@@ -193,7 +184,7 @@ def _run_context(run: Run, index: int, at: int) -> dict[str, Any]:
     return {
         "index": index,
         "name": run.name,
-        "with": _format_aus(run),
+        "with": describe_aus(run),
         "guess": guess,
         "right": int(run.arrays["example_predicted"][at]) == int(run.arrays["example_label"][at]),
         "pictures": [

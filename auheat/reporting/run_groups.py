@@ -57,7 +57,11 @@ def make_key(settings: Mapping[str, Any], without: Iterable[str] = ()) -> _Key:
 
 
 def uses_aus(settings: Mapping[str, Any]) -> bool:
-    """Whether a run learnt from heatmaps: by the alignment, by the contrast, or by both."""
+    """Whether a run learnt from heatmaps: by the alignment, the contrast, or the class maps."""
+    return _aligns_layers(settings) or bool(settings.get("class_map_weight"))
+
+
+def _aligns_layers(settings: Mapping[str, Any]) -> bool:
     return bool(settings["au_weight"] or settings.get("contrast_weight"))
 
 
@@ -65,7 +69,7 @@ def pair_runs(runs: Sequence[Run]) -> list[Group]:
     """Return every run in one or more groups: with and without AUs, all else equal.
 
     A run without AUs belongs to each group that is equal but for weight and layers; one that has
-    no partner is a group of its own. The contrast is a setting like any other.
+    no partner is a group of its own. Contrast and class maps are settings like any other.
     """
     keys, chosen = _group(runs, ("au_weight",))
     titles = distinguishing_settings(keys)
@@ -95,13 +99,23 @@ def find_layer_curves(runs: Sequence[Run]) -> list[Curve]:
     ]
 
 
+def describe_aus(run: Run) -> str:
+    """Return whether a run learnt from heatmaps, and the weights of the losses that made it."""
+    if not uses_aus(run.settings):
+        return "without AUs"
+    more = (("contrast", "contrast_weight"), ("class maps", "class_map_weight"))
+    weights = [(name, float(run.settings.get(key, 0.0))) for name, key in more]
+    parts = [f"{name} {weight:g}" for name, weight in weights if weight]
+    return f"with AUs ({', '.join([f'λ {_weight(run)}', *parts])})"
+
+
 def _weight(run: Run) -> str:
     return f"{float(run.settings['au_weight']):g}"
 
 
 def _layers(run: Run) -> tuple[tuple[int, tuple[int, ...]], str]:
     """Return the place of a run's layers on the axis, and their name."""
-    if not uses_aus(run.settings):
+    if not _aligns_layers(run.settings):
         return (0, ()), _NONE
     layers = sorted((int(n) for n in run.settings["layers"]), reverse=True)
     return (len(layers), tuple(-n for n in layers)), "+".join(map(str, layers))

@@ -225,7 +225,9 @@ def _format_value(value: Any) -> str:
 def describe_run(run: Run) -> str:
     """Return a run's main settings, and the photos it was scored on, as a line."""
     keys = ("method", "backbone", "weights", "image_size", "au_weight", "layers", "epochs", "seed")
-    settings = ", ".join(f"{key.replace('_', ' ')} {run.settings[key]}" for key in keys)
+    more = ("contrast_weight", "class_map_weight", "geometry_branch")
+    shown = [*keys, *(key for key in more if run.settings.get(key))]
+    settings = ", ".join(f"{key.replace('_', ' ')} {run.settings[key]}" for key in shown)
     if not run.scores:
         return settings
     split, n, n_valid = (run.scores[key] for key in ("split", "n", "n_valid"))

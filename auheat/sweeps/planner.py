@@ -23,7 +23,10 @@ from auheat.sweeps.grid import (
     format_layers,
 )
 from auheat.training.config import TrainConfig, make_config
+from auheat.training.presets import PRESETS
 from auheat.utils.checks import check_distinct
+
+_TAUGHT = ("contrast_weight", "class_map_weight")
 
 _INSTEAD = {"method": "methods", "au_weight": "au_weights", "seed": "seeds"}
 
@@ -62,10 +65,13 @@ def plan_sweep(
         data_set = preset if preset in DATA else ""
         parts = {data_set: (_make_part(methods, au_weights, layers, training, seeds),)}
     positive = [part.positive() for grids in parts.values() for part in grids]
-    if given.get("contrast_weight") and not any(positive):
-        raise RequestError(
-            "--contrast-weight: no AU weight above 0 (runs without AUs have no contrast either)"
-        )
+    begun = {**PRESETS.get(training.get("preset", "none"), {}), **training}
+    for key, what in (("contrast_weight", "contrast"), ("class_map_weight", "aligned class maps")):
+        if begun.get(key) and not any(positive):
+            raise RequestError(
+                f"--{key.replace('_', '-')}: no AU weight above 0 (runs without AUs have no {what} "
+                "either)"
+            )
     name = check_name(name or (grid if grid != "none" else "grid"))
     cells = tuple(_make_cells(name, parts, seeds, training))
     tables = tuple(table for key, grids in parts.items() for table in _lay_tables(key, grids))
@@ -180,7 +186,7 @@ def _make_cells(
         preset = {"preset": data} if data else {}
         for setting in dict.fromkeys(s for part in grids for s in part.settings(data)):
             # what "without AUs" stands for is the plain classifier, which no heatmap has taught
-            plain = {} if setting.au_weight else {"contrast_weight": 0.0}
+            plain = {} if setting.au_weight else dict.fromkeys(_TAUGHT, 0.0)
             for seed in seeds:
                 config = _configure(
                     {**training, **preset, **plain},

@@ -56,7 +56,7 @@ def write_markdown(
             f"{done} of {len(results)} runs are done. CL is the accuracy on the test photos in per "
             "cent; CAM-COS, ATT-COS, margin and rank-1 are explained by `auheat evaluate`. "
             + _format_seeds(plan)
-            + _format_contrast(plan)
+            + _format_losses(plan)
             + " \"-\": no such score, or not there yet. Intervals of single runs are in sweep.csv.",
             *([_CITED] if any(_CITED_MARK in text for text in tables) else []),
             *tables,
@@ -83,12 +83,15 @@ def _format_seeds(plan: SweepPlan) -> str:
     return f"Mean ± standard deviation over n of {n} seeds."
 
 
-def _format_contrast(plan: SweepPlan) -> str:
-    weights = sorted({cell.config.contrast_weight for cell in plan.cells} - {0.0})
-    if not weights:
+def _format_losses(plan: SweepPlan) -> str:
+    more = []
+    for key, what in (("contrast_weight", "a contrast"), ("class_map_weight", "class maps")):
+        weights = sorted({getattr(cell.config, key) for cell in plan.cells} - {0.0})
+        if weights:
+            more.append(f"{what} of weight {', '.join(f'{weight:g}' for weight in weights)}")
+    if not more:
         return ""
-    listed = ", ".join(f"{weight:g}" for weight in weights)
-    return f" Runs with AUs have a contrast of weight {listed} too, those without (λ 0) none."
+    return f" Runs with AUs have {' and '.join(more)} too, those without (λ 0) none."
 
 
 def _failure_lines(results: Sequence[RunResult]) -> list[str]:
@@ -158,6 +161,7 @@ def list_differences(result: RunResult) -> list[str]:
         "backbone": (config.backbone, row.standard, config.backbone == row.standard),
         "image size": (config.image_size, row.image_size, config.image_size == row.image_size),
         "contrast weight": (config.contrast_weight, 0, not config.contrast_weight),
+        "class map weight": (config.class_map_weight, 0, not config.class_map_weight),
         "geometry branch": ("on", "none", not config.geometry_branch),
         **{
             name: (about.get(name, "unknown"), theirs, about.get(name) == theirs)

@@ -6,6 +6,7 @@ from training_helpers import BOOK, NAMES, make_store
 
 from auheat.errors import StoreError
 from auheat.evaluation.evaluator import evaluate
+from auheat.evaluation.inputs import note_single_class
 from auheat.explanation.explainer import LEARNT_MEASURED, Explainer
 from auheat.heatmaps.plan import plan_heatmaps, plan_photos
 from auheat.heatmaps.render import render_heatmaps
@@ -70,6 +71,12 @@ def test_without_measured_aus_a_result_says_that_the_codebook_was_asked(tmp_path
     assert result.as_dict()["att_cos"] == pytest.approx(1, abs=1e-3)
     assert result.scored_on["au_mode"] == "prior"
     assert "prior" in format_source(result.scored_on)
+
+
+def test_it_is_said_where_one_class_alone_has_a_heatmap():
+    for names, said in ((("Neutral", "Happiness"), True), (NAMES, False), (("Neutral",), False)):
+        assert bool(note_single_class(plan_heatmaps(BOOK, names))) == said
+    assert "Happiness alone" in note_single_class(plan_heatmaps(BOOK, ("Neutral", "Happiness")))[0]
 
 
 @pytest.mark.slow

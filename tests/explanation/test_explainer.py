@@ -34,6 +34,7 @@ from auheat.explanation.panel_cells import (
     place_in_cell,
     spread_apart,
 )
+from auheat.explanation.results import ExplainSummary
 from auheat.heatmaps.class_maps import ClassMapRenderer
 from auheat.heatmaps.plan import plan_heatmaps
 from auheat.heatmaps.render import render_heatmaps
@@ -50,6 +51,7 @@ from auheat.runs.run_folder import BEST, CONFIG
 from auheat.store.store import list_finished
 from auheat.training.config import make_config
 from auheat.training.runner import train
+from auheat.utils.checksums import CHECKSUMS
 from auheat.visualization.drawing import encode_picture, measure_text, plain, shorten, wrap
 
 SIDE = 64
@@ -348,15 +350,17 @@ def test_a_geometry_branch_is_asked_and_its_evidence_shown(status, photo_of, tmp
     config = json.loads((run / CONFIG).read_text())
     config["settings"]["geometry_branch"] = True
     (run / CONFIG).write_text(json.dumps(config))
+    (run / CHECKSUMS).unlink()  # it knows the config of before
     plain = build_classifier("cam", "thin", len(NAMES))
     model = add_geometry(plain, len(NAMES), BOOK.frame).eval()
     model.geometry.weight.data.normal_()
     model.geometry.deviation.fill_(0.1)  # of a face that is the mean face
     save_tensors(run / BEST, model.state_dict())
     found = auheat.explain(run, [file], device="cpu")[0]
+    network, _ = load_classifier(run)  # which has the run's normalisation
     with torch.no_grad():
         image = torch.from_numpy(found.image.copy()).permute(2, 0, 1)[None].float() / 255
-        logits = model.image(image).logits[0].double()
+        logits = network.image(image).logits[0].double()
         frame = geometry_of(BOOK.frame.mean)
         points = model.geometry.weight.double() @ torch.from_numpy(frame / 0.1).clamp(-4, 4)
     sure = status == Status.OK
@@ -371,6 +375,9 @@ def test_a_geometry_branch_is_asked_and_its_evidence_shown(status, photo_of, tmp
     assert ("the image alone decides" in " ".join(found.notes)) != sure
     assert (found.geometry.share > 0) == sure
     assert found.panel().shape[1] == WIDTH
+    why = ExplainSummary(tmp_path, ((found, file),)).tabulate()[1][-1]
+    share = round(100 * said["share"])
+    assert why.endswith(f"; points: {share} % of the decision ({said['points']:+.2f})")
 
 
 def geometry_of(points):

@@ -88,7 +88,7 @@ def test_marks_lie_where_agreement_and_gain_say(store):
             share = (gain - bottom + room) / (top - bottom + 2 * room)
             assert mark["y"] == pytest.approx(100 - 100 * share, abs=0.01)
             assert mark["low"] > mark["y"] > mark["high"]
-    assert "with (with AUs, λ = 4): ATT-COS 0.800, gain 0.300 [.25, .35]" in attention["label"]
+    assert "with (with AUs (λ 4)): ATT-COS 0.800, gain 0.300 [.25, .35]" in attention["label"]
     assert "without (without AUs)" in attention["label"]
 
 

@@ -6,9 +6,9 @@ import pytest
 
 from auheat.reporting.charts import draw_along, draw_curves, draw_reliability, tabulate_along
 from auheat.reporting.page import describe_runs
-from auheat.reporting.pictures import _format_aus
 from auheat.reporting.run_data import Run
 from auheat.reporting.run_groups import (
+    describe_aus,
     distinguishing_settings,
     find_layer_curves,
     find_weight_curves,
@@ -66,13 +66,25 @@ def test_a_run_with_a_contrast_alone_is_not_one_without_aus():
     assert make_key(plain.settings) == make_key(run("old", 0.0, layers=(4,)).settings)
     assert steps(find_layer_curves([one, two, plain])) == [{"5": ["c5"], "5+4": ["c54"]}]
     assert steps(find_weight_curves([one, both, plain])) == [{"0": ["c5"], "4": ["both"]}]
-    assert [_format_aus(r) for r in (plain, run("old", 0.0), aligned, one, both)] == [
+    assert [describe_aus(r) for r in (plain, run("old", 0.0), aligned, one, both)] == [
         "without AUs",
         "without AUs",
         "with AUs (λ 4)",
         "with AUs (λ 0, contrast 1)",
         "with AUs (λ 4, contrast 1)",
     ]
+
+
+def test_a_run_with_class_maps_alone_is_not_one_without_aus_and_has_no_layers():
+    alone, plain = run("m", 0.0, class_map_weight=1.0), run("plain", 0.0)
+    both, aligned = run("both", class_map_weight=1.0), run("a4")
+    assert names(pair_runs([alone, plain, aligned, both])) == [["m", "both"], ["plain", "a4"]]
+    other = run("m5", 0.0, layers=(4, 5), class_map_weight=1.0)
+    assert find_layer_curves([alone, other]) == []
+    assert describe_aus(alone) == "with AUs (λ 0, class maps 1)"
+    assert describe_aus(run("all", class_map_weight=1.0, contrast_weight=0.5)) == (
+        "with AUs (λ 4, contrast 0.5, class maps 1)"
+    )
 
 
 def test_every_run_is_in_a_group_even_without_a_partner():

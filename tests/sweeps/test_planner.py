@@ -111,10 +111,18 @@ def test_a_grid_is_every_combination_and_without_aus_layers_do_not_count():
     assert kinds == [("methods", ""), ("layers", "cam"), ("layers", "layercam")]
 
 
-@pytest.mark.parametrize("asked", [{"grid": "demo"}, {"grid": "paper"}, {"au_weights": [0, 1, 4]}])
-def test_runs_without_aus_have_no_contrast_either(asked):
-    plan = plan_sweep(**asked, contrast_weight=0.5)
-    found = {(bool(c.setting.au_weight), c.config.contrast_weight) for c in plan.cells}
+@pytest.mark.parametrize(
+    ("asked", "key"),
+    [
+        ({"grid": "demo"}, "contrast_weight"),
+        ({"grid": "paper"}, "contrast_weight"),
+        ({"au_weights": [0, 1, 4]}, "contrast_weight"),
+        ({"au_weights": [0, 1, 4]}, "class_map_weight"),
+    ],
+)
+def test_runs_without_aus_have_no_contrast_and_no_class_maps_either(asked, key):
+    plan = plan_sweep(**asked, **{key: 0.5})
+    found = {(bool(c.setting.au_weight), getattr(c.config, key)) for c in plan.cells}
     assert found == {(False, 0.0), (True, 0.5)}
     without = plan_sweep(**asked)
     assert settings_of(plan) == settings_of(without)
@@ -176,6 +184,8 @@ def test_no_two_runs_have_one_name():
         ({"methods": ["cam"], "seed": 3}, "seed: not the same for every run"),
         ({"au_weights": [1], "method": "prm"}, "(expected methods)"),
         ({"au_weights": [0], "contrast_weight": 1.0}, "--contrast-weight: no AU weight above 0"),
+        ({"au_weights": [0], "class_map_weight": 1.0}, "--class-map-weight: no AU weight above 0"),
+        ({"au_weights": [0], "preset": "explain"}, "--class-map-weight: no AU weight above 0"),
         ({"au_weights": [0, 4], "contrast_weight": -1.0}, "--contrast-weight: -1.0"),
     ],
 )
