@@ -128,10 +128,12 @@ def note_left_out(material: TrainingData) -> list[str]:
     bare = expected & ~train.valid[material.train] & (status != Status.NO_FACE)
     if bare.any():
         doubtful = int((status[bare] == Status.LOW_CONFIDENCE).sum())
-        why = ", of the others none of the expression's AUs is measured and active"
+        rest = "none of their AUs measured and active" if measured else "no AU on the photo"
+        counts = {"doubtful points": doubtful, rest: int(bare.sum()) - doubtful}
+        why = ", ".join(f"{reason}: {n}" for reason, n in counts.items() if n)
         notes.append(
-            f"{bare.sum()} training photos have a face and no heatmap (points are doubtful in "
-            f"{doubtful}{why if measured else ''}): they train the classifier alone"
+            f"{bare.sum()} training photos have a face and no heatmap ({why}): they train the "
+            "classifier alone"
         )
     if measured:
         notes.append(

@@ -410,7 +410,7 @@ def test_photos_without_a_face_train_the_classifier_unless_faces_are_asked_for(t
     with caplog.at_level("INFO"):
         train(store, quick(name="all", epochs=1))
     assert f"{len(learnt)} training photos have no face: they train the classifier" in caplog.text
-    assert "3 training photos have a face and no heatmap (points are doubtful in 1):" in caplog.text
+    assert "3 training photos have a face and no heatmap (doubtful points: 1, no AU" in caplog.text
     train(store, quick(name="faces", epochs=1, faces_only=True))
     data = [
         json.loads((store / "runs" / name / "config.json").read_text())["data"]
