@@ -86,7 +86,9 @@ def find_run(store: Path, run: str | Path | None = None) -> Path:
     configs.sort(key=lambda file: file.stat().st_mtime_ns)
     names = [file.parent.name for file in configs]
     if not names:
-        raise StoreError(f"{run or store / RUNS}: no run (run `auheat train` first)")
+        where = f"{store / RUNS}: no run" if run is None else f"{run}: no run in {store / RUNS}"
+        remedy = "" if run is None else ", or give a run's folder"
+        raise StoreError(f"{where} (run `auheat train` first{remedy})")
     if run is None:
         trained = [file.parent for file in configs if (file.parent / BEST).is_file()]
         if not trained:
