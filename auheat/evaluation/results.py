@@ -56,7 +56,7 @@ class Evaluation:
     too: `result.accuracy`. Rates and cosines are in [-1, 1] and shares in [0, 1]; map scores are
     means within a class, then over the classes that have heatmaps. `att_*`, margin, rank1, energy
     and pointing are of the top layer's attention, `cam_*` of the true class's CAM (or of that
-        predicted), `class_*` of the maps of all classes: None for a method without maps of classes.
+    predicted), `class_*` of the maps of all classes: None for a method without maps of classes.
     `maps` has all scores of every layer and CAM, `matrix` expressions x (layers, CAM), `intervals`
     the ends of 95 % bootstrap intervals. Accuracy and calibration are None where nothing is known
     of predictions. `faithfulness` is None where it was not asked for, `geometry`
