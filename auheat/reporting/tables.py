@@ -26,7 +26,7 @@ HEADLINE = tuple(column for column in COLUMNS if column.heading)
 
 
 def find_columns(results: Sequence[Mapping[str, Any]]) -> list[ScoreColumn]:
-    """Return the headline columns, those that not every result has where any has a value."""
+    """Return the headline columns; of the `later` ones those of which a result has a value."""
     return [
         c
         for c in HEADLINE

@@ -221,9 +221,9 @@ def _baseline_rows(page: _Page, table: TableSpec, keys: Sequence[str]) -> list[l
     if first is None:
         return []
     rows = []
-    known = first.scores.get("baselines", {})
-    for baseline in (*BASELINES, *(one for one in CLASS_BASELINES if one.key in known)):
-        scores = known.get(baseline.key, {})
+    measured = first.scores.get("baselines", {})
+    for baseline in (*BASELINES, *(one for one in CLASS_BASELINES if one.key in measured)):
+        scores = measured.get(baseline.key, {})
         cells = [f"{scores[k]:.3f}" if k in scores else "-" for k in keys]
         rows.append([f"*{baseline.title}*", "", *(text for cell in cells for text in (cell, ""))])
     return rows
