@@ -65,7 +65,7 @@ def tabulate(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
 
 def find_baselines(scores: Mapping[str, Any]) -> list[Title]:
     """Return the baselines that an evaluation has: those of class maps not every one."""
-    return [*BASELINES, *(one for one in CLASS_BASELINES if one.key in scores["baselines"])]
+    return [*BASELINES, *(one for one in CLASS_BASELINES if one.key in scores.get("baselines", {}))]
 
 
 def _cells(scores: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
