@@ -56,7 +56,11 @@ def outline_classes(renderer: ClassMapRenderer, faces: FaceMaps) -> Outlines:
     """
     heatmaps, regions = faces.heatmaps, faces.regions > 0
     if renderer.units:
-        own = torch.stack([regions[:, asked].any(1) for asked in renderer.asked()], 1)
+        asked = [  # places, not a mask: how many it has would be read back from the device
+            [place for place, unit in enumerate(renderer.units) if k in unit.weights]
+            for k in range(len(renderer.drawn))
+        ]
+        own = torch.stack([regions[:, places].any(1) for places in asked], 1)
     else:
         own = (heatmaps >= REGION * heatmaps.amax((2, 3), keepdim=True)) & (heatmaps > 0)
     rest = [[j for j in range(own.shape[1]) if j != k] or [k] for k in range(own.shape[1])]
