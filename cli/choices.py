@@ -24,7 +24,9 @@ BACKENDS = ("threads", "loky", "dask", "ray")
 GEOMETRIES = ("face", "reference")
 CROPS = ("none", "auto")
 AU_MODES = ("prior", "active", "intensity")
-PRESETS = ("none", "demo", "methods", "rafdb", "affectnet", "rafdb-code", "affectnet-code")
+PRESETS = (
+    *("none", "demo", "methods", "explain", "rafdb", "affectnet", "rafdb-code", "affectnet-code"),
+)
 GRIDS = ("none", "paper", "demo")
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("auto", "constant", "step", "cosine", "onecycle")
