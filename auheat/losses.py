@@ -119,10 +119,7 @@ def contrastive_alignment_loss(
         (True, True)
     """
     size = (features.shape[2], features.shape[3])
-    area = valid.float() if valid.ndim == 3 else valid[:, None, None].expand(-1, *size).float()
-    weight = area.mean((1, 2))
-    # what is not known may be NaN, whose product with a gradient of zero would be NaN again
-    class_maps = torch.where((weight > 0)[:, None, None, None], class_maps.float(), 0)
+    area, weight, class_maps = _keep_known(class_maps, valid, size)
     has_map = class_maps.flatten(2).amax(2) > 0
     if labels.ndim == 1:
         labels = F.one_hot(labels, class_maps.shape[1])
@@ -174,10 +171,7 @@ def class_map_alignment_loss(
         (0.0, 1.0)
     """
     size = (maps.shape[2], maps.shape[3])
-    area = faces.float() if faces.ndim == 3 else faces[:, None, None].expand(-1, *size).float()
-    weight = area.mean((1, 2))
-    # what is not known may be NaN, whose product with a gradient of zero would be NaN again
-    class_maps = torch.where((weight > 0)[:, None, None, None], class_maps.float(), 0)
+    area, weight, class_maps = _keep_known(class_maps, faces, size)
     has_map = (class_maps.flatten(2).amax(2) > 0).float()
     target = resize_heatmap(class_maps.flatten(0, 1), size, align).view(maps.shape)
     seen = maps.float().relu() * resize_heatmap(area, size, align)[:, None]
@@ -186,6 +180,18 @@ def class_map_alignment_loss(
     apart = has_map * (1 - (seen * wanted).sum(2))
     rows = torch.where(weight > 0, weight * apart.sum(1) / has_map.sum(1).clamp(min=1), 0)
     return rows.sum() / torch.where(weight.sum() > 0, weight.sum(), 1)
+
+
+def _keep_known(
+    class_maps: Tensor, valid: Tensor, size: tuple[int, int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return which area of rows is known, (B, h, w), its share (B,), and class maps, zero without.
+
+    What is not known may be NaN, whose product with a gradient of zero would be NaN again.
+    """
+    area = valid.float() if valid.ndim == 3 else valid[:, None, None].expand(-1, *size).float()
+    share = area.mean((1, 2))
+    return area, share, torch.where((share > 0)[:, None, None, None], class_maps.float(), 0)
 
 
 def _correlate(one: Tensor, maps: Tensor, area: Tensor) -> Tensor:

@@ -25,8 +25,7 @@ GEOMETRIES = ("face", "reference")
 CROPS = ("none", "auto")
 AU_MODES = ("prior", "active", "intensity")
 PRESETS = (
-    *("none", "demo", "methods", "explain"),
-    *("rafdb", "affectnet", "rafdb-code", "affectnet-code"),
+    *("none", "demo", "methods", "explain", "rafdb", "affectnet", "rafdb-code", "affectnet-code"),
 )
 GRIDS = ("none", "paper", "demo")
 OPTIMIZERS = ("sgd", "adamw")

@@ -201,9 +201,9 @@ def _read_coded(file: Path, name: str) -> UnitTable:
     """Read CK+'s labels of one photo: AU and intensity in each line, 0 where none was given."""
     try:
         lines = read_limited(file, MAX_CODED).decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise
     except ValueError as error:
-        if isinstance(error, UnicodeDecodeError):
-            raise
         raise StoreError(f"{file}: {error} (expected lines of AU and intensity)") from error
     coded: dict[int, float] = {}
     odd: Counter[str] = Counter()

@@ -213,10 +213,10 @@ class UnitMatching:
         group: dict[tuple[str, float], int] = {}
         for photo, path in enumerate(paths):
             stem = re.fullmatch(r"(.*?)([0-9]{1,15})", path.rpartition(".")[0] or path, re.DOTALL)
-            there = named.findall(stem[1]) if stem else []
-            if not stem or not there or self.group[photo] >= 0:
+            fitting = named.findall(stem[1]) if stem else []
+            if not stem or not fitting or self.group[photo] >= 0:
                 continue
-            key = (max(there, key=len), float(stem[2]))
+            key = (max(fitting, key=len), float(stem[2]))
             if key in frames:
                 if key not in group:
                     group[key] = len(self._rows)
@@ -311,17 +311,32 @@ class UnitMatching:
 def load_units(source: Path) -> MeasuredUnits:
     """Read action units from a file, or from all files of one form in a folder, sorted by name.
 
-    In a folder a file that names no photos belongs to the photo it is called after; text files
-    without action units are skipped and listed. Raises `AuheatError` naming file and line for
-    anything that cannot be read or trusted.
+    Args:
+        source: The file or folder, of a form of `auheat.action_units.formats`. In a folder a file
+            that names no photos belongs to the photo it is called after; text files without action
+            units are skipped and listed.
+
+    Returns:
+        The rows, one per face; `match` finds those of a data set's photos.
+
+    Raises:
+        AuheatError: With file and line, for anything that cannot be read or trusted.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from auheat.action_units import load_units
+        >>> _ = Path("aus.csv").write_text("path,AU6_r,AU12_r\\na.jpg,0.5,2.5\\n")
+        >>> units = load_units(Path("aus.csv"))
+        >>> units.form, units.aus, units.active.tolist()
+        ('csv', [6, 12], [[0, 1]])
     """
     if not source.exists():
         raise StoreError(f"--aus: {source}: no such file or folder (expected action units)")
     folder, files = source.is_dir(), [source]
     skipped: list[str] = []
     if folder:
-        there = (file for file in source.rglob("*") if file.suffix.casefold() in ENDINGS)
-        files = sorted(file for file in there if not is_clutter(file.relative_to(source)))
+        texts = (file for file in source.rglob("*") if file.suffix.casefold() in ENDINGS)
+        files = sorted(file for file in texts if not is_clutter(file.relative_to(source)))
         coded = [file for file in files if file.stem.casefold().endswith("_facs")]
         skipped = [str(file) for file in files if coded and file not in {*coded}]
         files = coded or files

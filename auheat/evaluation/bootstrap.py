@@ -171,6 +171,7 @@ def paired_t_test(differences: Sequence[float]) -> float:
         RequestError: Fewer than two differences.
 
     Example:
+        >>> from auheat.evaluation.bootstrap import paired_t_test
         >>> round(paired_t_test([0.11, 0.13, 0.12]), 4)
         0.0023
     """

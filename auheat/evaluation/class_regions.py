@@ -56,7 +56,7 @@ def outline_classes(renderer: ClassMapRenderer, faces: FaceMaps) -> Outlines:
     """
     heatmaps, regions = faces.heatmaps, faces.regions > 0
     if renderer.units:
-        asked = [
+        asked = [  # places, not a mask: how many it has would be read back from the device
             [place for place, unit in enumerate(renderer.units) if k in unit.weights]
             for k in range(len(renderer.drawn))
         ]
@@ -74,20 +74,20 @@ def fall_in_regions(
     fills: Sequence[Tensor],
     outlines: Outlines,
     at: Tensor,
-    faces: Tensor,
+    outline: Tensor,
     draws: Draws,
 ) -> Tensor:
     """Return how far logit and probability fall (N, FILLS, RIVALS, 2, 2) without pixels.
 
-    `probe` asks about the class at (N,) among the drawn ones, `faces` (N, S, S) are the pixels of
-    the face. Beside each rival, its fall comes after that of as many pixels of the class's own
+    `probe` asks about the class at (N,) among the drawn ones, `outline` (N, S, S) are the pixels
+    of the face. Beside each rival, its fall comes after that of as many pixels of the class's own
     regions; where these are more than the rival has, those highest on the class's heatmap. NaN
     where there is nothing to take.
     """
     rows = torch.arange(len(at), device=at.device)
     own = outlines.own[rows, at]
     places = {
-        RIVALS[0]: (faces & ~own, draws.random_region),
+        RIVALS[0]: (outline & ~own, draws.random_region),
         RIVALS[1]: (outlines.others[rows, at], outlines.other_maps[rows, at]),
     }
     masks = torch.stack([mask for mask, _ in places.values()], 1).flatten(2).sum(2)
@@ -146,8 +146,8 @@ def sum_up_falls(
     at = position[predicted]
     own = falls[np.arange(len(falls)), at]
     own[at < 0] = np.nan
-    there = ~np.isnan(falls)
-    sums, counts = np.where(there, falls, 0).sum(1), there.sum(1)
+    fallen = ~np.isnan(falls)
+    sums, counts = np.where(fallen, falls, 0).sum(1), fallen.sum(1)
     mean = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
     names = [f"{answer}_{fill}" for fill in FILLS for answer in ANSWERS]
     out: dict[str, Any] = {}
@@ -181,9 +181,8 @@ def measure_predicted(
     ends in `_probability`. All are of the blurred fill. The falls are NaN where that class has no
     heatmap, or a photo no face. `dataset` is in memory, `size` the number of photos asked at once.
     """
-    position = torch.full((len(renderer.plan.names),), -1)
-    position[renderer.drawn] = torch.arange(len(renderer.drawn))
     device = next(model.parameters()).device
+    position = renderer.position().to(device)
     parts: list[dict[str, Tensor]] = []
 
     def score(images: Tensor) -> Tensor:
@@ -198,13 +197,13 @@ def measure_predicted(
         added = weigh_points(model, batch["face"].to(device))
         probe = Probe(score, images, batch["label"].to(device), size, added)
         fill = blur(images)
-        at = position.to(device)[probe.classes]
+        at = position[probe.classes]
         draws = draw_choices(batch["index"].tolist(), images.shape[-1], len(renderer.drawn), device)
         outlines = outline_classes(renderer, renderer.draw(points.to(device)))
         outline = outline_faces(points, images.shape[-1]).to(device)
         fallen = fall_in_regions(probe, [fill], outlines, at.clamp(min=0), outline, draws)[:, 0]
-        known = (has_face.to(device) & (at >= 0))[:, None, None]
-        further = torch.where(known, fallen[:, :, 0] - fallen[:, :, 1], torch.nan)
+        has_regions = (has_face.to(device) & (at >= 0))[:, None, None]
+        further = torch.where(has_regions, fallen[:, :, 0] - fallen[:, :, 1], torch.nan)
         maps, _ = bring_class_maps_to_grid(predict_maps(model, images).cams, renderer.size)
         ranks = rank_pixels(maps[torch.arange(len(at)), probe.classes], draws.ties)
         every = torch.full_like(at, ranks.shape[1])[:, None]

@@ -27,9 +27,9 @@ class ScoreColumn(NamedTuple):
     """A score of a whole run: `key` in evaluation.json, and how tables and charts call it.
 
     `heading` is that of evaluate's table and the report's, "" where they leave it out. `later`
-    columns are missing from evaluations of earlier versions. `along` is its place among the charts
-    over the AU weight and the layers, 0 without one. `paper` is its heading in a sweep's tables,
-    as in the paper where that has it; `percent` is how they show it.
+    columns are missing from evaluations of earlier versions, or of maps that know no class. `along`
+    is its place among the charts over the AU weight and the layers, 0 without one. `paper` is its
+    heading in a sweep's tables, as in the paper where that has it; `percent` is how they show it.
     """
 
     key: str

@@ -11,9 +11,7 @@ from auheat.evaluation.bootstrap import interval
 from auheat.models.geometry import GROUPS
 from auheat.records import Array
 
-IMAGE = "image"
-
-SOURCES = (IMAGE, *GROUPS)
+SOURCES = ("image", *GROUPS)
 """What logits are the sum of, in the order of `evidence` (N, 1 + G, K)."""
 
 
@@ -36,7 +34,8 @@ def share_of_points(weighed: Array) -> Array:
     """
     image, points = np.abs(weighed[:, 0]), np.abs(weighed[:, 1:].sum(1))
     both = image + points
-    return np.where(both > 0, points / np.where(both > 0, both, 1), 0.0)
+    share: Array = points / np.where(both > 0, both, 1)
+    return share
 
 
 def describe_evidence(evidence: Array) -> dict[str, Array]:
@@ -71,7 +70,7 @@ def sum_up_geometry(
     among = among / np.maximum(among.sum(1, keepdims=True), np.finfo(float).tiny)
     columns = np.column_stack([share_of_points(weighed), among, weighed, *hits.values()])
     are_hits = [False] * (columns.shape[1] - len(hits)) + [True] * len(hits)
-    drawn = interval(columns.astype(np.float64), labels, persons, balanced=False, hits=are_hits)
+    drawn = interval(columns, labels, persons, balanced=False, hits=are_hits)
     share, *rest = np.stack(drawn, 1).tolist()
     groups, evidences = rest[: len(GROUPS)], rest[len(GROUPS) : -len(hits)]
     return about | {

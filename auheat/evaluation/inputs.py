@@ -34,7 +34,6 @@ from auheat.evaluation.scored_rows import (
     choose_rows_alone,
     choose_rows_of_run,
 )
-from auheat.facs.records import AU_MODES
 from auheat.heatmaps.class_maps import ClassMapRenderer
 from auheat.heatmaps.plan import VISIBLE, Plan, measured_gain, plan_heatmaps
 from auheat.heatmaps.reference_renderer import ReferenceMapRenderer
@@ -48,8 +47,6 @@ _LOG = logging.getLogger(__name__)
 GIVEN_SIDE = 224
 """Side of the grid that given maps are compared on where neither they nor a run have one."""
 
-
-PRIOR = AU_MODES[0]
 
 _BATCH_CPU, _BATCH_DEVICE = 32, 128
 
@@ -103,8 +100,8 @@ class EvaluationInput:
 
     def batches(self, rows: Sequence[int]) -> Iterator[Item]:
         """Yield rows of the dataset in batches, as they are loaded."""
-        size, mode = self.batch_size, self.chosen.about.get("au_mode", PRIOR)
-        renderer = self.make_renderer() if mode != PRIOR else None
+        size, mode = self.batch_size, self.chosen.about.get("au_mode", "prior")
+        renderer = self.make_renderer() if mode != "prior" else None
         for start in range(0, len(rows), size):
             batch = default_collate(self.dataset.__getitems__(rows[start : start + size]))
             batch["has_face"] = find_faces(self.dataset, batch)
@@ -129,9 +126,7 @@ class EvaluationInput:
         for number, unit in enumerate(renderer.units):
             if unit.au in column:
                 gain[:, number] = measured[:, column[unit.au]]
-        own = torch.full((len(renderer.plan.names),), -1)
-        own[renderer.drawn] = torch.arange(len(renderer.drawn))
-        shown = renderer.asked()[own[batch["label"]]] & (gain >= VISIBLE)
+        shown = renderer.asked()[renderer.position()[batch["label"]]] & (gain >= VISIBLE)
         batch["valid"] &= shown.any(1)
         batch["gain"] = gain
 

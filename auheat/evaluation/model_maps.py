@@ -62,16 +62,16 @@ class ResampledMaps(NamedTuple):
     sound: Tensor
 
 
-def predict_maps(model: Classifier, images: Tensor, faces: Tensor | None = None) -> Maps:
+def predict_maps(model: Classifier, images: Tensor, points: Tensor | None = None) -> Maps:
     """Return logits, attention and class maps of images (N, 3, S, S) in [0, 1].
 
-    `faces` (N, 68, 2) px, NaN where not known, are what a geometry branch is asked about; without
+    `points` (N, 68, 2) px, NaN where not known, are what a geometry branch is asked about; without
     them, as where they are NaN, the image alone decides. Other networks do not look at them.
     """
     output, evidence = model(images), None
     logits: Tensor = output.logits
-    if faces is not None and isinstance(model, GeometryNetwork):
-        measures = model.geometry.encode(faces)
+    if points is not None and isinstance(model, GeometryNetwork):
+        measures = model.geometry.encode(points)
         evidence = torch.cat([logits[:, None].float(), model.geometry.by_point(measures)], 1)
         logits = logits + model.geometry(measures)
     attended = tuple(attention(f) for f in output.features)

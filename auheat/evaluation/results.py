@@ -56,7 +56,7 @@ class Evaluation:
     too: `result.accuracy`. Rates and cosines are in [-1, 1] and shares in [0, 1]; map scores are
     means within a class, then over the classes that have heatmaps. `att_*`, margin, rank1, energy
     and pointing are of the top layer's attention, `cam_*` of the true class's CAM (or of that
-        predicted), `class_*` of the maps of all classes: None for a method without maps of classes.
+    predicted), `class_*` of the maps of all classes: None for a method without maps of classes.
     `maps` has all scores of every layer and CAM, `matrix` expressions x (layers, CAM), `intervals`
     the ends of 95 % bootstrap intervals. Accuracy and calibration are None where nothing is known
     of predictions. `faithfulness` is None where it was not asked for, `geometry`
@@ -78,7 +78,7 @@ class Evaluation:
     au_pointing: dict[str, dict[str, Any]]
     calibration: dict[str, Any] | None
     confusion: list[list[int]]
-    baselines: dict[str, dict[str, float]]
+    baselines: dict[str, dict[str, Any]]
     matrix: dict[str, Any]
     left_out: dict[str, int]
     seconds: float = field(compare=False)
@@ -339,8 +339,11 @@ def _point_at_units(totals: ScoreTable) -> dict[str, dict[str, Any]]:
     return out
 
 
-def _sum_up_baselines(totals: ScoreTable) -> dict[str, dict[str, float]]:
-    """Return the scores of every baseline; of the Gaussians, the one of highest cosine."""
+def _sum_up_baselines(totals: ScoreTable) -> dict[str, dict[str, Any]]:
+    """Return the scores of every baseline; of the Gaussians, the one of highest cosine.
+
+    A score that no photo has is None, as that of a run is.
+    """
     constants = np.array(totals.mean(totals.spread(totals.tables.constants)))
     first = len(CONSTANTS)
     best = int(constants[first:, 0].argmax())
@@ -349,7 +352,9 @@ def _sum_up_baselines(totals: ScoreTable) -> dict[str, dict[str, float]]:
         "wrong_class": np.array(totals.mean(totals.spread(totals.tables.wrong_class))),
     }
     columns = [score.column for score in MAP_SCORES if score.compared]
-    out = {k: dict(zip(columns, v.tolist(), strict=True)) for k, v in rows.items()}
+    out: dict[str, dict[str, Any]] = {
+        k: dict(zip(columns, v.tolist(), strict=True)) for k, v in rows.items()
+    }
     out["centre_gaussian"]["sigma"] = GAUSSIAN_SIGMAS[best]
     if CAM in totals.kinds and not np.isnan(totals.tables.class_scores[:, OWN]).all():
         places = {"mean_heatmap": ONE_MAP, "class_means": CLASS_MEANS, "permuted": PERMUTED}
@@ -357,5 +362,5 @@ def _sum_up_baselines(totals: ScoreTable) -> dict[str, dict[str, float]]:
             scores = totals.of_classes(place)
             for key in scores:  # what a network predicts is no matter of maps that don't know it
                 if place == PERMUTED or not key.endswith("_predicted"):
-                    out.setdefault(name, {})[key] = totals.mean(scores[key])
+                    out.setdefault(name, {})[key] = _or_none(totals.mean(scores[key]))
     return out

@@ -131,8 +131,7 @@ class MapScorer:
                     torch.cat([constants[0][None], means]).to(device)
                 )
         self._asked = renderer.asked().to(device)
-        self._own = torch.full((len(renderer.plan.names),), -1)
-        self._own[renderer.drawn] = torch.arange(len(renderer.drawn))
+        self._own = renderer.position()
         self._answers: list[dict[str, Tensor]] = []
         self._scored: list[dict[str, Tensor]] = []
         self._classes: list[dict[str, Tensor]] = []

@@ -202,14 +202,14 @@ class ClassComparer:
         evidence = None if maps.evidence is None else maps.evidence.cpu()
         here = Maps(maps.logits.cpu(), (), maps.cams.cpu(), evidence, logit_maps)
         drawn = faces._replace(logs=faces.logs.cpu())
-        known = points.isfinite().all((1, 2)).tolist()
+        has_face = points.isfinite().all((1, 2)).tolist()
         outlines = outline_faces(points.cpu().nan_to_num(), self._renderer.size[0])
         out: list[Contrast | None] = []
         for row, guess in enumerate(here.logits.argmax(1).tolist()):
             other = choose_against(here.logits[row], guess, asked)
             notes = (ASKED_IS_PREDICTED.format(against),) if guess == asked else ()
             pair = None if other is None else (guess, other)
-            face = outlines[row] if known[row] else None
+            face = outlines[row] if has_face[row] else None
             out.append(pair and self._compare(here, drawn, face, row, pair, notes))
         return out
 

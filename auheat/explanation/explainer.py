@@ -20,10 +20,7 @@ from auheat.errors import AuheatError, RequestError, StoreError
 from auheat.evaluation.metrics import centre_vectors
 from auheat.evaluation.model_maps import bring_to_grid, predict_maps
 from auheat.evaluation.scorer import BatchScores, MapScorer
-from auheat.explanation.contrast import (
-    ClassComparer,
-    Contrast,
-)
+from auheat.explanation.contrast import ClassComparer, Contrast
 from auheat.explanation.geometry import NO_POINTS, describe_geometry
 from auheat.explanation.inputs import (
     gather_photos,
@@ -37,10 +34,7 @@ from auheat.explanation.results import (
     cannot_write_panel,
     describe_failure,
 )
-from auheat.explanation.scores import (
-    summarize_aus,
-    summarize_maps,
-)
+from auheat.explanation.scores import summarize_aus, summarize_maps
 from auheat.expressions import SYNONYMS
 from auheat.heatmaps.class_maps import ClassMapRenderer, FaceMaps
 from auheat.heatmaps.plan import plan_heatmaps
@@ -281,20 +275,14 @@ class Explainer:
         k, renderer, view = batch.guess[row], self._scorer.renderer, framed.view
         has_face = one.status != Status.NO_FACE
         name, drawn = self.class_names[k], [self.class_names[i] for i in renderer.drawn]
-        scores = summarize_maps(batch.of_guess if has_face else None, row, batch.kinds, drawn, name)
+        of_guess, of_label = (batch.of_guess, batch.of_label) if has_face else (None, None)
+        scores = summarize_maps(of_guess, row, batch.kinds, drawn, name)
         if one.label not in ("", name):
-            true = summarize_maps(
-                batch.of_label if has_face else None, row, batch.kinds, drawn, one.label
-            )
+            true = summarize_maps(of_label, row, batch.kinds, drawn, one.label)
             scores |= {f"{kind}, true class": value for kind, value in true.items()}
+        places = renderer.units_of(k) if has_face else {}
         units, regions = summarize_aus(
-            batch.of_guess,
-            row,
-            batch.kinds,
-            batch.faces,
-            renderer.units_of(k) if has_face else {},
-            self._book,
-            name,
+            of_guess, row, batch.kinds, batch.faces, places, self._book, name
         )
         heatmap = np.zeros(renderer.size, np.float32)
         if name in drawn:

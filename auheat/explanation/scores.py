@@ -84,8 +84,8 @@ class ExplanationData:
     `status` tells what became of the photo; where it cannot be read there is nothing but notes:
     texts are "" and arrays empty. Where no face was found the network saw the whole photo: there
     are probabilities and maps, and no landmarks, scores (all None), units and regions.
-    `probabilities` has every class, the likeliest first; `label` is the true
-    class where one was given.
+    `probabilities` has every class, the likeliest first; `label` is the true class where one was
+    given.
 
     `landmarks` (68, 2) px and `score` are the detector's, in the upright photo of `size` (H, W);
     `transform` (2, 3) leads from there to the framed photo of `frame` (H, W), which the network saw

@@ -174,6 +174,12 @@ class ClassMapRenderer:
         own = self.drawn.index(k) if k in self.drawn else -1
         return {unit.au: place for place, unit in enumerate(self.units) if own in unit.weights}
 
+    def position(self) -> Tensor:
+        """Return the place of each class of the plan among `drawn`, -1 for one that is not."""
+        out = torch.full((len(self.plan.names),), -1)
+        out[self.drawn] = torch.arange(len(self.drawn))
+        return out
+
     def asked(self) -> Tensor:
         """Return which drawn class asks for which unit, (K, V) bool."""
         out = torch.zeros((len(self.drawn), len(self.units)), dtype=torch.bool)

@@ -162,12 +162,12 @@ def add_geometry(image: Classifier, classes: int, frame: Frame) -> GeometryNetwo
     return GeometryNetwork(image, GeometryBranch(classes, frame))
 
 
-def weigh_points(model: Classifier, faces: Tensor) -> Tensor | None:
+def weigh_points(model: Classifier, points: Tensor) -> Tensor | None:
     """Return what a geometry branch adds to the logits (N, K), whatever the pixels show.
 
-    `faces` are landmarks (N, 68, 2), NaN where not known; None where the model has no branch.
+    `points` are landmarks (N, 68, 2), NaN where not known; None where the model has no branch.
     """
     if not isinstance(model, GeometryNetwork):
         return None
-    added: Tensor = model.geometry(model.geometry.encode(faces))
+    added: Tensor = model.geometry(model.geometry.encode(points))
     return added

@@ -109,9 +109,9 @@ def report(
     content = describe_store(store, shards) | describe_runs(found)
     units = {a["au"]: a["name"] for row in content["codebook"] for a in row["aus"]}
     if content["outdated"]:
-        some = ", ".join(content["outdated"])
+        names = ", ".join(content["outdated"])
         log_notes(
-            _LOG, [f"warning: scores of other weights than the run has now: {some} ({_AGAIN})"]
+            _LOG, [f"warning: scores of other weights than the run has now: {names} ({_AGAIN})"]
         )
     content["unit_names"] = {f"AU{au}": text for au, text in units.items()}
     return write_page(out, content)

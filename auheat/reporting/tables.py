@@ -26,7 +26,7 @@ HEADLINE = tuple(column for column in COLUMNS if column.heading)
 
 
 def find_columns(results: Sequence[Mapping[str, Any]]) -> list[ScoreColumn]:
-    """Return the headline columns, those that not every result has where any has a value."""
+    """Return the headline columns; of the `later` ones those of which a result has a value."""
     return [
         c
         for c in HEADLINE
@@ -65,7 +65,7 @@ def tabulate(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
 
 def find_baselines(scores: Mapping[str, Any]) -> list[Title]:
     """Return the baselines that an evaluation has: those of class maps not every one."""
-    return [*BASELINES, *(one for one in CLASS_BASELINES if one.key in scores["baselines"])]
+    return [*BASELINES, *(one for one in CLASS_BASELINES if one.key in scores.get("baselines", {}))]
 
 
 def _cells(scores: Mapping[str, Any], keys: Sequence[str]) -> list[str]:

@@ -109,7 +109,7 @@ def _has_photos(one: Run, other: Run) -> bool:
 def _cells(pairs: Sequence[tuple[Run, Run]]) -> list[str]:
     cells = []
     for key, column in PAPER_COLUMNS.items():
-        found = compare_pairs(pairs, key)
+        change = compare_pairs(pairs, key)
         scale = (100, 2) if column.percent else (1, 3)
-        cells.append("-" if found is None else " ".join(format_difference(found, *scale)).strip())
+        cells.append("-" if change is None else " ".join(format_difference(change, *scale)).strip())
     return cells

@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from auheat.evaluation.columns import BASELINES, CLASS_BASELINES, COLUMNS
+from auheat.evaluation.columns import COLUMNS
 from auheat.models.registry import METHODS
+from auheat.reporting.tables import find_baselines
 from auheat.sweeps import published
 from auheat.sweeps.grid import RunKey, SweepPlan, TableRow, TableSpec, format_layers, list_choices
 from auheat.sweeps.results import VALIDATION, RunResult, Spread, score_contrasts, score_of
@@ -225,9 +226,8 @@ def _baseline_rows(page: _Page, table: TableSpec, keys: Sequence[str]) -> list[l
     if first is None:
         return []
     rows = []
-    known = first.scores.get("baselines", {})
-    for baseline in (*BASELINES, *(one for one in CLASS_BASELINES if one.key in known)):
-        scores = known.get(baseline.key, {})
+    for baseline in find_baselines(first.scores):
+        scores = first.scores.get("baselines", {}).get(baseline.key, {})
         cells = [f"{scores[k]:.3f}" if k in scores else "-" for k in keys]
         rows.append([f"*{baseline.title}*", "", *(text for cell in cells for text in (cell, ""))])
     return rows

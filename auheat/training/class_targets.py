@@ -10,7 +10,7 @@ from auheat.data.dataset import Item, ShardDataset
 from auheat.errors import RequestError
 from auheat.heatmaps.plan import Plan
 from auheat.heatmaps.render import render_heatmaps
-from auheat.records import Array, Status
+from auheat.records import Array
 
 KEPT_BYTES = 2**29
 """Class heatmaps of photos in memory are kept there, too, where they take no more than this."""
@@ -54,7 +54,6 @@ class Targets:
         plain = drawn.astype(np.float32)
         self.class_weights = torch.from_numpy(plain if balanced else weights.astype(np.float32))
         self.class_weights = self.class_weights.to(device)
-        self._sound: dict[int, Tensor] = {}
         self._kept: dict[int, Tensor] = {}
 
     def open(self, dataset: ShardDataset) -> None:
@@ -62,11 +61,7 @@ class Targets:
 
         Heatmaps that are kept are rounded to 1/255, as those of shards are.
         """
-        if id(dataset) in self._sound:
-            return
-        sound = np.isin(dataset.status, (Status.OK, Status.MANY_FACES))
-        self._sound[id(dataset)] = torch.from_numpy(sound).to(self.device)
-        if not dataset.cached or not len(dataset):
+        if id(dataset) in self._kept or not dataset.cached or not len(dataset):
             return
         height, width = dataset.take([0])["heatmap"].shape[1:]
         shape = len(dataset), len(self.plan.names), height, width
@@ -84,20 +79,19 @@ class Targets:
 
         The first are (B, K, h, w) in [0, 1], of the photo's own class the heatmap that came with
         it (which may be of measured action units), the second is (B,) bool: a photo has heatmaps
-        where its own is valid, or its class has none and a face was found. `dataset` was opened.
+        where its own is valid, or its class has none and its points can be relied on.
         """
-        index = batch["index"]
         kept = self._kept.get(id(dataset))
         if kept is None:
             size = batch["heatmap"].shape[1:]
             maps = self.draw(batch["landmarks"], batch["image"].shape[-1], (size[0], size[1]))
         else:
-            maps = kept[index.to(kept.device)].float() / 255
+            maps = kept[batch["index"].to(kept.device)].float() / 255
         rows = torch.arange(len(maps), device=maps.device)
         own = torch.where(batch["valid"][:, None, None], batch["heatmap"].float() / 255, 0)
         maps[rows, batch["label"]] = own
-        sound = self._sound[id(dataset)]
-        faces = batch["valid"] | (sound[index.to(sound.device)] & ~self._drawn[batch["label"]])
+        sure = batch["face"].isfinite().all(-1).all(-1)
+        faces = batch["valid"] | (sure & ~self._drawn[batch["label"]])
         faces = faces & (maps.flatten(1).amax(1) > 0)
         return torch.where(faces[:, None, None, None], maps, 0), faces
 

@@ -97,10 +97,10 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 """Name -> settings that replace the defaults; what is asked for beside it replaces them.
 
 "rafdb" and "affectnet" are the paper's settings for its two sets, "-code" with what its published
-code does beyond them. "explain" also aligns every class's map with its own
-heatmap (docs/attention.md), and leaves the rest to you. "demo" trains in minutes on a laptop's
-CPU, "methods" in one or two, to compare all of them; a method that has no "thin" backbone gets its
-own narrow one there, and the learning rate that suits that.
+code does beyond them. "explain" also aligns every class's map with its own heatmap
+(docs/attention.md), and leaves the rest to you. "demo" trains in minutes on a laptop's CPU,
+"methods" in one or two, to compare all of them; a method that has no "thin" backbone gets its own
+narrow one there, and the learning rate that suits that.
 """
 
 

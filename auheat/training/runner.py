@@ -93,8 +93,8 @@ def train(
         store: Folder of the shards; None: $AUHEAT_STORE, else auheat-data.
         config: All settings at once, as `make_config` makes them; None: from `preset` and
             `settings`.
-        preset: Name of settings to begin with: "none", "demo", "methods", "rafdb", "affectnet",
-            "rafdb-code", "affectnet-code".
+        preset: Name of settings to begin with: "none", "demo", "methods", "explain", "rafdb",
+            "affectnet", "rafdb-code", "affectnet-code".
         overwrite: Train anew a run of this name that has other settings.
         settings: Fields of `TrainConfig` that replace those of the preset.
 

@@ -118,7 +118,7 @@ def test_falls_are_sums_of_evidence_over_the_regions_of_a_linear_network():
 @pytest.mark.parametrize(
     ("name", "old", "new"),
     [
-        ("fall_in_regions", "(faces & ~own,", "(faces,"),
+        ("fall_in_regions", "(outline & ~own,", "(outline,"),
         ("fall_in_regions", "[own_left, torch.cat(others, 1)]", "[torch.cat(others, 1), own_left]"),
         ("fall_in_regions", "torch.minimum", "torch.maximum"),
         (

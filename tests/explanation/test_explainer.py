@@ -51,7 +51,6 @@ from auheat.runs.run_folder import BEST, CONFIG
 from auheat.store.store import list_finished
 from auheat.training.config import make_config
 from auheat.training.runner import train
-from auheat.utils.checksums import CHECKSUMS
 from auheat.visualization.drawing import encode_picture, measure_text, plain, shorten, wrap
 
 SIDE = 64
@@ -113,7 +112,10 @@ def photo_of(finder, tmp_path):
     return make
 
 
-def make_run(folder, method="cam", backbone="thin", side=SIDE, framing=WHOLE, names=NAMES):
+NORMALISATION = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.3]}
+
+
+def make_run(folder, method="cam", backbone="thin", side=SIDE, framing=WHOLE, names=NAMES, **more):
     """A run of random weights, which is all that a run's user can see of one."""
     torch.manual_seed(3)
     folder.mkdir(parents=True)
@@ -126,6 +128,7 @@ def make_run(folder, method="cam", backbone="thin", side=SIDE, framing=WHOLE, na
         "layers": [5],
         "epochs": 1,
         "seed": 0,
+        **more,
     }
     config = {
         "format": 0,
@@ -133,7 +136,7 @@ def make_run(folder, method="cam", backbone="thin", side=SIDE, framing=WHOLE, na
         "data": {"shards": "martinez"},
         "class_names": list(names),
         "shard_classes": list(names),
-        "normalisation": {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.3]},
+        "normalisation": NORMALISATION,
         "codebook": pack_codebook(BOOK),
         "detector": "mesh",
         "detector_digest": Finder.digest,
@@ -346,21 +349,16 @@ def test_probabilities_are_the_softmax_of_the_runs_network(square):
 def test_a_geometry_branch_is_asked_and_its_evidence_shown(status, photo_of, tmp_path):
     size = (200, 150)
     file = photo_of("face.png", size, 60, (75, 80), roll=20, status=status)
-    run = make_run(tmp_path / "run")
-    config = json.loads((run / CONFIG).read_text())
-    config["settings"]["geometry_branch"] = True
-    (run / CONFIG).write_text(json.dumps(config))
-    (run / CHECKSUMS).unlink()  # it knows the config of before
-    plain = build_classifier("cam", "thin", len(NAMES))
+    run = make_run(tmp_path / "run", geometry_branch=True)
+    plain = build_classifier("cam", "thin", len(NAMES), *NORMALISATION.values())
     model = add_geometry(plain, len(NAMES), BOOK.frame).eval()
     model.geometry.weight.data.normal_()
     model.geometry.deviation.fill_(0.1)  # of a face that is the mean face
     save_tensors(run / BEST, model.state_dict())
     found = auheat.explain(run, [file], device="cpu")[0]
-    network, _ = load_classifier(run)  # which has the run's normalisation
     with torch.no_grad():
         image = torch.from_numpy(found.image.copy()).permute(2, 0, 1)[None].float() / 255
-        logits = network.image(image).logits[0].double()
+        logits = model.image(image).logits[0].double()
         frame = geometry_of(BOOK.frame.mean)
         points = model.geometry.weight.double() @ torch.from_numpy(frame / 0.1).clamp(-4, 4)
     sure = status == Status.OK

@@ -60,7 +60,8 @@ def test_each_method_has_the_differences_of_its_seeds_and_photos(swept):
     lines = write_differences(plan, results, choose_all(plan, results), places)
     assert lines[0].startswith("## Differences: with AUs less without")
     heading = lines[1].splitlines()[0].strip("| ").split(" | ")
-    assert heading == ["method", "λ", "pairs", "CL (%)", "CAM-COS", "ATT-COS", "margin", "rank-1"]
+    scores = ["CL (%)", "CAM-COS", "class rank-1", "ATT-COS", "margin", "rank-1"]
+    assert heading == ["method", "λ", "pairs", *scores]
     for method, title in (("cam", "CAM"), ("prm", "PRM")):
         cells = dict(zip(heading, cells_of(lines, title), strict=True))
         assert (cells["λ"], cells["pairs"], cells["margin"]) == ("4", "3", "-")

@@ -10,7 +10,6 @@ from auheat.errors import AuheatError
 from auheat.facs.codebooks import load_codebook
 from auheat.heatmaps.plan import plan_heatmaps
 from auheat.heatmaps.render import render_heatmaps
-from auheat.records import Status
 from auheat.shards import reader
 from auheat.training import runner, training_data
 from auheat.training.class_targets import Targets
@@ -119,8 +118,7 @@ def test_a_neutral_photo_with_a_face_has_class_maps_and_a_doubtful_face_none(tmp
     drawn = [blobs is not None for blobs in plan.classes]
     neutral = [i for i, k in enumerate(dataset.labels) if not drawn[k]][:3]
     happy = [i for i, k in enumerate(dataset.labels) if drawn[k]][:2]
-    dataset.status = np.zeros(len(dataset), np.uint8)
-    dataset.status[neutral[1]] = Status.LOW_CONFIDENCE
+    dataset._cache["face"][neutral[1:]] = torch.nan  # the first is doubtful, the other is not there
     dataset._cache["landmarks"][neutral[2]] = torch.nan
     dataset._cache["valid"][happy] = torch.tensor([True, False])  # the second for its face
     targets = Targets(plan, dataset.labels, CPU)
