@@ -168,6 +168,7 @@ class FakeDevice:
         changes = [
             (torch.Tensor, "device", property(lambda tensor: mark_of(tensor).device)),
             (torch.Tensor, "is_cuda", property(lambda tensor: mark_of(tensor).device != CPU)),
+            (torch.Tensor, "record_stream", lambda *_: None),  # a C++ method, of real streams
             (torch, "autocast", _Autocast),
             (torch._C, "_group_tensors_by_device_and_dtype", group),
             *((torch.cuda, name, value) for name, value in self._functions().items()),
@@ -432,7 +433,6 @@ _SPECIAL = {
     torch.Tensor.tolist: _tolist,
     torch.Tensor.pin_memory: _pin,
     torch.Tensor.is_pinned: lambda _, source, *__: mark_of(source).pinned,
-    torch.Tensor.record_stream: lambda *_: None,
     torch.Tensor.new_tensor: _new_tensor,
     torch.Tensor.__deepcopy__: _deepcopy,
     torch.nn.functional.one_hot: _one_hot,
