@@ -130,7 +130,8 @@ class GeometryBranch(nn.Module):
     def by_point(self, measures: Tensor) -> Tensor:
         """Return what each landmark adds to the logits (N, 68, K); a pair shares what it says."""
         each = measures[:, None] * self.weight
-        return (each @ like(each, _SHARED)).mT
+        added: Tensor = each @ like(each, _SHARED)
+        return added.mT
 
 
 def group_points(by_point: Tensor) -> Tensor:
