@@ -17,6 +17,7 @@ from torch import Tensor
 
 from auheat.heatmaps.face_frame import Faces, check_faces
 from auheat.heatmaps.plan import Blobs, Plan, place_blobs
+from auheat.utils.cuda import exact_float32
 
 REGION = 0.5
 """A region is where a map of Gaussians reaches at least this share of its peak."""
@@ -106,7 +107,7 @@ class ClassMapRenderer:
         """
         if gain is None:
             return self.draw(landmarks, photo_sizes)
-        gain = gain.to(landmarks.device)
+        gain = gain.to(landmarks.device, non_blocking=True)
         shift = gain.new_zeros((len(gain), len(self.drawn), len(self.units)))
         shift[torch.arange(len(gain), device=gain.device), own] = gain.log()
         return self.draw(landmarks, photo_sizes, shift)
@@ -142,7 +143,8 @@ class ClassMapRenderer:
         columns = torch.stack([one, -b * dx, -0.5 * a * dx * dx], 2).to(out.dtype)
         rows = torch.stack([-0.5 * c * dy * dy, dy, torch.ones_like(dy)], 3).to(out.dtype)
         n, many = x.shape[:2]
-        flat = torch.bmm(rows.flatten(0, 1), columns.flatten(0, 1))
+        with exact_float32():  # in TF32 the logs of a map would err by hundredths
+            flat = torch.bmm(rows.flatten(0, 1), columns.flatten(0, 1))
         logs = flat.view(n, many, *self.size)
         out.copy_(logs[:, 0])
         for i in range(1, many):
