@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
@@ -132,8 +132,7 @@ def train(
         # Of a new run, whatever its network refuses is refused before there is a folder.
         ready = None
         if world.broadcast(0 if (run / run_folder.CONFIG).is_file() else 1):
-            with torch.random.fork_rng():
-                torch.manual_seed(config.seed)
+            with _seeded(config.seed, device):
                 ready = _prepare(config, material, device, world)
         with run_folder.lock_run(run) if world.is_main else nullcontext():
             return _train(run, config, material, overwrite, world, ready)
@@ -149,6 +148,7 @@ def _train(
 ) -> RunSummary:
     """Train what is left of a run; `ready` is what `_prepare` gave of a new one."""
     notes: list[str] = []
+    device = world.device(config.device)
 
     def note(*lines: str) -> None:
         if world.is_main:
@@ -156,16 +156,14 @@ def _train(
             log_notes(_LOG, lines)
 
     if overwrite and run.is_dir():  # weights of no use are refused before a run is removed
-        with torch.random.fork_rng():
+        with _seeded(config.seed, device):
             _build(config, len(material.dataset.class_names))
     done = world.broadcast(
         _start(run, config, material, overwrite, world, note) if world.is_main else 0
     )
     if done >= config.epochs:
         return _summarize(run, config, done, 0.0, 0.0, (*notes, "was finished already"))
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
-        device = world.device(config.device)
+    with _seeded(config.seed, device):
         engine, beforehand = ready or _prepare(config, material, device, world)
         saved = engine.load(run) if done else {}
         note(*beforehand)
@@ -175,6 +173,14 @@ def _train(
         seconds = time.perf_counter() - started
     rate = (config.epochs - done) * len(material.train) / seconds
     return _summarize(run, config, done, seconds, rate, tuple(notes))
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Draw by a seed, and leave the caller's random numbers as they were."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def _start(

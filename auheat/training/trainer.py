@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from auheat.data.augmentation import AUGMENTATIONS, Rows, vary, warp_heatmaps
+from auheat.data.augmentation import AUGMENTATIONS, Rows, send, vary, warp_heatmaps
 from auheat.data.cutmix import Batch
 from auheat.data.dataset import Item
 from auheat.data.loader import BatchLoader, BatchSampler, balance_weights
@@ -283,7 +283,7 @@ class Trainer:
         maps = faces = None
         if self._targets is not None:
             maps, faces = self._targets.of_batch(self.material.dataset, batch)
-            maps = warp_heatmaps(maps, theta.to(maps))
+            maps = warp_heatmaps(maps, send(theta, maps))
         measures = self._measure(batch)
         seen = Batch(images, heatmaps, batch["label"], batch["valid"], maps, faces, measures)
         if self._mix is not None:  # a photo's partner may be another process's
@@ -293,7 +293,7 @@ class Trainer:
         images = seen.images.contiguous(memory_format=torch.channels_last)
         if seen.measures is not None:  # drawn last: without a branch nothing else changes
             kept = torch.rand(n, 1, generator=chance) >= self.config.geometry_dropout
-            kept = kept[rows.first :: rows.step].to(seen.measures)
+            kept = send(kept[rows.first :: rows.step], seen.measures)
             seen = seen._replace(measures=kept * seen.measures)
         return seen._replace(images=images), batch["label"]
 
@@ -369,7 +369,7 @@ class Trainer:
             hits = n * _accuracy(output.logits, seen.labels).double()
             aligned = loss.alignment.double() * weight, loss.contrast.double() * weight
             own = loss.class_maps.double() * face
-            means = weight.new_tensor(n), loss.classes.double() * n, *aligned, own, hits
+            means = torch.full_like(weight, n), loss.classes.double() * n, *aligned, own, hits
             sums[step] = torch.stack([*means, weight, face])
         return sums
 
