@@ -18,6 +18,7 @@ from torch import Tensor
 from auheat.heatmaps.backend import index_like, like
 from auheat.heatmaps.face_frame import Faces, check_faces
 from auheat.heatmaps.plan import Blobs, Plan, place_blobs
+from auheat.utils.cuda import exact_float32
 
 REGION = 0.5
 """A region is where a map of Gaussians reaches at least this share of its peak."""
@@ -118,7 +119,7 @@ class ClassMapRenderer:
         """
         if gain is None:
             return self.draw(landmarks, photo_sizes)
-        gain = gain.to(landmarks.device)
+        gain = gain.to(landmarks.device, non_blocking=True)
         shift = gain.new_zeros((len(gain), len(self.drawn), len(self.units)))
         shift[torch.arange(len(gain), device=gain.device), own] = gain.log()
         return self.draw(landmarks, photo_sizes, shift)
@@ -142,7 +143,8 @@ class ClassMapRenderer:
         most = _PIXELS_CPU if device.type == "cpu" else _PIXELS_DEVICE
         step = max(1, most // max(1, blobs * self.size[0] * self.size[1]))
         for part in (slice(start, start + step) for start in range(0, n, step)):
-            flat = torch.bmm(rows[part].flatten(0, 1), columns[part].flatten(0, 1))
+            with exact_float32():  # in TF32 the logs of a map would err by hundredths
+                flat = torch.bmm(rows[part].flatten(0, 1), columns[part].flatten(0, 1))
             every = flat.view(-1, blobs, *self.size)
             for number, unit in enumerate(self.units):
                 torch.amax(every[:, unit.part], 1, out=logs[part, number])

@@ -22,6 +22,7 @@ from auheat.errors import AuheatError
 from auheat.landmarks import fan
 from auheat.landmarks.mesh.crops import pack
 from auheat.records import Status
+from auheat.utils.cuda import BatchLimit
 
 CPU = torch.device("cpu")
 
@@ -280,7 +281,7 @@ def test_faces_of_low_confidence_get_points_too(detect, face, monkeypatch):
 def test_more_photos_than_a_chunk_get_the_points_they_get_alone(detect, face, monkeypatch):
     photos = [face, np.zeros((9, 9, 3), np.uint8), face[::2, ::2], face]
     alone = [detect([photo]).points[0] for photo in photos]
-    monkeypatch.setattr(fan, "CPU_CHUNK", 2)
+    monkeypatch.setattr(detect, "_limit", BatchLimit(2, "cpu"))
     np.testing.assert_allclose(detect(photos).points, alone, atol=0.02)
 
 
