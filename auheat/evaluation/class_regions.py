@@ -31,6 +31,7 @@ from auheat.evaluation.model_maps import bring_class_maps_to_grid, predict_maps
 from auheat.heatmaps.class_maps import REGION, ClassMapRenderer, FaceMaps
 from auheat.models.geometry import weigh_points
 from auheat.models.network import Classifier
+from auheat.models.output import logits_alone
 from auheat.records import Array
 
 FEW_STEPS = 5
@@ -187,7 +188,8 @@ def measure_predicted(
     parts: list[dict[str, Tensor]] = []
 
     def score(images: Tensor) -> Tensor:
-        logits: Tensor = model(images.contiguous(memory_format=torch.channels_last)).logits
+        with logits_alone():
+            logits: Tensor = model(images.contiguous(memory_format=torch.channels_last)).logits
         return logits.float()
 
     for start in range(0, len(rows), size):

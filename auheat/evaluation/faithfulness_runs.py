@@ -66,6 +66,7 @@ from auheat.evaluation.map_changes import (
 from auheat.evaluation.model_maps import CAM, CAM_PREDICTED, GIVEN, bring_to_grid, predict_maps
 from auheat.heatmaps.class_maps import REGION, ClassMapRenderer
 from auheat.models.geometry import GeometryNetwork, weigh_points
+from auheat.models.output import logits_alone
 from auheat.models.registry import build_classifier
 from auheat.records import Array
 from auheat.runs import checkpoint
@@ -152,7 +153,8 @@ class Faithfulness:
     def score(self, images: Tensor) -> Tensor:
         """Return the network's logits (B, K) of images (B, 3, S, S) in [0, 1]."""
         self.advance(len(images))
-        logits: Tensor = self.model(images.contiguous(memory_format=torch.channels_last)).logits
+        with logits_alone():
+            logits: Tensor = self.model(images.contiguous(memory_format=torch.channels_last)).logits
         return logits.float()
 
     def make_maps(
