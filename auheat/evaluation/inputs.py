@@ -126,10 +126,11 @@ class EvaluationInput:
 
     def _decode_ahead(self, rows: Sequence[int], size: int) -> Iterator[list[Item]]:
         """Yield the items of each batch; threads decode the next ones while one is looked at."""
+        batches = [rows[start : start + size] for start in range(0, len(rows), size)]
         parts = [
-            (start, rows[at : at + _PART])
-            for start in range(0, len(rows), size)
-            for at in range(start, min(start + size, len(rows)), _PART)
+            (number, batch[at : at + _PART])
+            for number, batch in enumerate(batches)
+            for at in range(0, len(batch), _PART)
         ]
         threads = count_cores() if len(parts) > 1 else 0
         decoded = work_ahead(
