@@ -199,8 +199,9 @@ def _messages(meta: Mapping[str, Any]) -> Iterator[None]:
     os.environ[_SWITCH] = "1" if meta.get(_PROGRESS, before != "0") else "0"
     try:
         yield
-    except AuheatError:
-        logger.debug("where the error comes from:", exc_info=True)
+    except Exception as error:
+        if isinstance(error, AuheatError) or describe_failure(error):  # others show it anyway
+            logger.debug("where the error comes from:", exc_info=True)
         raise
     finally:
         logger.removeHandler(handler)
