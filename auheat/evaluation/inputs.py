@@ -154,10 +154,10 @@ def plan_run(
     class_maps, means = find_method(config["settings"]["method"]).class_maps, _read_means(run)
 
     def view(batch: Item) -> MapSet:
-        images = batch["image"].to(device).float() / 255
+        images = batch["image"].to(device, non_blocking=True).float() / 255
         images = images.contiguous(memory_format=torch.channels_last)
-        maps = predict_maps(model, images, batch["face"].to(device))
-        views = view_maps(maps, batch["label"].to(device))
+        maps = predict_maps(model, images, batch["face"].to(device, non_blocking=True))
+        views = view_maps(maps, batch["label"].to(device, non_blocking=True))
         return views if class_maps else views._replace(cams=None)
 
     return EvaluationInput(

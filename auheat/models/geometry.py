@@ -130,12 +130,19 @@ class GeometryBranch(nn.Module):
     def by_point(self, measures: Tensor) -> Tensor:
         """Return what each landmark adds to the logits (N, 68, K); a pair shares what it says."""
         each = measures[:, None] * self.weight
-        return (each @ like(each, _SHARED)).mT
+        added: Tensor = each @ like(each, _SHARED)
+        return added.mT
 
 
 def group_points(by_point: Tensor) -> Tensor:
     """Return the sums (N, G, K) over the landmarks of each of `GROUPS` of values (N, 68, K)."""
-    return torch.stack([by_point[:, list(group)].sum(1) for group in GROUPS.values()], 1)
+    return torch.stack(
+        [
+            by_point[:, torch.arange(group.start, group.stop, device=by_point.device)].sum(1)
+            for group in GROUPS.values()
+        ],
+        1,
+    )
 
 
 class GeometryNetwork(nn.Module):

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from auheat.data.dataset import Item, ShardDataset
 from auheat.errors import RequestError
+from auheat.heatmaps.class_maps import ClassMapRenderer
 from auheat.heatmaps.plan import Plan
-from auheat.heatmaps.render import render_heatmaps
 from auheat.records import Array, Status
 
 KEPT_BYTES = 2**29
@@ -53,6 +53,7 @@ class Targets:
         self.class_weights = self.class_weights.to(device)
         self._sound: dict[int, Tensor] = {}
         self._kept: dict[int, Tensor] = {}
+        self._renderer: ClassMapRenderer | None = None
 
     def open(self, dataset: ShardDataset) -> None:
         """Prepare for batches of a dataset: once for all epochs where its photos are in memory.
@@ -104,8 +105,10 @@ class Targets:
         `landmarks` (N, 68, 2) are in pixels of square photos of `image_side`, NaN where not known;
         `size` is (h, w), that of the heatmaps that came with the photos.
         """
-        sides, maps = (image_side, image_side), []
-        for k in range(len(self.plan.names)):
-            label = torch.full((len(landmarks),), k, device=landmarks.device)
-            maps.append(render_heatmaps(landmarks, label, self.plan, sides, size)[0])
-        return torch.stack(maps, 1)
+        if self._renderer is None or self._renderer.size != size:
+            self._renderer = ClassMapRenderer(self.plan, size)
+        drawn = self._renderer.draw(landmarks, within=(image_side, image_side)).heatmaps
+        maps = drawn.new_zeros((len(drawn), len(self.plan.names), *size))
+        for place, k in enumerate(self._renderer.drawn):  # a mask would wait for the device
+            maps[:, k] = drawn[:, place]
+        return maps
