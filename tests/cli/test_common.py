@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from auheat.cli import main
 from auheat.utils.console import log_notes, progress
+from auheat.utils.devices import pick_device
 
 
 def run(*arguments, code: int = 0):
@@ -142,6 +143,7 @@ def test_info_names_versions_devices_and_places(monkeypatch, tmp_path):
     monkeypatch.setenv("AUHEAT_STORE", str(tmp_path / "here"))
     told = json.loads(run("info", "--json").output)
     assert told["versions"]["torch"] == torch.__version__
+    assert told["devices"]["--device auto"] == str(pick_device("auto"))
     assert told["folders"]["store"] == str(tmp_path / "here")
     assert told["variables"]["AUHEAT_STORE"] == str(tmp_path / "here")
     assert "face_landmark.tflite" in run("info").output
