@@ -56,7 +56,7 @@ def _move(record: Any, dtype: Any, device: Any) -> Any:
         values = [getattr(record, field.name) for field in fields(record)]
         kinds = [None if v.dtype.kind == "i" else dtype for v in values]
         moved = [
-            torch.asarray(v, dtype=kind, device=device)
+            torch.asarray(v, dtype=kind).to(device, non_blocking=True)
             for v, kind in zip(values, kinds, strict=True)
         ]
     return type(record)(*moved)

@@ -25,8 +25,9 @@ from auheat.pipeline.photo_loading import (
     load_view,
     work_ahead,
 )
-from auheat.records import Landmarks, Sample, Status
+from auheat.records import Array, Landmarks, Sample, Status
 from auheat.utils.console import progress
+from auheat.utils.failures import describe_failure
 
 SAMPLE = 64
 """Photos in which imported points are compared with the faces that a detector sees."""
@@ -72,12 +73,22 @@ class DetectorSource:
         if seen:
             at, images, origin, extent = zip(*seen, strict=True)
             index = list(at)
-            found = self._detector(images)
+            found = self._detect(images)
             small = np.array([image.shape[:2] for image in images])
             grow = (np.array(extent) / small)[:, None, ::-1]
             points[index] = (found.points + 0.5) * grow - 0.5 + np.array(origin)[:, None]
             score[index], status[index] = found.score, found.status
         return LocatedRows.of(Landmarks(points, score, status), batch)
+
+    def _detect(self, images: Sequence[Array]) -> Landmarks:
+        """Run the detector; a device or a memory that fails it is one clear error."""
+        try:
+            return self._detector(images)
+        except Exception as error:
+            text = describe_failure(error)
+            if not text:
+                raise
+            raise AuheatError(f"{self._detector.device}: {text}") from error
 
     def details(self) -> dict[str, Any]:
         """Return what a summary should tell."""

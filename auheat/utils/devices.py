@@ -125,7 +125,7 @@ def _count_cards() -> int:
 
 
 def _check_card(number: int) -> str:
-    """Say why this build of torch has no kernels for a card, or "" where it has some."""
+    """Say that this build of torch has no kernels for a card, or "" where it has some."""
     kinds = torch.cuda.get_arch_list() if torch.version.cuda else []
     if not kinds:
         return ""
@@ -136,8 +136,8 @@ def _check_card(number: int) -> str:
         if (built[0] == major or name == "compute") and built <= (major, minor):
             return ""
     return (
-        f"cuda:{number} ({torch.cuda.get_device_name(number)}, sm_{major}{minor}) is too old for "
-        f"torch {torch.__version__}, which is built for {', '.join(kinds)} (docs/gpu.md)"
+        f"cuda:{number} ({torch.cuda.get_device_name(number)}, sm_{major}{minor}) has no kernels "
+        f"in torch {torch.__version__}, which is built for {', '.join(kinds)} (docs/gpu.md)"
     )
 
 

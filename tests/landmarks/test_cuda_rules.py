@@ -1,4 +1,4 @@
-"""The landmark networks under CUDA's rules: no mixed devices, and few waits, all of them counted."""
+"""The landmark networks under CUDA's rules: no mixed devices, and every wait is counted."""
 
 import numpy as np
 import pytest

@@ -230,6 +230,14 @@ def test_a_box_without_area_or_a_number_in_it_is_an_error_with_its_row(box):
         fan.place_crops(boxes)
 
 
+def test_float32_is_not_rounded_to_tf32_in_the_network():
+    images, _, boxes = draw_spots(1)
+    flags, spot = [], Spot()
+    spot.register_forward_pre_hook(lambda *_: flags.append(torch.backends.cudnn.allow_tf32))
+    fan.locate(spot, pack(images, CPU), torch.arange(1), boxes)
+    assert flags == [False, False]  # as it is, and mirrored
+
+
 @pytest.mark.parametrize("network", [Spot(float("nan")), Spot(1e8).half()])
 def test_heatmaps_that_are_not_finite_are_an_error(network):
     images, _, boxes = draw_spots(2)

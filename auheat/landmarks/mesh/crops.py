@@ -18,7 +18,7 @@ CPU_BLOCK = 2**17
 
 
 GPU_BLOCK = 2**23
-"""The same on another device: some 100 bytes a crop pixel, 0.8 GB, bound its memory."""
+"""The same on another device: some 70 bytes a crop pixel, 0.6 GB, bound its memory."""
 
 
 MAX_SIDE = 2**15 - 2
