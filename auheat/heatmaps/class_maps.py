@@ -145,7 +145,7 @@ class ClassMapRenderer:
         for part in (slice(start, start + step) for start in range(0, n, step)):
             with exact_float32():  # in TF32 the logs of a map would err by hundredths
                 flat = torch.bmm(rows[part].flatten(0, 1), columns[part].flatten(0, 1))
-            every = flat.view(-1, blobs, *self.size)
+            every = flat.view(*rows[part].shape[:2], *self.size)
             for number, unit in enumerate(self.units):
                 torch.amax(every[:, unit.part], 1, out=logs[part, number])
             for k, (units, weights) in enumerate(self._asked):
