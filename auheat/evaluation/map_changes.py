@@ -120,12 +120,13 @@ def move_images(images: Tensor, by: tuple[float, float, float], back: bool = Fal
     right, down, turn = (-v if back else v for v in by)
     cos, sin = math.cos(turn), math.sin(turn)
     # where an output pixel is read: the move backwards, in halves of each side
-    matrix = images.new_tensor(
+    matrix = torch.tensor(
         [
             [cos, sin * height / width, -2 * right / width],
             [-sin * width / height, cos, -2 * down / height],
-        ]
-    )
+        ],
+        dtype=images.dtype,
+    ).to(images.device, non_blocking=True)
     grid = F.affine_grid(
         matrix.expand(len(images), -1, -1), list(images.shape), align_corners=False
     )

@@ -264,6 +264,8 @@ class Explainer:
                 scorer.score(seen, faces, heatmaps, scorer.own_of(one)) if renderer.drawn else None
                 for one in classes
             ]
+            scores = [one and BatchScores(*(v.cpu() for v in one)) for one in scores]
+            faces = faces._replace(heatmaps=faces.heatmaps.cpu(), logs=faces.logs.cpu())
             return _Batch(
                 guess.tolist(),
                 maps.logits.double().softmax(1).cpu().numpy(),

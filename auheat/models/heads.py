@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from auheat.models.cams import Formula, gradient_maps
-from auheat.models.output import Output
+from auheat.models.output import Output, wants_logits_alone
 from auheat.utils.maps import min_max
 
 
@@ -48,7 +48,7 @@ class GradientHead(GapHead):
 
     def forward(self, features: Sequence[Tensor], labels: Tensor | None = None) -> Output:
         """Return logits (B, K), and in evaluation mode the formula's maps (B, K, h, w)."""
-        if self.training:
+        if self.training or wants_logits_alone():
             return super().forward(features, labels)
         top = features[-1]
         return Output(self.score(top), gradient_maps(self.formula, self.score, top))

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from auheat.data.dataset import Item, ShardDataset
+from auheat.data.dataset import CACHE_BYTES, Item, ShardDataset
 from auheat.errors import RequestError
 from auheat.heatmaps.class_maps import ClassMapRenderer
 from auheat.heatmaps.plan import Plan
@@ -64,7 +64,8 @@ class Targets:
             return
         sound = np.isin(dataset.status, (Status.OK, Status.MANY_FACES))
         self._sound[id(dataset)] = torch.from_numpy(sound).to(self.device)
-        if not dataset.cached or not len(dataset):
+        # Not more by a larger memory: a run must not depend on the machine that it was made on.
+        if not dataset.cached or not len(dataset) or dataset.pixel_bytes > CACHE_BYTES:
             return
         height, width = dataset.take([0])["heatmap"].shape[1:]
         shape = len(dataset), len(self.plan.names), height, width

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import warnings
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -34,6 +35,36 @@ def limit_cores(count: int) -> None:
 
     _limits[:] = [count]
     cv2.setNumThreads(count)
+
+
+def free_memory(root: Path = Path("/")) -> int:
+    """Return how many bytes this process may take; 0 where the system does not say.
+
+    Of what the machine has free, or its container allows, a process that was given some of the
+    cores has the same part.
+
+    Args:
+        root: Where the system's own folders lie.
+
+    Returns:
+        Bytes, as Linux has them in /proc/meminfo and in version 2 of its control groups.
+
+    Example:
+        >>> from auheat.utils.devices import free_memory
+        >>> free_memory() >= 0
+        True
+    """
+    try:
+        lines = (root / "proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvail"))
+    except (OSError, ValueError, IndexError, StopIteration):
+        return 0
+    with suppress(OSError, ValueError):  # no such file, or "max": no limit
+        group = root / "sys/fs/cgroup"
+        most = int((group / "memory.max").read_text(encoding="ascii"))
+        free = min(free, most - int((group / "memory.current").read_text(encoding="ascii")))
+    cores = count_cores()
+    return max(0, free) * cores // max(cores, os.cpu_count() or cores)
 
 
 DEVICES = "auto, cpu, cuda, cuda:N"

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from fake_device import FakeDevice
 
 from auheat.heatmaps import plan_heatmaps, render_bytes, render_heatmaps
 from auheat.heatmaps.class_maps import ClassMapRenderer
-from tests.support.fake_device import FakeDevice
 
 NAMES = ("Neutral", "Surprise", "Fear", "Disgust", "Happiness", "Sadness", "Anger")
 

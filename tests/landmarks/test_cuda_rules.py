@@ -3,13 +3,21 @@
 import numpy as np
 import pytest
 import torch
+from fake_device import FakeDevice
 from torch import nn
 
 from auheat.landmarks import fan
 from auheat.landmarks.mesh.crops import pack
 from auheat.landmarks.mesh.detector import MeshDetector
 from auheat.records import Landmarks, Status
-from tests.support.fake_device import FakeDevice
+
+COVERS = (
+    "auheat/landmarks/fan",
+    "auheat/landmarks/mesh/crops",
+    "auheat/landmarks/mesh/detector",
+    "auheat/landmarks/mesh/engines",
+    "auheat/landmarks/mesh/networks",
+)
 
 
 @pytest.fixture(scope="module")

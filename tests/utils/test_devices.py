@@ -87,3 +87,22 @@ def test_of_uneven_cards_the_first_that_can_be_used_is_taken(machine):
     assert picked == "cuda:1"
     assert "cuda:0 (card 0, sm_70)" in told
     assert pick_device("cuda:2") == torch.device("cuda:2")
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"), [(None, 6000), ("max", 6000), ("5120000", 5000), ("1024", 0)]
+)
+def test_free_memory_is_the_machines_or_the_containers(tmp_path, monkeypatch, limit, expected):
+    monkeypatch.setattr(devices, "count_cores", lambda: 2)
+    monkeypatch.setattr(devices.os, "cpu_count", lambda: 2)
+    (tmp_path / "proc").mkdir()
+    text = "MemTotal:       9000 kB\nMemAvailable:   6000 kB\n"
+    (tmp_path / "proc/meminfo").write_text(text)
+    if limit is not None:
+        (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
+        (tmp_path / "sys/fs/cgroup/memory.max").write_text(f"{limit}\n")
+        (tmp_path / "sys/fs/cgroup/memory.current").write_text("2048\n" if expected == 0 else "0\n")
+    assert devices.free_memory(tmp_path) == 1024 * expected
+    monkeypatch.setattr(devices.os, "cpu_count", lambda: 8)
+    assert devices.free_memory(tmp_path) == 256 * expected
+    assert devices.free_memory(tmp_path / "elsewhere") == 0
