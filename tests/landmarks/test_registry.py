@@ -54,10 +54,10 @@ def test_a_failure_on_one_device_is_a_failure_of_the_batch():
 
 
 @pytest.mark.slow
-def test_mesh_on_two_devices_finds_what_it_finds_on_one(portrait):
+def test_mesh_on_two_devices_finds_what_it_finds_on_one(portrait, detector):
     photo = portrait[0]
     photos = [photo, np.zeros((9, 9, 3), np.uint8), np.ascontiguousarray(photo[:256, ::-1])]
-    one, two = load_detector("mesh", "cpu"), load_detector("mesh", "cpu, cpu")
+    one, two = detector, load_detector("mesh", "cpu, cpu")
     assert isinstance(two, DetectorGroup)
     assert (two.device, two.digest) == ("cpu,cpu", one.digest)
     found, expected = two(photos), one(photos)
