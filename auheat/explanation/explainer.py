@@ -251,7 +251,8 @@ class Explainer:
             shown = {"attention": maps.attention[-1]}
             if self._method.class_maps:
                 shown["cam"] = maps.cams[rows, guess]
-            if not all(v.isfinite().all() for v in (maps.logits, maps.cams, *shown.values())):
+            numbers = (maps.logits, maps.cams, *shown.values())
+            if not torch.stack([v.isfinite().all() for v in numbers]).all():
                 raise StoreError(
                     f"{self.run}: its weights give no numbers (expected finite ones; train it anew)"
                 )
