@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from auheat.utils.maps import divide, enlarge
 from auheat.utils.cuda import exact_float32
+from auheat.utils.maps import divide, enlarge
 
 NOISE = 0.01
 """Standard deviation of the added noise, in the photos' [0, 1]."""
