@@ -55,7 +55,7 @@ class Synthetic(ShardDataset):
         self.class_names = NAMES
         self.labels = np.arange(n) % CLASSES
         self.ids = [str(i) for i in range(n)]
-        self.status = np.zeros(n, np.uint8)
+        self.status, self.aus = np.zeros(n, np.uint8), ()
         self._row, self._shard = np.arange(n), np.zeros(n, np.int64)
         self._cache = None
         self._decode, self._reader = decode, None
@@ -67,6 +67,7 @@ class Synthetic(ShardDataset):
                 "heatmap": torch.randint(0, 256, (n, 56, 56), dtype=torch.uint8),
                 "valid": torch.from_numpy(self.labels > 0),
                 "landmarks": place_faces(n, side),
+                "face": place_faces(n, side),
             }
 
     def cache(self, limit: int = 0) -> bool:  # noqa: ARG002
@@ -74,7 +75,7 @@ class Synthetic(ShardDataset):
 
     def _read_raw(self, index: int):
         blank = np.full((56, 56), index % 256, np.uint8)
-        return self._jpeg, blank, bool(self.labels[index]), place_faces(1, 256)[0].numpy()
+        return self._jpeg, blank, bool(self.labels[index]), place_faces(1, 256)[0].numpy(), 0
 
 
 def place_faces(n: int, side: int) -> torch.Tensor:

@@ -181,6 +181,7 @@ def train(as_json: bool, **settings: Any) -> None:
     auheat train --preset demo --au-weight 0 --name without-aus
     auheat train --preset demo --class-map-weight 1 --name each-class
     auheat train --preset demo --contrast-weight 0.3 --name apart
+    auheat train --preset demo --geometry-branch --name with-points
     auheat train --preset rafdb --device cuda --amp bf16
     auheat train --method layercam --balance --warmup 2 --ema 0.999
     auheat train --config settings.yaml --seed 1

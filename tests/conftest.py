@@ -1,6 +1,10 @@
 """Fixtures that several test modules share."""
 
+import contextlib
+import functools
+import importlib
 import os
+import sys
 from pathlib import Path
 
 import cv2
@@ -23,12 +27,59 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("auheat")
 
 
-_LONG = ("test_gpu_check.py", "test_workers.py", "test_fuzz_stores.py", "test_extraction.py")
+_LONG = [
+    *("test_workers.py", "test_faults.py", "test_gpu_check.py", "test_registry.py"),
+    *("test_detector.py", "test_landmark_sources.py", "test_exporter.py", "test_distributed.py"),
+    *("test_compare_targets.py", "test_trainer.py", "test_anatomy.py", "test_fuzz_stores.py"),
+]
+
+
+def pytest_configure(config):
+    """Keep xdist to the order below; by default it begins with the files of the most tests."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
 
 
 def pytest_collection_modifyitems(items):
     """Begin with the longest files: one that came last would keep a single process busy."""
-    items.sort(key=lambda item: item.path.name not in _LONG)
+    places = {name: place for place, name in enumerate(_LONG)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
+def compile_once():
+    """Compile the networks of `mesh` once a process, however many tests load the detector.
+
+    Only one set of models passes for `mesh` (their bytes are checked at every load), so what is
+    compiled hangs on the side of the crops and the number of cores. It takes seconds each time.
+    """
+    module = sys.modules.get("auheat.landmarks.mesh.openvino")  # not loaded for tests without it
+    if module is None or hasattr(module.compile_graph, "__wrapped__"):
+        return
+    compile_graph, compiled = module.compile_graph, {}
+
+    @functools.wraps(compile_graph)
+    def compile_known(graph, *settings):
+        key = (*settings, module.count_cores())
+        if key not in compiled:
+            compiled[key] = compile_graph(graph, *settings)
+        return compiled[key]
+
+    module.compile_graph = compile_known
+
+
+def pytest_runtest_setup():
+    compile_once()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_wait_for_the_disk():
+    """No test pulls the plug: what this process writes is not waited for (milliseconds a file).
+
+    Commands in processes of their own do sync, those of tests/store/test_faults.py among them.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: os.fstat(handle) and None)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -58,6 +109,9 @@ def martinez() -> Codebook:
 
 @pytest.fixture(scope="session")
 def detector():
+    with contextlib.suppress(ImportError):  # without OpenVINO torch takes its place
+        importlib.import_module("auheat.landmarks.mesh.openvino")
+    compile_once()
     return load_detector("mesh", "cpu")
 
 

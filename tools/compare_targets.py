@@ -1,16 +1,16 @@
 """Cross-validate what attention is taught, on a store of your own, and write docs/attention.md.
 
-    python tools/compare_targets.py STORE WORK --persons people.csv [--folds 5] [--seeds 3]
-        [--epochs 30] [--size 64] [--methods cam,ts-cam] [--variants paper,maps]
+    python tools/compare_targets.py STORE WORK --persons people.csv [--folds 5] [--few-folds 2]
+        [--seeds 3] [--epochs 30] [--size 64] [--methods cam,ts-cam] [--variants paper,maps]
         [--classes Happiness,Anger] [--shards NAME] [--jobs 2] [--out docs] [--faithfulness]
 
 Every variant trains on the same folds, cut by person, with the same seed, so that two of them are
 compared photo by photo. people.csv has the columns name (of the photo's file) and person; without
 it the shards' own persons count. The first method is trained with all variants, the others with
-the paper's loss and with class maps; only these two are trained with all seeds. The splits of the
-store are put together. A run that is finished in WORK is not done again; without its scores
-(`.npz`) it is scored from its weights. The last epoch is judged, so that nothing is chosen on
-photos.
+the paper's loss and with class maps. These two of the first method are trained on all folds with
+all seeds, without AUs on all folds, all else on the first few folds. The splits of the store are
+put together. A run that is finished in WORK is not done again; without its scores (`.npz`) it is
+scored from its weights. The last epoch is judged, so that nothing is chosen on photos.
 """
 
 import argparse
@@ -96,7 +96,7 @@ BASELINES = {
     "class means": "baseline: each class's mean training heatmap as its map",
 }
 CHIEF = ("paper", "maps")
-"""The variants of all methods, and of all seeds; the first method alone has the others, of one."""
+"""The variants of all methods; those of the first are trained on all folds with all seeds."""
 
 SHOWN = ("accuracy", "att_cos", "rank1", "cam_cos", "cam_rank1", "class_margin", "class_rank1")
 """The columns of the page, before those of --faithfulness; attention.json has all."""
@@ -328,20 +328,23 @@ def score_baselines(options):
 
 
 def list_runs(options, method):
-    """Return each variant that a method is trained with, and its number of seeds."""
-    names = options.variants if method == options.methods[0] else CHIEF
-    return {name: options.seeds if name in CHIEF else 1 for name in names}
+    """Return the runs of each variant that a method is trained with, (seed, fold) in order."""
+    first = method == options.methods[0]
+    runs = {}
+    for name in options.variants if first else CHIEF:
+        seeds = options.seeds if first and name in CHIEF else 1
+        whole = first and (name in CHIEF or name == "without")
+        folds = options.folds if whole else options.few_folds
+        runs[name] = [(seed, fold) for seed in range(seeds) for fold in range(folds)]
+    return runs
 
 
 def gather(options, method):
     """Return each variant's numbers over all seeds and folds, in the same order of photos."""
     found = {}
-    for name, seeds in list_runs(options, method).items():
-        parts = [
-            dict(np.load(find_result(options, method, name, fold, seed), allow_pickle=False))
-            for seed in range(seeds)
-            for fold in range(options.folds)
-        ]
+    for name, runs in list_runs(options, method).items():
+        files = [find_result(options, method, name, fold, seed) for seed, fold in runs]
+        parts = [dict(np.load(file, allow_pickle=False)) for file in files]
         keys = [key for key in parts[0] if key != "seconds"]
         found[name] = {key: np.concatenate([part[key] for part in parts]) for key in keys}
         found[name]["seconds"] = np.array([part["seconds"] for part in parts])
@@ -436,6 +439,7 @@ def main():
     parser.add_argument("work", type=Path)
     parser.add_argument("--persons", type=Path)
     parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--few-folds", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--methods", type=lambda text: text.split(","), default=["cam"])
     parser.add_argument("--variants", type=lambda text: text.split(","), default=list(VARIANTS))
@@ -454,19 +458,18 @@ def main():
     options.work.mkdir(parents=True, exist_ok=True)
     tasks = [
         (options, method, name, fold, seed)
-        for seed in range(options.seeds)
         for method in options.methods
-        for fold in range(options.folds)
-        for name, seeds in list_runs(options, method).items()
-        if seed < seeds
+        for name, runs in list_runs(options, method).items()
+        for seed, fold in runs
     ]
+    tasks.sort(key=lambda task: task[-2:][::-1])
     with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
         for done in [pool.submit(run_one, *task) for task in tasks]:
             done.result()
     methods = {method: compare(gather(options, method)) for method in options.methods}
     results = {"methods": methods, "baselines": score_baselines(options)}
     results["settings"] = {
-        key: getattr(options, key) for key in ("folds", "seeds", "epochs", "size")
+        key: getattr(options, key) for key in ("folds", "few_folds", "seeds", "epochs", "size")
     }
     write_page(options, results)
     print(json.dumps(results, indent=1))

@@ -23,6 +23,7 @@ from auheat.heatmaps.face_frame import fit_frame, fit_yaw
 from auheat.heatmaps.plan import plan_heatmaps
 from auheat.heatmaps.render import find_turned, render_heatmaps
 from auheat.images.decoding import decode, read_bytes
+from auheat.landmarks.imported.formats import read_point_table
 from auheat.landmarks.mesh.detector import MeshDetector
 from auheat.landmarks.mesh.landmark_map import load_map
 from auheat.records import Status
@@ -164,8 +165,7 @@ def read_points(folder):
     """Return the landmarks (N, 68, 2) of a folder: hand-marked ones where it has them."""
     marked = sorted(folder.glob("*.pts"))
     if marked:
-        texts = [f.read_text().partition("{")[2].partition("}")[0].split() for f in marked]
-        return np.array(texts, float).reshape(-1, 68, 2) - 1
+        return np.array([read_point_table(f, "pts", f.stem).points[0] for f in marked], float)
     photos = [f for f in sorted(folder.iterdir()) if f.suffix in (".jpg", ".png")]
     return find_meshes([decode(read_bytes(f)) for f in photos])[1]
 

@@ -99,7 +99,7 @@ class UnitTable:
     odd: Counter[str] = field(default_factory=Counter)
 
 
-def recognise(file: Path) -> tuple[str, str]:
+def recognise_units(file: Path) -> tuple[str, str]:
     """Return the form of a file, "" where it has none, and what is wrong with it then.
 
     Raises `AuheatError` for what is no regular file or cannot be read.

@@ -27,7 +27,7 @@ from auheat.action_units.formats import (
     UnitTable,
     list_coded_units,
     read_units,
-    recognise,
+    recognise_units,
 )
 from auheat.errors import StoreError
 from auheat.landmarks.imported.matching import MIN_SCORE, clean_name, list_some, match_names
@@ -327,7 +327,7 @@ def load_units(source: Path) -> MeasuredUnits:
     tables: list[UnitTable] = []
     digest = hashlib.sha256(VERSION.encode())
     for file in files:
-        form, problem = recognise(file)
+        form, problem = recognise_units(file)
         if not form:
             if folder and file.suffix.casefold() == ".txt":
                 skipped.append(str(file))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from auheat.evaluation.imputation import impute
+from auheat.utils.cuda import exact_float32
 
 Score = Callable[[Tensor], Tensor]
 """A network as a function: images (B, 3, H, W) in [0, 1] to logits (B, K)."""
@@ -29,6 +30,7 @@ PROBABILITY, LOGIT, RECOGNISED = range(3)
 answer is the photo's label."""
 
 
+@exact_float32()
 def blur(images: Tensor, share: float = BLUR) -> Tensor:
     """Return images (N, C, H, W) blurred by a Gaussian whose sigma is a share of each side.
 

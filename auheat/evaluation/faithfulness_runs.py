@@ -77,6 +77,9 @@ from auheat.utils.maps import centre_gaussian
 
 ATTENTION = "attention"
 
+POINTS_KEPT = "kept, whatever pixels are taken: curves are of image and points together"
+"""What of a run with a geometry branch is measured. Its logits fall as the image's alone do."""
+
 FALL_SHARE = 0.2
 """Share of the pixels whose loss `fall` is."""
 
@@ -213,6 +216,7 @@ def measure_faithfulness(
         "blur": BLUR,
         "mean": [float(v) for v in config["normalisation"]["mean"]],
     }
+    about |= {"points": POINTS_KEPT} if isinstance(model, GeometryNetwork) else {}
     result = about | _sum_up(what, columns, [task.dataset.persons[i] for i in rows], names)
     arrays = columns | {
         "id": np.array([task.dataset.ids[i] for i in rows], np.str_),

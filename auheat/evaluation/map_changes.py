@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from auheat.evaluation.metrics import centre_vectors, compare
+from auheat.utils.cuda import exact_float32
 from auheat.utils.maps import divide
 
 STAGES = 5
@@ -27,6 +28,7 @@ _WINDOW, _SIGMA = 11, 1.5
 _C1, _C2 = 0.01**2, 0.03**2
 
 
+@exact_float32()
 def correlate_ranks(a: Tensor, b: Tensor) -> Tensor:
     """Return Spearman's rank correlation (N,) of maps a and b (N, H, W), 0 where one is constant.
 

@@ -30,6 +30,7 @@ from auheat.evaluation.model_maps import (
 )
 from auheat.heatmaps.class_maps import REGION, ClassMapRenderer, FaceMaps
 from auheat.records import Array
+from auheat.utils.cuda import exact_float32
 from auheat.utils.maps import centre_gaussian, divide, on_grid
 
 GAUSSIAN_SIGMAS = (0.1, 0.125, 0.15, 0.175, 0.2, 0.225, 0.25, 0.3, 0.35, 0.4, 0.5)
@@ -140,6 +141,7 @@ class MapScorer:
         self._classes: list[dict[str, Tensor]] = []
         self._sums: dict[str, Tensor] = {}
 
+    @exact_float32()
     def update(self, views: MapSet, batch: Mapping[str, Tensor]) -> None:
         """Score one batch: its views, on the scorer's device, and its items as they were loaded.
 

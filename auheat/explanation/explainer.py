@@ -34,7 +34,7 @@ from auheat.explanation.inputs import (
 from auheat.explanation.results import (
     ExplainSummary,
     Explanation,
-    cannot_write,
+    cannot_write_panel,
     describe_failure,
 )
 from auheat.explanation.scores import (
@@ -523,5 +523,5 @@ def write_panels(
         except AuheatError:
             raise
         except OSError as error:
-            raise cannot_write(out, error) from error
+            raise cannot_write_panel(out, error) from error
         yield explanation, panel

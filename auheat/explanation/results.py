@@ -44,7 +44,7 @@ class Explanation(ExplanationData):
         try:
             write_whole(path, encode_picture(self.panel(), kind=PANEL))
         except OSError as error:
-            raise cannot_write(path, error) from error
+            raise cannot_write_panel(path, error) from error
         return path
 
     def _repr_png_(self) -> bytes | None:
@@ -55,7 +55,7 @@ class Explanation(ExplanationData):
         return f"<Explanation of {self.photo.name}: {self.status.name}, {result}>"
 
 
-def cannot_write(path: Path, error: OSError) -> AuheatError:
+def cannot_write_panel(path: Path, error: OSError) -> AuheatError:
     """Return the error that says a file or folder of `explain` could not be written, and why."""
     reason = error.strerror or str(error)
     return StoreError(

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from auheat.facs.codebooks import load_frame
-from auheat.records import Array
+from auheat.records import N_POINTS, Array
 
 MAX_RESIDUAL = 0.2
 """Largest root mean square distance from the fitted mean face; the largest seen is 0.13."""
@@ -45,16 +45,6 @@ FAULTS = (
 """What is wrong with a row by the number that `find_faults` gives it; 0 is right."""
 
 
-_DEPTH = (
-    *(0.59, 0.70, 0.66, 0.58, 0.50, 0.34, 0.17, 0.0, -0.04),
-    *(0.0, 0.17, 0.34, 0.50, 0.58, 0.66, 0.70, 0.59),
-    *(0.06, -0.06, -0.16, -0.23, -0.22, -0.22, -0.23, -0.16, -0.06, 0.06),
-    *(-0.23, -0.31, -0.42, -0.50, -0.25, -0.28, -0.30, -0.28, -0.25),
-    *(0.0, -0.08, -0.08, -0.05, -0.07, -0.05, -0.05, -0.08, -0.08, 0.0, -0.05, -0.07),
-    *(-0.08, -0.24, -0.29, -0.30, -0.29, -0.24, -0.08, -0.20, -0.23, -0.24, -0.23, -0.20),
-    *(-0.10, -0.22, -0.23, -0.22, -0.10, -0.22, -0.23, -0.22),
-)  # away from the camera, of the mesh on the photos that the mean face is from
-
 _JAW, _JAW_WEIGHT = 17, 0.5  # markups differ along the jaw
 
 _CHUNK = 2**10  # faces at once: more do not fit a core's cache
@@ -79,7 +69,9 @@ class Shape(NamedTuple):
 @cache
 def _model() -> tuple[Array, Array, Array]:
     """Return the mean face (68, 4) with depth and ones, its weighted inverse, and the weights."""
-    mean = np.c_[load_frame().mean, _DEPTH, np.ones(len(_DEPTH))]
+    surface = load_frame().surface
+    assert surface is not None
+    mean = np.c_[surface[:N_POINTS], np.ones(N_POINTS)]
     weights = np.where(np.arange(len(mean)) < _JAW, _JAW_WEIGHT, 1.0)
     root = np.sqrt(weights)[:, None]
     return mean, np.linalg.pinv(mean * root) * root.T, weights / weights.sum()

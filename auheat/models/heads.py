@@ -40,18 +40,30 @@ class GapHead(nn.Module):
 
 
 class GradientHead(GapHead):
-    """The classifier of `GapHead` with maps by a gradient formula of `auheat.models.cams`."""
+    """The classifier of `GapHead` with maps by a gradient formula of `auheat.models.cams`.
+
+    `aligned` tells that a loss reads the maps in training. They are then made with a history: the
+    gradient of a class's logit, its row of `fc` over the number of places, needs no walk back.
+    """
 
     def __init__(self, channels: Sequence[int], classes: int, formula: Formula) -> None:
         super().__init__(channels, classes)
-        self.formula = formula
+        self.formula, self.aligned = formula, False
 
     def forward(self, features: Sequence[Tensor], labels: Tensor | None = None) -> Output:
-        """Return logits (B, K), and in evaluation mode the formula's maps (B, K, h, w)."""
-        if self.training or wants_logits_alone():
-            return super().forward(features, labels)
+        """Return logits (B, K), and where they are read the formula's maps (B, K, h, w)."""
         top = features[-1]
+        if self.training or wants_logits_alone():
+            output = super().forward(features, labels)
+            aligned = self.training and self.aligned
+            return output._replace(maps=self._make_maps(top)) if aligned else output
         return Output(self.score(top), gradient_maps(self.formula, self.score, top))
+
+    def _make_maps(self, top: Tensor) -> Tensor:
+        """Return the maps (B, K, h, w) that a loss can be taken of."""
+        places = top.shape[2] * top.shape[3]
+        rows = self.fc.weight[:, None, :, None, None] / places
+        return torch.stack([self.formula(top, row.expand_as(top)) for row in rows], 1)
 
 
 class WildcatHead(nn.Module):

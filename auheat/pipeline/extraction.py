@@ -127,9 +127,8 @@ def extract(
     locate = _open(made_by, listing, workers, backend)
     photos = PhotoList(listing.source, take_spread(listing.samples, limit), shard_size)
     total, about = len(photos.samples), _describe(listing, locate)
-    given = {name: text for name, text in patterns.items() if text is not None}
-    made = _fingerprint(photos, shard_size, about | {"detection_side": locate.side})
-    fingerprint = made | listing.settings | given
+    fingerprint = _fingerprint(photos, shard_size, about | {"detection_side": locate.side})
+    fingerprint |= listing.settings | {k: v for k, v in patterns.items() if v is not None}
     told = {"format": "auheat-landmarks", "version": FORMAT_VERSION, **about}
     with lock_store(store):
         if overwrite and isinstance(locate, ImportedSource):  # before anything is removed

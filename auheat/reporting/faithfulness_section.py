@@ -97,6 +97,7 @@ def format_cost(result: Mapping[str, Any]) -> str:
         f"faithfulness of {measured['photos']} photos, {measured['steps']} steps, "
         f"{measured['forwards_per_photo']} forward passes each"
     )
+    line += f"; points are {measured['points']}" if "points" in measured else ""
     counts = measured["left_out"] | measured.get("class_regions", {}).get("left_out", {})
     left = "; ".join(f"{why}: {n}" for why, n in counts.items())
     return f"{line} ({left})" if left else line

@@ -24,7 +24,7 @@ NEEDED = frozenset(
 """The arrays of evaluation.npz that have what each photo scored."""
 
 
-class Difference(NamedTuple):
+class PairedDifference(NamedTuple):
     """A score's mean difference over the photos of all pairs, with its interval.
 
     `deviation` and `p` are of the pairs' own differences (paired t-test), None for a single pair.
@@ -68,7 +68,7 @@ def are_of_the_same_photos(one: Run, other: Run) -> bool:
     return np.array_equal(one.arrays["row_id"], other.arrays["row_id"])
 
 
-def compare_pairs(pairs: Sequence[tuple[Run, Run]], key: str) -> Difference | None:
+def compare_pairs(pairs: Sequence[tuple[Run, Run]], key: str) -> PairedDifference | None:
     """Return the difference of a score of runs, first less second; None where it has no value.
 
     All runs are of the same photos, and have the arrays `NEEDED`.
@@ -97,8 +97,8 @@ def compare_pairs(pairs: Sequence[tuple[Run, Run]], key: str) -> Difference | No
     scores = [[run.scores.get(key) for run in pair] for pair in pairs]
     own = [a - b for a, b in scores if a is not None and b is not None]
     if len(own) < max(2, len(pairs)):
-        return Difference(found, None, None)
-    return Difference(found, stdev(own), paired_t_test(own))
+        return PairedDifference(found, None, None)
+    return PairedDifference(found, stdev(own), paired_t_test(own))
 
 
 def _values(run: Run, key: str) -> Array | None:
@@ -113,7 +113,9 @@ def _values(run: Run, key: str) -> Array | None:
     return np.asarray(run.arrays["row_scores"][:, names.index(key)], np.float64)
 
 
-def format_difference(found: Difference, factor: float = 1, digits: int = 3) -> tuple[str, ...]:
+def format_difference(
+    found: PairedDifference, factor: float = 1, digits: int = 3
+) -> tuple[str, ...]:
     """Return a difference as text: its mean, its interval, and what the pairs say ("" for one)."""
     value, low, high = (f"{factor * v:+.{digits}f}" for v in found.interval)
     over = ""
@@ -123,7 +125,7 @@ def format_difference(found: Difference, factor: float = 1, digits: int = 3) -> 
     return value, f"[{low}, {high}]", over
 
 
-def _cell(found: Difference | None) -> dict[str, Any]:
+def _cell(found: PairedDifference | None) -> dict[str, Any]:
     """Return a difference as the page shows it; `sure` where zero lies outside the interval."""
     if found is None:
         return {"text": "-", "ends": "", "seeds": "", "sure": False}

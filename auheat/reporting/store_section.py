@@ -79,7 +79,7 @@ def describe_store(store: Path, name: str | None = None) -> dict[str, Any]:
         "score_ticks": turn_up(find_ticks(0, highest_bar(table.columns["score"]))),
         "expressions": _expressions_context(table),
         "codebook": parse_json(attributes["codebook_json"]),
-        "units": _compare_codebook(files, table.names, attributes),
+        "measured": _compare_codebook(files, table.names, attributes),
         "atlas": _draw_atlas(attributes),
         "doubtful": _doubtful_context(table),
         "labelled": bool(table.names),

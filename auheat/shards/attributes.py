@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import mmap
 import re
+import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -31,6 +32,10 @@ MAX_ATTRIBUTES = 1024
 
 
 _HEAP = re.compile(rb"GCOL\x01\0\0\0(.{8})", re.DOTALL)  # a global heap and its length
+
+_OBJECT = struct.Struct("<H6xQ")  # of a heap: its index, uses and padding, its size
+
+_MOST_OBJECTS = 2**20  # of a heap, before it is taken for endless
 
 _DETECTOR = ("detector", "detector_digest")
 
@@ -92,20 +97,40 @@ def _measure(where: h5py.File | h5py.Dataset, name: str) -> int | None:
     text = h5py.check_string_dtype(dtype)
     if text is None or text.length is not None:
         return count * int(dtype.itemsize) if dtype.kind in "biufS" else None
-    longest: int = where.file.id.get_filesize()
-    if count * longest > MAX_BYTES // 16:
-        file = Path(where.file.filename)
-        about = file.stat()
-        longest = _find_largest_heap(file, about.st_ino, about.st_size, about.st_mtime_ns)
-    return count * longest
+    file = Path(where.file.filename)
+    about = file.stat()
+    return count * _find_largest_heap(file, about.st_ino, about.st_size, about.st_mtime_ns)
 
 
 @lru_cache(maxsize=4096)
 def _find_largest_heap(file: Path, *_: int) -> int:
-    """Return the length of the longest global heap in a file: no text in it can be longer."""
+    """Return the length of the longest global heap in a file: no text in it can be longer.
+
+    Raises ValueError for a heap that HDF5 would not come to the end of.
+    """
     with open_regular(file) as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as m:
-        lengths = (int.from_bytes(heap[1], "little") for heap in _HEAP.finditer(m))
-        return max((n for n in lengths if n <= len(m)), default=0)
+        heaps = [(heap.start(), int.from_bytes(heap[1], "little")) for heap in _HEAP.finditer(m)]
+        heaps = [(start, n) for start, n in heaps if start + n <= len(m)]
+        for start, n in heaps:
+            _check_heap(m, start, start + n)
+        return max((n for _, n in heaps), default=0)
+
+
+def _check_heap(data: mmap.mmap, start: int, end: int) -> None:
+    """Raise ValueError unless each object of a heap leads to a later one, as far as its end.
+
+    Of free space (index 0) the size counts its own header; HDF5 2.0 takes one of 0 again and again.
+    """
+    at = start + _OBJECT.size
+    for _ in range(_MOST_OBJECTS):
+        if at + _OBJECT.size > end:
+            return
+        index, size = _OBJECT.unpack_from(data, at)
+        step = _OBJECT.size + -(-size // 8) * 8 if index else size
+        if step == 0 or at + step > end:
+            break
+        at += step
+    raise ValueError(f"the heap of texts at byte {start} has no end")
 
 
 def check_attributes(shard: h5py.File, kind: str) -> Iterator[Place]:

@@ -94,7 +94,8 @@ def open_shard(file: Path) -> Iterator[h5py.File]:
 def _open_plain(file: Path) -> h5py.File:
     try:
         open_regular(file).close()
-        return h5py.File(file, "r")
+        # a finished shard is replaced, never changed, and some file systems have no locks
+        return h5py.File(file, "r", locking=False)
     except (OSError, *DAMAGE) as error:
         raise StoreError(f"{file}: not a readable shard (run `auheat verify`)") from error
 

@@ -158,6 +158,7 @@ def list_differences(result: RunResult) -> list[str]:
         "backbone": (config.backbone, row.standard, config.backbone == row.standard),
         "image size": (config.image_size, row.image_size, config.image_size == row.image_size),
         "contrast weight": (config.contrast_weight, 0, not config.contrast_weight),
+        "geometry branch": ("on", "none", not config.geometry_branch),
         **{
             name: (about.get(name, "unknown"), theirs, about.get(name) == theirs)
             for name, theirs in (("codebook", "belharbi2024"), ("geometry", "reference"))

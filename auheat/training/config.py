@@ -93,6 +93,8 @@ def make_config(preset: str = "none", **settings: Unpack[TrainSettings]) -> Trai
         raise RequestError(
             f"--classes: {', '.join(config.classes) or 'none'} (a classifier tells 2 or more apart)"
         )
+    if config.geometry_dropout != TrainConfig().geometry_dropout and not config.geometry_branch:
+        raise RequestError("--geometry-dropout: of what (--geometry-branch adds what it silences)")
     _check_engine(config)
     return config
 

@@ -28,6 +28,7 @@ from auheat.data.loader import BatchLoader, BatchSampler, balance_weights
 from auheat.errors import AuheatError, RequestError
 from auheat.losses import Loss, add_up, known_share, total_loss
 from auheat.models.geometry import GeometryNetwork
+from auheat.models.heads import GradientHead
 from auheat.models.network import Classifier
 from auheat.models.output import Output, logits_alone
 from auheat.models.registry import find_method
@@ -100,6 +101,9 @@ class Trainer:
         self._mix = find_method(config.method).mix
         self._weights = config.au_weight, config.contrast_weight, config.class_map_weight
         self._targets = self._make_targets() if any(self._weights[1:]) else None
+        for module in model.modules():
+            if isinstance(module, GradientHead):
+                module.aligned = bool(config.class_map_weight)
         self._scaler = torch.amp.GradScaler("cuda", enabled=config.amp == "fp16")
         self.ema = Ema(model, config.ema) if config.ema else None
         self._shared = self.world.wrap_ddp(model, device)

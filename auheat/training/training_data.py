@@ -124,8 +124,8 @@ def note_left_out(material: TrainingData) -> list[str]:
         )
     if material.about.get("au_mode", "prior") != "prior":
         notes.append(
-            "the heatmaps show AUs that were measured; where every class's map is drawn on a face "
-            "(--contrast-weight and the like), all are the codebook's"
+            "the heatmaps show AUs that were measured; the maps of other expressions, which "
+            "--contrast-weight and --class-map-weight draw on a face, are the codebook's"
         )
     return notes
 

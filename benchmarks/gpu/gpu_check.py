@@ -78,7 +78,7 @@ def sync() -> None:
 
 def seconds(work, rounds: int = 7, warm: int = 2, most: float = 4.0) -> float:
     """The median seconds of a piece of work, the device's included."""
-    for _ in range(1 if DRY else warm):
+    for _ in range(0 if DRY else warm):
         work()
     sync()
     taken: list[float] = []
@@ -215,7 +215,7 @@ def landmarks() -> None:
             if DEVICE.type == "cuda" and kind != "tf32":
                 count_waits(f"a batch of the mesh, {kind}", lambda d=detector: d(images))
     band = ceilings().get("copy_gb_s", 1.0) * 1e9
-    sizes = (4,) if DRY else (1, 32, 128, 256, 512, 1024)
+    sizes = (2,) if DRY else (1, 32, 128, 256, 512, 1024)
     pool = faces(max(sizes), 180, 220)
     for engine in ("float32", "float16"):
         with part(f"networks {engine}"):
@@ -241,7 +241,7 @@ def landmarks() -> None:
                     "landmarks in memory", engine=engine, batch=n, faces_per_s=n / whole,
                     ms=1e3 * whole, sample_192_per_s=n / cut, peak_gb=peak_gb(),
                 )  # fmt: skip
-    n = 4 if DRY else 256
+    n = 1 if DRY else 256
     kinds = {"detector": SIDE, "mesh": CROP}
     for engine in ("float32", "float16"):
         for layout in (torch.channels_last, torch.contiguous_format):
@@ -279,7 +279,7 @@ def landmarks() -> None:
                      faces_per_s=n / seconds(captured.replay, 9))  # fmt: skip
     with part("lanes"):
         detector = MeshDetector(name, "fitted", "float32")
-        some, rounds = pool[: 4 if DRY else 256], 2 if DRY else 12
+        some, rounds = pool[: 2 if DRY else 256], 2 if DRY else 12
         for lanes in (1, 2) if DRY else (1, 2, 3, 4):
             with ThreadPoolExecutor(lanes) as threads:
 
@@ -301,7 +301,8 @@ def landmarks() -> None:
 
         from auheat.landmarks import fan
 
-        sys.argv = ["bench_fan", "2" if DRY else "128"]
+        sys.argv = ["bench_fan", "1" if DRY else "128"]
+        bench_fan.STACKS = 1 if DRY else bench_fan.STACKS
         bench_fan.main()
         if not DRY:
             network = importlib.import_module("face_alignment.models").FAN(4).eval()
@@ -502,15 +503,15 @@ def methods() -> None:
     from auheat.models.registry import METHODS
     from auheat.training.config import make_config
 
-    bench = _bench()
+    bench, steps = _bench(), 1 if DRY else 3
     cudnn = torch.backends.cudnn
     for method in METHODS:
         with part(f"method {method}"):
             lines, scores = {}, {}
-            for where in (torch.device("cpu"), DEVICE):
+            for where in dict.fromkeys((torch.device("cpu"), DEVICE)):
                 cudnn.allow_tf32 = False
                 config = make_config("methods", method=method, batch_size=8, device=where.type)
-                engine = _make_engine(bench, config, 3, where)
+                engine = _make_engine(bench, config, steps, where)
                 with contextlib.redirect_stderr(io.StringIO()):
                     lines[where.type] = {**engine._train_epoch(0), **engine._validate()}
                 side, data = config.image_size, engine.material.held_out._cache
@@ -548,14 +549,14 @@ def methods() -> None:
             continue
         with part(f"mode {name}"):
             config = make_config("methods", batch_size=8, device=DEVICE.type, **settings)
-            engine = _make_engine(bench, config, 3)
+            engine = _make_engine(bench, config, steps)
             with contextlib.redirect_stderr(io.StringIO()):
                 line = {**engine._train_epoch(0), **engine._validate()}
             file = WORK / "state"
             file.mkdir(exist_ok=True)
             best = {"epoch": 1, "val_accuracy": 0.0, "val_loss": 1.0}
             (file / "last.safetensors").write_bytes(engine.pack(epochs_done=1, best=best))
-            again = _make_engine(bench, config, 3)
+            again = _make_engine(bench, config, steps)
             again.load(file)
             with contextlib.redirect_stderr(io.StringIO()):
                 one, two = engine._train_epoch(1), again._train_epoch(1)

@@ -8,7 +8,7 @@
 # installed or a wheel of it lies in .gpu/wheels. `make gpu-files` lays all of that, and a copy of
 # this check, into .gpu: take it along to a machine with a card and run `bash .gpu/gpu_check.sh`.
 # GPU_CHECK_SECONDS (450) bounds the whole, GPU_CHECK_GROUPS names groups, GPU_CHECK_DRY=1 runs
-# everything tiny on the CPU.
+# everything tiny on the CPU, where no group has a limit of its own.
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
 root=$here
@@ -22,9 +22,9 @@ export GPU_CHECK_WORK=$work PYTHONUNBUFFERED=1 OMP_WAIT_POLICY=PASSIVE PYTHONDON
 
 # the package as an installation would have it, without one
 mkdir -p "$work/site"
-cp -r "$root/auheat" "$work/site/auheat"
-cp -r "$root/cli" "$work/site/auheat/cli"
-cp -r "$root/codebooks" "$work/site/auheat/codebooks"
+cp -rp "$root/auheat" "$work/site/auheat"
+cp -rp "$root/cli" "$work/site/auheat/cli"
+cp -rp "$root/codebooks" "$work/site/auheat/codebooks"
 if [ -d "$root/.gpu/models" ]; then export AUHEAT_MODELS=$root/.gpu/models; fi
 for wheel in "$root"/.gpu/wheels/*.whl; do
   [ -e "$wheel" ] || continue
@@ -41,7 +41,7 @@ run() {  # group, most seconds
     echo "{\"group\": \"$1\", \"skipped\": \"no time left\"}" | tee -a "$out/gpu_check.jsonl"
     return
   fi
-  [ $left -lt "$most" ] && most=$left
+  if [ $left -lt "$most" ] || [ -n "${GPU_CHECK_DRY:-}" ]; then most=$left; fi
   GPU_CHECK_LEFT=$most timeout -k 5 "$most" "$python" "$here/gpu_check.py" "$1" \
     2>"$out/$1.err" | tee -a "$out/gpu_check.jsonl"
   code=${PIPESTATUS[0]}

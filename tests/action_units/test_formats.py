@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from unit_files import libreface, openface, pyfeat, write_ckplus, write_disfa
 
-from auheat.action_units.formats import recognise
+from auheat.action_units.formats import recognise_units
 from auheat.action_units.matching import load_units
 from auheat.errors import StoreError
 
@@ -217,7 +217,7 @@ def test_no_file_is_an_error_that_says_what_was_expected(tmp_path):
 def test_what_openface_writes_beside_its_csv_is_no_action_units(tmp_path):
     file = tmp_path / "a_of_details.txt"
     file.write_text("Input:/set/a.jpg\nAUs: 1\n")
-    assert recognise(file)[0] == ""
+    assert recognise_units(file)[0] == ""
 
 
 def test_the_digest_changes_with_the_numbers_and_not_with_the_place(tmp_path):

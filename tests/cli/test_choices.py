@@ -15,6 +15,7 @@ from auheat.datasets.registry import DATASETS
 from auheat.evaluation import evaluator
 from auheat.exporters.exporter import FORMATS
 from auheat.expressions import SPLITS
+from auheat.facs.records import AU_MODES
 from auheat.landmarks.mesh import engines, landmark_map
 from auheat.models import registry
 from auheat.pipeline import framing, rendering, workers
@@ -31,6 +32,7 @@ FIXED = {
     "RESAMPLINGS": maps.RESAMPLINGS,
     "GEOMETRIES": rendering.GEOMETRIES,
     "CROPS": framing.CROPS,
+    "AU_MODES": AU_MODES,
     "BACKENDS": workers.BACKENDS,
     "PRESETS": PRESETS,
     "GRIDS": {"none", *GRIDS},

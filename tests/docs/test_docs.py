@@ -140,9 +140,22 @@ def test_the_help_of_extract_lists_every_layout():
 
 
 def test_the_readmes_row_of_real_photos_is_that_of_the_attention_study():
-    study = json.loads((ROOT / "docs" / "attention.json").read_text())["variants"]
-    keys = ("accuracy", "cam_cos", "att_cos", "att_cos_centred", "margin", "rank1")
-    for title, name in (("with AUs", "paper"), ("without", "without")):
+    study = json.loads((ROOT / "docs" / "attention.json").read_text())
+    study = study["methods"]["cam"]["variants"]
+    keys = ("accuracy", "cam_cos", "att_cos", "att_cos_centred", "margin", "rank1", "class_rank1")
+    rows = {"with AUs": "paper", "with AUs and class maps": "maps", "without": "without"}
+    for title, name in rows.items():
         (row,) = re.findall(rf"^\| {title} \|(.*)\|$", README, re.MULTILINE)
         shown = [float(cell) for cell in row.split("|")]
         assert shown == [round(study[name][key]["value"], 3) for key in keys]
+
+
+def test_the_attention_pages_tables_are_those_of_its_figures():
+    sys.path.insert(0, str(ROOT / "tools"))
+    try:
+        from compare_targets import lay_out
+    finally:
+        sys.path.remove(str(ROOT / "tools"))
+    page = (ROOT / "docs" / "attention.md").read_text(encoding="utf-8")
+    measured = page.partition("<!-- measured -->\n")[2].partition("\n<!-- /measured -->")[0]
+    assert measured == lay_out(json.loads((ROOT / "docs" / "attention.json").read_text()))

@@ -6,10 +6,14 @@ from training_helpers import BOOK, NAMES, make_store
 
 from auheat.errors import StoreError
 from auheat.evaluation.evaluator import evaluate
+from auheat.explanation.explainer import LEARNT_MEASURED, Explainer
 from auheat.heatmaps.plan import plan_heatmaps, plan_photos
 from auheat.heatmaps.render import render_heatmaps
 from auheat.reporting.console import format_source
+from auheat.reporting.page import report
 from auheat.shards.reader import list_shards, read_columns
+from auheat.training.config import make_config
+from auheat.training.runner import train
 
 SIDE = 40
 NAN = float("nan")
@@ -66,3 +70,21 @@ def test_without_measured_aus_a_result_says_that_the_codebook_was_asked(tmp_path
     assert result.as_dict()["att_cos"] == pytest.approx(1, abs=1e-3)
     assert result.scored_on["au_mode"] == "prior"
     assert "prior" in format_source(result.scored_on)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
+def test_a_run_that_learnt_from_measured_aus_goes_through_evaluate_explain_and_report(
+    measured, caplog
+):
+    config = make_config("demo", name="few", epochs=1, image_size=32, batch_size=8, device="cpu")
+    with caplog.at_level("INFO"):
+        train(measured, config)
+    assert "the heatmaps show AUs that were measured" in caplog.text
+    result = evaluate("few", measured)
+    assert (result.n_valid, result.scored_on["au_mode"]) == (9, "active")  # 3 of 4 classes
+    assert [key.partition(" ")[0] for key in result.as_dict()["au_pointing"]] == ["AU1", "AU12"]
+    page = report("few", measured).read_text()
+    assert "few: heatmaps: measured (openface, --au-mode active)" in page
+    assert 'id="measured"' in page
+    assert LEARNT_MEASURED in Explainer(measured / "runs" / "few", "cpu").notes

@@ -186,6 +186,20 @@ def test_f1_and_kappa_are_their_definitions_by_loops():
     assert metrics.kappa(counts).item() == pytest.approx((agreed - chance) / (1 - chance))
 
 
+def test_kappa_of_classes_that_hardly_occur_is_the_fraction_by_hand():
+    """9998 + 0 of 10000 agree, and (9999^2 + 1) / 10000^2 would by chance: -1 / 9999."""
+    counts = torch.tensor([[9998, 1], [1, 0]], dtype=torch.float64)
+    assert metrics.kappa(counts).item() == pytest.approx(-1 / 9999)
+
+
+@pytest.mark.parametrize("level", [1.0, 1e3, 1e-3])
+def test_what_is_constant_does_not_depend_on_a_maps_scale(level):
+    ripple = torch.from_numpy(np.random.default_rng(5).uniform(-1, 1, (9, 9)))
+    flat, low = (level * (1 + share * ripple) for share in (1e-8, 1e-4))
+    assert metrics.centre_vectors(flat).square == 0
+    assert metrics.centre_vectors(low).square > 0
+
+
 def test_f1_and_kappa_of_one_answer_for_all_and_of_no_error():
     counts = torch.tensor([[30.0, 0, 0], [10, 0, 0], [0, 0, 0]], dtype=torch.float64)
     assert metrics.macro_f1(counts).item() == pytest.approx((60 / 70 + 0) / 2)

@@ -26,6 +26,7 @@ from auheat.evaluation.scorer import MapScorer
 from auheat.explanation.contrast_panel import draw_contrast
 from auheat.explanation.explainer import Explainer, write_panels
 from auheat.explanation.inputs import name_outputs
+from auheat.explanation.panel import WIDTH
 from auheat.explanation.panel_cells import (
     CELL,
     draw_overview_cell,
@@ -36,11 +37,12 @@ from auheat.explanation.panel_cells import (
 from auheat.heatmaps.class_maps import ClassMapRenderer
 from auheat.heatmaps.plan import plan_heatmaps
 from auheat.heatmaps.render import render_heatmaps
+from auheat.models.geometry import add_geometry
 from auheat.models.registry import build_classifier
 from auheat.pipeline.extraction import extract
 from auheat.pipeline.reframing import describe_framing
 from auheat.pipeline.rendering import render
-from auheat.records import Landmarks, Status
+from auheat.records import MIRROR, Landmarks, Status
 from auheat.runs import checkpoint, run_folder
 from auheat.runs.checkpoint import load_classifier
 from auheat.runs.codebook import pack_codebook
@@ -336,6 +338,49 @@ def test_probabilities_are_the_softmax_of_the_runs_network(square):
     assert list(found.probabilities.values()) == pytest.approx(sorted(expected, reverse=True))
     assert found.probabilities == pytest.approx(dict(zip(NAMES, expected, strict=True)))
     assert found.expression == NAMES[int(expected.argmax())] == next(iter(found.probabilities))
+
+
+@pytest.mark.parametrize("status", [Status.OK, Status.LOW_CONFIDENCE])
+def test_a_geometry_branch_is_asked_and_its_evidence_shown(status, photo_of, tmp_path):
+    size = (200, 150)
+    file = photo_of("face.png", size, 60, (75, 80), roll=20, status=status)
+    run = make_run(tmp_path / "run")
+    config = json.loads((run / CONFIG).read_text())
+    config["settings"]["geometry_branch"] = True
+    (run / CONFIG).write_text(json.dumps(config))
+    plain = build_classifier("cam", "thin", len(NAMES))
+    model = add_geometry(plain, len(NAMES), BOOK.frame).eval()
+    model.geometry.weight.data.normal_()
+    model.geometry.deviation.fill_(0.1)  # of a face that is the mean face
+    save_tensors(run / BEST, model.state_dict())
+    found = auheat.explain(run, [file], device="cpu")[0]
+    with torch.no_grad():
+        image = torch.from_numpy(found.image.copy()).permute(2, 0, 1)[None].float() / 255
+        logits = model.image(image).logits[0].double()
+        frame = geometry_of(BOOK.frame.mean)
+        points = model.geometry.weight.double() @ torch.from_numpy(frame / 0.1).clamp(-4, 4)
+    sure = status == Status.OK
+    total = logits + (points if sure else 0)
+    expected = dict(zip(NAMES, total.softmax(0).tolist(), strict=True))
+    assert found.probabilities == pytest.approx(expected, rel=1e-3)
+    said = found.as_dict()["geometry"]
+    assert list(said["image_logits"].values()) == pytest.approx(logits.tolist(), rel=1e-3)
+    assert list(said["point_logits"].values()) == pytest.approx(
+        points.tolist() if sure else [0, 0, 0], rel=1e-3
+    )
+    assert ("the image alone decides" in " ".join(found.notes)) != sure
+    assert (found.geometry.share > 0) == sure
+    assert found.panel().shape[1] == WIDTH
+
+
+def geometry_of(points):
+    """The measures of a face in its own frame: distances, heights, unevenness of the mouth."""
+    centred = points - (BOOK.frame.weights[:, None] * points).sum(0) / BOOK.frame.weights.sum()
+    pairs = [i for i in range(17, 68) if MIRROR[i] > i]
+    once = [i for i in range(17, 68) if MIRROR[i] >= i]
+    apart = (centred[pairs, 0] - centred[MIRROR[pairs], 0]) / 2
+    heights = (centred[once, 1] + centred[MIRROR[once], 1]) / 2
+    return np.array([*apart, *heights, abs(centred[48, 1] - centred[54, 1]) / 2])
 
 
 def test_scores_are_those_of_numpy_on_the_maps_shown(square):

@@ -43,6 +43,15 @@ def test_devices_share_a_batch_and_rows_keep_their_order(n, runs):
     assert group.digest == parts[0].digest
 
 
+def test_a_card_that_takes_fewer_at_once_gets_a_smaller_share():
+    parts = [Counting("cuda:0"), Counting("cuda:1")]
+    group = DetectorGroup(parts)
+    parts[1].batch_size = 4  # its memory ran out
+    assert group.batch_size == 12
+    np.testing.assert_array_equal(group(pixels(12)).points, Counting()(pixels(12)).points)
+    assert [part.seen for part in parts] == [[8], [4]]
+
+
 def test_a_failure_on_one_device_is_a_failure_of_the_batch():
     def broken(images):
         raise AuheatError("device lost")
@@ -54,10 +63,10 @@ def test_a_failure_on_one_device_is_a_failure_of_the_batch():
 
 
 @pytest.mark.slow
-def test_mesh_on_two_devices_finds_what_it_finds_on_one(portrait):
+def test_mesh_on_two_devices_finds_what_it_finds_on_one(portrait, detector):
     photo = portrait[0]
     photos = [photo, np.zeros((9, 9, 3), np.uint8), np.ascontiguousarray(photo[:256, ::-1])]
-    one, two = load_detector("mesh", "cpu"), load_detector("mesh", "cpu, cpu")
+    one, two = detector, load_detector("mesh", "cpu, cpu")
     assert isinstance(two, DetectorGroup)
     assert (two.device, two.digest) == ("cpu,cpu", one.digest)
     found, expected = two(photos), one(photos)

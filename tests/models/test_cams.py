@@ -115,6 +115,16 @@ def test_maps_are_finite_and_not_negative_for_features_of_either_sign_and_dead_c
     assert (maps >= 0).all()
 
 
+def test_layer_cam_is_zero_and_not_positive_where_features_speak_against_a_class():
+    features = torch.tensor([[[[-2.0, 3.0]], [[1.0, -1.0]]]])
+    assert cams.layer_cam(features, torch.ones(1, 2, 1, 2)).tolist() == [[[0.0, 2.0]]]
+
+
+def test_grad_cam_pp_has_no_weight_where_its_denominator_is_exactly_zero():
+    features = torch.tensor([[[[1.0, -3.0]]]])  # sum -2: 2 g^2 + S g^3 is 0 for g = 1
+    assert not cams.grad_cam_pp(features, torch.ones(1, 1, 1, 2)).any()
+
+
 @pytest.mark.parametrize("name", FORMULAS)
 def test_maps_are_made_in_inference_mode_and_leave_no_gradients(name):
     head, top = make_gap()

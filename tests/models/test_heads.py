@@ -6,6 +6,7 @@ import torch
 from formula_mutants import mutate
 
 from auheat.models import heads
+from auheat.models.cams import grad_cam, grad_cam_pp, layer_cam
 from auheat.models.heads import AcolHead, GapHead, GradientHead, WildcatHead
 from auheat.models.prm import PeakHead
 
@@ -100,6 +101,20 @@ def assert_wildcat_equals_loops():
             maps, logits = wildcat_by_loops(head, top[b].numpy())
             np.testing.assert_allclose(output.maps[b].detach().numpy(), maps, atol=1e-12)
             np.testing.assert_allclose(output.logits[b].detach().numpy(), logits, atol=1e-12)
+
+
+@pytest.mark.parametrize("formula", [grad_cam, grad_cam_pp, layer_cam])
+def test_maps_that_a_loss_reads_in_training_are_those_of_evaluation_with_a_history(formula):
+    torch.manual_seed(0)
+    head, top = GradientHead([5], 3, formula), torch.randn(2, 5, 4, 4, requires_grad=True)
+    expected = head.eval()([top]).maps
+    assert not head.train()([top]).maps.equal(expected)  # the classifier's own, which cost nothing
+    head.aligned = True
+    maps = head([top]).maps
+    torch.testing.assert_close(maps, expected)
+    maps.square().sum().backward()
+    assert top.grad.abs().sum() > 0
+    assert head.fc.weight.grad.abs().sum() > 0
 
 
 def test_wildcat_pools_the_mean_of_its_maps_by_k_highest_and_k_lowest_places():

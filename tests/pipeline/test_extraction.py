@@ -1,12 +1,13 @@
 """The two stages: right numbers end to end, nothing lost, nothing repeated, nothing silent."""
 
 import io
+import itertools
+import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
+import faults
 import numpy as np
 import pytest
 from PIL import Image
@@ -321,49 +322,29 @@ def test_requests_that_cannot_be_met_say_what_is_missing(rafdb, tmp_path, stub_d
         render(store, name="fourth")
 
 
-RUN = """
-import os, signal, sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[4])
-import numpy as np
-from stubs import StubDetector
-from auheat import pipeline, shards
-from auheat.facs import load_codebook
-from auheat.pipeline import extraction
-extraction.load_detector = lambda *_: StubDetector(load_codebook("martinez").frame.mean)
-left = int(sys.argv[3])
-real = {"sync": os.fsync, "replace": Path.replace}
-def counted(name):
-    def call(*args):
-        global left
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return real[name](*args)
-    return call
-os.fsync, Path.replace = counted("sync"), counted("replace")
-source, store = Path(sys.argv[1]), Path(sys.argv[2])
-pipeline.extract(source, store, shard_size=5, batch_size=2)
-pipeline.render(store)
-"""
-
-
 def run_and_kill(source: Path, store: Path, at: int) -> int:
-    """Run both stages in a process of their own that dies at its `at`-th sync or rename."""
-    command = [
-        sys.executable,
-        "-c",
-        RUN,
-        str(source),
-        str(store),
-        str(at),
-        str(Path(__file__).parents[1] / "support"),
-    ]
-    return subprocess.run(command, check=False, capture_output=True).returncode
+    """Run both stages in a forked child that dies at its `at`-th sync or rename."""
+    steps = itertools.count(1)
+
+    def counted(real):
+        def call(*args):
+            if next(steps) == at:
+                faults.kill_self()
+            return real(*args)
+
+        return call
+
+    def work():
+        os.fsync, Path.replace = counted(os.fsync), counted(Path.replace)
+        extract(source, store, shard_size=5, batch_size=2)
+        render(store)
+
+    return faults.run_forked(work)
 
 
 @pytest.mark.slow
-def test_a_killed_run_resumes_to_what_an_undisturbed_one_gives(rafdb, tmp_path):
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_killed_run_resumes_to_what_an_undisturbed_one_gives(rafdb, tmp_path, stub_detector):
     assert run_and_kill(rafdb, tmp_path / "calm", 10**6) == 0
     calm = [content_digest(f) for f in verify_store(tmp_path / "calm")[0]]
     kills = 0

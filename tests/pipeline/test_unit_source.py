@@ -1,5 +1,8 @@
 """`render --aus`: what was measured decides what is drawn, and rows carry it."""
 
+import json
+import tarfile
+
 import h5py
 import numpy as np
 import pytest
@@ -208,6 +211,12 @@ def test_the_command_reads_a_folder_of_openface_and_verify_stats_and_export_know
     export(tmp_path / "all.npz", store, format="npz")
     with np.load(tmp_path / "all.npz") as saved:
         assert saved["au_active"].shape == saved["au_intensity"].shape == (12, 18)
+    export(tmp_path / "tars", store)
+    with tarfile.open(tmp_path / "tars" / "000000.tar") as tar:
+        about = json.load(tar.extractfile("000000005.json"))
+    odd = int(about["id"].removesuffix("_aligned.jpg")[-4:]) % 2
+    assert about["au_intensity"]["12"] == pytest.approx(3.0 if odd else 0.2)
+    assert (about["au_intensity"]["28"], about["au_active"]["28"]) == (None, odd)
 
 
 def test_the_dataset_gives_what_was_measured_beside_the_photo(store, tmp_path):
@@ -257,10 +266,19 @@ def test_a_gain_of_each_photo_is_that_of_its_own_measurement():
     assert weights == pytest.approx({12: 1.0, 25: 0.5})
 
 
-def test_a_shard_with_half_of_the_columns_cannot_be_used(store, tmp_path):
+@pytest.mark.parametrize(
+    ("lost", "mode", "words"),
+    [
+        (["au_active"], "active", r"belong together \[S17\]"),
+        (["au_active", "au_intensity"], "active", r"no measured AUs\) \[S17\]"),
+        ([], "strange", r"expected prior, active, intensity\) \[S17\]"),
+    ],
+)
+def test_a_shard_that_says_what_it_does_not_hold_cannot_be_used(store, tmp_path, lost, mode, words):
     folder = render(store, aus=write_csv(tmp_path, "0,0,3")).folder
-    file = list_shards(folder)[0]
-    with h5py.File(file, "r+") as shard:
-        del shard["au_active"]
-    with pytest.raises(StoreError, match=r"belong together \[S17\]"):
+    with h5py.File(list_shards(folder)[0], "r+") as shard:
+        shard.attrs["au_mode"] = mode
+        for name in lost:
+            del shard[name]
+    with pytest.raises(StoreError, match=words):
         ShardDataset(folder)

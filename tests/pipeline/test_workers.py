@@ -14,61 +14,49 @@ from auheat.errors import AuheatError
 from auheat.pipeline.extraction import extract
 from auheat.pipeline.rendering import render
 from auheat.pipeline.workers import check_backend, place_workers
+from auheat.shards.reader import content_digest
+from auheat.store.store import find_rendered
 from auheat.utils.devices import count_cores, limit_cores
 
 SCRIPT = """
 import json, os, signal, sys
 from pathlib import Path
 
-from auheat.pipeline import extract, render
-from auheat.shards import ShardFolder, content_digest
+from auheat.pipeline import extract, render, workers
+from auheat.shards import content_digest
 from auheat.store import find_rendered, verify_store
 
-PATTERNS = {"loky": "loky.backend", "dask": "multiprocessing", "ray": "ray::"}
+
+def do_or_die(mark):
+    '''What a worker does; whoever comes to the third shard first dies with it half made.'''
+    def do(work, number, task):
+        import os, signal
+
+        from auheat.pipeline.workers import _do
+        from auheat.utils import files
+
+        def die(_):
+            mark.touch(exist_ok=False)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        if number == 2 and not mark.exists():
+            files.sync = die
+        return _do(work, number, task)
+
+    return do
 
 
-def children(of):
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                if parent == of:
-                    found += [int(entry.name), *children(int(entry.name))]
-            except OSError:
-                pass
-    return found
-
-
-def kill_a_worker(backend):
-    for pid in reversed(children(os.getpid())):
-        try:
-            command = Path(f"/proc/{pid}/cmdline").read_text()
-        except OSError:
-            continue
-        if PATTERNS[backend] in command and "resource_tracker" not in command:
-            if backend != "ray" or "PoolActor" in command:
-                os.kill(pid, signal.SIGKILL)
-                return True
-    return False
-
-
-def main(photos, store, backend, workers, kill):
-    enter, killed = ShardFolder.enter, []
-
-    def enter_and_kill(self, entry):
-        enter(self, entry)
-        if kill and not killed and kill_a_worker(backend):
-            killed.append(True)
-
-    ShardFolder.enter = enter_and_kill
-    extract(Path(photos), Path(store), shard_size=3, backend=backend, workers=workers)
-    dead = len(killed)
-    killed.clear()
-    render(Path(store), backend=backend, workers=workers, map_size=28)
-    digests = [content_digest(f) for f in (Path(store) / "landmarks", find_rendered(Path(store)))]
-    found = [str(f) for f in verify_store(Path(store))[1]]
-    print(json.dumps({"digests": digests, "killed": [dead, len(killed)], "findings": found}))
+def main(photos, store, backend, count, kill):
+    store, plain = Path(store), workers._do
+    marks = [store.with_name(f"{stage} died") for stage in ("extract", "render")]
+    workers._do = do_or_die(marks[0]) if kill else plain
+    extract(Path(photos), store, shard_size=3, backend=backend, workers=count)
+    workers._do = do_or_die(marks[1]) if kill else plain
+    render(store, backend=backend, workers=count, map_size=28)
+    digests = [content_digest(f) for f in (store / "landmarks", find_rendered(store))]
+    findings = [str(f) for f in verify_store(store)[1]]
+    killed = [mark.exists() for mark in marks]
+    print(json.dumps({"digests": digests, "killed": killed, "findings": findings}))
 
 
 if __name__ == "__main__":
@@ -82,7 +70,7 @@ def photos(tmp_path_factory) -> Path:
     from auheat.demo import write_demo
 
     folder = tmp_path_factory.mktemp("photos")
-    write_demo(folder / "rafdb", train=2, test=1)
+    write_demo(folder / "rafdb", train=1, test=1)
     return folder / "rafdb"
 
 
@@ -94,9 +82,12 @@ def script(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def told(photos, script, tmp_path_factory):
+def digests(photos, tmp_path_factory):
     """What the threads of one process make."""
-    return run(script, photos, tmp_path_factory.mktemp("calm") / "s", "threads", 2)
+    store = tmp_path_factory.mktemp("calm") / "s"
+    extract(photos, store, shard_size=3, workers=2)
+    render(store, map_size=28, workers=2)
+    return [content_digest(folder) for folder in (store / "landmarks", find_rendered(store))]
 
 
 def run(script, photos, store, backend, workers, kill=False) -> dict:
@@ -113,11 +104,13 @@ def run(script, photos, store, backend, workers, kill=False) -> dict:
 @pytest.mark.parametrize(
     ("backend", "workers"), [("loky", 1), ("loky", 2), ("dask", 2), ("ray", 2)]
 )
-def test_workers_make_the_digests_of_one_process(backend, workers, photos, script, told, tmp_path):
+def test_workers_make_the_digests_of_one_process(
+    backend, workers, photos, script, digests, tmp_path
+):
     if backend != "loky":
         pytest.importorskip({"dask": "distributed", "ray": "ray"}[backend], reason=f"no {backend}")
     made = run(script, photos, tmp_path / "s", backend, workers, kill=workers == 2)
-    assert made["digests"] == told["digests"]
+    assert made["digests"] == digests
     assert made["findings"] == []
     assert made["killed"] == [workers == 2] * 2  # in extract, and in render
 

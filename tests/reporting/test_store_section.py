@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from helpers import Page
 from hypothesis import strategies
+from training_helpers import make_store
 
 from auheat.errors import AuheatError
 from auheat.pipeline.extraction import extract
@@ -40,6 +41,28 @@ def test_the_report_holds_all_its_elements(page):
     for text in ("Happiness", "Neutral", "train", "test", "OK", "AU12 Lip Corner Puller"):
         assert text in parsed.texts
     assert "12 photos, 10 with a heatmap" in page
+
+
+def test_the_report_holds_the_codebook_against_what_was_measured(tmp_path):
+    store = make_store(tmp_path, levels={1: 2.0, 6: float("nan"), 12: 3.0, 25: 0.5, 45: 4.0})
+    page = report(store=store).read_text()
+    table = page.partition('<table id="measured">')[2].partition("</table>")[0]
+    rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in table.split("</tr>")[1:]]
+    happy = [row[1:] for row in rows if row and row[0] == "Happiness"]
+    assert happy == [  # AU, weight, photos, active, intensity
+        ["AU6", "1", "0", "-", "-"],
+        ["AU12", "1", "11", "100%", "3.00"],
+        ["AU25", "1", "11", "0%", "0.50"],
+        ["AU1", "-", "11", "100%", "2.00"],
+        ["AU45", "-", "11", "100%", "4.00"],
+    ]
+    assert "measured to be active" in page
+    assert "not a measurement" not in page
+
+
+def test_a_report_without_measured_aus_says_that_heatmaps_are_a_prior(page):
+    assert 'id="measured"' not in page
+    assert "a prior from a codebook, not a measurement" in page
 
 
 def test_the_report_needs_nothing_from_outside(page):

@@ -1,6 +1,9 @@
 """Attributes of shards: what is demanded of them, and what they may cost."""
 
 import json
+import struct
+import subprocess
+import sys
 
 import h5py
 import numpy as np
@@ -41,6 +44,39 @@ def test_every_root_attribute_is_demanded_as_text(shards, kind):
             assert (rule, dataset, row) == ("S6", "", None)
             assert f"`{name}`" in problem
     assert "as text" in RULES["S6"]
+
+
+def point_elsewhere(data: bytes, index: int, size: int) -> bytes:
+    """Give the object of an index in a shard's heap another size."""
+    at = data.index(b"GCOL") + 16
+    while True:
+        here, held = struct.unpack_from("<H6xQ", data, at)
+        if here == index:
+            return data[: at + 8] + struct.pack("<Q", size) + data[at + 16 :]
+        at += 16 + (held + 7) // 8 * 8
+
+
+def test_a_heap_that_leads_nowhere_is_refused_and_not_followed(shards, tmp_path):
+    sizes = [(0, 0), (0, 2**64 - 8), (0, 2**20), (1, 2**64 - 16), (1, 2**64 - 24), (1, 2**63)]
+    sound = shards["auheat-training"].read_bytes()
+    for number, (index, size) in enumerate(sizes):
+        (tmp_path / f"{number}.h5").write_bytes(point_elsewhere(sound, index, size))
+    read = """
+import sys
+from auheat.shards.reader import read_attributes
+for file in sys.argv[1:]:
+    try:
+        read_attributes(file)
+    except OSError as error:
+        print(error)
+"""
+    files = sorted(tmp_path.glob("*.h5"))
+    done = subprocess.run(  # HDF5 itself would never come back
+        [sys.executable, "-c", read, *files], capture_output=True, text=True, timeout=60
+    )
+    said = done.stdout.splitlines()
+    assert len(said) == len(sizes), done.stderr
+    assert all("cannot be read" in line and "the heap of texts at byte " in line for line in said)
 
 
 def unit(**changes):

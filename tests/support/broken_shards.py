@@ -94,8 +94,10 @@ def vouch(store: Path) -> None:
             data = file.read_bytes()
             digest = hashlib.sha256(data).hexdigest()
             source = digests.get(entry.file, "")
+            places = entry.places if digest == entry.sha256 else {}  # which may be left out
             digests.setdefault(entry.file, digest)
-            entries.append(replace(entry, bytes=len(data), sha256=digest, source=source))
+            entry = replace(entry, bytes=len(data), sha256=digest, source=source, places=places)
+            entries.append(entry)
         write_manifest(folder, manifest.fingerprint, entries)
 
 

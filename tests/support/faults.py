@@ -13,7 +13,9 @@ import os
 import re
 import shutil
 import signal
+import warnings
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from unittest import mock
@@ -55,15 +57,20 @@ def make_photos(folder: Path, n: int = 10) -> Path:
     return folder
 
 
-def make_store(folder: Path, store: Path) -> None:
-    """Do both stages of a store of several shards, or go on with them.
+def extract_points(folder: Path, store: Path, shard_size: int) -> None:
+    """Do the first stage, or go on with it.
 
     The points are compared with no network: its threads would not survive a fork.
     """
     points = str(folder / "points.npz")
     absent = AuheatError("no models")
     with mock.patch.object(landmark_sources, "_load_comparison", side_effect=absent):
-        extract(folder / "photos", store, detector=points, shard_size=4, workers=1)
+        extract(folder / "photos", store, detector=points, shard_size=shard_size, workers=1)
+
+
+def make_store(folder: Path, store: Path) -> None:
+    """Do both stages of a store of several shards, or go on with them."""
+    extract_points(folder, store, shard_size=4)
     render(store, map_size=12, per_au=True, workers=1)
 
 
@@ -145,16 +152,36 @@ def kill_self() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def run_forked(work: Callable[[], object]) -> int:
+    """Call something in a silent forked child; 0, 1 where it raised, or minus a deadly signal.
+
+    A child of a warm process begins at once. Networks' threads would not survive a fork.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: a fork beside threads
+        child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            with Path(os.devnull).open("w") as nothing:
+                os.dup2(nothing.fileno(), 2)
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 def run_killed(folder: Path, store: Path, at: int, phase: str) -> bool:
     """Run in a forked child that is killed at a step; return whether it came to that."""
-    child = os.fork()
-    if child == 0:
-        with Path(os.devnull).open("w") as nothing:
-            os.dup2(nothing.fileno(), 2)
+
+    def work():
         with struck(Fault(at, phase, kill_self)):
             make_store(folder, store)
-        os._exit(0)
-    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+    code = run_forked(work)
+    assert code in (0, -signal.SIGKILL)
+    return code != 0
 
 
 def plan_kills(sites: list[str], each: int) -> list[tuple[int, str]]:

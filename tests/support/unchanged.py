@@ -40,6 +40,12 @@ def _key_of_rows(dataset: Any) -> Hashable:
     return (links, dataset.image_size) if all(links) else None
 
 
+def _key_of_store(store: Path, shards: str | None = None) -> Hashable:
+    files = sorted(f for part in ("landmarks", "shards") for f in (store / part).rglob("*.*"))
+    links = tuple(_link_of(file) for file in files)
+    return (links, str(store), shards) if all(links) else None
+
+
 def once(function: Callable[..., Any], key: Callable[..., Hashable | None]) -> Callable[..., Any]:
     """A function that answers from memory where `key` of its arguments was seen before.
 
@@ -65,6 +71,7 @@ def remember() -> None:
     """Have the readers of shards remember the sample's, in every module of auheat."""
     from auheat.data import row_selection
     from auheat.evaluation import inputs
+    from auheat.reporting import store_section
     from auheat.runs import codebook
     from auheat.shards import attributes, reader, validation
 
@@ -78,6 +85,7 @@ def remember() -> None:
             (key_of_file(file), book.digest) if _link_of(file) else None
         ),
         inputs._mean_of_training: _key_of_rows,
+        store_section.describe_store: _key_of_store,
     }
     modules = [module for name, module in sys.modules.items() if name.startswith("auheat.")]
     for function, key in keys.items():

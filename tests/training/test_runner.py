@@ -489,6 +489,11 @@ def test_presets_give_way_to_what_is_asked_for():
         ({"seed": 2**32}, "--seed: 4294967296"),
         ({"layers": (5, 4, 5)}, "--layers: 5 is given twice"),
         ({"classes": ("Anger", "Anger")}, "--classes: 'Anger' is given twice"),
+        (
+            {"geometry_branch": True, "geometry_dropout": 1.0},
+            "--geometry-dropout: 1.0 \\(expected 0",
+        ),
+        ({"geometry_dropout": 0.5}, "--geometry-dropout: of what"),
         ({"image_size": 15}, "--image-size: 15 \\(expected 16 to 4096"),
     ],
 )
