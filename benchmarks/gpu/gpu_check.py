@@ -385,14 +385,17 @@ def training() -> None:
             )  # fmt: skip
             reset_peak()
             bare = bench.make_bare(config, DEVICE)
-            terms = {"plain": bench.PLAIN, "aligned": bench.ALIGNED, "contrast": bench.TOLD_APART}
+            terms = {
+                "plain": bench.PLAIN, "aligned": bench.ALIGNED, "contrast": bench.TOLD_APART,
+                "class_maps": bench.EACH_CLASS,
+            }  # fmt: skip
             for weights in terms.values():
-                bare(*weights)
-                bare(*weights)
+                bare(weights)
+                bare(weights)
             taken: dict[str, list[float]] = {key: [] for key in terms}
             for _ in range(1 if DRY else 10):
                 for key, weights in terms.items():
-                    taken[key].append(bench.timed(DEVICE, partial(bare, *weights)))
+                    taken[key].append(bench.timed(DEVICE, partial(bare, weights)))
             ms = {f"{key}_ms": 1e3 * statistics.median(v) for key, v in taken.items()}
             rate = batch / statistics.median(taken["aligned"])
             report(
@@ -403,9 +406,9 @@ def training() -> None:
             flags = torch.backends.cudnn
             before = flags.benchmark
             flags.benchmark = True
-            bare(*bench.ALIGNED)
+            bare(bench.ALIGNED)
             report("train step, cudnn.benchmark", batch=batch, amp=amp,
-                 ms=1e3 * seconds(partial(bare, *bench.ALIGNED), 7))  # fmt: skip
+                 ms=1e3 * seconds(partial(bare, bench.ALIGNED), 7))  # fmt: skip
             flags.benchmark = before
     for decode in (False, True):
         if not enough(f"engine decode={decode}", 12):
