@@ -6,10 +6,12 @@ Engines: torch eager (channels last), OpenVINO with one graph for any number of 
 with graphs for fixed numbers (what auheat runs on a CPU), and with --compile torch.compile with
 freezing (a C++ compiler and minutes of compilation). Rounds are interleaved, so that a busy
 machine is busy for all. Prints JSON lines with the ratio to torch eager, and the share of the
-processor's speed in a large matrix product of the same run. On CUDA, where there is a device:
-float32 and float16, and the share of the memory bandwidth that the activations would need.
+processor's speed in a large matrix product of the same run. OpenVINO is left out where it is not
+installed. On CUDA, where there is a device: float32 and float16, and the share of the memory
+bandwidth that the activations would need in that precision.
 """
 
+import importlib.util
 import json
 import statistics
 import sys
@@ -22,16 +24,19 @@ import torch
 
 from auheat.landmarks.mesh.blazeface import SIDE
 from auheat.landmarks.mesh.networks import CROP, TorchNetworks, load_graphs
-from auheat.landmarks.mesh.openvino import compile_graph
+from auheat.utils.cuda import exact_float32
 from auheat.utils.devices import count_cores
 
-CROPS = 64
+CROPS, CUDA_CROPS = 64, 512
 ROUNDS = 9
 NETWORKS = {"detector": (SIDE, 127.5, 1, 30.8), "attention mesh": (CROP, 255, 0, 43.5)}
 """Side of the input, scale and shift of a byte, and millions of multiply-adds per face."""
 
-MEGABYTES = {"detector": 23.9, "attention mesh": 39.3}
-"""Activations read and written per face in float32, counted over the graphs."""
+MEGABYTES = {
+    "float32": {"detector": 23.9, "attention mesh": 39.3},
+    "float16": {"detector": 23.9, "attention mesh": 23.5},
+}
+"""Activations read and written per face, counted over the graphs; the detector stays in float32."""
 
 
 def run_openvino(network, crops, block):
@@ -75,8 +80,11 @@ def matrix_speed():
     return 10 * 1.024**3 / (time.perf_counter() - start)
 
 
-def measure(engines, per_face, unit, limit):
-    """Run the engines in turns; print faces per second, ratio to the first, share of the limit."""
+def measure(engines, crops, per_face, unit, limit):
+    """Run the engines in turns; print faces per second, ratio to the first, share of the limit.
+
+    `per_face` says what each engine needs of the limit for a face.
+    """
     seconds = {name: [] for name in engines}
     for _ in range(ROUNDS):
         for name, work in engines.items():
@@ -86,14 +94,14 @@ def measure(engines, per_face, unit, limit):
             seconds[name].append(time.perf_counter() - start)
     first = next(iter(engines))
     for name, taken in seconds.items():
-        rate = CROPS / statistics.median(taken)
+        rate = crops / statistics.median(taken)
         ratios = [a / b for a, b in zip(seconds[first], taken, strict=True)]
         line = {"faces_per_s": round(rate, 1), "ratio": round(statistics.median(ratios), 2)}
         print(
             json.dumps(
                 {"stage": "engines", "engine": name}
                 | line
-                | {unit: round(rate * per_face / limit, 3)}
+                | {unit: round(rate * per_face[name] / limit, 3)}
             )
         )
 
@@ -105,17 +113,21 @@ def main():
         crops = np.random.default_rng(0).integers(0, 256, (CROPS, side, side, 3)).astype(np.uint8)
         graph = graphs[name].to(memory_format=torch.channels_last)
         engines = {f"{name}: torch eager": run_torch(graph, crops, scale, shift)}
-        (free,) = compile_graph(graph, side, scale, shift, (-1,))
-        fixed4, fixed1 = compile_graph(graph, side, scale, shift, (4, 1))
-        engines[f"{name}: OpenVINO, any number"] = run_openvino(free, crops, 8)
-        engines[f"{name}: OpenVINO, four"] = run_openvino(fixed4, crops, 4)
-        engines[f"{name}: OpenVINO, one"] = run_openvino(fixed1, crops, 1)
+        if importlib.util.find_spec("openvino"):
+            from auheat.landmarks.mesh.openvino import compile_graph
+
+            (free,) = compile_graph(graph, side, scale, shift, (-1,))
+            fixed4, fixed1 = compile_graph(graph, side, scale, shift, (4, 1))
+            engines[f"{name}: OpenVINO, any number"] = run_openvino(free, crops, 8)
+            engines[f"{name}: OpenVINO, four"] = run_openvino(fixed4, crops, 4)
+            engines[f"{name}: OpenVINO, one"] = run_openvino(fixed1, crops, 1)
         if "--compile" in sys.argv:
             from torch._inductor import config
 
             config.freezing = True
             engines[f"{name}: torch.compile"] = run_torch(torch.compile(graph), crops, scale, shift)
-        measure(engines, millions / 1000, "share_of_matrix_product", peak)
+        needed = dict.fromkeys(engines, millions / 1000)
+        measure(engines, CROPS, needed, "share_of_matrix_product", peak)
     if torch.cuda.is_available():
         measure_cuda()
 
@@ -132,15 +144,18 @@ def measure_cuda():
     device = torch.device("cuda")
     full, half = TorchNetworks(device), TorchNetworks(device, half=True)
     for name, (side, scale, shift, _) in NETWORKS.items():
-        crops = np.random.default_rng(0).integers(0, 256, (512, side, side, 3)).astype(np.uint8)
+        shape = (CUDA_CROPS, side, side, 3)
+        crops = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
         attribute = "_detector" if name == "detector" else "_attention"
         small = torch.float32 if name == "detector" else torch.float16
-        engines = {}
+        engines, needed = {}, {}
         for kind, nets, dtype in (("float32", full, torch.float32), ("float16", half, small)):
             graph = getattr(nets, attribute)
             work = run_torch(graph, crops, scale, shift, "cuda", dtype)
             engines[f"{name}: CUDA, {kind}"] = work
-        measure(engines, 512 / CROPS * MEGABYTES[name] / 1000, "share_of_bandwidth", bandwidth)
+            needed[f"{name}: CUDA, {kind}"] = MEGABYTES[kind][name] / 1000
+        with exact_float32():
+            measure(engines, CUDA_CROPS, needed, "share_of_bandwidth", bandwidth)
 
 
 if __name__ == "__main__":

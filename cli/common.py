@@ -17,6 +17,7 @@ import click
 import yaml
 
 from auheat.errors import AuheatError, StoreError
+from auheat.utils.failures import describe_failure
 from auheat.utils.reading import read_limited
 from auheat.utils.text import SafeStream, escape_controls
 
@@ -140,6 +141,11 @@ class Group(click.Group):
             where = error.filename or "this machine"
             text = escape_controls(f"{where}: {error.strerror or error}")
             raise click.ClickException(text) from error
+        except Exception as error:  # of memory and of devices; others keep their traceback
+            text = describe_failure(error)
+            if not text:
+                raise
+            raise click.ClickException(escape_controls(text)) from error
         except KeyboardInterrupt as stop:
             note = str(stop) or "Stopped; the same command goes on from here."
             print_line(f"\n{note}", err=True)
@@ -193,8 +199,9 @@ def _messages(meta: Mapping[str, Any]) -> Iterator[None]:
     os.environ[_SWITCH] = "1" if meta.get(_PROGRESS, before != "0") else "0"
     try:
         yield
-    except AuheatError:
-        logger.debug("where the error comes from:", exc_info=True)
+    except Exception as error:
+        if isinstance(error, AuheatError) or describe_failure(error):  # others show it anyway
+            logger.debug("where the error comes from:", exc_info=True)
         raise
     finally:
         logger.removeHandler(handler)

@@ -98,7 +98,7 @@ def describe_machine() -> dict[str, Any]:
 
     from auheat import __version__
     from auheat.landmarks.mesh.model_files import cache_dir, package_dir
-    from auheat.utils.devices import count_cores
+    from auheat.utils.devices import count_cores, pick_device
     from auheat.utils.paths import find_store
 
     versions = {"auheat": __version__, "python": platform.python_version()}
@@ -111,6 +111,7 @@ def describe_machine() -> dict[str, Any]:
     devices |= {
         f"cuda:{i}": torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())
     }
+    devices["--device auto"] = str(pick_device("auto"))
     return {
         "versions": versions,
         "devices": devices,

@@ -119,7 +119,12 @@ def demo(folder: Path, as_json: bool, **settings: Any) -> None:
     show_default=True,
     help="auto: OpenVINO on a CPU, else torch in float32.",
 )
-@option("--batch-size", type=int, help="Photos per batch  [default: as suits the device]")
+@option(
+    "--batch-size",
+    type=int,
+    help="Photos handed to the detector at once; mesh takes at most 64 at a time on a CPU, 256 on "
+    "a card  [default: as suits the device]",
+)
 @workers_option
 @backend_option
 @option("--limit", type=int, help="Take only this many photos, spread over the set.")

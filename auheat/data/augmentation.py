@@ -122,10 +122,10 @@ def vary(
     elif side < whole:
         theta = _crop(theta, whole, side, generator)
     theta = theta[rows.first :: rows.step]
-    images = warp_images(images, theta.to(images), side)
+    images = warp_images(images, send(theta, images), side)
     images = vary_colour(images, generator, settings, rows)
     images = erase(images, generator, settings, rows)
-    return images, warp_heatmaps(heatmaps, theta.to(heatmaps)), theta
+    return images, warp_heatmaps(heatmaps, send(theta, heatmaps)), theta
 
 
 def _crop(theta: Tensor, whole: int, side: int, generator: torch.Generator) -> Tensor:
@@ -193,16 +193,17 @@ def vary_colour(
 
     def draw(amount: float) -> Tensor:
         values = amount * _spread(n, generator) * chosen
-        return values[first::step].to(images).view(-1, 1, 1, 1)
+        return send(values[first::step], images).view(-1, 1, 1, 1)
 
     light, contrast, colour = (
         1 + draw(amount) for amount in (settings.brightness, settings.contrast, settings.saturation)
     )
     if settings.brightness == settings.contrast == settings.saturation == 0:
         return images
-    weights = torch.tensor(_GRAY).to(images).view(1, 3, 1, 1)
+    weights = send(torch.tensor(_GRAY), images).view(1, 3, 1, 1)
     if settings.gray:
-        plain = (torch.rand(n, generator=generator) < settings.gray)[first::step].to(images.device)
+        faded = torch.rand(n, generator=generator) < settings.gray
+        plain = faded[first::step].to(images.device, non_blocking=True)
         gray = (images * weights).sum(1, keepdim=True)
         images = torch.where(plain[:, None, None, None], gray, images)
     if settings.hue:
@@ -218,7 +219,8 @@ def turn_hue(images: Tensor, turns: Tensor) -> Tensor:
     """Turn the colours of images (N, 3, H, W) about the gray axis, by `turns` (N,) of a circle."""
     angle = 2 * math.pi * turns.float()
     cos, sin = torch.cos(angle)[:, None, None], torch.sin(angle)[:, None, None]
-    cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], device=images.device) / 3**0.5
+    turn = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]])
+    cross = turn.to(images.device, non_blocking=True) / 3**0.5
     even = torch.full((3, 3), 1 / 3, device=images.device)  # Rodrigues' formula
     matrix = cos * torch.eye(3, device=images.device) + sin * cross + (1 - cos) * even
     return torch.einsum("nij,njhw->nihw", matrix.to(images.dtype), images).clamp(0, 1)
@@ -240,20 +242,30 @@ def erase(
     tall, wide = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
     top = (1 - tall) * torch.rand(n, generator=generator)
     left = (1 - wide) * torch.rand(n, generator=generator)
-    colour = torch.rand(n, 3, 1, 1, generator=generator)[start::step].to(images)
+    colour = send(torch.rand(n, 3, 1, 1, generator=generator)[start::step], images)
     if settings.erase == 0:
         return images
     y = (torch.arange(height) + 0.5)[None] / height
     x = (torch.arange(width) + 0.5)[None] / width
     tall_part = (y >= top[:, None]) & (y < (top + tall)[:, None]) & chosen[:, None]
     wide_part = (x >= left[:, None]) & (x < (left + wide)[:, None])
-    # sides travel to the device, and not the rectangles: a large copy would wait for it
-    inside = [part[start::step].to(images.device) for part in (tall_part, wide_part)]
+    # sides travel to the device, and not the rectangles, which are far more
+    inside = [
+        part[start::step].to(images.device, non_blocking=True) for part in (tall_part, wide_part)
+    ]
     hole = inside[0][:, None, :, None] & inside[1][:, None, None, :]
     if settings.noise:
         shape = (n, *images.shape[1:])
-        colour = torch.randn(shape, generator=generator)[start::step].to(images).clamp(0, 1)
+        colour = send(torch.randn(shape, generator=generator)[start::step], images).clamp(0, 1)
     return torch.where(hole, colour, images)
+
+
+def send(values: Tensor, to: Tensor) -> Tensor:
+    """Return values of the CPU where another tensor is, and of its dtype, without a wait.
+
+    CUDA has read memory that is not pinned before such a copy returns: it may be written again.
+    """
+    return values.to(to.device, to.dtype, non_blocking=True)
 
 
 def _spread(n: int, generator: torch.Generator) -> Tensor:

@@ -54,7 +54,7 @@ def cutmix(batch: Batch, classes: int, generator: torch.Generator) -> Batch:
     """
     n, _, height, width = batch.images.shape
     kept, x, y = torch.rand(3, generator=generator).tolist()
-    order = torch.randperm(n, generator=generator).to(batch.images.device)
+    order = torch.randperm(n, generator=generator).to(batch.images.device, non_blocking=True)
     top, bottom, left, right = draw_box(height, width, kept, y, x)
     images = batch.images.clone()
     images[:, :, top:bottom, left:right] = batch.images[order, :, top:bottom, left:right]

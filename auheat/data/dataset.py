@@ -31,7 +31,7 @@ from auheat.shards.schema import UNIT_DATASETS
 from auheat.utils.devices import count_cores
 
 CACHE_BYTES = 2**30
-"""Sets whose resized photos take no more than this (1 GiB) are kept in memory."""
+"""Sets whose resized photos take no more than this (1 GiB) are kept in memory in any case."""
 
 
 WORKER_START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
@@ -162,9 +162,14 @@ class ShardDataset(Dataset[Item]):
         batch: Item = {key: values[index] for key, values in self._cache.items()}
         return batch | {"label": torch.from_numpy(self.labels[rows]), "index": index}
 
+    @property
+    def pixel_bytes(self) -> int:
+        """How many bytes all photos take, resized."""
+        return len(self) * 3 * self.image_size**2
+
     def cache(self, limit: int = CACHE_BYTES) -> bool:
         """Decode everything into memory once, if the photos take at most `limit` bytes there."""
-        if not len(self) or len(self) * 3 * self.image_size**2 > limit:
+        if not len(self) or self.pixel_bytes > limit:
             return False
         if self._cache is None:
             pool = joblib.Parallel(n_jobs=count_cores(), backend="threading")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from auheat.data.dataset import WORKER_START, Item, ShardDataset
+from auheat.data.dataset import WORKER_START, Item, ShardDataset, use_one_thread
 from auheat.records import Array
 from auheat.utils.distributed import World
 
@@ -93,6 +93,7 @@ class BatchLoader:
                 num_workers=workers,
                 persistent_workers=workers > 0,
                 multiprocessing_context=WORKER_START if workers else None,
+                worker_init_fn=use_one_thread,
                 pin_memory=device.type == "cuda",
                 generator=torch.Generator(),  # so that it draws nothing from the shared one
             )
@@ -121,14 +122,14 @@ def _copy_ahead(source: Iterable[Item], device: torch.device) -> Iterator[Item]:
             copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
             copied.record(aside)
         if waiting is not None:
-            yield _receive(*waiting)
+            yield _receive(*waiting, device)
         waiting = moved, copied
     if waiting is not None:
-        yield _receive(*waiting)
+        yield _receive(*waiting, device)
 
 
-def _receive(batch: Item, copied: torch.cuda.Event) -> Item:
-    now = torch.cuda.current_stream()
+def _receive(batch: Item, copied: torch.cuda.Event, device: torch.device) -> Item:
+    now = torch.cuda.current_stream(device)  # which need not be the current device
     now.wait_event(copied)
     for value in batch.values():
         value.record_stream(now)  # its memory is not given away before it was used

@@ -28,9 +28,11 @@ from auheat.evaluation.faithfulness_columns import ANSWERS, FILLS, RIVALS
 from auheat.evaluation.faithfulness_draws import Draws, draw_choices, outline_faces
 from auheat.evaluation.inputs import find_faces
 from auheat.evaluation.model_maps import bring_class_maps_to_grid, predict_maps
+from auheat.heatmaps.backend import index_like
 from auheat.heatmaps.class_maps import REGION, ClassMapRenderer, FaceMaps
 from auheat.models.geometry import weigh_points
 from auheat.models.network import Classifier
+from auheat.models.output import logits_alone
 from auheat.records import Array
 
 FEW_STEPS = 5
@@ -60,13 +62,19 @@ def outline_classes(renderer: ClassMapRenderer, faces: FaceMaps) -> Outlines:
             [place for place, unit in enumerate(renderer.units) if k in unit.weights]
             for k in range(len(renderer.drawn))
         ]
-        own = torch.stack([regions[:, places].any(1) for places in asked], 1)
+        own = torch.stack([_pick(regions, places).any(1) for places in asked], 1)
     else:
         own = (heatmaps >= REGION * heatmaps.amax((2, 3), keepdim=True)) & (heatmaps > 0)
     rest = [[j for j in range(own.shape[1]) if j != k] or [k] for k in range(own.shape[1])]
-    others = torch.stack([own[:, other].any(1) for other in rest], 1) & ~own
-    other_maps = torch.stack([heatmaps[:, other].amax(1) for other in rest], 1)
+    others = torch.stack([_pick(own, other).any(1) for other in rest], 1) & ~own
+    other_maps = torch.stack([_pick(heatmaps, other).amax(1) for other in rest], 1)
     return Outlines(own, others, heatmaps, other_maps)
+
+
+def _pick(maps: Tensor, places: Sequence[int]) -> Tensor:
+    """Return maps (N, n, S, S) of those (N, K, S, S) at some places."""
+    chosen: Tensor = maps[:, index_like(maps, np.array(places, np.int64))]
+    return chosen
 
 
 def fall_in_regions(
@@ -103,7 +111,8 @@ def fall_in_regions(
         ]
         own_left = probe.replace(fill, mine, counts, every)
         left = torch.stack([own_left, torch.cat(others, 1)], 2)  # (N, RIVALS, 2, 3)
-        falls.append((probe.whole[:, None, None] - left)[..., [LOGIT, PROBABILITY]])
+        fallen = probe.whole[:, None, None] - left
+        falls.append(torch.stack([fallen[..., LOGIT], fallen[..., PROBABILITY]], -1))
     fallen = torch.stack(falls, 1)
     return torch.where((counts > 0)[:, None, :, None, None], fallen, torch.nan)
 
@@ -186,7 +195,8 @@ def measure_predicted(
     parts: list[dict[str, Tensor]] = []
 
     def score(images: Tensor) -> Tensor:
-        logits: Tensor = model(images.contiguous(memory_format=torch.channels_last)).logits
+        with logits_alone():
+            logits: Tensor = model(images.contiguous(memory_format=torch.channels_last)).logits
         return logits.float()
 
     for start in range(0, len(rows), size):

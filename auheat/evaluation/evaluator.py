@@ -10,8 +10,9 @@ import contextlib
 import io
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ from auheat.shards.manifest import check_unchanged, read_manifest
 from auheat.utils.checks import check_one_of
 from auheat.utils.checksums import write_files
 from auheat.utils.console import log_notes, progress
+from auheat.utils.cuda import BatchLimit
 from auheat.utils.devices import pick_device
 from auheat.utils.files import encode_json, file_digest
 from auheat.utils.marks import check_target
@@ -199,13 +201,19 @@ def _score(
     saved: dict[str, list[Any]] = {key: [] for key in (IDS, MAPS, LABELS, PREDICTED)}
     started, material = time.perf_counter(), task.dataset.files[0].parent
     made = read_manifest(material)
+    limit = BatchLimit(task.batch_size, str(task.device))
+
+    def add(batch: Item, rows: Sequence[int]) -> None:
+        part = {key: values[rows[0] : rows[-1] + 1] for key, values in batch.items()}
+        views = task.view(part)
+        scorer.update(views, part)
+        if keep:
+            _keep(saved, part, views, kind or scorer.top, task)
+        bar.update(len(rows))
+
     with progress(total=len(task.rows), desc="evaluate", unit="photo") as bar:
         for batch in task.batches(task.rows.tolist()):
-            views = task.view(batch)
-            scorer.update(views, batch)
-            if keep:
-                _keep(saved, batch, views, kind or scorer.top, task)
-            bar.update(len(batch["label"]))
+            limit.run(partial(add, batch), range(len(batch["label"])))
     check_unchanged(material, made)
     tables = scorer.compute()
     seconds = time.perf_counter() - started
@@ -240,7 +248,9 @@ def _keep(
         raise RequestError(f"--kind: {task.name} has no {kind} (its maps know no class)")
     names = task.plan.names
     saved[IDS] += [task.dataset.ids[i] for i in batch["index"].tolist()]
-    saved[MAPS] += [one.cpu().numpy() for one in views.maps[kind]]
+    maps = views.maps[kind]
+    assert isinstance(maps, torch.Tensor)  # those of a run are
+    saved[MAPS] += list(maps.cpu().numpy())
     saved[LABELS] += [names[k] for k in batch["label"].tolist()]
     saved[PREDICTED] += [names[k] if k >= 0 else "" for k in views.predicted.tolist()]
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from auheat.evaluation.imputation import impute
+from auheat.utils.cuda import exact_float32
 
 Score = Callable[[Tensor], Tensor]
 """A network as a function: images (B, 3, H, W) in [0, 1] to logits (B, K)."""
@@ -29,6 +30,7 @@ PROBABILITY, LOGIT, RECOGNISED = range(3)
 answer is the photo's label."""
 
 
+@exact_float32()
 def blur(images: Tensor, share: float = BLUR) -> Tensor:
     """Return images (N, C, H, W) blurred by a Gaussian whose sigma is a share of each side.
 
@@ -141,7 +143,7 @@ _Alter = Callable[[Tensor, Tensor], Tensor]
 
 def share_counts(shares: Sequence[float], pixels: Tensor) -> Tensor:
     """Return how many pixels shares (T,) of `pixels` (...) are, (..., T), to the nearest."""
-    at = torch.tensor(shares, dtype=torch.float64, device=pixels.device)
+    at = torch.tensor(shares, dtype=torch.float64).to(pixels.device, non_blocking=True)
     return (pixels[..., None] * at).round().long()
 
 
@@ -154,7 +156,7 @@ def trace_curves(
     keeps them and replaces the others. Petsiuk et al., RISE, BMVC 2018, section 3.2. `blank` (N, 3)
     are the answers to the fill itself.
     """
-    pixels = torch.tensor(ranks.shape[1], device=ranks.device)
+    pixels = torch.full((), ranks.shape[1], device=ranks.device)
     counts = share_counts([i / steps for i in range(1, steps)], pixels)
     none, every = torch.zeros_like(counts), torch.full_like(counts, ranks.shape[1])
     first, last = torch.cat([counts, none]), torch.cat([every, counts])
@@ -183,7 +185,7 @@ def trace_road(probe: Probe, ranks: Tensor, noise: Tensor) -> Tensor:
 
     Rong et al., A Consistent and Efficient Evaluation Strategy for Attribution Methods, ICML 2022.
     """
-    pixels = torch.tensor(ranks.shape[1], device=ranks.device)
+    pixels = torch.full((), ranks.shape[1], device=ranks.device)
     return probe.impute(ranks, share_counts(ROAD_SHARES, pixels), noise)
 
 

@@ -50,7 +50,10 @@ def draw_choices(index: Sequence[int], side: int, classes: int, device: torch.de
         coarse = rng.random((2, COARSE, COARSE), np.float32)
         wrong = np.array(1 + rng.integers(max(classes - 1, 1)))
         drawn.append((ties, noise, coarse[0], coarse[1], wrong))
-    columns = (torch.from_numpy(np.stack(values)).to(device) for values in zip(*drawn, strict=True))
+    columns = (
+        torch.from_numpy(np.stack(values)).to(device, non_blocking=True)
+        for values in zip(*drawn, strict=True)
+    )
     ties_, noise_, first, second, wrong_ = columns
     size = (side, side)
     return Draws(ties_, noise_, enlarge(first, size), enlarge(second, size), wrong_)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +67,12 @@ from auheat.evaluation.map_changes import (
 from auheat.evaluation.model_maps import CAM, CAM_PREDICTED, GIVEN, bring_to_grid, predict_maps
 from auheat.heatmaps.class_maps import REGION, ClassMapRenderer
 from auheat.models.geometry import GeometryNetwork, weigh_points
+from auheat.models.output import logits_alone
 from auheat.models.registry import build_classifier
 from auheat.records import Array
 from auheat.runs import checkpoint
 from auheat.utils.console import progress
+from auheat.utils.cuda import BatchLimit
 from auheat.utils.maps import centre_gaussian
 
 ATTENTION = "attention"
@@ -155,7 +158,8 @@ class Faithfulness:
     def score(self, images: Tensor) -> Tensor:
         """Return the network's logits (B, K) of images (B, 3, S, S) in [0, 1]."""
         self.advance(len(images))
-        logits: Tensor = self.model(images.contiguous(memory_format=torch.channels_last)).logits
+        with logits_alone():
+            logits: Tensor = self.model(images.contiguous(memory_format=torch.channels_last)).logits
         return logits.float()
 
     def make_maps(
@@ -191,8 +195,17 @@ def measure_faithfulness(
         stages = [] if is_given else randomise_run(what)
         forwards = count_forwards(what, len(stages))
         bar.reset(forwards * len(rows))
-        batches = task.batches(rows.tolist())
-        parts = [_measure_batch(what, stages, batch) for batch in batches]
+        limit = BatchLimit(task.batch_size, str(task.device))
+
+        def measure(batch: Item, rows: Sequence[int]) -> dict[str, Tensor]:
+            part = {key: values[rows[0] : rows[-1] + 1] for key, values in batch.items()}
+            return _measure_batch(what, stages, part, limit.size)
+
+        parts = [
+            part
+            for batch in task.batches(rows.tolist())
+            for part in limit.run(partial(measure, batch), range(len(batch["label"])))
+        ]
     columns = {key: torch.cat([part[key].cpu() for part in parts]).numpy() for key in parts[0]}
     names = [name for name, _ in stages]
     about = {
@@ -247,28 +260,37 @@ def randomise_run(what: Faithfulness) -> list[tuple[str, nn.Module]]:
 
 
 def _measure_batch(
-    what: Faithfulness, stages: Sequence[tuple[str, nn.Module]], batch: Item
+    what: Faithfulness, stages: Sequence[tuple[str, nn.Module]], batch: Item, size: int
 ) -> dict[str, Tensor]:
-    """Return all numbers of a batch's photos, (N, ...) each, on their device."""
+    """Return all numbers of a batch's photos, (N, ...) each, on their device.
+
+    At most `size` altered copies go through the network at once.
+    """
     device, side = what.task.device, what.task.side
-    index, labels = batch["index"].tolist(), batch["label"].to(device)
-    images = batch["image"].to(device).float() / 255
-    added = weigh_points(what.model, batch["face"].to(device))
-    probe = Probe(what.score, images, labels, what.task.batch_size, added)
+    index, labels = batch["index"].tolist(), batch["label"].to(device, non_blocking=True)
+    images = batch["image"].to(device, non_blocking=True).float() / 255
+    added = weigh_points(what.model, batch["face"].to(device, non_blocking=True))
+    probe = Probe(what.score, images, labels, size, added)
     draws = draw_choices(index, side, len(what.renderer.drawn), device)
-    mean = images.new_tensor(what.config["normalisation"]["mean"])[:, None, None]
+    mean = torch.tensor(what.config["normalisation"]["mean"], dtype=images.dtype)
+    mean = mean.to(device, non_blocking=True)[:, None, None]
     fills = [blur(images), mean.expand_as(images)]
-    faces = outline_faces(batch["landmarks"], side).to(device)
+    faces = outline_faces(batch["landmarks"], side).to(device, non_blocking=True)
     asked = Asked(probe, fills, faces, draws, what.steps)
     own = torch.tensor([what.renderer.drawn.index(k) for k in batch["label"].tolist()])
-    own, rows = own.to(device), torch.arange(len(images), device=device)
-    points, measured = batch["landmarks"].to(device), (batch.get("gain"), batch.get("photo_size"))
+    own, rows = own.to(device, non_blocking=True), torch.arange(len(images), device=device)
+    points, measured = (
+        batch["landmarks"].to(device, non_blocking=True),
+        (batch.get("gain"), batch.get("photo_size")),
+    )
     drawn = what.renderer.draw_measured(points, own, *measured)
     heatmaps = drawn.heatmaps
     target = heatmaps[rows, own]
     wrong = heatmaps[rows, (own + draws.wrong) % heatmaps.shape[1]]
     maps, sound, changes = _make_own_maps(what, stages, batch, images, labels, probe.classes)
-    gaussian = centre_gaussian((side, side), what.sigma).to(device).expand_as(target)
+    gaussian = (
+        centre_gaussian((side, side), what.sigma).to(device, non_blocking=True).expand_as(target)
+    )
     baselines = {HEATMAP: target, WRONG: wrong, RANDOM: draws.random_map, GAUSSIAN: gaussian}
     all_maps = dict(zip(what.own_kinds, maps.unbind(1), strict=True)) | baselines
     columns = [asked.measure(all_maps[kind]) for kind in what.kinds]
@@ -280,7 +302,7 @@ def _measure_batch(
     shown = (area > 0) & faces.any(2).any(1)
     here = shown[:, None, None]
     stacked["regions"] = torch.where(here[..., None], regions, torch.nan)
-    flips = torch.tensor([key == "flip" for key in KEYS], device=device)
+    flips = torch.tensor([key == "flip" for key in KEYS]).to(device, non_blocking=True)
     stacked["scores"] = torch.where(~here & flips, torch.nan, stacked["scores"])
     falls = fall_of_every_class(probe, fills, what.renderer, drawn, faces, draws)
     stacked["class_falls"] = falls
@@ -319,7 +341,7 @@ class Asked:
         return {
             "scores": _score_curves(answers, road),
             "curves": answers[..., PROBABILITY],
-            "road": road[..., [PROBABILITY, RECOGNISED]],
+            "road": torch.stack([road[..., PROBABILITY], road[..., RECOGNISED]], -1),
         }
 
     def take_region(self, maps: Tensor, area: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from auheat.utils.cuda import exact_float32
 from auheat.utils.maps import divide, enlarge
 
 NOISE = 0.01
@@ -29,6 +30,7 @@ depend on the others of its batch."""
 _COARSEST = 3
 
 
+@exact_float32()
 def impute(images: Tensor, gone: Tensor, noise: Tensor, iterations: int = ITERATIONS) -> Tensor:
     """Return images (N, C, H, W) with the pixels `gone` (N, H, W) imputed from the others.
 

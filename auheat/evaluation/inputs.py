@@ -6,6 +6,8 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +40,11 @@ from auheat.heatmaps.class_maps import ClassMapRenderer
 from auheat.heatmaps.plan import VISIBLE, Plan, measured_gain, plan_heatmaps
 from auheat.heatmaps.reference_renderer import ReferenceMapRenderer
 from auheat.models.registry import find_method
+from auheat.pipeline.photo_loading import work_ahead
 from auheat.records import Array, Status
 from auheat.runs import checkpoint, codebook, run_folder
 from auheat.utils.console import log_notes
+from auheat.utils.devices import count_cores
 
 _LOG = logging.getLogger(__name__)
 
@@ -49,6 +53,8 @@ GIVEN_SIDE = 224
 
 
 _BATCH_CPU, _BATCH_DEVICE = 32, 128
+
+_PART = 8  # photos that a thread decodes at once
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,8 +108,8 @@ class EvaluationInput:
         """Yield rows of the dataset in batches, as they are loaded."""
         size, mode = self.batch_size, self.chosen.about.get("au_mode", "prior")
         renderer = self.make_renderer() if mode != "prior" else None
-        for start in range(0, len(rows), size):
-            batch = default_collate(self.dataset.__getitems__(rows[start : start + size]))
+        for items in self._decode_ahead(rows, size):
+            batch = default_collate(items)
             batch["has_face"] = find_faces(self.dataset, batch)
             # for the class of some rows these shards have no map, and say nothing of their faces
             undrawn = torch.tensor(sorted(self.chosen.undrawn), dtype=torch.int64)
@@ -114,6 +120,24 @@ class EvaluationInput:
                 sizes = [self.dataset.read_size(index) for index in batch["index"].tolist()]
                 batch["photo_size"] = torch.tensor(sizes)
             yield batch
+
+    def _decode_ahead(self, rows: Sequence[int], size: int) -> Iterator[list[Item]]:
+        """Yield the items of each batch; threads decode the next ones while one is looked at."""
+        batches = [rows[start : start + size] for start in range(0, len(rows), size)]
+        parts = [
+            (number, batch[at : at + _PART])
+            for number, batch in enumerate(batches)
+            for at in range(0, len(batch), _PART)
+        ]
+        threads = count_cores() if len(parts) > 1 else 0
+        decoded = work_ahead(
+            lambda part: (part[0], self.dataset.__getitems__(part[1])),
+            parts,
+            threads,
+            2 * size // _PART,
+        )
+        for _, group in groupby(decoded, key=itemgetter(0)):
+            yield [item for _, items in group for item in items]
 
     def _add_gain(self, batch: Item, renderer: ClassMapRenderer, mode: str) -> None:
         """Add what the renderer's units gain by the AUs that were measured in each photo, (N, V).
@@ -150,10 +174,10 @@ def plan_run(
     class_maps, means = find_method(config["settings"]["method"]).class_maps, _read_means(run)
 
     def view(batch: Item) -> MapSet:
-        images = batch["image"].to(device).float() / 255
+        images = batch["image"].to(device, non_blocking=True).float() / 255
         images = images.contiguous(memory_format=torch.channels_last)
-        maps = predict_maps(model, images, batch["face"].to(device))
-        views = view_maps(maps, batch["label"].to(device))
+        maps = predict_maps(model, images, batch["face"].to(device, non_blocking=True))
+        views = view_maps(maps, batch["label"].to(device, non_blocking=True))
         return views if class_maps else views._replace(cams=None)
 
     return EvaluationInput(

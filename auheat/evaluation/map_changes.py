@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from auheat.evaluation.metrics import centre_vectors, compare
+from auheat.utils.cuda import exact_float32
 from auheat.utils.maps import divide
 
 STAGES = 5
@@ -27,6 +28,7 @@ _WINDOW, _SIGMA = 11, 1.5
 _C1, _C2 = 0.01**2, 0.03**2
 
 
+@exact_float32()
 def correlate_ranks(a: Tensor, b: Tensor) -> Tensor:
     """Return Spearman's rank correlation (N,) of maps a and b (N, H, W), 0 where one is constant.
 
@@ -120,12 +122,13 @@ def move_images(images: Tensor, by: tuple[float, float, float], back: bool = Fal
     right, down, turn = (-v if back else v for v in by)
     cos, sin = math.cos(turn), math.sin(turn)
     # where an output pixel is read: the move backwards, in halves of each side
-    matrix = images.new_tensor(
+    matrix = torch.tensor(
         [
             [cos, sin * height / width, -2 * right / width],
             [-sin * width / height, cos, -2 * down / height],
-        ]
-    )
+        ],
+        dtype=images.dtype,
+    ).to(images.device, non_blocking=True)
     grid = F.affine_grid(
         matrix.expand(len(images), -1, -1), list(images.shape), align_corners=False
     )

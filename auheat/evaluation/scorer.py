@@ -30,6 +30,7 @@ from auheat.evaluation.model_maps import (
 )
 from auheat.heatmaps.class_maps import REGION, ClassMapRenderer, FaceMaps
 from auheat.records import Array
+from auheat.utils.cuda import exact_float32
 from auheat.utils.maps import centre_gaussian, divide, on_grid
 
 GAUSSIAN_SIGMAS = (0.1, 0.125, 0.15, 0.175, 0.2, 0.225, 0.25, 0.3, 0.35, 0.4, 0.5)
@@ -132,17 +133,29 @@ class MapScorer:
                 )
         self._asked = renderer.asked().to(device)
         self._own = renderer.position()
+        self._places = self._own.to(device)
+        self._drawn = torch.tensor(renderer.drawn, dtype=torch.int64).to(device)
         self._answers: list[dict[str, Tensor]] = []
         self._scored: list[dict[str, Tensor]] = []
         self._classes: list[dict[str, Tensor]] = []
         self._sums: dict[str, Tensor] = {}
 
+    @exact_float32()
     def update(self, views: MapSet, batch: Mapping[str, Tensor]) -> None:
         """Score one batch: its views, on the scorer's device, and its items as they were loaded.
 
         Photos of a class without a heatmap that show one (`has_face`) are scored for every class's
-        map alone.
+        map alone. Where it raises, such as for want of memory, nothing of the batch has been added.
         """
+        kept = [(rows, len(rows)) for rows in (self._answers, self._scored, self._classes)]
+        try:
+            self._update(views, batch)
+        except BaseException:
+            for rows, n in kept:
+                del rows[n:]
+            raise
+
+    def _update(self, views: MapSet, batch: Mapping[str, Tensor]) -> None:
         self.kinds = tuple(views.maps)
         self.top = [kind for kind in self.kinds if kind not in (CAM, CAM_PREDICTED)][-1]
         labels, index = batch["label"], batch["index"]
@@ -150,12 +163,20 @@ class MapScorer:
         answers = {"predicted": views.predicted, "probabilities": views.probabilities}
         answers |= {} if views.evidence is None else {"evidence": views.evidence}
         self._answers.append({"index": index, "label": labels, "scored": scored} | answers)
-        rows, landmarks = torch.nonzero(scored)[:, 0], batch["landmarks"].to(self.device)
+        rows = torch.nonzero(scored)[:, 0]
+        landmarks = batch["landmarks"].to(self.device, non_blocking=True)
         sizes = batch.get("photo_size")
-        step = _CHUNK_CPU if self.device.type == "cpu" else max(1, len(rows))
+        step = _CHUNK_CPU if self.device.type == "cpu" else max(1, len(labels))
+        has_face = batch.get("has_face", batch["valid"]) & (self._own[labels] < 0)
+        others = torch.nonzero(has_face)[:, 0] if views.cams is not None else rows[:0]
+        for start in range(0, len(others), step):
+            part = others[start : start + step]
+            here = part.to(self.device, non_blocking=True)
+            heatmaps = centre_vectors(self.renderer.draw(landmarks[here]).heatmaps)
+            self._score_classes(views.cams, index[part], here, heatmaps)
         for start in range(0, len(rows), step):
             part = rows[start : start + step]
-            here, own = part.to(self.device), self.own_of(labels[part])
+            here, own = part.to(self.device, non_blocking=True), self.own_of(labels[part])
             maps = bring_to_grid(views.maps, here, self.renderer.size)
             photo_sizes = None if sizes is None else sizes[part]
             gain = batch["gain"][part] if "gain" in batch else None
@@ -168,15 +189,9 @@ class MapScorer:
             about = {"index": index[part], "scores": scores.scores, "sound": maps.sound}
             about["of_predicted"] = self._match_predicted(scores, views.predicted[here])
             self._scored.append(about | baselines | units)
-            self._add_up(maps, _pick(faces.heatmaps, own), labels[part].to(self.device))
             self._score_classes(views.cams, index[part], here, heatmaps)
-        has_face = batch.get("has_face", batch["valid"]) & (self._own[labels] < 0)
-        others = torch.nonzero(has_face)[:, 0] if views.cams is not None else rows[:0]
-        for start in range(0, len(others), step):
-            part = others[start : start + step]
-            here = part.to(self.device)
-            heatmaps = centre_vectors(self.renderer.draw(landmarks[here]).heatmaps)
-            self._score_classes(views.cams, index[part], here, heatmaps)
+            classes = labels[part].to(self.device, non_blocking=True)
+            self._add_up(maps, _pick(faces.heatmaps, own), classes)  # last: it is not taken back
 
     def _score_classes(
         self, cams: Tensor | None, index: Tensor, here: Tensor, heatmaps: Centred
@@ -185,7 +200,7 @@ class MapScorer:
         if cams is None:
             return
         drawn = self.renderer.drawn
-        plain, sound = bring_class_maps_to_grid(cams[here][:, drawn], self.renderer.size)
+        plain, sound = bring_class_maps_to_grid(cams[here][:, self._drawn], self.renderer.size)
         centred = centre_vectors(plain)
         _, r = compare(centred, heatmaps, centred.values @ heatmaps.values.mT)
         pairs = score_every_class(r)  # each map as that of each class
@@ -200,7 +215,7 @@ class MapScorer:
 
     def _match_predicted(self, scores: BatchScores, predicted: Tensor) -> Tensor:
         """Return whether maps (n, M) are closest to the heatmap of the class predicted (n,)."""
-        said = torch.where(predicted >= 0, self.own_of(predicted.clamp(min=0).cpu()), -1)[:, None]
+        said = torch.where(predicted >= 0, self._places[predicted.clamp(min=0)], -1)[:, None]
         hits = (find_nearest(scores.likeness) == said).to(scores.scores.dtype)
         return torch.where(said >= 0, hits, torch.nan)
 
@@ -209,7 +224,7 @@ class MapScorer:
 
         It is -1 for a class without a heatmap.
         """
-        return self._own[labels].to(self.device)
+        return self._own[labels].to(self.device, non_blocking=True)
 
     def score(
         self, maps: ResampledMaps, faces: FaceMaps, heatmaps: Centred, own: Tensor
@@ -272,10 +287,10 @@ class MapScorer:
         shown = {"heatmap": target, "attention": maps.plain[:, self.kinds.index(self.top)]}
         if CAM in self.kinds:
             shown["cam"] = maps.plain[:, self.kinds.index(CAM)]
+        shape = (len(self.renderer.plan.names), *self.renderer.size)
+        for name in shown.keys() - self._sums.keys():
+            self._sums[name] = torch.zeros(shape, device=self.device)
         for name, values in shown.items():
-            if name not in self._sums:
-                shape = (len(self.renderer.plan.names), *self.renderer.size)
-                self._sums[name] = torch.zeros(shape, device=self.device)
             self._sums[name].index_add_(0, labels, values)
 
     def compute(self) -> PhotoScores | None:

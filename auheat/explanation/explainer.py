@@ -245,7 +245,8 @@ class Explainer:
             shown = {"attention": maps.attention[-1]}
             if self._method.class_maps:
                 shown["cam"] = maps.cams[rows, guess]
-            if not all(v.isfinite().all() for v in (maps.logits, maps.cams, *shown.values())):
+            numbers = (maps.logits, maps.cams, *shown.values())
+            if not torch.stack([v.isfinite().all() for v in numbers]).all():
                 raise StoreError(
                     f"{self.run}: its weights give no numbers (expected finite ones; train it anew)"
                 )
@@ -258,6 +259,8 @@ class Explainer:
                 scorer.score(seen, faces, heatmaps, scorer.own_of(one)) if renderer.drawn else None
                 for one in classes
             ]
+            scores = [one and BatchScores(*(v.cpu() for v in one)) for one in scores]
+            faces = faces._replace(heatmaps=faces.heatmaps.cpu(), logs=faces.logs.cpu())
             return _Batch(
                 guess.tolist(),
                 maps.logits.double().softmax(1).cpu().numpy(),

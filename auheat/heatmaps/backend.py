@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from auheat.records import Array
+
 T = TypeVar("T")
 
 
@@ -26,8 +28,17 @@ def where_is(array: Any) -> dict[str, Any]:
 
 
 def like(array: Any, values: Any) -> Any:
-    """Return values as an array of the same kind, dtype and device."""
-    return namespace(array).asarray(values, **where_is(array))
+    """Return values as an array of the same kind, dtype and device; the host waits for none."""
+    xp = namespace(array)
+    if xp is np:
+        return np.asarray(values, dtype=array.dtype)
+    return xp.asarray(values, dtype=array.dtype).to(array.device, non_blocking=True)
+
+
+def index_like(array: Any, places: Array) -> Any:
+    """Return places (n,) as an index of `array`; with one of NumPy torch waits for the device."""
+    xp = namespace(array)
+    return places if xp is np else xp.from_numpy(places).to(array.device, non_blocking=True)
 
 
 def move(record: T, array: Any) -> T:
@@ -45,7 +56,7 @@ def _move(record: Any, dtype: Any, device: Any) -> Any:
         values = [getattr(record, field.name) for field in fields(record)]
         kinds = [None if v.dtype.kind == "i" else dtype for v in values]
         moved = [
-            torch.asarray(v, dtype=kind, device=device)
+            torch.asarray(v, dtype=kind).to(device, non_blocking=True)
             for v, kind in zip(values, kinds, strict=True)
         ]
     return type(record)(*moved)

@@ -15,8 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from auheat.heatmaps.backend import index_like, like
 from auheat.heatmaps.face_frame import Faces, check_faces
 from auheat.heatmaps.plan import Blobs, Plan, place_blobs
+from auheat.utils.cuda import exact_float32
 
 REGION = 0.5
 """A region is where a map of Gaussians reaches at least this share of its peak."""
@@ -24,6 +26,9 @@ REGION = 0.5
 _LOG_REGION = math.log(REGION)
 
 _FAR = -1e6  # pixels
+
+_PIXELS_CPU, _PIXELS_DEVICE = 2**22, 2**27
+"""Pixels of all Gaussians drawn at once: what a core's cache holds, and what fills a device."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,16 +82,24 @@ class ClassMapRenderer:
     other sides is another unit.
     """
 
-    def __init__(self, plan: Plan, side: int) -> None:
-        self.plan, self.size = plan, (side, side)
+    def __init__(self, plan: Plan, side: int | tuple[int, int]) -> None:
+        self.plan, self.size = plan, (side, side) if isinstance(side, int) else side
         self.drawn = [k for k, blobs in enumerate(plan.classes) if blobs is not None]
         self.blobs, self.units = _collect_units([plan.classes[k] for k in self.drawn])
+        asked = (
+            [(i, u.weights[k]) for i, u in enumerate(self.units) if k in u.weights]
+            for k in range(len(self.drawn))
+        )
+        self._asked = [
+            (np.array([i for i, _ in pairs], np.int64), np.array([[[w]] for _, w in pairs]))
+            for pairs in asked
+        ]
 
-    def _place(self, landmarks: Tensor) -> Placed:
+    def _place(self, landmarks: Tensor, within: tuple[int, int] | None = None) -> Placed:
         """Place all Gaussians on faces."""
         labels = torch.zeros(len(landmarks), dtype=torch.int64, device=landmarks.device)
         exact = landmarks.double()  # these few numbers decide on every pixel
-        faces: Faces = check_faces(exact, labels, self.size, self.plan.frame)
+        faces: Faces = check_faces(exact, labels, within or self.size, self.plan.frame)
         *placed, _ = place_blobs(faces, self.blobs, self.size)
         aside = (_FAR, _FAR, 1.0, 0.0, 1.0)
         known = faces.usable[:, None]
@@ -106,7 +119,7 @@ class ClassMapRenderer:
         """
         if gain is None:
             return self.draw(landmarks, photo_sizes)
-        gain = gain.to(landmarks.device)
+        gain = gain.to(landmarks.device, non_blocking=True)
         shift = gain.new_zeros((len(gain), len(self.drawn), len(self.units)))
         shift[torch.arange(len(gain), device=gain.device), own] = gain.log()
         return self.draw(landmarks, photo_sizes, shift)
@@ -116,37 +129,44 @@ class ClassMapRenderer:
         landmarks: Tensor,
         photo_sizes: Tensor | None = None,  # noqa: ARG002 (the authors' maps depend on it)
         shift: Tensor | None = None,
+        within: tuple[int, int] | None = None,
     ) -> FaceMaps:
-        """Draw on faces: landmarks (N, 68, 2) px of the grid, NaN where not known."""
-        placed = self._place(landmarks)
-        n, device = len(placed.x), placed.x.device
+        """Draw on faces: landmarks (N, 68, 2) px of the grid, NaN where not known.
+
+        With `within`, landmarks are px of photos of that (H, W), which the grid covers.
+        """
+        placed = self._place(landmarks, within)
+        (n, blobs), device = placed.x.shape, placed.x.device
         logs = torch.empty((n, len(self.units), *self.size), device=device)
         highest = torch.full((n, len(self.drawn), *self.size), -torch.inf, device=device)
-        for number, unit in enumerate(self.units):
-            one = logs[:, number]
-            self._draw_logs(placed, unit.part, one)
-            for k, weight in unit.weights.items():
-                here = highest[:, k]
-                value = one + weight if weight else one
+        columns, rows = self._factors(placed)
+        most = _PIXELS_CPU if device.type == "cpu" else _PIXELS_DEVICE
+        step = max(1, most // max(1, blobs * self.size[0] * self.size[1]))
+        for part in (slice(start, start + step) for start in range(0, n, step)):
+            with exact_float32():  # in TF32 the logs of a map would err by hundredths
+                flat = torch.bmm(rows[part].flatten(0, 1), columns[part].flatten(0, 1))
+            every = flat.view(*rows[part].shape[:2], *self.size)
+            for number, unit in enumerate(self.units):
+                torch.amax(every[:, unit.part], 1, out=logs[part, number])
+            for k, (units, weights) in enumerate(self._asked):
+                if not len(units):
+                    continue
+                added = like(logs, weights)
                 if shift is not None:
-                    value = value + shift[:, k, number, None, None]
-                torch.maximum(here, value, out=here)
+                    added = added + shift[part][:, k, index_like(logs, units), None, None]
+                chosen = logs[part].index_select(1, index_like(logs, units))
+                torch.amax(chosen.add_(added), 1, out=highest[part, k])
         return FaceMaps(placed, highest.exp_(), logs, shift)
 
-    def _draw_logs(self, placed: Placed, part: slice, out: Tensor) -> None:
-        """Write the log of a unit's map (N, S, S): the largest of its Gaussians' logs."""
-        x, y, a, b, c = (v[:, part, None] for v in placed)
+    def _factors(self, placed: Placed) -> tuple[Tensor, Tensor]:
+        """Return thin matrices (N, B, 3, W), (N, B, H, 3), whose products are Gaussians' logs."""
+        x, y, a, b, c = (v[..., None] for v in placed)
         dx = torch.arange(self.size[1], device=x.device, dtype=x.dtype) - x
         dy = torch.arange(self.size[0], device=x.device, dtype=x.dtype) - y
         one = torch.ones_like(dx)
-        columns = torch.stack([one, -b * dx, -0.5 * a * dx * dx], 2).to(out.dtype)
-        rows = torch.stack([-0.5 * c * dy * dy, dy, torch.ones_like(dy)], 3).to(out.dtype)
-        n, many = x.shape[:2]
-        flat = torch.bmm(rows.flatten(0, 1), columns.flatten(0, 1))
-        logs = flat.view(n, many, *self.size)
-        out.copy_(logs[:, 0])
-        for i in range(1, many):
-            torch.maximum(out, logs[:, i], out=out)
+        columns = torch.stack([one, -b * dx, -0.5 * a * dx * dx], 2)
+        rows = torch.stack([-0.5 * c * dy * dy, dy, torch.ones_like(dy)], 3)
+        return columns.float(), rows.float()
 
     def sample_at(self, faces: FaceMaps, points: Tensor) -> tuple[Tensor, Tensor]:
         """Read maps at points (N, M, 2), (x, y) in pixels of the grid, not only at its pixels.

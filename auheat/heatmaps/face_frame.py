@@ -9,7 +9,7 @@ import numpy as np
 
 from auheat.errors import RequestError
 from auheat.facs.records import Frame
-from auheat.heatmaps.backend import like, namespace
+from auheat.heatmaps.backend import index_like, like, namespace
 from auheat.records import N_POINTS, Array
 
 SCALE_FLOOR = 0.8
@@ -59,7 +59,7 @@ def check_faces(points: Any, labels: Any, image_sizes: Any, frame: Frame) -> Fac
     else:
         full = points.is_floating_point() and points.element_size() >= 4
         points = points.detach() if full else points.detach().float()
-        labels = xp.as_tensor(labels, device=points.device)
+        labels = xp.as_tensor(labels).to(points.device, non_blocking=True)
     sizes = like(points, image_sizes)
     if tuple(labels.shape) != (n,):
         raise RequestError(f"labels: shape {tuple(labels.shape)} (expected ({n},))")
@@ -94,7 +94,7 @@ def _fit_flat(points: Any, frame: Frame) -> tuple[Any, Any, Any, Any]:
     a = like(points, frame.mean[used])
     # sums of products, not matrix products: mixed precision would round those to 10 bits
     a = a - (weights * a).sum(0)
-    b = points[:, used]
+    b = points[:, index_like(points, used)]
     b = b - (weights * b).sum(1)[:, None]
     spread = (weights * a * a).sum()
     cos = (weights * a * b).sum(-1).sum(-1) / spread
@@ -119,7 +119,8 @@ def fit_yaw(points: Any, frame: Frame) -> Any:
     if frame.surface is None:
         return xp.zeros_like(points[:, 0, 0])
     used, solver, *_ = _prepare(frame)
-    columns = (like(points, solver)[:, None, :, None] * points[:, used]).sum(2)  # (3, N, 2)
+    face = points[:, index_like(points, used)]
+    columns = (like(points, solver)[:, None, :, None] * face).sum(2)  # (3, N, 2)
     right, down, away = ((c[:, 0], c[:, 1]) for c in columns)
     across = [down[1] * v[0] - down[0] * v[1] for v in (right, away)]
     return xp.arctan2(across[1], across[0])

@@ -34,6 +34,7 @@ class ReferenceMapRenderer(ClassMapRenderer):
         landmarks: Tensor,
         photo_sizes: Tensor | None = None,
         shift: Tensor | None = None,  # noqa: ARG002
+        within: tuple[int, int] | None = None,  # noqa: ARG002
     ) -> FaceMaps:
         """Draw on faces: landmarks (N, 68, 2) px of the grid, NaN where not known.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
-from auheat.heatmaps.backend import like, namespace, where_is
+from auheat.heatmaps.backend import index_like, like, namespace, where_is
 from auheat.heatmaps.face_frame import Faces, check_faces
 from auheat.heatmaps.plan import ASIDE, Blobs, Plan, foreshorten, place_blobs
 from auheat.records import Array
@@ -78,13 +78,16 @@ def render_heatmaps(
 def pick_rows(faces: Faces, plan: Plan) -> Iterator[tuple[Any, Blobs]]:
     """Yield the row numbers (M,) that have the same Gaussians, and those, class by class."""
     xp = namespace(faces.points)
+    usable, labels = faces.usable, faces.labels
+    if xp is not np:  # a device is waited for once, and not class by class
+        usable, labels = xp.stack([usable.long(), labels.long()]).cpu().numpy()
+        usable = usable.astype(bool)
     for k, blobs in enumerate(plan.classes):
         if blobs is None:
             continue
-        rows = xp.nonzero(faces.usable if plan.blind else faces.usable & (faces.labels == k))
-        rows = rows[0] if xp is np else rows[:, 0]
+        rows = np.flatnonzero(usable if plan.blind else usable & (labels == k))
         if len(rows):
-            yield rows, blobs
+            yield rows if xp is np else index_like(faces.points, rows), blobs
 
 
 def _draw(placed: list[Any], size: tuple[int, int]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Protocol
 
 import numpy as np
@@ -24,8 +24,10 @@ class Detector(Protocol):
     digest: str
     device: str
     engine: str
-    batch_size: int
     lanes: int
+
+    @property
+    def batch_size(self) -> int: ...
 
     def __call__(self, images: Sequence[Array]) -> Landmarks:
         """Return a row for each image (H, W, 3) uint8 RGB, points in that image's own pixels."""
@@ -35,7 +37,8 @@ class Detector(Protocol):
 class DetectorGroup:
     """Detectors of one kind, each on a device of its own, that share every batch.
 
-    A batch is cut into as many runs as there are devices; a row is what any one would give.
+    A batch is cut into a run for each device, as long as its share of what fits at once; a row is
+    what any one would give.
     """
 
     def __init__(self, detectors: Sequence[Detector]) -> None:
@@ -45,13 +48,17 @@ class DetectorGroup:
         first = self._detectors[0]
         self.name, self.digest, self.engine = first.name, first.digest, first.engine
         self.device = ",".join(detector.device for detector in self._detectors)
-        self.batch_size = sum(detector.batch_size for detector in self._detectors)
         self.lanes = first.lanes
+
+    @property
+    def batch_size(self) -> int:
+        """How many images go through at once, on all devices together."""
+        return sum(detector.batch_size for detector in self._detectors)
 
     def __call__(self, images: Sequence[Array]) -> Landmarks:
         """Return a row for each image, in their order."""
-        n = len(self._detectors)
-        cuts = [len(images) * k // n for k in range(n + 1)]
+        sizes = [0, *accumulate(detector.batch_size for detector in self._detectors)]
+        cuts = [len(images) * size // sizes[-1] for size in sizes]
         runs = [images[a:b] for a, b in pairwise(cuts)]
         work = zip(self._pools, self._detectors, runs, strict=True)
         waiting = [pool.submit(detector, run) for pool, detector, run in work]

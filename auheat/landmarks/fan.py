@@ -15,6 +15,7 @@ import io
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from auheat.landmarks.mesh.crops import Pixels, pack
 from auheat.landmarks.mesh.detector import MeshDetector
 from auheat.landmarks.mesh.model_files import read_model
 from auheat.records import MIRROR, Array, Landmarks
+from auheat.utils.cuda import BatchLimit, exact_float32
 from auheat.utils.devices import pick_device
 
 VERSION = "fan 1"
@@ -46,7 +48,7 @@ CROP = 256
 """The network's input is CROP x CROP pixels."""
 
 
-CHUNK, CPU_CHUNK = 32, 4
+CHUNK, CPU_CHUNK = 64, 4
 """Faces that go through the network at once; more are taken in turns, to bound the memory.
 
 On a CPU eight at once took longer per face than one.
@@ -61,6 +63,10 @@ SPAN = 200 / 195
 
 _ONE = 2048
 """OpenCV's bilinear weights are multiples of 1 / _ONE."""
+
+
+_BEYOND = 2**30
+"""A coordinate outside of every image."""
 
 
 def box_points(points: Array) -> Array:
@@ -88,9 +94,9 @@ def place_crops(boxes: Array) -> tuple[Array, Array]:
 def _taps(centre: Array, side: Array) -> tuple[Tensor, Tensor]:
     """Return the image pixels that a crop's pixels lie between, and their weights.
 
-    Both (M, 2, 2, CROP): axis (x, y), one neighbour and the other, place in the crop; the weights
-    are integers that sum to _ONE. The library cuts whole pixels, from the crop's first pixel
-    (counted from one) to its end, both truncated, and resizes this patch by half-pixel rules.
+    Both (M, 2, 2, CROP) int32: axis (x, y), one neighbour and the other, place in the crop; the
+    weights are integers that sum to _ONE. The library cuts whole pixels, from the crop's first
+    pixel (counted from one) to its end, both truncated, and resizes this patch by half-pixel rules.
     """
     half = (side / 2)[:, None]
     start = np.trunc(centre - half + side[:, None] / CROP)
@@ -100,8 +106,8 @@ def _taps(centre: Array, side: Array) -> tuple[Tensor, Tensor]:
     high_weight = (at - low).astype(np.float32)
     weight = np.rint(np.stack([1 - high_weight, high_weight], 2) * _ONE)
     inside = np.clip(np.stack([low, low + 1], 2), 0, size[..., None, None] - 1)
-    index = inside + start[..., None, None]
-    return torch.from_numpy(index.astype(np.int64)), torch.from_numpy(weight.astype(np.int32))
+    index = np.clip(inside + start[..., None, None], -1, _BEYOND)
+    return torch.from_numpy(index.astype(np.int32)), torch.from_numpy(weight.astype(np.int32))
 
 
 def cut_crops(pixels: Pixels, image: Tensor, centre: Array, side: Array) -> Tensor:
@@ -111,20 +117,21 @@ def cut_crops(pixels: Pixels, image: Tensor, centre: Array, side: Array) -> Tens
     `resize(INTER_LINEAR)`, which FAN's authors use: so every device gives the same bits.
     """
     device = pixels.flat.device
-    index, weight = (part.to(device) for part in _taps(centre, side))
-    last = pixels.size[image].flip(1).view(-1, 2, 1, 1) - 1
+    index, weight = torch.stack(_taps(centre, side)).to(device, non_blocking=True)
+    last = pixels.size[image].int().flip(1).view(-1, 2, 1, 1) - 1
     weight = weight * ((index >= 0) & (index <= last))
     index = torch.minimum(index.clamp(min=0), last)
     columns, column_weight = index[:, 0, :, None, :], weight[:, 0, :, None, None, :]
     rows, row_weight = index[:, 1, :, :, None], weight[:, 1, :, None, :, None]
-    rows = rows * (last[:, 0, None] + 1) + pixels.start[image].view(-1, 1, 1, 1)
-    shift = torch.tensor([0, 8, 16], dtype=torch.int32, device=device).view(3, 1, 1)
+    rows = rows * (last[:, 0, None] + 1) + pixels.start[image].int().view(-1, 1, 1, 1)
+    shift = torch.arange(0, 24, 8, dtype=torch.int32, device=device).view(3, 1, 1)
     shape = (len(image), 3, CROP, CROP)
     crops = torch.full(shape, 2, dtype=torch.int32, device=device)
     for i in range(2):
         line = torch.zeros_like(crops)
         for k in range(2):
-            found = torch.take(pixels.flat, rows[:, i] + columns[:, k]).unsqueeze(1)
+            at = rows[:, i] + columns[:, k]
+            found = pixels.flat.index_select(0, at.flatten()).view(at.shape).unsqueeze(1)
             line += ((found >> shift) & 255) * column_weight[:, k]
         crops += ((line >> 4) * row_weight[:, i]) >> 16
     return (crops >> 2).float() / 255
@@ -139,8 +146,14 @@ def predict_heatmaps(network: nn.Module, crops: Tensor, flip: bool) -> Tensor:
     heatmaps: Tensor = network(crops)[-1].float()
     if flip:
         mirrored: Tensor = network(crops.flip(-1))[-1].float()
-        heatmaps = heatmaps + mirrored.flip(-1)[:, torch.from_numpy(MIRROR).to(crops.device)]
+        heatmaps = heatmaps + mirrored.flip(-1)[:, _mirror(crops.device)]
     return heatmaps
+
+
+@cache
+def _mirror(device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # what is kept must be usable outside that mode, too
+        return torch.from_numpy(MIRROR).to(device, non_blocking=True)
 
 
 def decode_heatmaps(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
@@ -182,22 +195,38 @@ def locate(
     not finite.
     """
     centre, side = place_crops(boxes)
-    points = np.zeros((len(side), len(MIRROR), 2), np.float32)
     chunk = chunk_size(image.device)
-    for i in range(0, len(side), chunk):
-        part = slice(i, i + chunk)
-        with torch.inference_mode():
-            crops = cut_crops(pixels, image[part], centre[part], side[part])
-            heatmaps = predict_heatmaps(network, crops, flip)
-            place, peak = decode_heatmaps(heatmaps)
-        if not torch.isfinite(peak).all():
-            raise AuheatError(
-                "fan: the network's heatmaps are not finite (other weights, or --engine float32 "
-                "where half precision overflows)"
-            )
-        share = place.cpu().numpy().astype(np.float64) / heatmaps.shape[-1] - 0.5
-        points[part] = share * side[part, None, None] + centre[part, None] - 0.5
-    return points
+    peaks = [
+        _find_peaks(network, pixels, image[part], centre[part], side[part], flip)
+        for part in (slice(i, i + chunk) for i in range(0, len(side), chunk))
+    ]
+    return _to_photo(peaks, centre, side)
+
+
+def _find_peaks(
+    network: nn.Module, pixels: Pixels, image: Tensor, centre: Array, side: Array, flip: bool
+) -> Tensor:
+    """Return where the heatmaps peak, as shares of the crop, and how high: (M, 68, 3) f64."""
+    with torch.inference_mode(), exact_float32():
+        crops = cut_crops(pixels, image, centre, side)
+        heatmaps = predict_heatmaps(network, crops, flip)
+        place, peak = decode_heatmaps(heatmaps)
+        share = place.double() / heatmaps.shape[-1] - 0.5
+        return torch.cat([share, peak.double().unsqueeze(2)], 2)
+
+
+def _to_photo(peaks: Sequence[Tensor], centre: Array, side: Array) -> Array:
+    """Return points (M, 68, 2) f32 px of the peaks of M crops, by one copy from the device."""
+    if not peaks:
+        return np.zeros((0, len(MIRROR), 2), np.float32)
+    found = torch.cat(list(peaks)).cpu().numpy()
+    if not np.isfinite(found[..., 2]).all():
+        raise AuheatError(
+            "fan: the network's heatmaps are not finite (other weights, or --engine float32 "
+            "where half precision overflows)"
+        )
+    points: Array = found[..., :2] * side[:, None, None] + centre[:, None] - 0.5
+    return points.astype(np.float32)
 
 
 def _load_class() -> Callable[[int], nn.Module]:
@@ -282,7 +311,6 @@ class FanDetector:
     """
 
     name = "fan"
-    lanes = 1
 
     def __init__(
         self,
@@ -302,7 +330,10 @@ class FanDetector:
         self.device = str(self._device)
         self.engine = "torch, float16" if half else "torch, float32"
         # On a CPU a face takes half a second: a larger batch would only be slow to stop.
-        self.batch_size = self._mesh.batch_size if self._device.type == "cuda" else 2 * CPU_CHUNK
+        on_card = self._device.type == "cuda"
+        self.batch_size = self._mesh.batch_size if on_card else 2 * CPU_CHUNK
+        self.lanes = 2 if on_card else 1  # beside the network of one batch, the mesh of another
+        self._limit = BatchLimit(chunk_size(self._device), self.device)
         settings = repr((VERSION, CROP, RAISE, SPAN, flip, half, self._mesh.digest)).encode()
         self.digest = hashlib.sha256(settings + hashlib.sha256(data).digest()).hexdigest()
 
@@ -311,11 +342,14 @@ class FanDetector:
         faces = self._mesh(images)
         points = np.full_like(faces.points, np.nan)
         rows = np.flatnonzero(np.isfinite(faces.points).all((1, 2)))
-        chunk = chunk_size(self._device)
-        for i in range(0, len(rows), chunk):
-            part = rows[i : i + chunk]
-            pixels = pack([images[k] for k in part], self._device)
-            everything = torch.arange(len(part), device=self._device)
-            boxes = box_points(faces.points[part])
-            points[part] = locate(self._network, pixels, everything, boxes, flip=self._flip)
+        centre, side = place_crops(box_points(faces.points[rows]))
+
+        def place(some: Sequence[int]) -> Tensor:
+            pixels = pack([images[rows[k]] for k in some], self._device)
+            image = torch.arange(len(some), device=self._device)
+            return _find_peaks(self._network, pixels, image, centre[some], side[some], self._flip)
+
+        # While the device is at one chunk, the next is packed: nothing is read before the last.
+        peaks = self._limit.run(place, range(len(rows)))
+        points[rows] = _to_photo(peaks, centre, side)
         return Landmarks(points, faces.score, faces.status)

@@ -53,7 +53,8 @@ def drop_attended(features: Tensor, drop: Tensor, threshold: float = DROP_THRESH
     attention = features.mean(1, keepdim=True)
     bound = threshold * attention.amax((2, 3), keepdim=True)
     mask = (attention <= bound).to(features.dtype)
-    return features * torch.where(drop.to(features.device), mask, attention.sigmoid())
+    drop = drop.to(features.device, non_blocking=True)
+    return features * torch.where(drop, mask, attention.sigmoid())
 
 
 def draw_drop(rate: float = DROP_RATE) -> Tensor:

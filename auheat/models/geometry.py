@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from auheat.facs.records import Frame
+from auheat.heatmaps.backend import index_like, like
 from auheat.heatmaps.face_frame import check_faces
 from auheat.models.network import Classifier
 from auheat.models.output import Output
@@ -64,7 +65,7 @@ def to_face_frame(points: Tensor, frame: Frame) -> tuple[Tensor, Tensor]:
     usable (NaN, or all points in one place) are zero.
     """
     faces = check_faces(points, torch.zeros(len(points), dtype=torch.int64), (1, 1), frame)
-    weights = faces.points.new_tensor(frame.weights / frame.weights.sum())[:, None]
+    weights = like(faces.points, frame.weights / frame.weights.sum())[:, None]
     centred = faces.points - (weights * faces.points).sum(1, keepdim=True)
     cos, sin, scale = (faces.frames[:, i, None] for i in range(3))
     x, y = centred.unbind(-1)
@@ -80,10 +81,11 @@ def measure_faces(points: Tensor, frame: Frame) -> tuple[Tensor, Tensor]:
     midline points (down is positive), and half of how uneven the corners of the mouth are.
     """
     placed, usable = to_face_frame(points, frame)
-    first, second = placed[:, _FIRST], placed[:, _SECOND]
+    first, second = (placed[:, index_like(placed, index)] for index in (_FIRST, _SECOND))
     apart = (first - second) / 2
     heights = (first + second)[..., 1] / 2
-    return torch.cat([apart[:, _PAIRS, 0], heights, apart[:, _CORNERS, 1].abs()], 1), usable
+    pairs, corners = (apart[:, index_like(placed, index)] for index in (_PAIRS, _CORNERS))
+    return torch.cat([pairs[..., 0], heights, corners[..., 1].abs()], 1), usable
 
 
 class GeometryBranch(nn.Module):
@@ -128,12 +130,19 @@ class GeometryBranch(nn.Module):
     def by_point(self, measures: Tensor) -> Tensor:
         """Return what each landmark adds to the logits (N, 68, K); a pair shares what it says."""
         each = measures[:, None] * self.weight
-        return (each @ each.new_tensor(_SHARED)).mT
+        added: Tensor = each @ like(each, _SHARED)
+        return added.mT
 
 
 def group_points(by_point: Tensor) -> Tensor:
     """Return the sums (N, G, K) over the landmarks of each of `GROUPS` of values (N, 68, K)."""
-    return torch.stack([by_point[:, list(group)].sum(1) for group in GROUPS.values()], 1)
+    return torch.stack(
+        [
+            by_point[:, torch.arange(group.start, group.stop, device=by_point.device)].sum(1)
+            for group in GROUPS.values()
+        ],
+        1,
+    )
 
 
 class GeometryNetwork(nn.Module):

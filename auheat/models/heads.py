@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from auheat.models.cams import Formula, gradient_maps
-from auheat.models.output import Output
+from auheat.models.output import Output, wants_logits_alone
 from auheat.utils.maps import min_max
 
 
@@ -53,9 +53,10 @@ class GradientHead(GapHead):
     def forward(self, features: Sequence[Tensor], labels: Tensor | None = None) -> Output:
         """Return logits (B, K), and where they are read the formula's maps (B, K, h, w)."""
         top = features[-1]
-        if self.training:
+        if self.training or wants_logits_alone():
             output = super().forward(features, labels)
-            return output._replace(maps=self._make_maps(top)) if self.aligned else output
+            aligned = self.training and self.aligned
+            return output._replace(maps=self._make_maps(top)) if aligned else output
         return Output(self.score(top), gradient_maps(self.formula, self.score, top))
 
     def _make_maps(self, top: Tensor) -> Tensor:

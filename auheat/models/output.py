@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import NamedTuple
 
 from torch import Tensor
@@ -11,10 +14,11 @@ class Output(NamedTuple):
     """A classifier's output: logits (B, K), maps (B, K, h, w), and what else is trained.
 
     In evaluation mode `maps` are the method's own. In training, where no loss reads them, those
-    that take a walk back (the gradient CAMs, PRM) are not made: the head's plain class maps
-    stand there. `aux_logits` are further (B, K) logits that take part in the loss alone;
-    `features` are the backbone's maps, shallow to deep. `logit_maps` (B, K, h, w) are maps whose
-    mean is the logit but for a constant of the class; None where no map adds up to it.
+    that take a walk back (the gradient CAMs, PRM) are not made: the head's plain class maps stand
+    there; so they do inside of `logits_alone`. `aux_logits` are further (B, K) logits that take
+    part in the loss alone; `features` are the backbone's maps, shallow to deep. `logit_maps` (B, K,
+    h, w) are maps whose mean is the logit but for a constant of the class; None where no map adds
+    up to it.
     """
 
     logits: Tensor
@@ -27,3 +31,32 @@ class Output(NamedTuple):
 def attention(features: Tensor) -> Tensor:
     """Return the attention T (B, h, w) of features (B, C, h, w): their channel mean (eq. 1)."""
     return features.mean(1)
+
+
+_logits_alone: ContextVar[bool] = ContextVar("logits_alone", default=False)
+
+
+@contextmanager
+def logits_alone() -> Generator[None, None, None]:
+    """Let networks leave out, inside, the maps that take a walk back: their logits are the same.
+
+    Example:
+        >>> import torch
+        >>> from auheat import build_classifier
+        >>> from auheat.models.output import logits_alone
+        >>> model = build_classifier("gradcam", "thin", classes=2).eval()
+        >>> with torch.no_grad(), logits_alone():
+        ...     fast = model(torch.zeros(1, 3, 32, 32)).logits
+        >>> torch.equal(fast, model(torch.zeros(1, 3, 32, 32)).logits)
+        True
+    """
+    token = _logits_alone.set(True)
+    try:
+        yield
+    finally:
+        _logits_alone.reset(token)
+
+
+def wants_logits_alone() -> bool:
+    """Return whether a network is called inside of `logits_alone`."""
+    return _logits_alone.get()

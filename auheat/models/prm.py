@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_input
 
 from auheat.models.network import Network
-from auheat.models.output import Output
+from auheat.models.output import Output, wants_logits_alone
 from auheat.models.resnet import BasicBlock, Bottleneck
 
 WINDOW = 3
@@ -185,7 +185,7 @@ class PeakNetwork(Network):
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Output:
         """Classify images (B, 3, H, W); labels are not needed."""
-        if self.training:
+        if self.training or wants_logits_alone():
             return super().forward(images, labels)
         entered: list[Tensor] = []
         block: Any = self.backbone.layer4[-1]  # type: ignore[index]

@@ -20,7 +20,7 @@ from auheat.landmarks.imported.matching import ImportedPoints, import_points
 from auheat.landmarks.registry import DETECTORS, load_detector
 from auheat.pipeline.extraction_jobs import ExtractionJob, PhotoList, take_spread
 from auheat.pipeline.landmark_sources import DetectorSource, ImportedSource
-from auheat.pipeline.workers import check_backend, run_jobs
+from auheat.pipeline.workers import check_backend, place_workers, run_jobs
 from auheat.shards.manifest import ShardEntry
 from auheat.shards.schema import FORMAT_VERSION, LANDMARKS
 from auheat.shards.writer import ShardFolder, write_shard
@@ -84,11 +84,11 @@ def extract(
         detector_model: File of the detector's weights (fan, mediapipe).
         device: "auto", "cpu", "cuda", "cuda:N"; several with commas between them.
         engine: "auto" (OpenVINO on a CPU, else torch in float32), "openvino", "float32", "float16".
-        batch_size: Photos that go through the detector at once, 1 or more; None: as suits the
-            device.
+        batch_size: Photos that are handed to the detector at once, 1 or more (`mesh` takes at
+            most 64 of them at a time on a CPU, 256 on a card); None: as suits the device.
         workers: Threads that read photos, or processes, 1 or more; None: one per core.
         backend: "threads"; or "loky", "dask", "ray": `workers` processes that each make whole
-            shards, with a detector and a core of their own.
+            shards, with a detector and a core of their own, on the CPU unless `device` says more.
         limit: Take only this many photos, 1 or more, spread evenly over the set; None: all.
         shard_size: Rows per shard, 1 or more.
         retry_failed: Look again at the rows that failed, and only at them.
@@ -122,8 +122,9 @@ def extract(
     check_free(store)  # before minutes go by in listing photos and loading networks
     patterns = {"person_pattern": person_pattern, "split_pattern": split_pattern}
     listing = read_dataset(src, dataset, variant, follow_links, store / PHOTOS, labels, **patterns)
+    device, placed = place_workers(device, check_backend(backend), workers)
     made_by = _Settings(detector, device, landmark_map, detector_model, engine, batch_size)
-    locate = _open(made_by, listing, workers, check_backend(backend))
+    locate = _open(made_by, listing, workers, backend)
     photos = PhotoList(listing.source, take_spread(listing.samples, limit), shard_size)
     total, about = len(photos.samples), _describe(listing, locate)
     fingerprint = _fingerprint(photos, shard_size, about | {"detection_side": locate.side})
@@ -146,7 +147,7 @@ def extract(
                 work = partial(_make_shard, made_by, folder.folder, folder.run, told)
                 run_jobs(work, jobs, folder, backend, workers, bar, lambda job: len(job.wanted))
         details = {**listing.details(), "detector": locate.name, **locate.details()}
-        notes = [*listing.notes, *find_leaks(listing), *locate.notes(), *photos.notes()]
+        notes = [*listing.notes, *find_leaks(listing), *locate.notes(), *photos.notes(), *placed]
         done = total, kept, time.perf_counter() - started, fail_on_bad, details, notes
         return summarize("extract", folder.folder, *done)
 
@@ -196,13 +197,13 @@ def _open(
     name = settings.detector
     if name != OWN_POINTS and (name in DETECTORS or not Path(name).exists()):
         return DetectorSource(settings.load(), settings.batch_size, workers)
+    if backend != "threads":
+        raise RequestError(f"--backend: {backend}: points that are read need no workers")
     if settings != _Settings(name, "auto", "fitted", None, "auto", None):
         raise RequestError(
             f"--detector: {name}: its points are read, not found (leave out --landmark-map, "
             "--detector-model, --device, --engine and --batch-size)"
         )
-    if backend != "threads":
-        raise RequestError(f"--backend: {backend}: points that are read need no workers")
     return ImportedSource(_import_points(name, listing), listing.samples, workers)
 
 

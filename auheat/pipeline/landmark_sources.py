@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from functools import cache
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,19 @@ from auheat.pipeline.photo_loading import (
     load_view,
     work_ahead,
 )
-from auheat.records import Landmarks, Sample, Status
+from auheat.records import Array, Box, Landmarks, Sample, Status
 from auheat.utils.console import progress
+from auheat.utils.failures import describe_failure
 
 SAMPLE = 64
 """Photos in which imported points are compared with the faces that a detector sees."""
+
+
+_AT_ONCE = 16  # photos that a thread is handed
+
+
+def _load_views(photos: Sequence[tuple[Path, Box | None]]) -> list[LoadedPhoto]:
+    return [load_view(photo) for photo in photos]
 
 
 class DetectorSource:
@@ -49,7 +57,12 @@ class DetectorSource:
         photos = ((src / row.path, row.box) for rows in shards for row in rows)
         threads, lanes = count_threads(self._workers), self._detector.lanes
         lanes = lanes if threads else 0
-        with closing(work_ahead(load_view, photos, threads, self._batch)) as decoded:
+        # Handing over takes Python's lock as long as reading a header: it is done for some at once.
+        count = sum(map(len, shards)) // (8 * threads) if threads else 1
+        count = min(max(count, 1), _AT_ONCE)
+        runs = iter(lambda: list(islice(photos, count)), [])
+        with closing(work_ahead(_load_views, runs, threads, -(-self._batch // count))) as read:
+            decoded = chain.from_iterable(read)
             batches = (
                 list(islice(decoded, min(self._batch, len(rows) - start)))
                 for rows in shards
@@ -72,12 +85,22 @@ class DetectorSource:
         if seen:
             at, images, origin, extent = zip(*seen, strict=True)
             index = list(at)
-            found = self._detector(images)
+            found = self._detect(images)
             small = np.array([image.shape[:2] for image in images])
             grow = (np.array(extent) / small)[:, None, ::-1]
             points[index] = (found.points + 0.5) * grow - 0.5 + np.array(origin)[:, None]
             score[index], status[index] = found.score, found.status
         return LocatedRows.of(Landmarks(points, score, status), batch)
+
+    def _detect(self, images: Sequence[Array]) -> Landmarks:
+        """Run the detector; a device or a memory that fails it is one clear error."""
+        try:
+            return self._detector(images)
+        except Exception as error:
+            text = describe_failure(error)
+            if not text:
+                raise
+            raise AuheatError(f"{self._detector.device}: {text}") from error
 
     def details(self) -> dict[str, Any]:
         """Return what a summary should tell."""

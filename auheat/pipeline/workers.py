@@ -18,11 +18,11 @@ from typing import Any, TypeVar
 import joblib
 from tqdm import tqdm
 
-from auheat.errors import AuheatError, MissingExtraError
+from auheat.errors import AuheatError, MissingExtraError, RequestError
 from auheat.shards.manifest import ShardEntry
 from auheat.shards.writer import ShardFolder
 from auheat.utils.checks import check_one_of
-from auheat.utils.devices import count_cores, limit_cores
+from auheat.utils.devices import count_cores, limit_cores, pick_device
 
 BACKENDS = ("threads", "loky", "dask", "ray")
 """Threads of this process (which batch over shards), or workers that own whole shards."""
@@ -33,6 +33,10 @@ RETRIES = 3
 
 
 T = TypeVar("T")
+
+
+CARD_WORKERS = 4
+"""Most worker processes of one machine that may load their networks onto its cards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,58 @@ _ENGINES: MappingProxyType[str, _Engine] = MappingProxyType(
         ),
     }
 )
+
+
+def place_workers(device: str, backend: str, workers: int | None) -> tuple[str, list[str]]:
+    """Return the device that workers find landmarks on, and a note where "auto" is not the card.
+
+    A card is fed best by one process: each worker of this machine, one per core, would put a CUDA
+    context and the networks onto it, 1 to 1.5 GB. Workers of a Dask cluster that was started
+    elsewhere use what they see.
+
+    Args:
+        device: What was asked for, as `pick_device` and `load_detector` take it.
+        backend: One of BACKENDS.
+        workers: How many workers; None: one per core.
+
+    Returns:
+        The device for every worker, and notes.
+
+    Raises:
+        RequestError: A card was asked for, for too many workers of this machine, or for Ray's.
+
+    Example:
+        >>> from auheat.pipeline.workers import place_workers
+        >>> place_workers("cuda", "threads", 16)
+        ('cuda', [])
+    """
+    if backend == "threads" or (backend == "dask" and _is_cluster()):
+        return device, []
+    if device == "auto":
+        picked = pick_device("auto").type
+        note = f"--backend {backend}: the workers use the CPU (--backend threads uses the card)"
+        return "cpu", [] if picked == "cpu" else [note]
+    count = count_cores() if workers is None else workers
+    if "cuda" in device and backend == "ray":
+        raise RequestError(
+            f"--device: {device!r}: Ray shows no card to tasks that ask for none (--backend "
+            "threads, or a Dask cluster with a worker for each card)"
+        )
+    if "cuda" in device and count > CARD_WORKERS:
+        raise RequestError(
+            f"--device: {device!r}: {count} workers would each load their networks there, 1 to 1.5 "
+            f"GB (--backend threads feeds cards from all cores; or at most {CARD_WORKERS} workers)"
+        )
+    return device, []
+
+
+def _is_cluster() -> bool:
+    """Return whether Dask's workers were started elsewhere, and are not yet to be started here."""
+    distributed, dask = importlib.import_module("distributed"), importlib.import_module("dask")
+    with contextlib.suppress(ValueError):
+        distributed.get_client()
+        return True
+    return bool(dask.config.get("scheduler-address", None))
 
 
 def check_backend(backend: str) -> str:

@@ -126,10 +126,20 @@ def load_state(
     _fill(model, tensors, file)
     if mean is not None:
         _fill(mean, {k.removeprefix(_EMA): v for k, v in averaged.items()}, file)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for number, entry in state.items():
+        state[number] = {key: _lay_out_like(parameters[number], v) for key, v in entry.items()}
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     check_bytes(run / LAST, MENDS)
     return read_progress(run)
+
+
+def _lay_out_like(parameter: Tensor, value: Tensor) -> Tensor:
+    """Return a tensor in a parameter's layout, in which torch goes through all of them at once."""
+    if value.shape != parameter.shape:
+        return value
+    return torch.empty_like(parameter, dtype=value.dtype, device=value.device).copy_(value)
 
 
 def _check_state(

@@ -366,6 +366,10 @@ class SweepRunner:
         """Train runs in parallel processes; which of them wait is not known here."""
         threads = max(1, count_cores() // jobs)
         _LOG.info("%d runs, %d at a time with %d threads each", len(tasks), jobs, threads)
+        cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if cards > 1:
+            _LOG.info("%d CUDA devices take the runs in turn", cards)
+        tasks = spread_over_cards(tasks, cards)
         with joblib.parallel_config("loky", inner_max_num_threads=threads):
             pool = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
             try:
@@ -435,6 +439,30 @@ class SweepRunner:
             "seconds": round(sum(record.seconds for record in self.records.values()), 3),
         }
         write_json(self.folder / STATE, state)
+
+
+def spread_over_cards(tasks: Sequence[Task], count: int) -> list[Task]:
+    """Give each run whose device is "auto" or "cuda" one of `count` CUDA cards, in turn.
+
+    Args:
+        tasks: Runs that are made side by side.
+        count: How many cards there are; with fewer than two the runs are left as they are.
+
+    Returns:
+        The runs, in the same order.
+
+    Example:
+        >>> from auheat.sweeps.runner import spread_over_cards
+        >>> spread_over_cards([], 2)
+        []
+    """
+    out = []
+    for number, task in enumerate(tasks):
+        config = task.cell.config
+        if count > 1 and config.device in ("auto", "cuda"):
+            config = replace(config, device=f"cuda:{number % count}")
+        out.append(replace(task, cell=replace(task.cell, config=config)))
+    return out
 
 
 def _make_apart(task: Task, threads: int, parent: int) -> tuple[str, RunState]:

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from auheat.data.dataset import Item, ShardDataset
+from auheat.data.dataset import CACHE_BYTES, Item, ShardDataset
 from auheat.errors import RequestError
+from auheat.heatmaps.class_maps import ClassMapRenderer
 from auheat.heatmaps.plan import Plan
-from auheat.heatmaps.render import render_heatmaps
 from auheat.records import Array
 
 KEPT_BYTES = 2**29
@@ -55,13 +55,16 @@ class Targets:
         self.class_weights = torch.from_numpy(plain if balanced else weights.astype(np.float32))
         self.class_weights = self.class_weights.to(device)
         self._kept: dict[int, Tensor] = {}
+        self._renderer: ClassMapRenderer | None = None
 
     def open(self, dataset: ShardDataset) -> None:
         """Prepare for batches of a dataset: once for all epochs where its photos are in memory.
 
         Heatmaps that are kept are rounded to 1/255, as those of shards are.
         """
-        if id(dataset) in self._kept or not dataset.cached or not len(dataset):
+        # Not more by a larger memory: a run must not depend on the machine that it was made on.
+        known = id(dataset) in self._kept or not len(dataset)
+        if known or not dataset.cached or dataset.pixel_bytes > CACHE_BYTES:
             return
         height, width = dataset.take([0])["heatmap"].shape[1:]
         shape = len(dataset), len(self.plan.names), height, width
@@ -101,8 +104,10 @@ class Targets:
         `landmarks` (N, 68, 2) are in pixels of square photos of `image_side`, NaN where not known;
         `size` is (h, w), that of the heatmaps that came with the photos.
         """
-        sides, maps = (image_side, image_side), []
-        for k in range(len(self.plan.names)):
-            label = torch.full((len(landmarks),), k, device=landmarks.device)
-            maps.append(render_heatmaps(landmarks, label, self.plan, sides, size)[0])
-        return torch.stack(maps, 1)
+        if self._renderer is None or self._renderer.size != size:
+            self._renderer = ClassMapRenderer(self.plan, size)
+        drawn = self._renderer.draw(landmarks, within=(image_side, image_side)).heatmaps
+        maps = drawn.new_zeros((len(drawn), len(self.plan.names), *size))
+        for place, k in enumerate(self._renderer.drawn):  # a mask would wait for the device
+            maps[:, k] = drawn[:, place]
+        return maps

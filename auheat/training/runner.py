@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
@@ -44,6 +44,7 @@ from auheat.training.training_data import (
 from auheat.utils.checks import format_duration
 from auheat.utils.console import log_notes
 from auheat.utils.distributed import World, join
+from auheat.utils.failures import is_out_of_memory
 from auheat.utils.files import encode_json, file_digest
 from auheat.utils.paths import find_store
 
@@ -132,8 +133,7 @@ def train(
         # Of a new run, whatever its network refuses is refused before there is a folder.
         ready = None
         if world.broadcast(0 if (run / run_folder.CONFIG).is_file() else 1):
-            with torch.random.fork_rng():
-                torch.manual_seed(config.seed)
+            with _seeded(config.seed, device):
                 ready = _prepare(config, material, device, world)
         with run_folder.lock_run(run) if world.is_main else nullcontext():
             return _train(run, config, material, overwrite, world, ready)
@@ -149,6 +149,7 @@ def _train(
 ) -> RunSummary:
     """Train what is left of a run; `ready` is what `_prepare` gave of a new one."""
     notes: list[str] = []
+    device = world.device(config.device)
 
     def note(*lines: str) -> None:
         if world.is_main:
@@ -156,25 +157,45 @@ def _train(
             log_notes(_LOG, lines)
 
     if overwrite and run.is_dir():  # weights of no use are refused before a run is removed
-        with torch.random.fork_rng():
+        with _seeded(config.seed, device):
             _build(config, len(material.dataset.class_names))
     done = world.broadcast(
         _start(run, config, material, overwrite, world, note) if world.is_main else 0
     )
     if done >= config.epochs:
         return _summarize(run, config, done, 0.0, 0.0, (*notes, "was finished already"))
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
-        device = world.device(config.device)
+    with _seeded(config.seed, device):
         engine, beforehand = ready or _prepare(config, material, device, world)
         saved = engine.load(run) if done else {}
         note(*beforehand)
         engine.on_rate = lambda rate: note(*_estimate_time(engine, done, rate))
         started = time.perf_counter()
-        _run_epochs(engine, run, done, saved.get("best", {}))
+        with _tuned(device):
+            _run_epochs(engine, run, done, saved.get("best", {}))
         seconds = time.perf_counter() - started
     rate = (config.epochs - done) * len(material.train) / seconds
     return _summarize(run, config, done, seconds, rate, tuple(notes))
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Draw by a seed, and leave the caller's random numbers as they were."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _tuned(device: torch.device) -> Iterator[None]:
+    """Let cuDNN try which of its algorithms is the fastest: batches are all of one shape."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark
+    free = device.type == "cuda" and not torch.are_deterministic_algorithms_enabled()
+    cudnn.benchmark = before or free
+    try:
+        yield
+    finally:
+        cudnn.benchmark = before
 
 
 def _start(
@@ -244,11 +265,19 @@ def _estimate_time(engine: Trainer, done: int, rate: float) -> list[str]:
     epochs = config.epochs - done
     wait = epochs * (len(material.train) + len(material.val) / 3) / rate
     lines = [f"{rate:.0f} images/s, {epochs} epochs: about {format_duration(wait)}"]
-    if wait > SLOW_SECONDS:
+    on_cuda = engine.device.type == "cuda"
+    if wait > SLOW_SECONDS and not on_cuda:
         lines.append(
             "faster: `auheat train --preset demo` (a thin network at 96 px), or a CUDA GPU"
         )
+    if wait > SLOW_SECONDS and on_cuda and config.amp == "none" and _has_bf16(engine.device):
+        lines.append("faster: --amp bf16, which this card calculates in (with another --name)")
     return lines
+
+
+def _has_bf16(device: torch.device) -> bool:
+    """Whether a CUDA device calculates in bf16 itself, as cards since Ampere do."""
+    return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def sync_batchnorm(model: Classifier, backbone: str) -> Classifier:
@@ -276,6 +305,7 @@ def _run_epochs(engine: Trainer, run: Path, done: int, best: dict[str, Any]) -> 
                 ) from error
             except RuntimeError as error:
                 _raise_uncompiled(error)
+                _raise_short_of_memory(error, engine)
                 raise
             better = not best or _is_better(line, best)
             best = line if better else best
@@ -302,6 +332,19 @@ def _raise_uncompiled(error: RuntimeError) -> None:
         raise RequestError(
             f"--compile: {what} (torch.compile needs a C++ compiler on a CPU; the run is the "
             "same without, if slower)"
+        ) from error
+
+
+def _raise_short_of_memory(error: RuntimeError, engine: Trainer) -> None:
+    """Raise `AuheatError` for an error that says that memory was not enough for a step."""
+    config = engine.config
+    if is_out_of_memory(error):
+        passes = 2 * config.accumulate
+        lighter = "" if config.amp != "none" else "--amp bf16 takes about half the memory, "
+        raise RequestError(
+            f"{engine.device}: memory is not enough for a batch of {config.batch_size} photos of "
+            f"{config.image_size} px (--accumulate {passes} passes it in {passes} parts, {lighter}"
+            "a smaller --batch-size takes less, too; each with --overwrite or another --name)"
         ) from error
 
 

@@ -8,6 +8,7 @@ pass. (Batch normalisation, unless frozen or synced, sees its own part; so does 
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -20,16 +21,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from auheat.data.augmentation import AUGMENTATIONS, Rows, vary, warp_heatmaps
+from auheat.data.augmentation import AUGMENTATIONS, Rows, send, vary, warp_heatmaps
 from auheat.data.cutmix import Batch
-from auheat.data.dataset import Item
+from auheat.data.dataset import CACHE_BYTES, Item
 from auheat.data.loader import BatchLoader, BatchSampler, balance_weights
 from auheat.errors import AuheatError, RequestError
 from auheat.losses import Loss, add_up, known_share, total_loss
 from auheat.models.geometry import GeometryNetwork
 from auheat.models.heads import GradientHead
 from auheat.models.network import Classifier
-from auheat.models.output import Output
+from auheat.models.output import Output, logits_alone
 from auheat.models.registry import find_method
 from auheat.runs import checkpoint
 from auheat.training.class_targets import Targets
@@ -37,13 +38,19 @@ from auheat.training.config import AMP, TrainConfig
 from auheat.training.optim import OPTIMIZERS, SCHEDULES, Ema, ScheduleConfig
 from auheat.training.training_data import TrainingData
 from auheat.utils.console import progress
-from auheat.utils.devices import count_cores
+from auheat.utils.devices import count_cores, free_memory
 from auheat.utils.distributed import World
+
+_LOG = logging.getLogger(__name__)
 
 _CHECK_EVERY = 50
 
 _MEASURED = ("loss", "ce", "au", "contrast", "class_maps", "accuracy")
 """What each epoch's line has of training and of validation."""
+
+
+_CACHE_PART = 4
+"""Photos may take one part in so many of the machine's free memory."""
 
 
 _TIMED_STEPS, _TIMED_SECONDS = 5, 10
@@ -129,7 +136,7 @@ class Trainer:
     def _open(self) -> tuple[BatchLoader, BatchLoader]:
         config, material, world = self.config, self.material, self.world
         for dataset in (material.dataset, material.held_out):
-            dataset.cache()
+            dataset.cache(max(CACHE_BYTES, free_memory() // (_CACHE_PART * world.local_size)))
         most = min(8, max(1, count_cores() // world.local_size))
         workers = most if config.workers is None else config.workers
         learnt = material.dataset.labels[material.train]
@@ -205,11 +212,30 @@ class Trainer:
                 times.append(time.perf_counter())
                 self._report_rate(times)
             if (step + 1) % _CHECK_EVERY == 0 or step + 1 == self.steps:
-                checked.append(self.world.sum(torch.stack(rows)))
+                losses = self.world.sum(torch.stack(rows)).cpu()
+                checked.append(self._check_finite(losses, epoch, step + 1 - len(rows)))
                 rows.clear()
-                _check_finite(checked[-1], epoch, step + 1 - len(checked[-1]))
         names = (f"train_{name}" for name in _MEASURED)
         return dict(zip(names, torch.cat(checked).mean(0).tolist(), strict=True))
+
+    def _check_finite(self, rows: Tensor, epoch: int, first: int) -> Tensor:
+        """Return the losses (n, 6) of steps from `first` on, all of them finite; else raise.
+
+        In fp16 a loss may overflow now and then: the gradients' scaler has skipped such a step.
+        """
+        sound = torch.isfinite(rows).all(1)
+        bad = (~sound).nonzero()[:, 0].tolist()
+        if bad and (self.config.amp != "fp16" or not sound.any()):
+            raise AuheatError(f"epoch {epoch + 1}, step {first + bad[0] + 1}: {_NOT_FINITE}")
+        if bad and self.world.is_main:
+            _LOG.warning(
+                "epoch %d: %d of %d steps were skipped, whose loss overflowed in fp16 (--amp bf16 "
+                "has the range of float32)",
+                epoch + 1,
+                len(bad),
+                len(rows),
+            )
+        return rows[sound] if bad else rows
 
     def _report_rate(self, times: list[float]) -> None:
         """Report images per second to `on_rate`, once: after a few steps, or seconds.
@@ -287,7 +313,7 @@ class Trainer:
         maps = faces = None
         if self._targets is not None:
             maps, faces = self._targets.of_batch(self.material.dataset, batch)
-            maps = warp_heatmaps(maps, theta.to(maps))
+            maps = warp_heatmaps(maps, send(theta, maps))
         measures = self._measure(batch)
         seen = Batch(images, heatmaps, batch["label"], batch["valid"], maps, faces, measures)
         if self._mix is not None:  # a photo's partner may be another process's
@@ -297,7 +323,7 @@ class Trainer:
         images = seen.images.contiguous(memory_format=torch.channels_last)
         if seen.measures is not None:  # drawn last: without a branch nothing else changes
             kept = torch.rand(n, 1, generator=chance) >= self.config.geometry_dropout
-            kept = kept[rows.first :: rows.step].to(seen.measures)
+            kept = send(kept[rows.first :: rows.step], seen.measures)
             seen = seen._replace(measures=kept * seen.measures)
         return seen._replace(images=images), batch["label"]
 
@@ -367,13 +393,14 @@ class Trainer:
                 maps, faces = self._targets.of_batch(self.material.held_out, batch)
                 seen = seen._replace(class_maps=maps, faces=faces)
             measures = self._measure(batch)
-            output = model(images) if measures is None else model(images, None, measures)
+            with nullcontext() if self._weights[2] else logits_alone():
+                output = model(images) if measures is None else model(images, None, measures)
             loss = self._loss(output, seen)
             n, (weight, face) = len(seen.labels), (_weigh(v).double() for v in _known(seen))
             hits = n * _accuracy(output.logits, seen.labels).double()
             aligned = loss.alignment.double() * weight, loss.contrast.double() * weight
             own = loss.class_maps.double() * face
-            means = weight.new_tensor(n), loss.classes.double() * n, *aligned, own, hits
+            means = torch.full_like(weight, n), loss.classes.double() * n, *aligned, own, hits
             sums[step] = torch.stack([*means, weight, face])
         return sums
 
@@ -404,10 +431,3 @@ def _accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     if labels.ndim == 2:
         return labels.gather(1, predicted[:, None]).mean()
     return (predicted == labels).float().mean()
-
-
-def _check_finite(rows: Tensor, epoch: int, first: int) -> None:
-    """Raise for the first step whose loss is not finite; `rows` are losses from step `first` on."""
-    bad = (~torch.isfinite(rows).all(1)).nonzero()
-    if len(bad):
-        raise AuheatError(f"epoch {epoch + 1}, step {first + int(bad[0]) + 1}: {_NOT_FINITE}")

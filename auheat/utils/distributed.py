@@ -46,17 +46,32 @@ class World:
     def device(self, name: str) -> torch.device:
         """Return the device called `name`, as `pick_device`; each of several has its own GPU."""
         if self.size == 1 or name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
-            return pick_device(name if self.size == 1 else "cpu")
+            device = pick_device(name if self.size == 1 else "cpu")
+            if device.index is not None:  # else pinned memory would open a context on the first one
+                torch.cuda.set_device(device)
+            return device
         if name not in ("auto", "cuda"):
             raise RequestError(f"--device: {name!r} (with torchrun: auto, cpu, cuda)")
         pick_device("cuda")
-        if torch.cuda.device_count() < self.local_size:
+        count = torch.cuda.device_count()
+        shared = count == 1 and self._shares_card()
+        if 1 < count < self.local_size or shared:
             raise RequestError(
-                f"--device: {self.local_size} processes and {torch.cuda.device_count()} CUDA "
-                "devices (torchrun --nproc-per-node at most as many, or --device cpu)"
+                f"--device: {self.local_size} processes and {count} CUDA devices (torchrun "
+                "--nproc-per-node at most as many, or --device cpu)"
             )
-        torch.cuda.set_device(self.local_rank)
-        return torch.device("cuda", self.local_rank)
+        number = 0 if count == 1 else self.local_rank  # launchers may show each its own card alone
+        torch.cuda.set_device(number)
+        return torch.device("cuda", number)
+
+    def _shares_card(self) -> bool:
+        """Whether the one card that this process sees is another process's, too."""
+        if self.local_size == 1 or not dist.is_initialized():
+            return False
+        name = str(torch.cuda.get_device_properties(0).uuid)
+        cards: list[Any] = [None] * self.size
+        dist.all_gather_object(cards, (name, os.environ.get("CUDA_VISIBLE_DEVICES")))
+        return len(set(cards)) < self.size
 
     def sum(self, values: Tensor) -> Tensor:
         """Return the sum of all processes' tensors of one shape."""

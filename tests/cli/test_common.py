@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from auheat.cli import main
 from auheat.utils.console import log_notes, progress
+from auheat.utils.devices import pick_device
 
 
 def run(*arguments, code: int = 0):
@@ -98,6 +99,20 @@ def test_an_error_says_where_it_comes_from_when_asked(tmp_path):
     assert "Traceback" in run("report", "--store", tmp_path, "-v", code=1).output
 
 
+def test_memory_that_ran_out_is_one_line_with_advice(tmp_path, monkeypatch):
+    def fill(*_, **__):
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total")
+
+    monkeypatch.setattr("auheat.demo.write_demo", fill)
+    done = run("demo", tmp_path, code=1)
+    (line,) = done.output.strip().splitlines()
+    assert line.startswith(
+        "Error: memory is not enough: CUDA out of memory. Tried to allocate 2.00"
+    )
+    assert "--batch-size" in line
+    assert "Traceback" in run("demo", tmp_path, "-v", code=1).output
+
+
 def test_the_library_alone_shows_warnings_and_nothing_else():
     code = (
         "import logging, auheat; from auheat.utils.console import log_notes\n"
@@ -128,6 +143,7 @@ def test_info_names_versions_devices_and_places(monkeypatch, tmp_path):
     monkeypatch.setenv("AUHEAT_STORE", str(tmp_path / "here"))
     told = json.loads(run("info", "--json").output)
     assert told["versions"]["torch"] == torch.__version__
+    assert told["devices"]["--device auto"] == str(pick_device("auto"))
     assert told["folders"]["store"] == str(tmp_path / "here")
     assert told["variables"]["AUHEAT_STORE"] == str(tmp_path / "here")
     assert "face_landmark.tflite" in run("info").output

@@ -255,7 +255,7 @@ def test_every_classs_map_is_scored_on_every_face_as_a_loop_does_it(classes_judg
     [
         ("pairs.sum(1) - own", "pairs.sum(1)"),
         ("still[:, 1:]", "still[:, :-1]"),
-        ("cams[here][:, drawn]", "cams[here][:, [k - 1 for k in drawn]]"),
+        ("cams[here][:, self._drawn]", "cams[here][:, self._drawn - 1]"),
         ("sound.all(1)", "sound.any(1)"),
     ],
 )

@@ -22,6 +22,7 @@ from auheat.errors import AuheatError
 from auheat.landmarks import fan
 from auheat.landmarks.mesh.crops import pack
 from auheat.records import Status
+from auheat.utils.cuda import BatchLimit
 
 CPU = torch.device("cpu")
 
@@ -229,6 +230,14 @@ def test_a_box_without_area_or_a_number_in_it_is_an_error_with_its_row(box):
         fan.place_crops(boxes)
 
 
+def test_float32_is_not_rounded_to_tf32_in_the_network():
+    images, _, boxes = draw_spots(1)
+    flags, spot = [], Spot()
+    spot.register_forward_pre_hook(lambda *_: flags.append(torch.backends.cudnn.allow_tf32))
+    fan.locate(spot, pack(images, CPU), torch.arange(1), boxes)
+    assert flags == [False, False]  # as it is, and mirrored
+
+
 @pytest.mark.parametrize("network", [Spot(float("nan")), Spot(1e8).half()])
 def test_heatmaps_that_are_not_finite_are_an_error(network):
     images, _, boxes = draw_spots(2)
@@ -280,7 +289,7 @@ def test_faces_of_low_confidence_get_points_too(detect, face, monkeypatch):
 def test_more_photos_than_a_chunk_get_the_points_they_get_alone(detect, face, monkeypatch):
     photos = [face, np.zeros((9, 9, 3), np.uint8), face[::2, ::2], face]
     alone = [detect([photo]).points[0] for photo in photos]
-    monkeypatch.setattr(fan, "CPU_CHUNK", 2)
+    monkeypatch.setattr(detect, "_limit", BatchLimit(2, "cpu"))
     np.testing.assert_allclose(detect(photos).points, alone, atol=0.02)
 
 

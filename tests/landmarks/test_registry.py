@@ -43,6 +43,15 @@ def test_devices_share_a_batch_and_rows_keep_their_order(n, runs):
     assert group.digest == parts[0].digest
 
 
+def test_a_card_that_takes_fewer_at_once_gets_a_smaller_share():
+    parts = [Counting("cuda:0"), Counting("cuda:1")]
+    group = DetectorGroup(parts)
+    parts[1].batch_size = 4  # its memory ran out
+    assert group.batch_size == 12
+    np.testing.assert_array_equal(group(pixels(12)).points, Counting()(pixels(12)).points)
+    assert [part.seen for part in parts] == [[8], [4]]
+
+
 def test_a_failure_on_one_device_is_a_failure_of_the_batch():
     def broken(images):
         raise AuheatError("device lost")

@@ -174,6 +174,37 @@ def test_a_second_run_repeats_nothing(rafdb, tmp_path, stub_detector, monkeypatc
     assert (first.resumed, again.resumed, again.rows) == (0, 12, 12)
 
 
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        ("CUDA error: unspecified launch failure\nmore lines", "the device failed: CUDA error"),
+        ("CUDA out of memory. Tried to allocate 1 GiB. GPU 0 has", "memory is not enough: CUDA"),
+    ],
+)
+def test_a_device_that_fails_is_one_error_and_the_store_goes_on(
+    rafdb, tmp_path, stub_detector, monkeypatch, error, words
+):
+    extract(rafdb, tmp_path / "whole", shard_size=4)
+    work, calls = type(stub_detector).__call__, []
+
+    def vanish(self, images):
+        calls.append(len(images))
+        if len(calls) > 1:
+            raise RuntimeError(error)
+        return work(self, images)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(stub_detector), "__call__", vanish)
+        patch.setattr(stub_detector, "lanes", 1)
+        with pytest.raises(AuheatError, match=f"^cpu: {words}") as caught:
+            extract(rafdb, tmp_path / "s", shard_size=4)
+    assert "\n" not in str(caught.value)
+    again = extract(rafdb, tmp_path / "s", shard_size=4)
+    assert (again.resumed, again.rows) == (4, 12)
+    digests = {content_digest(tmp_path / name / "landmarks") for name in ("whole", "s")}
+    assert len(digests) == 1
+
+
 @pytest.mark.slow
 def test_results_do_not_depend_on_workers(rafdb, tmp_path, stub_detector):
     digests = set()

@@ -5,13 +5,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
+import torch
 
 from auheat.errors import AuheatError
 from auheat.pipeline.extraction import extract
 from auheat.pipeline.rendering import render
-from auheat.pipeline.workers import check_backend
+from auheat.pipeline.workers import check_backend, place_workers
 from auheat.shards.reader import content_digest
 from auheat.store.store import find_rendered
 from auheat.utils.devices import count_cores, limit_cores
@@ -119,6 +121,46 @@ def test_backends_that_are_unknown_or_absent_say_what_there_is(monkeypatch, tmp_
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(AuheatError, match=r'dask is not installed .pip install "auheat\[dask\]"'):
         render(tmp_path, backend="dask")
+
+
+@pytest.fixture
+def card(monkeypatch):
+    monkeypatch.setattr("auheat.pipeline.workers.pick_device", lambda _: torch.device("cuda"))
+
+
+@pytest.mark.parametrize("backend", ["loky", "dask", "ray"])
+def test_workers_of_one_machine_leave_its_card_alone_and_that_is_told(card, backend, monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", NoCluster)
+    monkeypatch.setitem(sys.modules, "dask", NoCluster)
+    device, notes = place_workers("auto", backend, 16)
+    assert device == "cpu"
+    assert notes == [
+        f"--backend {backend}: the workers use the CPU (--backend threads uses the card)"
+    ]
+    assert place_workers("cpu", backend, 16) == ("cpu", [])
+    with pytest.raises(AuheatError, match=r"--device: 'cuda:0,cuda:1': .*--backend threads"):
+        place_workers("cuda:0,cuda:1", backend, 16)
+    if backend != "ray":
+        assert place_workers("cuda", backend, 4) == ("cuda", [])
+
+
+class NoCluster:
+    """Dask where no cluster was started, and, by its address, where one was."""
+
+    config: ClassVar = {}
+
+    @staticmethod
+    def get_client():
+        raise ValueError
+
+
+def test_threads_and_a_cluster_of_dask_use_the_card(card, monkeypatch):
+    assert place_workers("auto", "threads", 16) == ("auto", [])
+    monkeypatch.setitem(sys.modules, "distributed", NoCluster)
+    monkeypatch.setitem(sys.modules, "dask", NoCluster)
+    monkeypatch.setattr(NoCluster, "config", {"scheduler-address": "tcp://head:8786"})
+    assert place_workers("auto", "dask", 16) == ("auto", [])
+    assert place_workers("cuda", "dask", 16) == ("cuda", [])
 
 
 def test_points_that_are_read_need_no_workers(tmp_path):

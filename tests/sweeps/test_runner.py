@@ -766,3 +766,16 @@ def test_a_choice_without_validation_scores_is_none_and_said():
     text = write_markdown(plan, results, choices)
     assert "Not all scored on validation yet: λ = 1, 4." in text
     assert "0 of 3 runs are done" in text
+
+
+def test_runs_made_side_by_side_take_the_cards_in_turn():
+    def spread(device, cards):
+        (cell,) = quick(au_weights=[0]).cells
+        cell = replace(cell, config=replace(cell.config, device=device))
+        tasks = [single_run.Task(Path(), cell, ("test",))] * 5
+        return [one.cell.config.device for one in sweeping.spread_over_cards(tasks, cards)]
+
+    assert spread("auto", 2) == ["cuda:0", "cuda:1", "cuda:0", "cuda:1", "cuda:0"]
+    assert spread("cuda", 3) == ["cuda:0", "cuda:1", "cuda:2", "cuda:0", "cuda:1"]
+    for device, cards in (("cpu", 2), ("cuda:1", 2), ("auto", 1), ("auto", 0)):
+        assert spread(device, cards) == [device] * 5

@@ -286,7 +286,7 @@ def test_crops_are_learnt_from_and_whole_photos_validated(store, monkeypatch):
     sides = []
     original = ShardDataset.cache
     monkeypatch.setattr(
-        ShardDataset, "cache", lambda self: sides.append(self.image_size) or original(self)
+        ShardDataset, "cache", lambda self, *_: sides.append(self.image_size) or original(self)
     )
     run = train(store, quick(name="crop", augment="crop", resize=37)).run
     assert sides == [37, 32]

@@ -147,7 +147,7 @@ def quarters(size: Tensor) -> Tensor:
     """
     height, width = size.float().unbind(1)
     side = torch.maximum(height, width) / 2
-    share = torch.tensor([0.0, 0.5, 1.0], device=size.device)
+    share = torch.arange(3, device=size.device) / 2
     left = (width - side).unsqueeze(1) * share
     top = (height - side).unsqueeze(1) * share
     step, zero = (side / SIDE).view(-1, 1, 1).expand(-1, 3, 3), torch.zeros_like(side)

@@ -11,9 +11,10 @@ tells a face from a texture.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -42,7 +43,10 @@ from auheat.landmarks.mesh.roi import (
     widen,
 )
 from auheat.records import Array, Landmarks, Status
+from auheat.utils.cuda import BatchLimit, exact_float32
 from auheat.utils.devices import pick_device
+
+T = TypeVar("T")
 
 VERSION = "mesh 2"
 """Raised whenever the code changes the points, so that the digest changes too."""
@@ -113,11 +117,17 @@ def measure_agreement(keypoints: Tensor, points: Tensor) -> Tensor:
 
     Eye centres, nose tip and mouth count; an eye width is the distance of the outer corners.
     """
-    vertices = torch.tensor(_KEYPOINTS, device=points.device)
+    vertices = _keypoint_vertices(points.device)
     apart: Tensor = (keypoints[:, :4] - points[:, vertices].mean(2)).norm(dim=-1).mean(1)
     first, second = EYE_CORNERS
     width: Tensor = (points[:, first] - points[:, second]).norm(dim=-1)
     return apart / width.clamp(min=1e-6)
+
+
+@cache
+def _keypoint_vertices(device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # what is kept must be usable outside that mode, too
+        return torch.tensor(_KEYPOINTS).to(device, non_blocking=True)
 
 
 def decide_status(look: Look, many: Tensor) -> Tensor:
@@ -158,8 +168,17 @@ class MeshDetector:
         self._networks = load_networks(self._device, engine)
         self.device = str(self._device)
         self.engine = self._networks.engine
-        self.batch_size = MAX_BATCH[self._device.type]
+        self._limit = BatchLimit(MAX_BATCH[self._device.type], self.device)
         self.digest = settings_digest(self._map)
+
+    @property
+    def batch_size(self) -> int:
+        """How many photos go through at once: fewer from when the device's memory ran out."""
+        return self._limit.size
+
+    @batch_size.setter
+    def batch_size(self, size: int) -> None:
+        self._limit = BatchLimit(size, self.device)
 
     def __call__(self, images: Sequence[Array]) -> Landmarks:
         """Return a row for each image (H, W, 3) uint8 RGB, points in that image's own pixels."""
@@ -168,7 +187,7 @@ class MeshDetector:
 
     def find_mesh(self, images: Sequence[Array]) -> tuple[Array, Array, Array]:
         """Return the mesh itself, (N, 468, 2) float32 px, and `Landmarks`' score and status."""
-        parts = [self._batch(part) for part in split(images, self.batch_size)]
+        parts = self._in_parts(self._batch, images)
         vertices = np.concatenate([np.zeros((0, VERTICES, 2), np.float32), *(p[0] for p in parts)])
         score = np.concatenate([np.zeros(0, np.float32), *(p[1] for p in parts)])
         status = np.concatenate([np.zeros(0, np.uint8), *(p[2] for p in parts)])
@@ -179,17 +198,30 @@ class MeshDetector:
 
         The network's own estimate, up to a constant per face; NaN for images without a face.
         """
-        parts, start = [], 0
-        for part in split(images, self.batch_size):
-            mesh = torch.from_numpy(vertices[start : start + len(part)]).to(self._device)
-            start += len(part)
-            with torch.inference_mode():
-                photos = self._networks.load(part)
-                parts.append(self._networks.depth(photos, roi_from_points(mesh, *EYE_CORNERS)))
-        return np.concatenate([np.zeros((0, VERTICES), np.float32), *(p.cpu() for p in parts)])
+        start = 0
+
+        def measure(some: Sequence[Array]) -> Array:
+            nonlocal start
+            mesh = torch.from_numpy(vertices[start : start + len(some)])
+            mesh = mesh.to(self._device, non_blocking=True)
+            with torch.inference_mode(), exact_float32():
+                photos = self._networks.load(some)
+                depth: Array = (
+                    self._networks.depth(photos, roi_from_points(mesh, *EYE_CORNERS)).cpu().numpy()
+                )
+            start += len(some)
+            return depth
+
+        parts = self._in_parts(measure, images)
+        return np.concatenate([np.zeros((0, VERTICES), np.float32), *parts])
+
+    def _in_parts(self, work: Callable[[Sequence[Array]], T], images: Sequence[Array]) -> list[T]:
+        """Return work(some images), run by run, so that memory is enough for each."""
+        parts = split(images, self.batch_size)
+        return [result for part in parts for result in self._limit.run(work, part)]
 
     def _batch(self, images: Sequence[Array]) -> tuple[Array, Array, Array]:
-        with torch.inference_mode():
+        with torch.inference_mode(), exact_float32():
             photos = self._networks.load(images)
             look, many = self._first_look(photos)
             plain = (look.score >= PLAIN_SCORE) & (look.flag >= PLAIN_FLAG) & look.found
@@ -201,7 +233,7 @@ class MeshDetector:
             absent = status == Status.NO_FACE
             score = torch.minimum(look.score, look.flag).masked_fill(absent, 0)
             points = look.points.masked_fill(absent.view(-1, 1, 1), float("nan"))
-            return points.cpu().numpy(), score.cpu().numpy(), status.cpu().numpy()
+            return _copy_home(points, score, status)
 
     def _first_look(self, photos: Any) -> tuple[Look, Tensor]:
         """Detect in whole images, then find the mesh; undetected faces are assumed to fill them."""
@@ -251,6 +283,12 @@ class MeshDetector:
         score, _, keypoints = faces.take(torch.zeros_like(image))
         agreement = measure_agreement(keypoints, points)
         return Look(points, flag, score, agreement, first.found[image])
+
+
+def _copy_home(points: Tensor, score: Tensor, status: Tensor) -> tuple[Array, Array, Array]:
+    """Return vertices (N, 468, 2), scores and statuses (N,), by one copy from the device."""
+    rows = torch.cat([points.flatten(1), score[:, None], status[:, None].float()], 1).cpu().numpy()
+    return rows[:, :-2].reshape(points.shape), rows[:, -2], rows[:, -1].astype(np.uint8)
 
 
 def split(images: Sequence[Array], count: int) -> Iterator[Sequence[Array]]:

@@ -23,6 +23,7 @@ from auheat.landmarks.mesh.engines import load_networks
 from auheat.landmarks.mesh.landmark_map import IBUG
 from auheat.landmarks.registry import load_detector
 from auheat.records import MIRROR, Status
+from auheat.utils.cuda import BatchLimit
 
 HERE = Path(__file__).parents[2] / "data"
 USABLE = (Status.OK, Status.MANY_FACES)
@@ -213,6 +214,29 @@ def test_more_images_than_fit_at_once_go_in_turns(mixed):
     huge = [np.broadcast_to(np.uint8(0), (9000, 9000, 3))] * 3
     assert [len(part) for part in split([*huge, mixed[1]], 25)] == [1, 1, 2]
     assert list(split([], 25)) == []
+
+
+def test_photos_that_do_not_fit_at_once_get_the_same_points_in_halves(mesh, face, monkeypatch):
+    photos = [face[:, i:] for i in range(3)]
+    whole = mesh(photos)
+    depth = mesh.find_depth(photos, mesh.find_mesh(photos)[0])
+
+    def fill(work):
+        def batch(images, *rest):
+            if len(images) > 1:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB.")
+            return work(images, *rest)
+
+        return batch
+
+    monkeypatch.setattr(mesh._networks, "load", fill(mesh._networks.load))
+    monkeypatch.setattr(mesh, "_limit", BatchLimit(4, "cuda:0"))
+    halves = mesh(photos)
+    assert mesh.batch_size == 1
+    np.testing.assert_allclose(halves.points, whole.points, atol=0.02)
+    assert halves.status.tolist() == whole.status.tolist()
+    again = mesh.find_depth(photos, mesh.find_mesh(photos)[0])
+    np.testing.assert_allclose(again, depth, atol=0.1)
 
 
 def test_views_and_mirrored_views_of_an_array_are_photos_like_others(mesh, portrait):

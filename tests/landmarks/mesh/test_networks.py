@@ -113,6 +113,26 @@ def test_every_engine_finds_the_same_face(portrait):
         assert other.status.tolist() == [0, 0]
 
 
+def test_float32_is_not_rounded_to_tf32_while_the_networks_run(portrait, monkeypatch):
+    mesh, flags = MeshDetector("cpu"), []
+
+    def watch(work):
+        def run(*given):
+            flags.append(torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32)
+            return work(*given)
+
+        return run
+
+    for name in ("run_detector", "run_attention"):
+        monkeypatch.setattr(mesh._networks, name, watch(getattr(mesh._networks, name)))
+    before = torch.backends.cudnn.allow_tf32
+    photos = [portrait[0][10:230, 110:330]]
+    mesh.find_depth(photos, mesh.find_mesh(photos)[0])
+    assert len(flags) >= 3
+    assert not any(flags)
+    assert torch.backends.cudnn.allow_tf32 == before
+
+
 def test_engines_that_cannot_run_are_errors():
     with pytest.raises(AuheatError, match="engine 'tpu': not known .*float16"):
         load_networks(torch.device("cpu"), "tpu")
