@@ -249,8 +249,9 @@ def _keep(
     names = task.plan.names
     saved[IDS] += [task.dataset.ids[i] for i in batch["index"].tolist()]
     maps = views.maps[kind]
-    assert isinstance(maps, torch.Tensor)  # those of a run are
-    saved[MAPS] += list(maps.cpu().numpy())
+    if isinstance(maps, torch.Tensor):  # of one size: one copy takes them all home
+        maps = maps.cpu()
+    saved[MAPS] += [one.cpu().numpy() for one in maps]
     saved[LABELS] += [names[k] for k in batch["label"].tolist()]
     saved[PREDICTED] += [names[k] if k >= 0 else "" for k in views.predicted.tolist()]
 
