@@ -32,7 +32,7 @@ from auheat.explanation.results import (
     ExplainSummary,
     Explanation,
     cannot_write_panel,
-    describe_failure,
+    describe_unexplained,
 )
 from auheat.explanation.scores import summarize_aus, summarize_maps
 from auheat.expressions import SYNONYMS
@@ -404,11 +404,11 @@ def explain(
     explainer = _open(run_folder.find_run(find_store(store), run), device, detector, detector_model)
     found = list(explainer(photos, label, against))
     for faceless in (row for row in found if row.status == Status.NO_FACE):
-        _LOG.warning("%s", describe_failure(faceless))
+        _LOG.warning("%s", describe_unexplained(faceless))
     if not one:
         return found
     if not found[0].explained:
-        raise AuheatError(describe_failure(found[0]))
+        raise AuheatError(describe_unexplained(found[0]))
     return found[0]
 
 
@@ -472,7 +472,7 @@ def explain_to(
         explainer = _open(place, device, detector, detector_model)
         for found, panel in write_panels(explainer, photos, folder, label, against):
             if panel is None or found.status == Status.NO_FACE:
-                _LOG.warning("%s", describe_failure(found))
+                _LOG.warning("%s", describe_unexplained(found))
             rows.append((found, panel))
     summary = ExplainSummary(folder, tuple(rows))
     if summary.asked_of_itself:

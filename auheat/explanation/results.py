@@ -104,7 +104,7 @@ class ExplainSummary:
                     one.expression,
                     f"{one.probability:.3f}",
                     "-" if cosine is None else f"{cosine:.3f}",
-                    describe_aus(one) or "-",
+                    describe_attended_aus(one) or "-",
                     "; ".join(reasons) or "-",
                 )
             rows.append((str(one.photo), one.status.name, *cells))
@@ -128,12 +128,12 @@ class ExplainSummary:
         ]
 
 
-def describe_failure(found: ExplanationData) -> str:
+def describe_unexplained(found: ExplanationData) -> str:
     """Return the line that names a photo which could not be explained, and why."""
     return f"{found.photo}: {found.status.name}: {found.notes[0]}"
 
 
-def describe_aus(explanation: ExplanationData, most: int = 3) -> str:
+def describe_attended_aus(explanation: ExplanationData, most: int = 3) -> str:
     """Return the AUs with most attention in their region, such as "AU12 x2.10"."""
     shares = [
         (unit.attention, unit.code) for unit in explanation.units if unit.attention is not None

@@ -190,6 +190,7 @@ def run_jobs(
                     ) from error
     finally:
         engine.end(running)
+    folder.clear()
 
 
 def _results(

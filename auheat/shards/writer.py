@@ -157,6 +157,15 @@ class ShardFolder:
         self._entries[entry.file] = entry
         self.save()
 
+    def clear(self) -> None:
+        """Remove what workers of this run wrote of shards that were entered already.
+
+        A cluster that loses a worker may do its finished tasks again.
+        """
+        for file in self._own_files():
+            if file.name.endswith(f".{self.run}{PART}"):
+                file.unlink(missing_ok=True)
+
     def save(self) -> None:
         """Write the manifest; raises `AuheatError`."""
         try:

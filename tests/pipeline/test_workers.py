@@ -9,12 +9,16 @@ from typing import ClassVar
 
 import pytest
 import torch
+from tqdm import tqdm
 
 from auheat.errors import AuheatError
+from auheat.pipeline import workers
 from auheat.pipeline.extraction import extract
 from auheat.pipeline.rendering import render
-from auheat.pipeline.workers import check_backend, place_workers
+from auheat.pipeline.workers import check_backend, place_workers, run_jobs
+from auheat.shards.manifest import ShardEntry
 from auheat.shards.reader import content_digest
+from auheat.shards.writer import ShardFolder, write_for
 from auheat.store.store import find_rendered
 from auheat.utils.devices import count_cores, limit_cores
 
@@ -113,6 +117,25 @@ def test_workers_make_the_digests_of_one_process(
     assert made["digests"] == digests
     assert made["findings"] == []
     assert made["killed"] == [workers == 2] * 2  # in extract, and in render
+
+
+def test_a_shard_that_a_cluster_makes_again_after_it_was_entered_leaves_no_file(
+    tmp_path, monkeypatch
+):
+    folder = ShardFolder(tmp_path / "shards", {"stage": "extract"})
+
+    def results(work, tasks, backend, workers):
+        yield 0, ShardEntry("00000.h5", 0, len(write(0)), "d" * 64, "", {})
+        write(0)  # the worker died before its answer was known to have come
+
+    def write(number):
+        data = b"a shard"
+        write_for(folder.folder / f"{number:05}.h5", folder.run, data)
+        return data
+
+    monkeypatch.setattr(workers, "_results", results)
+    run_jobs(str, [0], folder, "loky", 1, tqdm(disable=True), lambda _: 1)
+    assert sorted(file.name for file in folder.folder.glob("*.h5*")) == ["00000.h5"]
 
 
 def test_backends_that_are_unknown_or_absent_say_what_there_is(monkeypatch, tmp_path):
