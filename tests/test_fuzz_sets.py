@@ -8,7 +8,7 @@ from fuzz_targets import TARGETS
 from fuzzing import Step, make_case, plan_case, run_tool
 
 SETS = {
-    name: 10 if name.startswith(("points", "maps")) else 20
+    name: 10 if name.startswith(("points", "aus", "maps")) else 20
     for name in list(TARGETS)[: list(TARGETS).index("shards")]
 }
 

@@ -21,6 +21,7 @@ import cv2
 import mutants
 import numpy as np
 import sets
+import unit_files
 import wrong_points
 from unchanged import RememberingDetector
 
@@ -136,6 +137,58 @@ def _read_points(root: Path, rng: random.Random) -> None:
         for located in source(root / "photos", [samples], bar):
             assert len(located.reasons) == 4
     source.notes()
+
+
+def _units(form: str) -> Callable[[Path], None]:
+    def make(root: Path) -> None:
+        home = root / "aus"
+        home.mkdir(parents=True)
+        levels = [{6: 1.5, 12: 2.0 + i / 2} for i in range(4)]
+        if form == "ckplus":
+            unit_files.write_ckplus(home, {f"S005_001_0000000{i}": levels[i] for i in range(4)})
+        elif form == "disfa":
+            unit_files.write_disfa(home, {"SN001": {6: (0, 1, 2, 3), 12: (5, 4, 3, 2)}})
+        elif form == "openface":
+            for key, units in zip(POINT_IDS, levels, strict=True):
+                row = {"units": {au: (level, 1) for au, level in units.items()}}
+                (home / f"{key}.csv").write_text(unit_files.openface([row], sequence=False))
+        elif form == "py-feat":
+            rows = [{"units": {12: 0.9}, "input": f"{key}.png"} for key in POINT_IDS]
+            (home / "all.csv").write_text(unit_files.pyfeat(rows))
+        elif form == "libreface":
+            for key, units in zip(POINT_IDS, levels, strict=True):
+                row = {"levels": units, "present": tuple(units)}
+                (home / f"{key}.csv").write_text(unit_files.libreface([row]))
+        else:
+            lines = [
+                f"{key}.png,{row[6]},{row[12]}" for key, row in zip(POINT_IDS, levels, strict=True)
+            ]
+            (home / "aus.csv").write_text("\n".join(["path,AU6_r,AU12_r", *lines]) + "\n")
+
+    return make
+
+
+_UNIT_PATHS = {
+    "ckplus": [f"S005/001/S005_001_0000000{i}.png" for i in range(4)],
+    "disfa": [f"SN001/frame_{i}.png" for i in (1, 2, 3, 4)],
+}
+
+
+def _read_units(form: str) -> Read:
+    paths = _UNIT_PATHS.get(form, [f"{key}.png" for key in POINT_IDS])
+    ids = [path.removesuffix(".png") for path in paths]
+
+    def read(root: Path, rng: random.Random) -> None:
+        from auheat.action_units import load_units
+
+        (root / "aus").mkdir(exist_ok=True)
+        files = sorted((root / "aus").iterdir())
+        alone = len(files) == 1 and rng.random() < 0.5
+        matching = load_units(files[0] if alone else root / "aus").match(ids, paths)
+        rows = matching.find(ids, np.stack([sets.points_of(i) for i in range(4)]))
+        assert rows.intensity.shape == rows.active.shape == (4, len(matching.units.aus))
+
+    return read
 
 
 def _closing_bar() -> Any:
@@ -454,6 +507,10 @@ TARGETS: dict[str, Target] = {
             "pts": "points", "csv": "points.csv", "npz": "points.npz", "openface": "openface.csv",
             "py-feat": "py-feat", "paper": "paper",
         }.items()
+    },
+    **{
+        f"aus-{form}": Target(_units(form), (_read_units(form),), ("aus/**/*",))
+        for form in ("openface", "py-feat", "libreface", "ckplus", "disfa", "csv")
     },
     **{
         f"maps-{form}": Target(_maps(form), MAP_READERS, ("maps.npz", "maps/*"))
