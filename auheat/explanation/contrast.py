@@ -23,6 +23,7 @@ from auheat.heatmaps.class_maps import ClassMapRenderer, FaceMaps
 from auheat.models.geometry import GROUPS, group_points
 from auheat.records import Array
 from auheat.utils.maps import divide, enlarge, min_max, pool_to_cells
+from auheat.utils.text import format_figure
 
 LOGIT, ATTENTION, NONE = "logit", "attention", "none"
 
@@ -121,7 +122,7 @@ class Contrast:
 
 def format_evidence(value: float, measure: str) -> str:
     """Return evidence with its sign: logits, or per cent of a map."""
-    text = f"{100 * value:+.1f} %" if measure == ATTENTION else f"{value:+.2f}"
+    text = f"{100 * value:+.1f} %" if measure == ATTENTION else format_figure(value, "+.2f")
     return text if any(digit in text for digit in "123456789") else text.replace("-", "+")
 
 
@@ -318,7 +319,8 @@ def _describe_points(points: Tensor | None) -> tuple[str, ...]:
     if points is None:
         return ()
     first, second = points.sum(0).tolist()
-    return (f"the landmarks add {first - second:+.2f} to the difference of the logits",)
+    added = format_figure(first - second, "+.2f")
+    return (f"the landmarks add {added} to the difference of the logits",)
 
 
 def _scale_to_mean(maps: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from auheat.explanation.panel_cells import (
 )
 from auheat.explanation.scores import ExplanationData
 from auheat.records import Array
+from auheat.utils.text import format_figure
 from auheat.visualization.drawing import (
     GRAY,
     INK,
@@ -68,8 +69,8 @@ def _head(page: Array, contrast: Contrast) -> None:
     rule(page, 4, MARGIN, right)
     title = f"why {contrast.expression} and not {contrast.against}"
     write(page, shorten(title, 20, 900, bold=True), (MARGIN, 48), 20, INK, bold=True)
-    first, second = contrast.logits
-    about = f"logits {first:.2f} and {second:.2f}, difference {contrast.difference:+.2f}"
+    first, second = (format_figure(logit, ".2f") for logit in contrast.logits)
+    about = f"logits {first} and {second}, difference {format_figure(contrast.difference, '+.2f')}"
     write(page, about, (right, 42), 12, INK, align="right")
     shares = " and ".join(f"{100 * p:.1f} %" for p in contrast.probabilities)
     write(page, f"probabilities {shares}", (right, 66), 11, GRAY, align="right")
@@ -120,13 +121,15 @@ def _pictures(page: Array, found: ExplanationData, contrast: Contrast) -> None:
         if i == 0 and contrast.units:
             _legend(page, contrast, (x, at[1] + 9))
         elif 0 < i < 3:
-            start, end = draw_scale(page, at, (f"{low:.1f}", f"{high:.1f}"), (0, 1), overlay)
+            scale = format_figure(low, ".1f"), format_figure(high, ".1f")
+            start, end = draw_scale(page, at, scale, (0, 1), overlay)
             if low < 0 < high:
                 zero = round(start - low / spans * (end - 1 - start))
                 page[at[1] - 3 : at[1] + 12, zero] = INK
         elif i:
             names = [shorten(n, 9, CELL // 4) for n in (contrast.expression, contrast.against)]
-            ends = (f"{names[1]} {most:.1f}", f"{most:.1f} {names[0]}")
+            text = format_figure(most, ".1f")
+            ends = (f"{names[1]} {text}", f"{text} {names[0]}")
             draw_scale(page, at, ends, (-1, 1), overlay_signed)
 
 

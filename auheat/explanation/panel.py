@@ -17,6 +17,7 @@ from auheat.explanation.panel_cells import (
 )
 from auheat.explanation.scores import AUScore, ExplanationData
 from auheat.records import Array, Status
+from auheat.utils.text import format_figure
 from auheat.visualization.drawing import (
     GRAY,
     INK,
@@ -207,7 +208,7 @@ def _share(
     fill_box(page, (x, base - _BAR + 1, x + share / most * (end - x), base + 1), tint)
     line = x + round((end - x) / most)
     page[base - _BAR - 1 : base + 3, line] = GRAY
-    write(page, f"x {share:.2f}", (end + 66, base), 11, INK, align="right")
+    write(page, f"x {format_figure(share, '.2f')}", (end + 66, base), 11, INK, align="right")
     if peak:
         write(page, "peak", (end + 76, base), 10, GREEN, bold=True)
 
@@ -245,7 +246,7 @@ def _geometry(page: Array, found: GeometryEvidence, left: int, y: int) -> int:
     for i, (name, value) in enumerate(rows.items()):
         base = y + 30 + i * 24
         write(page, name, (left, base), 11, INK)
-        write(page, f"{value:+.2f}", (left + 300, base), 11, INK, align="right")
+        write(page, format_figure(value, "+.2f"), (left + 300, base), 11, INK, align="right")
         end = middle + value / most * half
         tint = GREEN if value >= 0 else RED
         fill_box(page, (min(middle, end), base - _BAR + 1, max(middle, end), base + 1), tint)

@@ -68,3 +68,16 @@ def escape_controls(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+
+
+def format_figure(value: float, spec: str) -> str:
+    """Return a number by a format such as "+.2f", by an exponent where it takes over five digits.
+
+    Weights of a stranger's run may give any.
+
+    Example:
+        >>> from auheat.utils.text import format_figure
+        >>> format_figure(1.234, "+.1f"), format_figure(-3e30, ".1f")
+        ('+1.2', '-3.0e+30')
+    """
+    return format(value, spec if abs(value) < 1e5 else spec.replace("f", "e"))

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from auheat.utils.console import progress
-from auheat.utils.text import SafeStream, escape_controls, plain_cell
+from auheat.utils.text import SafeStream, escape_controls, format_figure, plain_cell
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,9 @@ def test_a_bar_on_a_closed_full_or_absent_stderr_is_not_seen_and_ends_nothing(mo
         if stream is not None:
             assert SafeStream(stream).write("abc\n") == 4
             SafeStream(stream).flush()
+
+
+def test_figures_of_any_size_take_little_room():
+    given = {1.234: "+1.23", -99999.0: "-99999.00", 1e5: "+1.00e+05", -3.4e38: "-3.40e+38"}
+    assert {value: format_figure(value, "+.2f") for value in given} == given
+    assert format_figure(float("inf"), ".1f") == "inf"
