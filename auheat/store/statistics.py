@@ -152,7 +152,8 @@ def _count(tally: _Tally, block: Mapping[str, Any], material: ShardSet) -> None:
             if data:
                 digest = hashlib.sha256(data).digest()
                 tally.photos.setdefault(digest, []).append((key, split))
-    pointed = status <= Status.LOW_CONFIDENCE
+    # a stranger's shard may say OK of points that are none, which `verify` finds
+    pointed = (status <= Status.LOW_CONFIDENCE) & np.isfinite(points).all((1, 2))
     size = block["size"][pointed]
     eyes = np.linalg.norm(points[pointed][:, EYES[1]] - points[pointed][:, EYES[0]], axis=1)
     found = {

@@ -125,6 +125,16 @@ def test_a_row_without_split_is_of_train_so_only_true_leaks_are_told(tmp_path):
         assert told["duplicates"] == {"photos": 1, "rows": 2, "leaks": leaks}
 
 
+@pytest.mark.parametrize("odd", [np.inf, np.nan])
+def test_points_of_a_stranger_that_are_no_numbers_are_left_out_of_the_distances(small, odd):
+    (file,) = (small / "shards" / "martinez").glob("00000.h5")
+    before = stats(small)["eye_distance"]
+    with h5py.File(file, "r+") as shard:
+        shard["landmarks"][0] = odd  # the row whose eyes are 5 px apart, and 10 in the others
+    after = stats(small)["eye_distance"]
+    assert min(after.values()) == 10 > min(before.values())
+
+
 def test_landmarks_alone_are_described_by_what_is_there(tmp_path):
     store = write_store(tmp_path / "s", Made(list("abcde")), rendered=False)
     told = stats(store)
