@@ -17,6 +17,7 @@ from auheat.facs.records import Blob, Codebook, Cue, Frame, Region
 from auheat.heatmaps.plan import measured_gain, plan_heatmaps, plan_photos
 from auheat.heatmaps.render import render_heatmaps
 from auheat.images.decoding import decode_row
+from auheat.records import N_POINTS
 from auheat.runs.run_folder import CONFIG
 from auheat.shards.reader import read_attributes, read_columns
 from auheat.shards.row_reader import RowReader
@@ -71,6 +72,10 @@ def _unpack(plain: Mapping[str, Any]) -> Codebook:
         regions[entry["au"]] = Region(**(entry | {"blobs": blobs}))
     expressions = {k: tuple(Cue(**cue) for cue in v) for k, v in plain["expressions"].items()}
     frame = Frame(**{name: np.array(values) for name, values in plain["frame"].items()})
+    surface = frame.mean if frame.surface is None else frame.surface[:N_POINTS]
+    shapes = frame.mean.shape, frame.weights.shape, surface[:, :2].shape
+    if shapes != ((N_POINTS, 2), (N_POINTS,), (N_POINTS, 2)):
+        raise ValueError(f"a frame of other than {N_POINTS} points")
     placed = [blob for region in regions.values() for blob in region.blobs]
     numbers = [n for blob in placed for n in (*blob.offset, *blob.sigma, blob.angle)]
     if not all(np.isfinite(values).all() for values in (numbers, frame.mean, frame.weights)):

@@ -470,6 +470,9 @@ def test_a_config_edited_by_hand_is_one_error_that_names_the_field(
         lambda book: book["regions"][0].update(blobs=None),
         lambda book: book["frame"].update(mean=[[0, 0]]),
         lambda book: book["frame"].update(weights=["a"] * 68),
+        lambda book: book["frame"]["weights"].pop(),
+        lambda book: book["frame"].update(surface=[[0, 0, 0]] * 67),
+        lambda book: book["frame"].update(surface=[[0]] * 68),
         lambda book: book["expressions"]["Happiness"][0].update(weight="much"),
     ],
 )
