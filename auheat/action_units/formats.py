@@ -29,11 +29,11 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
-from auheat.errors import AuheatError, StoreError
+from auheat.errors import StoreError
 from auheat.facs.codebooks import load_regions, regions_version
 from auheat.landmarks.imported.bounded_reading import LONGEST, Lines
 from auheat.records import Array
-from auheat.utils.reading import open_regular, read_limited
+from auheat.utils.reading import naming_file, open_regular, read_limited
 
 FORMS = ("openface", "py-feat", "libreface", "ck+", "disfa", "csv")
 
@@ -176,18 +176,12 @@ def read_units(file: Path, form: str, name: str) -> UnitTable:
 
     Raises `AuheatError` with file and line for anything that is not as the form has it.
     """
-    try:
+    with naming_file(file):
         if form == "ck+":
             return _read_coded(file, name)
         with open_regular(file) as raw:
             stream = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
             return _read_disfa(file, stream) if form == "disfa" else _read_csv(file, stream, name)
-    except AuheatError:
-        raise
-    except UnicodeDecodeError as error:
-        raise StoreError(f"{file}: not UTF-8 text (save it as UTF-8)") from error
-    except OSError as error:
-        raise StoreError(f"{file}: {error.strerror or 'cannot be read'}") from error
 
 
 def _make_table(names: list[str], values: dict[Cell, Array], where: list[str]) -> UnitTable:

@@ -6,9 +6,13 @@ import errno
 import json
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
+
+from auheat.errors import AuheatError, StoreError
 
 MAX_JSON = 2**28
 """Bytes of the longest JSON file that is read (256 MiB): a manifest of 100,000 shards fits."""
@@ -161,3 +165,38 @@ def parse_json(text: str | bytes) -> Any:
 
 def _parse_number(text: str) -> int | float:
     return int(text) if len(text) <= _DIGITS else float(text)
+
+
+@contextmanager
+def naming_file(file: Path) -> Iterator[None]:
+    """Turn what goes wrong while a text file is read into a `StoreError` that names it.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from auheat.utils.reading import naming_file
+        >>> _ = Path("odd.csv").write_bytes(bytes([255]))
+        >>> with naming_file(Path("odd.csv")):
+        ...     Path("odd.csv").read_text("utf-8")
+        Traceback (most recent call last):
+        auheat.errors.StoreError: odd.csv: line 1: not UTF-8 text (save it as UTF-8)
+    """
+    try:
+        yield
+    except AuheatError:
+        raise
+    except UnicodeDecodeError as error:
+        where = f"{file}: line {_find_undecodable(file)}"
+        raise StoreError(f"{where}: not UTF-8 text (save it as UTF-8)") from error
+    except OSError as error:
+        raise StoreError(f"{file}: {error.strerror or 'cannot be read'}") from error
+
+
+def _find_undecodable(file: Path) -> int:
+    """Return the first line that is not UTF-8 (decoding runs ahead of the lines it is used for)."""
+    with open_regular(file) as stream:
+        for number, line in enumerate(stream, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return number
+    return 0

@@ -30,9 +30,10 @@ from typing import Any
 
 import numpy as np
 
-from auheat.errors import AuheatError, StoreError
+from auheat.errors import StoreError
 from auheat.landmarks.imported.bounded_reading import LONGEST, Lines, read_archive
 from auheat.records import N_POINTS, Array, Status
+from auheat.utils.reading import naming_file
 
 KINDS = ("openface", "py-feat", "pts", "paper", "csv", "npz")
 
@@ -177,27 +178,10 @@ def read_point_table(file: Path, kind: str, name: str) -> PointTable:
 
     Raises `AuheatError` with file and line for anything that is not as the kind has it.
     """
-    try:
+    with naming_file(file):
         if kind == "npz":
             return _read_npz(file)
         return _read_pts(file, name) if kind == "pts" else _read_text(file, kind, name)
-    except AuheatError:
-        raise
-    except UnicodeDecodeError as error:
-        raise StoreError(f"{file}: line {_undecodable(file)}: not UTF-8 text") from error
-    except OSError as error:
-        raise StoreError(f"{file}: {error.strerror or 'cannot be read'}") from error
-
-
-def _undecodable(file: Path) -> int:
-    """Return the first line that is not UTF-8 (decoding runs ahead of the lines it is used for)."""
-    with file.open("rb") as stream:
-        for number, line in enumerate(stream, 1):
-            try:
-                line.decode()
-            except UnicodeDecodeError:
-                return number
-    return 0
 
 
 def _read_text(file: Path, kind: str, name: str) -> PointTable:
