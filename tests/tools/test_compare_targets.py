@@ -43,22 +43,31 @@ def test_the_page_has_every_runs_scores_and_nothing_is_trained_twice(
     trained, original = [], compare.evaluate
     monkeypatch.setattr(compare, "evaluate", lambda *a: trained.append(a[0]) or original(*a))
     compare.main([*arguments, "--methods", "wildcat,gradcam++"])
-    assert trained == ["gradcampp-thin-au0-seed0-epochs1", "gradcampp-thin-au4-seed0-epochs1"]
+    assert trained == [
+        f"gradcampp-thin-{kind}-epochs1" for kind in ("au0-seed0", "au4-seed0", "au4-maps1-seed0")
+    ]
     runs = json.loads((tmp_path / "methods.json").read_text())["runs"]
-    assert [(r["method"], r["au_weight"]) for r in runs] == [
-        (method, weight) for method in ("wildcat", "gradcam++") for weight in (0, 4)
+    assert [(r["method"], r["au_weight"], r.get("class_map_weight", 0)) for r in runs] == [
+        (method, *weights)
+        for method in ("wildcat", "gradcam++")
+        for weights in ((0, 0), (4, 0), (4, 1))
     ]
     page = (tmp_path / "methods.md").read_text()
-    for without, with_aus in (runs[:2], runs[2:]):
+    for without, with_aus, with_maps in (runs[:3], runs[3:]):
         stored = [
             json.loads((tmp_path / "work" / "runs" / r["run"] / "evaluation.json").read_text())
-            for r in (without, with_aus)
+            for r in (without, with_aus, with_maps)
         ]
         cells = [
             f"{stored[0][key]:.3f} → {stored[1][key]:.3f}"
             for key in ("accuracy", "cam_cos", "att_cos", "margin", "rank1")
         ]
         title = {"wildcat": "WILDCAT", "gradcam++": "Grad-CAM++"}[without["method"]]
+        assert f"| {title} | {' | '.join(cells)} |\n" in page
+        cells = [
+            f"{stored[1][key]:.3f} → {stored[2][key]:.3f}"
+            for key in ("accuracy", "cam_cos", "cam_rank1", "class_rank1", "att_cos")
+        ]
         assert f"| {title} | {' | '.join(cells)} |\n" in page
     uniform = runs[0]["baselines"]["uniform"]["att_cos"]
     assert f"| *uniform map* |  |  | {uniform:.3f} |" in page
@@ -88,7 +97,7 @@ def test_runs_side_by_side_have_the_same_figures_and_no_score_of_a_map_of_no_cla
         text = (out / "methods.md").read_text()
         assert "- No CAM-COS for APViT: " in text
         rises = "all 1 methods" if runs[1]["att_cos"] > runs[0]["att_cos"] else "all but APViT"
-        assert f"- ATT-COS is higher with AUs for {rises}.\n" in text
+        assert f"- ATT-COS is higher with AUs than without for {rises}.\n" in text
     assert tables[0] == tables[1]
 
 
