@@ -1,6 +1,6 @@
 """Cross-validate what published weights bring, with each loss; write docs/pretrained.md.
 
-    python tools/compare_weights.py STORE WORK --weights FILE [--backbone timm:tf_efficientnet_lite0@16]
+    python tools/compare_weights.py STORE WORK --weights FILE [--backbone timm:NAME@16]
         [--persons people.csv] [--folds 5] [--seeds 1] [--epochs 15] [--size 112]
         [--variants without,paper,maps] [--jobs 2] [--out docs]
 
