@@ -1,8 +1,11 @@
 """Networks of timm as backbones: on a stand-in with each form of output, and on timm itself."""
 
+import collections
 import copy
 import re
+import shutil
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,9 +14,15 @@ from training_helpers import make_store
 
 from auheat.errors import AuheatError, MissingExtraError
 from auheat.evaluation.evaluator import evaluate
+from auheat.explanation.explainer import explain
+from auheat.losses import au_alignment_loss, total_loss
 from auheat.models.adl import drop_attended
+from auheat.models.prm import Walk
 from auheat.models.registry import METHODS, build_classifier
+from auheat.models.resnet import BasicBlock, Bottleneck
 from auheat.models.timm_backbones import build_timm, change_map, describe_timm, note_grid
+from auheat.pipeline.extraction import extract
+from auheat.pipeline.rendering import render
 from auheat.reporting.page import report
 from auheat.training.config import make_config
 from auheat.training.runner import train
@@ -242,3 +251,194 @@ def test_what_timm_cannot_give_is_one_error_each(fake_timm, monkeypatch):
     ):
         with pytest.raises(MissingExtraError, match="needs timm: .*\\(pip install timm\\)"):
             call()
+
+
+def build_real(name, side, method="cam"):
+    torch.manual_seed(0)
+    return build_classifier(method, f"timm:{name}", 3, image_size=side)
+
+
+REAL = {
+    "resnet18": (64, 5),
+    "mobilenetv4_conv_small": (64, 5),
+    "tf_efficientnet_lite0": (64, 5),
+    "convnext_atto": (64, 4),
+    "swin_tiny_patch4_window7_224": (64, 4),
+    "vit_tiny_patch16_224": (64, 3),
+    "vit_small_patch14_reg4_dinov2": (56, 3),
+}
+FORMS = {
+    **REAL,
+    "swinv2_cr_tiny_224": (64, 4),
+    "mambaout_femto": (64, 4),
+    "vgg11": (64, 6),
+    "levit_128s": (64, 3),
+    "hiera_tiny_224": (64, 4),
+    "cait_xxs24_224": (64, 3),
+    "deit_tiny_distilled_patch16_224": (64, 3),
+    "vit_small_patch14_dinov2": (112, 3),
+    "xcit_nano_12_p16_224": (64, 3),
+    "maxvit_rmlp_pico_rw_256": (64, 5),
+    "densenet121": (64, 5),
+    "mixer_s16_224": (64, 3),
+    "pit_ti_224": (64, 3),
+}
+
+
+@pytest.mark.timm
+@pytest.mark.parametrize("name", FORMS)
+def test_the_layers_of_timms_networks_are_timms_own_with_channels_first(name):
+    import timm
+
+    side, count = FORMS[name]
+    network, channels = build_timm(f"timm:{name}", side)
+    shape = network.timm_shape
+    assert len(channels) == count == len(shape.grids)
+    plain = timm.create_model(
+        name, features_only=True, **({"img_size": side} if shape.fixed else {})
+    )
+    plain.load_state_dict(network.state_dict())
+    images = torch.rand(2, 3, side, side)
+    with torch.inference_mode():
+        outputs, maps = plain.eval()(images), network.eval()(images)
+    for values, features, width, (h, w) in zip(outputs, maps, channels, shape.grids, strict=True):
+        assert features.shape == (2, width, h, w)
+        last = getattr(plain, "output_fmt", None) == "NHWC"
+        for y, x in ((0, w - 1), (h - 1, 0), (h // 2, w // 2)):
+            expected = values[:, y, x] if last else values[:, :, y, x]
+            assert torch.equal(features[:, :, y, x], expected)
+
+
+@pytest.mark.timm
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_small_patch14_reg4_dinov2"])
+def test_the_map_of_a_plain_transformer_has_its_tokens_but_class_and_registers(name):
+    side, _ = REAL[name]
+    model = build_real(name, side).eval()
+    vit, images = model.backbone.model, torch.rand(2, 3, side, side)
+    with torch.inference_mode():
+        tokens, top = vit.forward_features(images), model.backbone(images)[-1]
+    extra = {"vit_tiny_patch16_224": 1, "vit_small_patch14_reg4_dinov2": 5}[name]
+    assert tokens.shape[1] == extra + 16
+    for y, x in ((0, 0), (1, 3), (3, 2)):
+        torch.testing.assert_close(top[:, :, y, x], tokens[:, extra + 4 * y + x])
+
+
+@pytest.mark.timm
+def test_a_transformer_made_for_518_px_is_made_for_the_side_that_is_asked_for():
+    for side in (112, 224):
+        shape = build_timm("timm:vit_small_patch14_dinov2", side)[0].timm_shape
+        assert shape.grids == ((side // 14, side // 14),) * 3
+    with pytest.raises(
+        AuheatError, match=r"--image-size: 100 \(timm:vit_small_patch14_dinov2 takes"
+    ):
+        make_config("demo", backbone="timm:vit_small_patch14_dinov2", image_size=100)
+    for name in ("convnext_atto", "swin_tiny_patch4_window7_224"):
+        with pytest.raises(
+            AuheatError, match=rf"--image-size: 98 \(timm:{name} takes multiples of 4"
+        ):
+            make_config("demo", backbone=f"timm:{name}", image_size=98)
+    (note,) = note_grid(build_timm("timm:convnext_atto", 112)[0])
+    assert "leaves out the last 16 px (--image-size 96 or 128 is seen whole)" in note
+    with pytest.raises(
+        AuheatError, match=r"--image-size: 72 \(timm:maxvit_rmlp_pico_rw_256 cannot be"
+    ):
+        build_classifier("cam", "timm:maxvit_rmlp_pico_rw_256", 3, image_size=72)
+
+
+@pytest.mark.timm
+@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("method", [*ANY, "prm"])
+def test_every_method_learns_with_all_parameters_of_timms_networks(method, name):
+    side, count = REAL[name]
+    if method == "prm" and name != "resnet18":
+        with pytest.raises(AuheatError, match=f"timm:{name} does not end in one"):
+            build_real(name, side, method)
+        return
+    model, images, labels = build_real(name, side, method), torch.rand(3, 3, side, side), [0, 1, 2]
+    output = model.train()(images, torch.tensor(labels))
+    assert len(output.features) == count
+    loss = total_loss(
+        output, torch.tensor(labels), torch.rand(3, 28, 28), torch.ones(3).bool(), 4.0, (-1,)
+    )
+    loss.total.backward()
+    assert not [key for key, value in model.named_parameters() if value.grad is None]
+    with torch.inference_mode():
+        output = model.eval()(images)
+    assert output.maps.shape == (3, 3, *output.features[-1].shape[2:])
+    assert torch.isfinite(output.maps).all()
+
+
+@pytest.mark.timm
+@pytest.mark.parametrize("kind", ["basic", "bottleneck"])
+def test_a_walk_through_timms_block_is_the_walk_through_ours(kind):
+    from timm.models import resnet as theirs
+
+    torch.manual_seed(3)
+    own = (BasicBlock(8, 8, 1) if kind == "basic" else Bottleneck(8, 2, 1)).eval()
+    made = theirs.BasicBlock(8, 8) if kind == "basic" else theirs.Bottleneck(8, 2)
+    made.eval().load_state_dict(own.state_dict())
+    inputs, share = torch.rand(2, 8, 5, 5), torch.rand(2, 8, 5, 5)
+    with torch.no_grad():
+        expected, got = Walk(own, inputs).go_back(share), Walk(made, inputs).go_back(share)
+    assert torch.equal(got, expected)
+
+
+@pytest.mark.timm
+@pytest.mark.parametrize("name", REAL)
+def test_the_au_loss_moves_the_attention_of_timms_networks(name):
+    """Eight photos, each with a bright corner that the heatmap marks."""
+    side, _ = REAL[name]
+    corners = [(y, x) for y in (0, side // 2) for x in (0, side // 2)] * 2
+    images, heatmaps = 0.3 * torch.rand(8, 3, side, side), torch.zeros(8, 8, 8)
+    for i, (y, x) in enumerate(corners):
+        images[i, :, y : y + side // 2, x : x + side // 2] += 0.6
+        heatmaps[i, y * 8 // side : y * 8 // side + 4, x * 8 // side : x * 8 // side + 4] = 1
+    labels, valid, apart = torch.arange(8) % 3, torch.ones(8).bool(), []
+    for weight in (0.0, 4.0):
+        model = build_real(name, side)
+        optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+        for _ in range(8):
+            optimizer.zero_grad()
+            output = model.train()(images)
+            total_loss(output, labels, heatmaps, valid, weight, (-1,)).total.backward()
+            optimizer.step()
+        top = model(images).features[-1].detach()
+        apart.append(au_alignment_loss(top, heatmaps, valid).item())
+    assert apart[1] < 0.8 * apart[0], apart
+
+
+@pytest.fixture(scope="module")
+def photo_store(outside_data, tmp_path_factory):
+    """A store of a few real photos: three expressions, eight to learn from and two to test each."""
+    root, source = tmp_path_factory.mktemp("fer"), outside_data / "fer_dev"
+    lines, counts = [], collections.Counter()
+    (root / "set" / "EmoLabel").mkdir(parents=True)
+    (root / "set" / "Image" / "aligned").mkdir(parents=True)
+    for line in (source / "EmoLabel" / "list_patition_label.txt").read_text().splitlines():
+        name, key = line.split()
+        split = name.partition("_")[0]
+        if key in "146" and counts[split, key] < {"train": 8, "test": 2}[split]:
+            counts[split, key] += 1
+            lines.append(line + "\n")
+            photo = f"Image/aligned/{Path(name).stem}_aligned.jpg"
+            shutil.copy(source / photo, root / "set" / photo)
+    (root / "set" / "EmoLabel" / "list_patition_label.txt").write_text("".join(lines))
+    extract(root / "set", root / "store")
+    render(root / "store", codebook="martinez")
+    return root / "store"
+
+
+@pytest.mark.timm
+@pytest.mark.slow
+@pytest.mark.parametrize("name", REAL)
+def test_timms_networks_are_trained_evaluated_explained_and_reported(name, photo_store):
+    asked = {"backbone": f"timm:{name}", "image_size": REAL[name][0], "batch_size": 8, "epochs": 1}
+    summary = train(photo_store, make_config("demo", **asked, layers=(-1, -2)))
+    result = evaluate(summary.run.name, photo_store)
+    assert result.n == 6
+    assert 0 <= result.att_cos <= 1
+    photo = photo_store.parent / "set" / "Image" / "aligned" / "test_00001_aligned.jpg"
+    found = explain(summary.run.name, photo, store=photo_store)
+    assert found.attention.shape == (REAL[name][0],) * 2
+    assert f"timm:{name}" in report([summary.run.name], photo_store).read_text()
+    assert train(photo_store, make_config("demo", **asked, layers=(-1, -2))).resumed == 1
