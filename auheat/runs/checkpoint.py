@@ -270,7 +270,12 @@ def _load_classifier(run: Path, file: str) -> tuple[Classifier, dict[str, Any]]:
     settings, norm = config["settings"], config["normalisation"]
     classes = len(config["class_names"])
     model = build_classifier(
-        settings["method"], settings["backbone"], classes, norm["mean"], norm["std"]
+        settings["method"],
+        settings["backbone"],
+        classes,
+        norm["mean"],
+        norm["std"],
+        settings["image_size"],
     )
     if settings.get("geometry_branch"):
         frame = unpack_codebook(config["codebook"], run / CONFIG).frame

@@ -24,6 +24,7 @@ from auheat.models.network import Classifier
 from auheat.models.pretrained import WEIGHTS_HINT, Found
 from auheat.models.registry import IMAGENET_MEAN, IMAGENET_STD, build_classifier, find_method
 from auheat.models.resnet import TIMM
+from auheat.models.timm_backbones import note_grid
 from auheat.pipeline.reframing import describe_framing
 from auheat.runs import checkpoint, codebook, run_folder
 from auheat.shards.manifest import check_unchanged, read_manifest
@@ -403,11 +404,11 @@ def identify_weights(config: TrainConfig) -> dict[str, str]:
 
 def _build(config: TrainConfig, classes: int) -> tuple[Classifier, tuple[str, ...]]:
     """Return a classifier with the weights asked for, and notes on them."""
-    model = build_classifier(config.method, config.backbone, classes)
+    model = build_classifier(config.method, config.backbone, classes, image_size=config.image_size)
+    notes = [*note_grid(model.backbone)] if config.backbone.startswith(TIMM) else []
     if config.weights == "none":
-        return model, ("weights: none, trained from scratch",)
+        return model, (*notes, "weights: none, trained from scratch")
     weights = _choose_weights(config)
-    notes: list[str] = []
     for file in weights.files:
         notes += [f"weights: {file}", *find_method(config.method).load(model, file)]
     if weights.missing or not weights.files:
