@@ -88,8 +88,18 @@ def load_weights(backbone: nn.Module, file: Path, fc: nn.Linear | None = None) -
     names are messages too; batch counters, which old files lack, are not worth one. Raises
     `AuheatError` for a file that cannot be read, a shape that differs, or where no name matches.
     """
-    given, messages = read_named(file, [backbone.state_dict()])
-    return messages + load_named(backbone, given, file, "fc", fc)
+    network = _unwrap(backbone)
+    given, messages = read_named(file, [network.state_dict()])
+    return messages + load_named(network, given, file, "fc", fc)
+
+
+def _unwrap(network: nn.Module) -> nn.Module:
+    """Return the network inside of what gives its feature maps, which published names are of."""
+    parts = dict(network.named_children())
+    inner = next((part for name, part in parts.items() if name in ("model", "network")), None)
+    if inner is None or len(parts) > 1 or next(network.parameters(recurse=False), None) is not None:
+        return network
+    return inner
 
 
 def load_named(

@@ -102,6 +102,23 @@ def test_a_file_under_other_names_is_loaded_and_told(tmp_path, before):
     ]
 
 
+class Getter(nn.Module):
+    """What gives a network's feature maps, and holds it as timm does."""
+
+    def __init__(self, part):
+        super().__init__()
+        setattr(self, part, Lite())
+
+
+@pytest.mark.parametrize("part", ["model", "network"])
+def test_a_networks_own_file_fills_what_gives_its_feature_maps(tmp_path, part):
+    given, model = Lite(), Getter(part)
+    torch.save(given.state_dict(), tmp_path / "own.pth")
+    assert load_weights(model, tmp_path / "own.pth") == []
+    loaded = getattr(model, part).state_dict()
+    assert all(torch.equal(value, loaded[key]) for key, value in given.state_dict().items())
+
+
 KNOWN_PICTURES = {  # of scikit-image -> ImageNet classes of what they show
     "chelsea": {281, 282, 285},  # tabby, tiger cat, Egyptian cat
     "coffee": {967, 968, 504},  # espresso, cup, coffee mug
