@@ -15,7 +15,7 @@ TIMM_PACKAGES := timm torchvision accelerate lightning transformers onnx onnxrun
 TIMM_SUITE := $(TIMM_BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile
 FUZZ_SECONDS ?= 600
 
-.PHONY: help demo methods test quick check test-timm test-timm-all faults fuzz bench gpu gpu-files clean
+.PHONY: help demo methods test quick check test-timm test-timm-all faults fuzz bench bench-quick gpu gpu-files clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -78,6 +78,9 @@ fuzz: $(INSTALLED)  ## change every kind of file that is read, at random (FUZZ_S
 
 bench: $(INSTALLED)  ## measure speed against peers in the same run
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+bench-quick: $(INSTALLED)  ## how fast this checkout is beside the commit before (COMMIT=...), fails above 10 %
+	$(BIN)/python benchmarks/compare_commits.py $(COMMIT)
 
 gpu-files: $(INSTALLED)  ## lay the check of every CUDA path into .gpu, to take along to a card
 	mkdir -p .gpu/wheels
