@@ -26,14 +26,11 @@ from auheat.models.names import TABLE
 from auheat.models.network import Classifier, Network, NetworkBuilder, cnn
 from auheat.models.pretrained import Found, find_weights, load_weights
 from auheat.models.prm import PeakHead, PeakNetwork
-from auheat.models.resnet import BACKBONES, TIMM
+from auheat.models.resnet import BACKBONES, IMAGENET_MEAN, IMAGENET_STD, TIMM
+from auheat.models.timm_backbones import describe_timm
 from auheat.models.ts_cam import build_ts_cam, find_ts_cam_weights, load_ts_cam_weights
 from auheat.models.vit import VITS
 from auheat.utils.registry import Registry
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def load_cnn(model: nn.Module, file: Path) -> list[str]:
@@ -235,12 +232,26 @@ def check_backbone(method: str, backbone: str) -> None:
         )
 
 
+def find_normalisation(
+    backbone: str, image_size: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the mean and deviation of RGB, in [0, 1], that a backbone's images are brought to.
+
+    They are ImageNet's, or those that a network of timm was published with. Raises `AuheatError`
+    as `describe_timm` does.
+    """
+    if not backbone.startswith(TIMM):
+        return IMAGENET_MEAN, IMAGENET_STD
+    shape = describe_timm(backbone, image_size)
+    return shape.mean, shape.std
+
+
 def build_classifier(
     method: str,
     backbone: str,
     classes: int,
-    mean: Sequence[float] = IMAGENET_MEAN,
-    std: Sequence[float] = IMAGENET_STD,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     image_size: int | None = None,
 ) -> Classifier:
     """Build a method's network with fresh weights, which normalises its images itself.
@@ -248,10 +259,11 @@ def build_classifier(
     Args:
         method: One of `list_methods`.
         backbone: One that the method takes, such as "resnet50", "thin" (small, for CPUs), or
-            "timm:NAME".
+            "timm:NAME" (with "@16", a cell of the top map is 16 px; 8 or 32 likewise).
         classes: Number of classes K.
-        mean: Mean of each RGB channel in [0, 1], taken from the images.
-        std: Standard deviation of each, by which they are divided.
+        mean: Mean of each RGB channel in [0, 1], taken from the images; None: ImageNet's, or what
+            timm's network was published with.
+        std: Standard deviation of each, by which they are divided; None: likewise.
         image_size: Side in px of the images to come, which a network of timm may have to be made
             for; None: the method's own, 224 of most.
 
@@ -275,13 +287,16 @@ def build_classifier(
     """
     check_backbone(method, backbone)
     row = METHODS[method]
+    side = image_size or row.image_size
     if isinstance(row.build, NetworkBuilder):
-        model = row.build(backbone, classes, image_size or row.image_size)
+        model = row.build(backbone, classes, side)
     else:
         model = row.build(backbone, classes)
     # a hook and not a wrapper, so that parameters keep their names, in checkpoints above all
-    for name, values in (("image_mean", mean), ("image_std", std)):
-        model.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
+    own = find_normalisation(backbone, side)
+    for name, given, values in zip(("image_mean", "image_std"), (mean, std), own, strict=True):
+        chosen = torch.tensor(values if given is None else given)
+        model.register_buffer(name, chosen.view(3, 1, 1), persistent=False)
     model.register_forward_pre_hook(_normalise)
     return model
 

@@ -14,6 +14,12 @@ from torch import Tensor, nn
 
 from auheat.errors import RequestError
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Of each RGB channel in [0, 1], as torchvision's weights were trained."""
+
+
 N_LAYERS = 5
 """Feature maps that a backbone of auheat's own gives, shallow to deep."""
 

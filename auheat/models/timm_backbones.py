@@ -19,7 +19,13 @@ from torch import Tensor, nn
 
 from auheat.errors import MissingExtraError, RequestError
 from auheat.models.output import tokens_to_map
-from auheat.models.resnet import TIMM
+from auheat.models.resnet import IMAGENET_MEAN, IMAGENET_STD, TIMM
+
+CELLS = ("8", "16", "32")
+"""Sides in px of a cell of the top map that can be asked for."""
+
+
+_OURS = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +35,8 @@ class TimmShape:
     `channels` are those of its layers, shallow to deep, and `places` the names of the modules that
     they leave, where timm gives them. `step` is what a side must be a multiple of; of a network
     that is `fixed` it must be `side`. The `layouts` ("NCHW", "NHWC", or "NLC" for tokens) and
-    `grids` (h, w) of its layers are known once it has been run.
+    `grids` (h, w) of its layers are known once it has been run. `mean` and `std`, of RGB in [0, 1],
+    are what its published weights were trained with.
     """
 
     name: str
@@ -40,6 +47,8 @@ class TimmShape:
     fixed: bool
     layouts: tuple[str, ...] = ()
     grids: tuple[tuple[int, int], ...] = ()
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
 
 
 class TopFeatures(nn.Module):
@@ -57,8 +66,9 @@ class TopFeatures(nn.Module):
 def describe_timm(name: str, side: int) -> TimmShape:
     """Return the shape of a network of timm ("timm:NAME"), without memory for its weights.
 
-    Raises `AuheatError` for an unknown name, where timm is missing, and for a side in px whose last
-    pixels the network would cut off.
+    "timm:NAME@16" has strides taken out until a cell of its top map is 16 px (8, 16 or 32), as the
+    paper has it of its networks. Raises `AuheatError` for an unknown name, where timm is missing,
+    and for a side in px whose last pixels the network would cut off.
     """
     shape = _describe(_find_create(name), name, side)
     _check_side(shape, (side, side))
@@ -186,8 +196,14 @@ def _create(create: Callable[..., Any], name: str, side: int) -> tuple[nn.Module
 
     Those that take images of any size have no such argument.
     """
-    asked = name.removeprefix(TIMM)
-    ways: list[dict[str, Any]] = [{"features_only": True}, {"num_classes": 0}]
+    asked, at, cell = name.removeprefix(TIMM).partition("@")
+    if at and cell not in CELLS:
+        raise RequestError(
+            f"--backbone: {name}: @{cell} (expected one of @{', @'.join(CELLS)}: the side in px "
+            "of a cell of its top map)"
+        )
+    dilated = {"output_stride": int(cell)} if at else {}
+    ways: list[dict[str, Any]] = [{"features_only": True, **dilated}, {"num_classes": 0, **dilated}]
     refused = ""
     for way in ways:
         for size in ({"img_size": side}, {}):
@@ -213,7 +229,9 @@ def _read_shape(name: str, side: int, network: Any, fixed: bool) -> TimmShape:
     else:
         channels = tuple(about.channels())
     places = tuple(getattr(about, "module_name", tuple)())
-    return TimmShape(name, side, channels, places, _find_step(network), fixed)
+    published = getattr(getattr(network, "network", network), "pretrained_cfg", None) or {}
+    mean, std = (tuple(published.get(key, ours)) for key, ours in _OURS.items())
+    return TimmShape(name, side, channels, places, _find_step(network), fixed, mean=mean, std=std)
 
 
 def _measure_layers(shape: TimmShape, network: Any, outputs: Sequence[Tensor]) -> TimmShape:

@@ -22,7 +22,7 @@ from auheat import __version__
 from auheat.errors import RequestError, StoreError
 from auheat.models.network import Classifier
 from auheat.models.pretrained import WEIGHTS_HINT, Found
-from auheat.models.registry import IMAGENET_MEAN, IMAGENET_STD, build_classifier, find_method
+from auheat.models.registry import build_classifier, find_method, find_normalisation
 from auheat.models.resnet import TIMM
 from auheat.models.timm_backbones import note_grid
 from auheat.pipeline.reframing import describe_framing
@@ -354,6 +354,7 @@ def _describe(config: TrainConfig, material: TrainingData, world: World) -> dict
     asked = read_manifest(material.folder).fingerprint
     made_with = read_attributes(material.dataset.files[0])
     book = material.book
+    mean, std = find_normalisation(config.backbone, config.image_size)
     return {
         "format": run_folder.RUN_VERSION,
         "auheat": __version__,
@@ -361,7 +362,7 @@ def _describe(config: TrainConfig, material: TrainingData, world: World) -> dict
         "data": describe_training_data(material, world.size) | identify_weights(config),
         "class_names": material.dataset.class_names,
         "shard_classes": material.dataset.shard_classes,
-        "normalisation": {"mean": IMAGENET_MEAN, "std": IMAGENET_STD},
+        "normalisation": {"mean": mean, "std": std},
         "codebook": codebook.pack_codebook(book),
         "framing": describe_framing(material.dataset.files, asked, book.frame),
         "detector": made_with["detector"],

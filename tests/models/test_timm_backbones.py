@@ -205,6 +205,41 @@ def test_maps_that_say_little_or_leave_pixels_out_are_noted(name, side, words, f
         assert re.match(f"warning: timm:{name} at {side} px: its {words}", notes[0])
 
 
+def test_strides_are_taken_out_where_a_cell_of_so_many_pixels_is_asked_for(fake_timm):
+    for name, side in (("five", 2), ("five@32", 2), ("five@16", 4), ("five@8", 8), ("four@8", 8)):
+        network, channels = build_timm(f"timm:{name}", 64)
+        top = network(torch.rand(2, 3, 64, 64))[-1]
+        assert top.shape == (2, channels[-1], side, side), name
+        assert describe_timm(f"timm:{name}", 64).channels == channels
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("five@", r"@ \(expected one of @8, @16, @32"),
+        ("five@12", r"@12 \(expected one of @8, @16, @32"),
+        ("vit@16", "timm cannot build it .*'output_stride'"),
+    ],
+)
+def test_a_cell_that_cannot_be_had_is_refused(name, words, fake_timm):
+    with pytest.raises(AuheatError, match=f"--backbone: timm:{name}: {words}"):
+        make_config(backbone=f"timm:{name}", image_size=64)
+
+
+def test_images_are_brought_to_what_timms_weights_were_trained_with(fake_timm):
+    image = torch.rand(1, 3, 64, 64)
+    seen = []
+    model = build_classifier("cam", "timm:five", 3, image_size=64)
+    model.backbone["stages_0"].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    model(image)
+    build = build_classifier("cam", "timm:five", 3, (0, 0, 0), (1, 1, 1), image_size=64)
+    build.backbone["stages_0"].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    build(image)
+    scale = torch.tensor([0.25, 0.5, 0.5]).view(3, 1, 1)
+    assert torch.allclose(seen[0], (image - 0.5) / scale, atol=1e-6)
+    assert torch.equal(seen[1], image)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["four", "last", "vit_reg"])
 def test_a_run_with_a_network_of_timm_needs_no_special_word(name, fake_timm, store):

@@ -16,7 +16,7 @@ WIDTHS = (4, 8, 12, 16, 20)
 class FakeStages(nn.ModuleDict):
     """Stages one after the other, as timm's `features_only=True` gives them."""
 
-    def __init__(self, widths, stride=2, kernel=3, last=False):
+    def __init__(self, widths, stride=2, kernel=3, last=False, output_stride=32):
         super().__init__()
         kernels = {
             "kernel_size": kernel,
@@ -25,12 +25,14 @@ class FakeStages(nn.ModuleDict):
         }
         ends = zip((3, *widths[:-1]), widths, strict=True)
         for number, (inputs, outputs) in enumerate(ends):
+            if stride ** (number + 1) > output_stride:
+                kernels["stride"] = 1
             self[f"stages_{number}"] = nn.Conv2d(inputs, outputs, **kernels)
         self.last = last
         self.output_fmt = "NHWC" if last else "NCHW"
         self.feature_info = types.SimpleNamespace(
             channels=lambda: list(widths),
-            reduction=lambda: [stride ** (n + 1) for n in range(len(widths))],
+            reduction=lambda: [min(stride ** (n + 1), output_stride) for n in range(len(widths))],
             module_name=lambda: [f"stages.{n}" for n in range(len(widths))],
         )
 
@@ -109,11 +111,15 @@ def create_model(name, features_only=False, num_classes=1000, **size):
         "cut": {"widths": WIDTHS[1:3], "kernel": 4, "stride": 4},
     }
     if name in stages:
-        if size:
+        if "img_size" in size:
             raise TypeError("FakeStages.__init__() got an unexpected keyword argument 'img_size'")
-        return FakeStages(**stages[name])
+        network = FakeStages(**stages[name], **size)
+        network.pretrained_cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.5, 0.5)}
+        return network
     if name not in ("vit", "vit_reg", "old_vit"):
         raise RuntimeError(f"Unknown model ({name})")
+    if "output_stride" in size:
+        raise TypeError("FakeVit.__init__() got an unexpected keyword argument 'output_stride'")
     vit = FakeVit(size.get("img_size", 224), 5 if name == "vit_reg" else 1)
     if not features_only:
         return vit
