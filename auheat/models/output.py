@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -60,3 +61,9 @@ def logits_alone() -> Generator[None, None, None]:
 def wants_logits_alone() -> bool:
     """Return whether a network is called inside of `logits_alone`."""
     return _logits_alone.get()
+
+
+def is_traced() -> bool:
+    """Return whether a network is called to make a graph of it: for ONNX, or for TorchScript."""
+    traced: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return traced or torch.compiler.is_compiling()
