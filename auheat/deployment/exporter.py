@@ -16,7 +16,7 @@ from typing import Any
 from auheat.deployment.graphs import make_graph
 from auheat.deployment.metadata import MARK, describe_model, find_provenance
 from auheat.deployment.model_card import write_card
-from auheat.deployment.run_model import RunModel, find_model, load_model
+from auheat.deployment.run_model import RunModel, locate_network, load_model
 from auheat.errors import AuheatError, RequestError, StoreError
 from auheat.exporters.exporter import lock_of
 from auheat.runs import codebook
@@ -74,7 +74,7 @@ def export_model(
         {'out': 'store/runs/with-aus/export/with-aus.safetensors', ...}
     """
     check_one_of("--format", format, ENDINGS)
-    place = find_model(run, store)
+    place = locate_network(run, store)
     name = place.stem if place.is_file() else place.resolve().name
     ending = ENDINGS[format]
     home = place.parent if place.is_file() else place / FOLDER

@@ -95,7 +95,7 @@ def load_model(
         >>> model.class_names[logits.argmax()]  # doctest: +SKIP
         'Happiness'
     """
-    place = find_model(run, store)
+    place = locate_network(run, store)
     network, config = checkpoint.load_classifier(place)
     target = pick_device(device)
     frame = codebook.unpack_codebook(config["codebook"], place).frame
@@ -110,7 +110,7 @@ def load_model(
     return model.eval()
 
 
-def find_model(run: str | Path | None, store: str | Path | None) -> Path:
+def locate_network(run: str | Path | None, store: str | Path | None) -> Path:
     """Return a run's folder, or the file or folder that a network was exported to.
 
     Raises `AuheatError` where there is none.
