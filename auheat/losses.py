@@ -13,10 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from auheat.errors import RequestError
 from auheat.models.output import Output
-from auheat.utils.maps import resize_heatmap
+from auheat.utils.checks import check_one_of
+from auheat.utils.maps import RESAMPLINGS, resize_heatmap
 
 _EPS = 1e-8
+
+
+LAYOUTS = ("NCHW", "NHWC")
+"""How features may lie: channels before the places, or after them."""
 
 
 CONTRAST_SCALE = 10.0
@@ -34,7 +40,11 @@ class Loss(NamedTuple):
 
 
 def au_alignment_loss(
-    features: Tensor, heatmap: Tensor, valid: Tensor, align: str = "area"
+    features: Tensor,
+    heatmap: Tensor,
+    valid: Tensor,
+    align: str = "area",
+    layout: str | None = None,
 ) -> Tensor:
     """Compute the action-unit alignment loss: 1 - cosine similarity of attention and AU heatmap.
 
@@ -45,7 +55,8 @@ def au_alignment_loss(
     area (enlarged bilinearly for a layer finer than the heatmap).
 
     Args:
-        features: (B, C, h, w) feature maps of any layer of any model.
+        features: (B, C, h, w) feature maps of any layer of any model; `tokens_to_map` makes them of
+            a transformer's tokens.
         heatmap: (B, H, W) AU heatmaps, of any non-negative scale.
         valid: (B,) bool, which rows have a heatmap: what stands in that of another, NaN included,
             has no effect. Or (B, H, W), the share in [0, 1] of each heatmap cell that is known,
@@ -54,9 +65,14 @@ def au_alignment_loss(
             known area.
         align: How A is brought to T's size: "area", or "reference" as the paper's published code
             does (`F.interpolate` with align_corners and antialias).
+        layout: "NCHW", or "NHWC" for features (B, h, w, C); None is "NCHW", and refuses what by its
+            shape can only be the other.
 
     Returns:
         A scalar in [0, 2]. With no valid row it is exactly 0, and gradients are zeros.
+
+    Raises:
+        RequestError: For shapes that do not go together, with what would.
 
     Example:
         >>> import torch
@@ -67,6 +83,13 @@ def au_alignment_loss(
         >>> abs(round(loss.item(), 3))
         0.0
     """
+    features = _as_maps(features, layout, heatmap)
+    _check_rows("heatmap", heatmap, 3, "(B, H, W)", len(features))
+    _check_known("valid", valid, len(features))
+    if valid.ndim == 3 and valid.shape != heatmap.shape:
+        shape = tuple(heatmap.shape)
+        raise RequestError(f"valid: {tuple(valid.shape)} (expected {shape}, as heatmap has it)")
+    check_one_of("align", align, RESAMPLINGS)
     size = (features.shape[2], features.shape[3])
     area = valid.float() if valid.ndim == 3 else valid[:, None, None].float().expand_as(heatmap)
     target = resize_heatmap(torch.where(area > 0, heatmap.float(), 0), size, align)
@@ -86,6 +109,7 @@ def contrastive_alignment_loss(
     valid: Tensor,
     class_weights: Tensor | None = None,
     scale: float = CONTRAST_SCALE,
+    layout: str | None = None,
 ) -> Tensor:
     """Compute the contrastive alignment loss: attention against all classes' heatmaps on a face.
 
@@ -97,16 +121,20 @@ def contrastive_alignment_loss(
     ask that, since one map near the mean of all is near each.
 
     Args:
-        features: (B, C, h, w) feature maps of any layer of any model.
+        features: (B, C, h, w) feature maps, as for `au_alignment_loss`.
         class_maps: (B, K, H, W) each class's heatmap on the row's face, all zero for a class that
             has none.
         labels: (B,) classes, or (B, K) shares, of which the classes without a map have no part.
         valid: As for `au_alignment_loss`; T and A_k are compared where it is known.
         class_weights: (K,) how much a row of each class counts, None for 1.
         scale: What correlations are multiplied by before the softmax.
+        layout: As for `au_alignment_loss`.
 
     Returns:
         A scalar, 0 or more. With no valid row it is exactly 0, and gradients are zeros.
+
+    Raises:
+        RequestError: For shapes that do not go together, with what would.
 
     Example:
         >>> import torch
@@ -118,6 +146,14 @@ def contrastive_alignment_loss(
         >>> bool(right < 0.01), bool(wrong > 9)
         (True, True)
     """
+    features = _as_maps(features, layout, class_maps)
+    _check_rows("class_maps", class_maps, 4, "(B, K, H, W)", len(features))
+    _check_known("valid", valid, len(features))
+    kinds = (len(features),), (len(features), class_maps.shape[1])
+    if tuple(labels.shape) not in kinds:
+        raise RequestError(
+            f"labels: {tuple(labels.shape)} (expected {kinds[0]} classes, or {kinds[1]} shares)"
+        )
     size = (features.shape[2], features.shape[3])
     area, weight, class_maps = _keep_known(class_maps, valid, size)
     has_map = class_maps.flatten(2).amax(2) > 0
@@ -160,6 +196,9 @@ def class_map_alignment_loss(
     Returns:
         A scalar in [0, 1]. With no row that has a face it is exactly 0, and gradients are zeros.
 
+    Raises:
+        RequestError: For shapes that do not go together, with what would.
+
     Example:
         >>> import torch
         >>> from auheat import class_map_alignment_loss
@@ -170,6 +209,9 @@ def class_map_alignment_loss(
         >>> abs(round(right.item(), 3)), round(wrong.item(), 3)
         (0.0, 1.0)
     """
+    _check_class_maps(maps, class_maps)
+    _check_known("faces", faces, len(maps))
+    check_one_of("align", align, RESAMPLINGS)
     size = (maps.shape[2], maps.shape[3])
     area, weight, class_maps = _keep_known(class_maps, faces, size)
     has_map = (class_maps.flatten(2).amax(2) > 0).float()
@@ -180,6 +222,63 @@ def class_map_alignment_loss(
     apart = has_map * (1 - (seen * wanted).sum(2))
     rows = torch.where(weight > 0, weight * apart.sum(1) / has_map.sum(1).clamp(min=1), 0)
     return rows.sum() / torch.where(weight.sum() > 0, weight.sum(), 1)
+
+
+def _as_maps(features: Tensor, layout: str | None, heatmaps: Tensor) -> Tensor:
+    """Return features as maps (B, C, h, w); raises `AuheatError` for what is none."""
+    shape = tuple(features.shape)
+    check_one_of("layout", layout or "NCHW", LAYOUTS)
+    if features.ndim == 3:
+        raise RequestError(
+            f"features: {shape} (expected (B, C, h, w): auheat.tokens_to_map(tokens, prefix=1) "
+            "makes a map of tokens (B, N, C))"
+        )
+    if features.ndim != 4:
+        raise RequestError(f"features: {shape} (expected (B, C, h, w))")
+    first, last = shape[2:], shape[1:3]
+    own, other = (last, first) if layout == "NHWC" else (first, last)
+    if layout != "NCHW" and not _has_shape_of(own, heatmaps) and _has_shape_of(other, heatmaps):
+        read, found = ("(B, h, w, C)", "NCHW") if layout else ("(B, C, h, w)", "NHWC")
+        raise RequestError(
+            f"features: {shape} of heatmaps {tuple(heatmaps.shape)} (expected {read}: "
+            f'layout="{found}" reads them the other way)'
+        )
+    return features.permute(0, 3, 1, 2) if layout == "NHWC" else features
+
+
+def _has_shape_of(size: tuple[int, ...], heatmaps: Tensor) -> bool:
+    """Whether a map (h, w) may be of the photos of heatmaps (..., H, W), but for rounding."""
+    height, width = heatmaps.shape[-2:]
+    return abs(size[1] * height - size[0] * width) < max(height, width)
+
+
+def _check_rows(name: str, values: Tensor, ndim: int, expected: str, rows: int) -> None:
+    if values.ndim != ndim or len(values) != rows:
+        raise RequestError(f"{name}: {tuple(values.shape)} (expected {expected} with B = {rows})")
+
+
+def _check_known(name: str, known: Tensor, rows: int) -> None:
+    if known.ndim not in (1, 3) or len(known) != rows:
+        raise RequestError(
+            f"{name}: {tuple(known.shape)} (expected (B,) or (B, H, W) with B = {rows})"
+        )
+
+
+def _check_class_maps(maps: Tensor, class_maps: Tensor) -> None:
+    """Raise `AuheatError` unless maps (B, K, h, w) and heatmaps (B, K, H, W) go together."""
+    shape, wanted = tuple(maps.shape), tuple(class_maps.shape)
+    if len(shape) == 3:
+        raise RequestError(
+            f"maps: {shape} (expected (B, K, h, w): auheat.tokens_to_map(tokens, prefix=1) makes "
+            "maps of scores (B, N, K) of tokens)"
+        )
+    if len(shape) != 4 or len(wanted) != 4 or shape[:2] != wanted[:2]:
+        last = len(shape) == len(wanted) == 4 and (shape[0], shape[3]) == wanted[:2]
+        hint = "; maps.permute(0, 3, 1, 2) puts the classes first" if last else ""
+        raise RequestError(
+            f"maps: {shape} and class_maps: {wanted} (expected (B, K, h, w) and (B, K, H, W), with "
+            f"the same B and K{hint})"
+        )
 
 
 def _keep_known(
@@ -225,25 +324,25 @@ def total_loss(
     """Return eq. 3, cross-entropy + `au_weight` x alignment, + weighted contrast and class maps.
 
     Cross-entropy is summed over the logits and every set of auxiliary logits, alignment and
-    contrast over the `layers`, which count from 1, shallow to deep. Labels are (B,) classes, or
-    (B, K) shares that sum to one; heatmap and valid are `au_alignment_loss`'s, `class_maps` (for a
-    contrast or the class maps' loss) and `class_weights` `contrastive_alignment_loss`'s, `faces`
-    `class_map_alignment_loss`'s; `align` is how heatmaps are brought to a layer's size. With all
-    weights 0 it is the plain classifier.
+    contrast over the `layers`, which count from 1, shallow to deep, or back from the top, -1.
+    Labels are (B,) classes, or (B, K) shares that sum to one; heatmap and valid are
+    `au_alignment_loss`'s, `class_maps` (for a contrast or the class maps' loss) and
+    `class_weights` `contrastive_alignment_loss`'s, `faces` `class_map_alignment_loss`'s; `align`
+    is how heatmaps are brought to a layer's size. With all weights 0 it is the plain classifier.
     """
     classes = sum(
         (F.cross_entropy(logits, labels) for logits in output.aux_logits),
         F.cross_entropy(output.logits, labels),
     )
     alignment = contrast = own = torch.zeros_like(classes)
-    aligned = [output.features[n - 1] for n in layers]
+    aligned = [output.features[n - 1 if n > 0 else n] for n in layers]
     if au_weight:
-        terms = [au_alignment_loss(f, heatmap, valid, align) for f in aligned]
+        terms = [au_alignment_loss(f, heatmap, valid, align, "NCHW") for f in aligned]
         alignment = torch.stack(terms).sum()
     if contrast_weight:
         assert class_maps is not None
         inputs = class_maps, labels, valid, class_weights
-        terms = [contrastive_alignment_loss(f, *inputs) for f in aligned]
+        terms = [contrastive_alignment_loss(f, *inputs, layout="NCHW") for f in aligned]
         contrast = torch.stack(terms).sum()
     if class_map_weight:
         assert class_maps is not None

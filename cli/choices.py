@@ -109,7 +109,7 @@ class Listed(click.ParamType):  # type: ignore[type-arg]
 
 
 class Layers(click.ParamType):  # type: ignore[type-arg]
-    """Layers to align, such as 5 or 5+4, as a tuple of numbers."""
+    """Layers to align, such as top, -1+-2 or 5+4, as a tuple of numbers."""
 
     name = "layers"
 
@@ -120,6 +120,7 @@ class Layers(click.ParamType):  # type: ignore[type-arg]
         if isinstance(value, list | tuple):
             value = "+".join(map(str, value))
         try:
-            return tuple(int(part) for part in str(value).replace(",", "+").split("+"))
+            parts = str(value).replace(",", "+").split("+")
+            return tuple(-1 if part.strip() == "top" else int(part) for part in parts)
         except ValueError:
-            self.fail(f"{value!r} (expected numbers such as 5 or 5+4)", param, ctx)
+            self.fail(f"{value!r} (expected numbers such as -1, 5 or 5+4, or top)", param, ctx)

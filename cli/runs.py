@@ -73,7 +73,8 @@ SETTINGS: dict[str, dict[str, str]] = {
         "au_weight": "Weight of the AU loss; 0: none.",
         "contrast_weight": "Weight of telling its class's heatmap from the others'; 0: none.",
         "class_map_weight": "Weight of aligning every class's map with its own heatmap; 0: none.",
-        "layers": "Layers to align, 1 to 5, such as 5 or 5+4.",
+        "layers": "Layers to align: top, or -1, -2+-1, ...; 1 to 5 where there are five, such as "
+        "5+4  [default: top]",
         "align": "How the heatmap is shrunk to a layer; reference: as the published code does.",
     },
     "Optimisation": {
@@ -168,8 +169,8 @@ def train(as_json: bool, **settings: Any) -> None:
 
     \b
     --backbone  ts-cam: deit-small, deit-tiny, thin-vit    apvit: apvit, thin-apvit
-                prm, adl: resnet18, resnet34, resnet50, resnet101, thin
-                all others: the same, or timm:NAME
+                all others: resnet18, resnet34, resnet50, resnet101, thin, or timm:NAME, any
+                network of timm (prm: its ResNets; docs/backbones.md)
     --weights   auto looks in the folder AUHEAT_WEIGHTS, then in torch's hub cache, for
                 resnet50-0676ba61.pth and torchvision's other names,
                 deit_small_patch16_224-cd65a155.pth, deit_tiny_patch16_224-a1311bcf.pth,

@@ -49,7 +49,7 @@ from .runs import preset_option, training_options
     "--layers",
     type=Listed(Layers()),
     section="Grid",
-    help="Which layers to align, such as 5,5+4  [default: 5]",
+    help="Which layers to align, such as 5,5+4 or -1,-1+-2  [default: top]",
 )
 @option("--seeds", type=Listed(int), default="0", show_default=True, section="Grid",
         help="Such as 0,1,2.")  # fmt: skip

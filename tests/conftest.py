@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import importlib
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -41,9 +42,16 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    """Begin with the longest files: one that came last would keep a single process busy."""
+    """Begin with the longest files, as one that came last would keep a single process busy.
+
+    What needs timm is skipped where it is not installed.
+    """
     places = {name: place for place, name in enumerate(_LONG)}
     items.sort(key=lambda item: places.get(item.path.name, len(places)))
+    if importlib.util.find_spec("timm") is None:
+        for item in items:
+            if item.get_closest_marker("timm"):
+                item.add_marker(pytest.mark.skip(reason="timm is not installed (make test-timm)"))
 
 
 def compile_once():

@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from auheat import losses
+from auheat.errors import RequestError
 from auheat.losses import (
     au_alignment_loss,
     class_map_alignment_loss,
     contrastive_alignment_loss,
     total_loss,
 )
-from auheat.models.output import Output, attention
+from auheat.models.output import Output, attention, tokens_to_map
 from auheat.utils.maps import resize_heatmap
 
 RNG = np.random.default_rng(0)
@@ -363,3 +364,181 @@ def test_the_total_adds_the_weighted_class_maps_and_weight_0_leaves_no_trace():
     assert loss.total.item() == pytest.approx((plain.total + 0.5 * own).item(), rel=1e-6)
     none = total_loss(output, labels, heatmap, valid, 4.0, class_maps=maps, faces=valid)
     assert (none.total.item(), none.class_maps.item()) == (plain.total.item(), 0)
+
+
+def make_case(h=7, w=7, channels=6, rows=3):
+    """Features (B, C, h, w), heatmaps of four times their size, and which rows are valid."""
+    torch.manual_seed(2)
+    features = torch.randn(rows, channels, h, w)
+    return features, torch.rand(rows, 4 * h, 4 * w), torch.tensor([True, False, True])[:rows]
+
+
+@pytest.mark.parametrize("size", [(7, 7), (5, 8)])
+def test_channels_last_and_tokens_have_the_loss_of_the_map_that_they_are(size):
+    features, heatmap, valid = make_case(*size)
+    expected = au_alignment_loss(features, heatmap, valid)
+    last = features.permute(0, 2, 3, 1)
+    assert torch.equal(au_alignment_loss(last, heatmap, valid, layout="NHWC"), expected)
+    tokens = torch.cat([torch.full((3, 5, 6), 9.0), last.reshape(3, -1, 6)], 1)
+    maps = tokens_to_map(tokens, size)
+    assert torch.equal(maps, features)
+    torch.testing.assert_close(au_alignment_loss(maps, heatmap, valid), expected)
+    class_maps, labels = torch.rand(3, 4, 28, 28 * size[1] // size[0]), torch.tensor([0, 3, 1])
+    contrast = contrastive_alignment_loss(features, class_maps, labels, valid)
+    read = contrastive_alignment_loss(last, class_maps, labels, valid, layout="NHWC")
+    torch.testing.assert_close(read, contrast)
+
+
+def test_tokens_lie_row_by_row_behind_those_that_have_no_place():
+    tokens = torch.arange(2 * 14 * 3.0).view(2, 14, 3)
+    for maps in (
+        tokens_to_map(tokens, (3, 4)),
+        tokens_to_map(tokens, prefix=2, grid=(3, 4)),
+    ):
+        assert maps.shape == (2, 3, 3, 4)
+        for y, x in np.ndindex(3, 4):
+            assert torch.equal(maps[:, :, y, x], tokens[:, 2 + 4 * y + x])
+    square = tokens_to_map(tokens, prefix=5)
+    assert torch.equal(square[:, :, 2, 1], tokens[:, 5 + 3 * 2 + 1])
+    assert torch.equal(tokens_to_map(tokens[:, 5:]), square)
+
+
+@pytest.mark.parametrize(
+    ("shape", "asked", "words"),
+    [
+        (
+            (2, 197, 8),
+            {},
+            r"tokens: 197, less prefix=0, are no square grid \(prefix=1 leaves 14 x 1",
+        ),
+        ((2, 261, 8), {"prefix": 1}, r"261, less prefix=1, .*\(prefix=5 leaves 16 x 16"),
+        (
+            (2, 197, 8),
+            {"grid": (16, 16)},
+            r"197, less prefix=0, are no grid of 16 x 16 \(expected 256",
+        ),
+        (
+            (2, 197, 8),
+            {"grid": (14, 14), "prefix": 2},
+            "197, less prefix=2, are no grid of 14 x 14",
+        ),
+        ((2, 8, 14, 14), {}, r"tokens: \(2, 8, 14, 14\) \(expected \(B, N, C\)\)"),
+        ((2, 0, 8), {}, "tokens: 0, less prefix=0, are no square grid"),
+    ],
+)
+def test_tokens_that_are_no_grid_are_refused_with_what_would_be(shape, asked, words):
+    with pytest.raises(RequestError, match=words):
+        tokens_to_map(torch.zeros(shape), **asked)
+
+
+FEATURES, HEATMAPS, CLASS_MAPS = (3, 16, 7, 7), (3, 28, 28), (3, 4, 28, 28)
+
+
+@pytest.mark.parametrize(
+    ("features", "heatmap", "valid", "asked", "words"),
+    [
+        (
+            (3, 50, 16),
+            HEATMAPS,
+            (3,),
+            {},
+            r"features: \(3, 50, 16\) .*auheat\.tokens_to_map\(tokens",
+        ),
+        ((3, 16), HEATMAPS, (3,), {}, r"features: \(3, 16\) \(expected \(B, C, h, w\)\)"),
+        ((3, 7, 7, 16), HEATMAPS, (3,), {}, 'features: .* layout="NHWC" reads them the other way'),
+        ((3, 5, 8, 16), (3, 20, 32), (3,), {}, 'layout="NHWC" reads them the other way'),
+        (FEATURES, HEATMAPS, (3,), {"layout": "NHWC"}, 'layout="NCHW" reads them the other way'),
+        (
+            FEATURES,
+            HEATMAPS,
+            (3,),
+            {"layout": "HWC"},
+            "layout: 'HWC' is not known .one of NCHW, NHWC",
+        ),
+        (FEATURES, (3, 1, 28, 28), (3,), {}, r"heatmap: \(3, 1, 28, 28\) \(expected \(B, H, W\)"),
+        (
+            FEATURES,
+            (1, 28, 28),
+            (3,),
+            {},
+            r"heatmap: \(1, 28, 28\) \(expected \(B, H, W\) with B = 3",
+        ),
+        (
+            FEATURES,
+            HEATMAPS,
+            (2,),
+            {},
+            r"valid: \(2,\) \(expected \(B,\) or \(B, H, W\) with B = 3",
+        ),
+        (FEATURES, HEATMAPS, (3, 1), {}, r"valid: \(3, 1\) \(expected"),
+        (
+            FEATURES,
+            HEATMAPS,
+            (3, 7, 7),
+            {},
+            r"valid: \(3, 7, 7\) \(expected \(3, 28, 28\), as heat",
+        ),
+        (FEATURES, HEATMAPS, (3,), {"align": "nearest"}, "align: 'nearest' is not known"),
+    ],
+)
+def test_shapes_that_do_not_go_together_are_refused(features, heatmap, valid, asked, words):
+    known = torch.ones(valid) > 0 if len(valid) < 3 else torch.ones(valid)
+    with pytest.raises(RequestError, match=words):
+        au_alignment_loss(torch.rand(features), torch.rand(heatmap), known, **asked)
+
+
+@pytest.mark.parametrize(
+    ("features", "class_maps", "labels", "words"),
+    [
+        ((3, 50, 16), CLASS_MAPS, (3,), r"auheat\.tokens_to_map"),
+        ((3, 7, 7, 16), CLASS_MAPS, (3,), 'layout="NHWC"'),
+        (FEATURES, HEATMAPS, (3,), r"class_maps: \(3, 28, 28\) \(expected \(B, K, H, W\)"),
+        (
+            FEATURES,
+            CLASS_MAPS,
+            (2,),
+            r"labels: \(2,\) \(expected \(3,\) classes, or \(3, 4\) shares",
+        ),
+        (FEATURES, CLASS_MAPS, (3, 5), r"labels: \(3, 5\)"),
+    ],
+)
+def test_shapes_of_a_contrast_are_checked(features, class_maps, labels, words):
+    with pytest.raises(RequestError, match=words):
+        contrastive_alignment_loss(
+            torch.rand(features),
+            torch.rand(class_maps),
+            torch.zeros(labels, dtype=torch.long),
+            torch.ones(3).bool(),
+        )
+
+
+@pytest.mark.parametrize(
+    ("maps", "class_maps", "faces", "words"),
+    [
+        ((3, 49, 4), CLASS_MAPS, (3,), r"maps: \(3, 49, 4\) .*auheat\.tokens_to_map\(tokens"),
+        ((3, 7, 7, 4), CLASS_MAPS, (3,), r"maps\.permute\(0, 3, 1, 2\) puts the classes first"),
+        ((3, 5, 7, 7), CLASS_MAPS, (3,), r"maps: \(3, 5, 7, 7\) and class_maps: \(3, 4, 28, 28\)"),
+        ((2, 4, 7, 7), CLASS_MAPS, (2,), "with the same B and K"),
+        ((3, 4, 7, 7), HEATMAPS, (3,), r"class_maps: \(3, 28, 28\) \(expected"),
+        (
+            (3, 4, 7, 7),
+            CLASS_MAPS,
+            (4,),
+            r"faces: \(4,\) \(expected \(B,\) or \(B, H, W\) with B = 3",
+        ),
+    ],
+)
+def test_shapes_of_class_maps_are_checked(maps, class_maps, faces, words):
+    with pytest.raises(RequestError, match=words):
+        class_map_alignment_loss(torch.rand(maps), torch.rand(class_maps), torch.ones(faces).bool())
+
+
+def test_maps_whose_layout_cannot_be_seen_are_taken_as_they_are_said_to_be():
+    heatmap, valid = torch.rand(3, 28, 28), torch.ones(3).bool()
+    both = torch.rand(3, 7, 7, 7)  # as many channels as rows and columns
+    first = au_alignment_loss(both, heatmap, valid)
+    last = au_alignment_loss(both, heatmap, valid, layout="NHWC")
+    assert torch.equal(au_alignment_loss(both.permute(0, 3, 1, 2), heatmap, valid), last)
+    assert not torch.equal(first, last)
+    odd = torch.rand(3, 7, 7, 16)  # seven channels of a wide map, by its owner's word
+    assert torch.isfinite(au_alignment_loss(odd, heatmap, valid, layout="NCHW"))

@@ -119,15 +119,25 @@ def run_all(store, methods, epochs, jobs):
 def tell_rises(trios):
     """Return a line for each score: with which methods it rises with AUs, and with class maps."""
     with_maps = [runs for runs in trios if len(runs) == len(SETTINGS)]
-    compared = [(trios, key, "with AUs than without", 0) for key in ("att_cos", "margin", "rank1")]
+    compared = [
+        (trios, key, "with AUs, against without", 0) for key in ("att_cos", "margin", "rank1")
+    ]
     if with_maps:
-        told = "with class maps than with AUs alone"
-        compared += [(with_maps, key, told, 1) for key in ("cam_rank1", "class_rank1")]
+        what = "with class maps, against AUs alone"
+        compared += [(with_maps, key, what, 1) for key in ("cam_rank1", "class_rank1")]
     lines = []
-    for those, key, told, at in compared:
-        flat = [METHODS[r[0]["method"]].title for r in those if r[at + 1][key] <= r[at][key]]
-        where = f"all {len(those)} methods" if not flat else f"all but {', '.join(flat)}"
-        lines.append(f"- {(COLUMNS | CLASS_COLUMNS)[key]} is higher {told} for {where}.")
+    for those, key, what, at in compared:
+        moved = {"higher": [], "the same": [], "lower": []}
+        for runs in those:
+            change = runs[at + 1][key] - runs[at][key]
+            kind = "higher" if change > 0 else "lower" if change < 0 else "the same"
+            moved[kind].append(METHODS[runs[0]["method"]].title)
+        parts = [
+            f"{kind} for {', '.join(titles) if len(titles) < len(those) else 'every method'}"
+            for kind, titles in moved.items()
+            if titles
+        ]
+        lines.append(f"- {(COLUMNS | CLASS_COLUMNS)[key]} {what}: {'; '.join(parts)}.")
     unscored = [METHODS[runs[0]["method"]].title for runs in trios if runs[0]["cam_cos"] is None]
     if unscored:
         lines.append(

@@ -4,6 +4,8 @@
         [--seeds 3] [--epochs 30] [--size 64] [--methods cam,ts-cam] [--variants paper,maps]
         [--classes Happiness,Anger] [--shards NAME] [--jobs 2] [--out docs] [--faithfulness]
 
+tools/compare_weights.py does the same of networks with and without published weights.
+
 Every variant trains on the same folds, cut by person, with the same seed, so that two of them are
 compared photo by photo. people.csv has the columns name (of the photo's file) and person; without
 it the shards' own persons count. The first method is trained with all variants, the others with
@@ -37,7 +39,7 @@ from auheat.evaluation.results import ScoreTable
 from auheat.evaluation.scorer import CLASS_MEANS, CONSTANTS, ONE_MAP, MapScorer
 from auheat.heatmaps.class_maps import ClassMapRenderer
 from auheat.heatmaps.plan import plan_heatmaps
-from auheat.models.registry import build_classifier
+from auheat.models.registry import METHODS, build_classifier
 from auheat.runs import checkpoint, codebook
 from auheat.store.store import find_rendered, list_finished
 from auheat.training.class_targets import Targets
@@ -181,7 +183,7 @@ def run_one(options, method, name, fold, seed):
         epochs=options.epochs,
         seed=options.folds * seed + fold,
         workers=0,
-        **given,
+        **{**getattr(options, "settings", {}), **given},
     )
     # nothing is chosen by validation: it looks at one batch that was learnt from
     book, first = codebook.read_codebook(dataset.files), learnt[: config.batch_size]
@@ -205,6 +207,8 @@ def build_model(config, material):
     """Return a run's network with fresh weights of its seed."""
     torch.manual_seed(config.seed)
     model = build_classifier(config.method, config.backbone, len(material.dataset.class_names))
+    if config.weights not in ("none", "auto"):
+        METHODS[config.method].load(model, Path(config.weights))
     model = model.to(memory_format=torch.channels_last)
     return join_geometry(model, material)[0] if config.geometry_branch else model
 
@@ -339,6 +343,21 @@ def list_runs(options, method):
     return runs
 
 
+def run_all(several):
+    """Train and score every run of these options that is not done, the first folds first."""
+    tasks = [
+        (options, method, name, fold, seed)
+        for options in several
+        for method in options.methods
+        for name, runs in list_runs(options, method).items()
+        for seed, fold in runs
+    ]
+    tasks.sort(key=lambda task: task[-2:][::-1])
+    with ProcessPoolExecutor(several[0].jobs, get_context("spawn")) as pool:
+        for done in [pool.submit(run_one, *task) for task in tasks]:
+            done.result()
+
+
 def gather(options, method):
     """Return each variant's numbers over all seeds and folds, in the same order of photos."""
     found = {}
@@ -432,9 +451,9 @@ def write_page(options, results):
     page.write_text(f"{before}{start}{lay_out(results)}\n{end}{after}", encoding="utf-8")
 
 
-def main():
-    """Run what is asked for on the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def make_parser(about):
+    """Return the options of a cross-validation, described by a script's first line."""
+    parser = argparse.ArgumentParser(description=about.split("\n")[0])
     parser.add_argument("store", type=Path)
     parser.add_argument("work", type=Path)
     parser.add_argument("--persons", type=Path)
@@ -454,18 +473,14 @@ def main():
         action="store_true",
         help="also take pixels away and ask the network again",
     )
-    options = parser.parse_args()
+    return parser
+
+
+def main():
+    """Run what is asked for on the command line."""
+    options = make_parser(__doc__).parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    tasks = [
-        (options, method, name, fold, seed)
-        for method in options.methods
-        for name, runs in list_runs(options, method).items()
-        for seed, fold in runs
-    ]
-    tasks.sort(key=lambda task: task[-2:][::-1])
-    with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
-        for done in [pool.submit(run_one, *task) for task in tasks]:
-            done.result()
+    run_all([options])
     methods = {method: compare(gather(options, method)) for method in options.methods}
     results = {"methods": methods, "baselines": score_baselines(options)}
     results["settings"] = {

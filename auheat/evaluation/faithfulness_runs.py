@@ -254,6 +254,7 @@ def randomise_run(what: Faithfulness) -> list[tuple[str, nn.Module]]:
             len(what.config["class_names"]),
             norm["mean"],
             norm["std"],
+            settings["image_size"],
         )
     image = what.model.image if isinstance(what.model, GeometryNetwork) else what.model
     return randomise(image, fresh.eval())

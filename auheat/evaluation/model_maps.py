@@ -11,6 +11,7 @@ from torch import Tensor
 from auheat.models.geometry import GeometryNetwork, group_points
 from auheat.models.network import Classifier
 from auheat.models.output import attention
+from auheat.models.resnet import N_LAYERS
 from auheat.utils.maps import enlarge, locate_maximum, min_max, on_reference_grid
 
 CAM, CAM_PREDICTED, GIVEN = "CAM", "CAM predicted", "map"
@@ -35,7 +36,8 @@ class Maps(NamedTuple):
 class MapSet(NamedTuple):
     """One map of each kind for N photos, kind -> (N, h, w), and what was predicted.
 
-    The kinds are "layer 1" to "layer 5", "CAM" of the true class and "CAM predicted", or "map" of
+    The kinds are "layer 1" to "layer 5" (of another number of layers "layer -1" at the top, "layer
+    -2", ...), "CAM" of the true class and "CAM predicted", or "map" of
     another tool, whose maps (h, w) may differ in size. `predicted` is (N,), -1 where nothing is
     known; `probabilities` (N, K), NaN there and where a network says so. `cams` (N, K, h, w) are
     the maps of every class, None where maps know no class, `evidence` (N, 1 + G, K) is that of
@@ -82,7 +84,9 @@ def view_maps(maps: Maps, labels: Tensor) -> MapSet:
     """Choose the maps that are scored: every layer, and the CAMs of true and predicted class."""
     rows = torch.arange(len(labels), device=labels.device)
     predicted = maps.logits.argmax(1)
-    layers = {f"layer {i}": layer for i, layer in enumerate(maps.attention, 1)}
+    count = len(maps.attention)
+    first = 1 if count == N_LAYERS else -count  # as `--layers` counts them
+    layers = {f"layer {i}": layer for i, layer in enumerate(maps.attention, first)}
     chosen = {CAM: maps.cams[rows, labels], CAM_PREDICTED: maps.cams[rows, predicted]}
     evidence = maps.evidence
     if evidence is not None:

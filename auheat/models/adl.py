@@ -2,39 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from auheat.models.network import Network
 from auheat.models.output import Output
+from auheat.models.resnet import ResNet
+from auheat.models.timm_backbones import change_map, find_followers
 
 
 class AdlNetwork(Network):
     """ADL: in training, attended places of the last three layers are dropped or weighted.
 
     Choe and Shim 2019 put their layer behind pool3, pool4 and conv5-3 of VGG; behind layer2, layer3
-    and layer4 are the same depths of a residual network. What is dropped goes on to the next
-    layer and to the head, while `features` hold the layers as they are: where the AU loss
-    wants attention nothing may be taken away. Nothing is dropped in evaluation, and the maps are
-    CAM's, of the last block.
+    and layer4 are the same depths of a residual network; of a network of timm it is the last three
+    layers, too. What is dropped goes on to the next layer and to the head, while `features` hold
+    the layers as they are: where the AU loss wants attention nothing may be taken away. Nothing is
+    dropped in evaluation, and the maps are CAM's, of the last block.
     """
 
-    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
+    def __init__(self, backbone: Any, head: nn.Module) -> None:
         super().__init__(backbone, head)
-        for stage in (backbone.layer3, backbone.layer4):
-            assert isinstance(stage, nn.Module)
-            stage.register_forward_pre_hook(_drop_in_training)
+        drops: list[tuple[nn.Module, Callable[[Tensor], Tensor]]]
+        if isinstance(backbone, ResNet):
+            drops = [(backbone.layer3, _drop), (backbone.layer4, _drop)]
+        else:
+            drops = [
+                (stage, partial(change_map, backbone.timm_shape, place, _drop))
+                for place, stage in find_followers(backbone)
+            ]
+        for stage, drop in drops:
+            stage.register_forward_pre_hook(partial(_drop_in_training, drop))
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Output:
         """Classify images (B, 3, H, W); labels are not needed."""
         features = self.backbone(images)
-        top = drop_attended(features[-1], draw_drop()) if self.training else features[-1]
+        top = _drop(features[-1]) if self.training else features[-1]
         output: Output = self.head([*features[:-1], top], labels)
         return output._replace(features=tuple(features))
 
 
-def _drop_in_training(stage: nn.Module, inputs: tuple[Tensor]) -> Tensor:
-    return drop_attended(inputs[0], draw_drop()) if stage.training else inputs[0]
+def _drop(features: Tensor) -> Tensor:
+    return drop_attended(features, draw_drop())
+
+
+def _drop_in_training(
+    drop: Callable[[Tensor], Tensor], stage: nn.Module, inputs: tuple[Any, ...]
+) -> tuple[Any, ...]:
+    return (drop(inputs[0]), *inputs[1:]) if stage.training else inputs
 
 
 DROP_RATE, DROP_THRESHOLD = 0.75, 0.8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -9,6 +10,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from auheat.errors import RequestError
 
 
 class Output(NamedTuple):
@@ -32,6 +35,51 @@ class Output(NamedTuple):
 def attention(features: Tensor) -> Tensor:
     """Return the attention T (B, h, w) of features (B, C, h, w): their channel mean (eq. 1)."""
     return features.mean(1)
+
+
+def tokens_to_map(
+    tokens: Tensor, grid: tuple[int, int] | None = None, prefix: int | None = None
+) -> Tensor:
+    """Return a transformer's tokens as a feature map, without its class and register tokens.
+
+    Args:
+        tokens: (B, N, C): `prefix` tokens that have no place, then those of the patches, row by
+            row.
+        grid: (h, w), how many patches an image has; None: as many in a row as there are rows.
+        prefix: How many tokens come first that are left out, such as 1 for a class token, 5 for
+            one and four registers; None: what is more than `grid` has places, 0 without a grid.
+
+    Returns:
+        (B, C, h, w), as the AU losses take it.
+
+    Raises:
+        RequestError: Where so many tokens are no such grid.
+
+    Example:
+        >>> import torch
+        >>> from auheat import tokens_to_map
+        >>> tokens_to_map(torch.zeros(8, 197, 192), prefix=1).shape
+        torch.Size([8, 192, 14, 14])
+    """
+    if tokens.ndim != 3:
+        raise RequestError(f"tokens: {tuple(tokens.shape)} (expected (B, N, C))")
+    count, left = tokens.shape[1], prefix or 0
+    if grid is None:
+        side = math.isqrt(max(0, count - left))
+        if side**2 != count - left or not side:
+            raise RequestError(
+                f"tokens: {count}, less prefix={left}, are no square grid (prefix="
+                f"{count - side**2} leaves {side} x {side}; grid=(h, w) has another shape)"
+            )
+        grid = side, side
+    elif prefix is None:
+        left = count - grid[0] * grid[1]
+    if left < 0 or left + grid[0] * grid[1] != count:
+        raise RequestError(
+            f"tokens: {count}, less prefix={max(left, 0)}, are no grid of {grid[0]} x {grid[1]} "
+            f"(expected {grid[0] * grid[1]} more than the prefix)"
+        )
+    return tokens[:, left:].mT.reshape(tokens.shape[0], -1, *grid)
 
 
 _logits_alone: ContextVar[bool] = ContextVar("logits_alone", default=False)

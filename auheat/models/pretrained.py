@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from auheat.errors import AuheatError, StoreError
 from auheat.models.resnet import BACKBONES
+from auheat.models.weight_names import Rename, list_renames
 from auheat.utils.reading import open_regular
 
 WEIGHTS_HINT = "--weights takes auto, none, a .pth or a .safetensors file"
@@ -87,8 +88,18 @@ def load_weights(backbone: nn.Module, file: Path, fc: nn.Linear | None = None) -
     names are messages too; batch counters, which old files lack, are not worth one. Raises
     `AuheatError` for a file that cannot be read, a shape that differs, or where no name matches.
     """
-    given, messages = read_named(file, [backbone.state_dict()])
-    return messages + load_named(backbone, given, file, "fc", fc)
+    network = _unwrap(backbone)
+    given, messages = read_named(file, [network.state_dict()])
+    return messages + load_named(network, given, file, "fc", fc)
+
+
+def _unwrap(network: nn.Module) -> nn.Module:
+    """Return the network inside of what gives its feature maps, which published names are of."""
+    parts = dict(network.named_children())
+    inner = next((part for name, part in parts.items() if name in ("model", "network")), None)
+    if inner is None or len(parts) > 1 or next(network.parameters(recurse=False), None) is not None:
+        return network
+    return inner
 
 
 def load_named(
@@ -151,42 +162,65 @@ def read_named(file: Path, parts: Sequence[Collection[str]]) -> tuple[dict[str, 
 
     What training loops put around names is taken off ("module.", "model.backbone.", ...), and of
     several sets of weights in one file the one with the most names of a part is taken, of equal
-    ones mean weights. Either is a message. Code in the file is never run. Raises `AuheatError`
-    for a file that is none or cannot be read.
+    ones mean weights. Where the file has a network under another package's names
+    (`auheat.models.weight_names`), those are read. All of it is told in messages. Code in the
+    file is never run. Raises `AuheatError` for a file that is none or cannot be read.
     """
     sets = read_tensors(file)
+    renames: dict[str, Rename] = {
+        "": str,
+        **list_renames({name for part in parts for name in part}),
+    }
     ranked = sorted(
         (
-            (count, any(word in where + prefix for word in _MEANS), where, prefix)
+            _Naming(n, any(word in where + prefix for word in _MEANS), where, prefix, source)
+            for source, rename in renames.items()
             for where, tensors in sets.items()
-            for prefix, count in _count_names(tensors, parts).items()
+            for prefix, n in _count_names([rename(key) for key in tensors], parts).items()
         ),
-        key=lambda one: (-one[0], not one[1], len(one[3])),
+        key=lambda one: (-one.matching, one.source != "", not one.means, len(one.prefix)),
     )
     if not ranked:
         return next(iter(sets.values())), []
-    count, _, where, prefix = ranked[0]
+    count, _, where, prefix, source = ranked[0]
     messages = []
-    others = [other + rest for n, _, other, rest in ranked[1:] if n == count]
+    others = [
+        one.where + one.prefix
+        for one in ranked[1:]
+        if one.matching == count and one.source == source
+    ]
     if others:
         messages.append(
             f"{file.name}: the weights of {where + prefix or 'the top'!r} are taken, and not those "
-            f"of {', '.join(repr(one or 'the top') for one in others)}"
+            f"of {', '.join(repr(other or 'the top') for other in others)}"
         )
     if prefix:
         messages.append(f"{file.name}: names are read without {prefix!r}")
-    return {key.removeprefix(prefix): value for key, value in sets[where].items()}, messages
+    if source:
+        messages.append(f"{file.name}: names of {source} are read as this network's")
+    rename = renames[source]
+    return {rename(key).removeprefix(prefix): value for key, value in sets[where].items()}, messages
 
 
-def _count_names(tensors: Mapping[str, Tensor], parts: Sequence[Collection[str]]) -> dict[str, int]:
+class _Naming(NamedTuple):
+    """A way to read a file: how many names of a part it gives, and where, before and by which."""
+
+    matching: int
+    means: bool
+    where: str
+    prefix: str
+    source: str
+
+
+def _count_names(names: Sequence[str], parts: Sequence[Collection[str]]) -> dict[str, int]:
     """Return how many names of the parts come after each prefix ("" for none).
 
     A prefix of some length counts where half of one part's names come after it.
     """
     counts: dict[str, int] = {}
     for part in parts:
-        rests = (("", key) for key in tensors)
-        cut = ((key[: m.end()], key[m.end() :]) for key in tensors for m in re.finditer(r"\.", key))
+        rests = (("", key) for key in names)
+        cut = ((key[: m.end()], key[m.end() :]) for key in names for m in re.finditer(r"\.", key))
         heads = Counter(head for head, rest in (*rests, *cut) if rest in part)
         for head, n in heads.items():
             if not head or 2 * n >= len(part):

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_input
 
+from auheat.errors import RequestError
 from auheat.models.network import Network
 from auheat.models.output import Output, is_traced, wants_logits_alone
-from auheat.models.resnet import BasicBlock, Bottleneck
 
 WINDOW = 3
 """Side of the window a peak is the highest of, as in the paper."""
@@ -106,19 +106,20 @@ class Walk:
     convolution before it. `inputs` (B, C, h, w) of the block must not be negative.
     """
 
-    def __init__(self, block: BasicBlock | Bottleneck, inputs: Tensor) -> None:
-        pairs = [(block.conv1, block.bn1), (block.conv2, block.bn2)]
-        if isinstance(block, Bottleneck):
-            pairs.append((block.conv3, block.bn3))
+    def __init__(self, block: nn.Module, inputs: Tensor) -> None:
+        names = [n for n in ("1", "2", "3") if hasattr(block, f"conv{n}")]
+        pairs: list[tuple[Any, Any]] = [
+            (block.get_submodule(f"conv{n}"), block.get_submodule(f"bn{n}")) for n in names
+        ]
         units = inputs
         self.layers: list[tuple[Source, Tensor]] = []
         for i, (conv, norm) in enumerate(pairs):
             source = _source(units, conv, norm)
             self.layers.append((source, source.forward_activation()))
             if i + 1 < len(pairs):
-                units = block.relu(norm(conv(units)))
+                units = norm(conv(units)).relu()
         self.shortcut = Source(inputs)
-        if block.downsample is not None:
+        if isinstance(block.downsample, nn.Sequential):
             self.shortcut = _source(inputs, *block.downsample)
         last, excitement = self.layers[-1]
         self.layers[-1] = (last, excitement + self.shortcut.forward_activation())
@@ -189,15 +190,21 @@ class PeakNetwork(Network):
 
     The paper goes on to the pixels, a whole walk back through the network for each class. Here
     it ends at the inputs of the last residual block: on the grid of the top features like
-    every other method's maps, for about a sixth of a ResNet-50's cost a class.
+    every other method's maps, for about a sixth of a ResNet-50's cost a class. The shares of a
+    walk are defined for plain convolutions, so other networks of timm than plain ResNets are
+    refused.
     """
+
+    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
+        super().__init__(backbone, head)
+        find_last_block(backbone)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Output:
         """Classify images (B, 3, H, W); labels are not needed."""
         if self.training or wants_logits_alone():
             return super().forward(images, labels)
         entered: list[Tensor] = []
-        block: Any = self.backbone.layer4[-1]  # type: ignore[index]
+        block = find_last_block(self.backbone)
         hook = block.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
         try:
             output = super().forward(images, labels)
@@ -208,3 +215,35 @@ class PeakNetwork(Network):
             walk = Walk(block, entered[0])
             maps = peak_response_maps(output.maps, output.features[-1], weight, [walk])
         return output._replace(maps=maps)
+
+
+def find_last_block(backbone: nn.Module) -> nn.Module:
+    """Return the last residual block of a ResNet, auheat's or timm's, that can be walked through.
+
+    Raises `AuheatError` where there is none: a block with anything but convolutions, their batch
+    norms and ReLU has no shares by the paper's formula.
+    """
+    stage = getattr(backbone, "layer4", None)
+    block = stage[-1] if isinstance(stage, nn.Sequential) else None
+    if block is None or not _is_plain(block):
+        name = getattr(getattr(backbone, "timm_shape", None), "name", "this backbone")
+        raise RequestError(
+            f"--method: prm traces peaks back through a residual block of convolutions and ReLU, "
+            f"and {name} does not end in one (a ResNet does; cam or acol take any)"
+        )
+    return block
+
+
+def _is_plain(block: nn.Module) -> bool:
+    """Whether a block is made of plain convolutions, batch norms and ReLU, with a shortcut."""
+    kinds = (nn.Conv2d, nn.modules.batchnorm._BatchNorm, nn.ReLU, nn.Identity, nn.Sequential)
+    parts = [*block.modules()][1:]
+    convs = [part for part in parts if isinstance(part, nn.Conv2d)]
+    shortcut = getattr(block, "downsample", None)
+    joined = len(shortcut) if isinstance(shortcut, nn.Sequential) else 0
+    return (
+        all(isinstance(part, kinds) for part in parts)
+        and all(conv.groups == 1 and conv.dilation == (1, 1) for conv in convs)
+        and all(hasattr(block, name) for name in ("conv1", "bn1", "conv2", "bn2"))
+        and len(convs) == 2 + hasattr(block, "conv3") + (joined == 2)
+    )

@@ -23,17 +23,14 @@ from auheat.models.apvit import APVITS, build_apvit, find_apvit_weights, load_ap
 from auheat.models.cams import grad_cam, grad_cam_pp, layer_cam
 from auheat.models.heads import AcolHead, GapHead, GradientHead, WildcatHead
 from auheat.models.names import TABLE
-from auheat.models.network import Classifier, Network, cnn
+from auheat.models.network import Classifier, Network, NetworkBuilder, cnn
 from auheat.models.pretrained import Found, find_weights, load_weights
 from auheat.models.prm import PeakHead, PeakNetwork
-from auheat.models.resnet import BACKBONES, TIMM
+from auheat.models.resnet import BACKBONES, IMAGENET_MEAN, IMAGENET_STD, TIMM
+from auheat.models.timm_backbones import describe_timm
 from auheat.models.ts_cam import build_ts_cam, find_ts_cam_weights, load_ts_cam_weights
 from auheat.models.vit import VITS
 from auheat.utils.registry import Registry
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def load_cnn(model: nn.Module, file: Path) -> list[str]:
@@ -55,14 +52,14 @@ def _patch_side(backbone: str) -> int:
 
 RESNETS = tuple(BACKBONES)
 
-ANY_CNN = (*RESNETS, f"{TIMM}NAME")
+ANY = (*RESNETS, f"{TIMM}NAME")
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
     """All that sets one method apart.
 
-    `build` makes a network of a backbone's name and a number of classes. It is called with
+    `build` makes a network of a backbone's name and a number of classes. That is called with
     normalised images (B, 3, H, W) and labels (B,) or None and returns `Output`, its `features`
     shallow to deep, the top map last. `backbones` are the names it takes ("timm:NAME" for any of
     timm); `standard` is the default and `narrow` the one for small sets and CPUs, `image_size`
@@ -78,7 +75,8 @@ class Method:
     title: str
     source: str
     build: Callable[[str, int], nn.Module]
-    backbones: tuple[str, ...] = ANY_CNN
+    backbones: tuple[str, ...] = ANY
+    why: str = ""
     standard: str = "resnet50"
     narrow: str = "thin"
     image_size: int = 224
@@ -137,14 +135,12 @@ METHODS.fill(
             "Zhou et al., Weakly Supervised Instance Segmentation Using Class Peak Response, "
             "CVPR 2018",
             cnn(PeakHead, PeakNetwork),
-            backbones=RESNETS,
         ),
         "adl": Method(
             "ADL",
             "Choe and Shim, Attention-Based Dropout Layer for Weakly Supervised Object "
             "Localization, CVPR 2019",
             cnn(GapHead, AdlNetwork),
-            backbones=RESNETS,
         ),
         "cutmix": Method(
             "CutMix",
@@ -165,6 +161,7 @@ METHODS.fill(
             "Object Localization, ICCV 2021",
             build_ts_cam,
             backbones=tuple(VITS),
+            why="couples its maps with the attention scores inside of its own transformers",
             standard="deit-small",
             narrow="thin-vit",
             # at the thin residual networks' rate a thin transformer without AUs stays at chance
@@ -179,6 +176,7 @@ METHODS.fill(
             "Recognition, IEEE TAFFC 2022",
             build_apvit,
             backbones=tuple(APVITS),
+            why="drops tokens inside of its own transformers",
             standard="apvit",
             narrow="thin-apvit",
             image_size=112,
@@ -227,34 +225,55 @@ def check_backbone(method: str, backbone: str) -> None:
     """Raise `AuheatError` for a backbone that a method does not take."""
     row = find_method(method)
     if not row.takes(backbone):
+        why = f", which {row.why}" if row.why else ""
         raise RequestError(
-            f"--backbone: {backbone!r} is none of {method}'s (one of {', '.join(row.backbones)})"
+            f"--backbone: {backbone!r} is none of {method}'s{why} "
+            f"(one of {', '.join(row.backbones)})"
         )
+
+
+def find_normalisation(
+    backbone: str, image_size: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the mean and deviation of RGB, in [0, 1], that a backbone's images are brought to.
+
+    They are ImageNet's, or those that a network of timm was published with. Raises `AuheatError`
+    as `describe_timm` does.
+    """
+    if not backbone.startswith(TIMM):
+        return IMAGENET_MEAN, IMAGENET_STD
+    shape = describe_timm(backbone, image_size)
+    return shape.mean, shape.std
 
 
 def build_classifier(
     method: str,
     backbone: str,
     classes: int,
-    mean: Sequence[float] = IMAGENET_MEAN,
-    std: Sequence[float] = IMAGENET_STD,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    image_size: int | None = None,
 ) -> Classifier:
     """Build a method's network with fresh weights, which normalises its images itself.
 
     Args:
         method: One of `list_methods`.
         backbone: One that the method takes, such as "resnet50", "thin" (small, for CPUs), or
-            "timm:NAME".
+            "timm:NAME" (with "@16", a cell of the top map is 16 px; 8 or 32 likewise).
         classes: Number of classes K.
-        mean: Mean of each RGB channel in [0, 1], taken from the images.
-        std: Standard deviation of each, by which they are divided.
+        mean: Mean of each RGB channel in [0, 1], taken from the images; None: ImageNet's, or what
+            timm's network was published with.
+        std: Standard deviation of each, by which they are divided; None: likewise.
+        image_size: Side in px of the images to come, which a network of timm may have to be made
+            for; None: the method's own, 224 of most.
 
     Returns:
         A module of images (B, 3, H, W) f32 RGB in [0, 1] that returns `logits` (B, K), `maps`
         (B, K, h, w) of each class, and the backbone's `features`, shallow to deep.
 
     Raises:
-        RequestError: An unknown method, or a backbone that it does not take.
+        RequestError: An unknown method, a backbone that it does not take, or an image size that
+            the backbone does not take.
         MissingExtraError: A backbone of timm, where timm is not installed.
 
     Example:
@@ -267,10 +286,17 @@ def build_classifier(
         torch.Size([2, 7])
     """
     check_backbone(method, backbone)
-    model = METHODS[method].build(backbone, classes)
+    row = METHODS[method]
+    side = image_size or row.image_size
+    if isinstance(row.build, NetworkBuilder):
+        model = row.build(backbone, classes, side)
+    else:
+        model = row.build(backbone, classes)
     # a hook and not a wrapper, so that parameters keep their names, in checkpoints above all
-    for name, values in (("image_mean", mean), ("image_std", std)):
-        model.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
+    own = find_normalisation(backbone, side)
+    for name, given, values in zip(("image_mean", "image_std"), (mean, std), own, strict=True):
+        chosen = torch.tensor(values if given is None else given)
+        model.register_buffer(name, chosen.view(3, 1, 1), persistent=False)
     model.register_forward_pre_hook(_normalise)
     return model
 

@@ -1,24 +1,27 @@
 """Residual networks on plain torch whose parameter names are torchvision's.
 
 So a published checkpoint loads as it is. The last two stages keep stride 1, which the paper's
-runs do too: the last maps are an eighth of the image, 28 x 28 at 224 px. Any network of the timm
-package that gives five feature maps stands in as "timm:NAME".
+runs do too: the last maps are an eighth of the image, 28 x 28 at 224 px.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from types import MappingProxyType
-from typing import Any
 
 from torch import Tensor, nn
 
-from auheat.errors import MissingExtraError, RequestError
+from auheat.errors import RequestError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Of each RGB channel in [0, 1], as torchvision's weights were trained."""
+
 
 N_LAYERS = 5
-"""Feature maps that a backbone gives, shallow to deep."""
+"""Feature maps that a backbone of auheat's own gives, shallow to deep."""
 
 
 STRIDES = (2, 2, 1, 2, 1, 1)
@@ -168,32 +171,3 @@ def build_backbone(name: str) -> ResNet:
     if name not in BACKBONES:
         raise RequestError(f"--backbone: {name!r} is not known (one of {', '.join(BACKBONES)})")
     return BACKBONES[name].build()
-
-
-def build_trunk(name: str) -> tuple[nn.Module, tuple[int, ...]]:
-    """Return a backbone of `BACKBONES` or of timm ("timm:NAME"), and its five layers' channels.
-
-    Raises `AuheatError` for an unknown name, where timm is missing, or for a network of it that
-    does not give five maps (B, C, h, w). timm's own parameter names are kept, and its maps may be
-    of either sign.
-    """
-    if not name.startswith(TIMM):
-        backbone = build_backbone(name)
-        return backbone, backbone.channels
-    try:
-        create = import_module("timm").create_model
-    except ImportError as error:
-        raise MissingExtraError(
-            f"--backbone: {name} needs timm: {error} (pip install timm)"
-        ) from error
-    try:
-        network: nn.Module = create(name.removeprefix(TIMM), features_only=True)
-    except Exception as error:  # timm raises whatever its networks do
-        raise RequestError(f"--backbone: {name}: timm cannot build it ({error})") from error
-    about: Any = network.feature_info
-    channels = tuple(about.channels())
-    if len(channels) != N_LAYERS:
-        raise RequestError(
-            f"--backbone: {name} gives {len(channels)} feature maps (expected {N_LAYERS})"
-        )
-    return network, channels

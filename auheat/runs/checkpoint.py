@@ -301,7 +301,12 @@ def _build(config: dict[str, Any], about: Path, file: Path) -> tuple[Classifier,
     settings, norm = config["settings"], config["normalisation"]
     classes = len(config["class_names"])
     model = build_classifier(
-        settings["method"], settings["backbone"], classes, norm["mean"], norm["std"]
+        settings["method"],
+        settings["backbone"],
+        classes,
+        norm["mean"],
+        norm["std"],
+        settings["image_size"],
     )
     if settings.get("geometry_branch"):
         frame = unpack_codebook(config["codebook"], about).frame

@@ -46,7 +46,7 @@ def _is_deviation(value: Any) -> bool:
 
 
 def _are_layers(value: Any) -> bool:
-    return isinstance(value, list) and all(map(is_size, value))
+    return isinstance(value, list) and all(type(n) is int and n != 0 for n in value)
 
 
 def _are_names(value: Any) -> bool:
@@ -89,7 +89,7 @@ CONFIG_FIELDS: Mapping[str, _Check] = MappingProxyType(
         "settings.image_size": (_is_side, f"a whole number, 1 to {MAX_IMAGE_SIDE}"),
         "settings.au_weight": (_is_finite, "a number"),
         "settings.geometry_branch": (_is_missing_or_flag, "true or false"),
-        "settings.layers": (_are_layers, "a list of whole numbers"),
+        "settings.layers": (_are_layers, "a list of whole numbers that are not 0"),
         "settings.epochs": (is_size, "a whole number above 0"),
         "settings.seed": (_is_count, "a whole number"),
         "data.shards": (_is_text, "the name of shards"),

@@ -8,7 +8,6 @@ from typing import Any
 
 from auheat.errors import RequestError
 from auheat.models.registry import METHODS
-from auheat.models.resnet import N_LAYERS
 from auheat.store.store import check_name
 from auheat.sweeps.grid import (
     DATA,
@@ -137,14 +136,13 @@ def _make_part(
     part = SubGrid(
         (base.method,) if methods is None else tuple(methods),
         tuple(sorted(map(float, {0.0, base.au_weight} if au_weights is None else au_weights))),
-        tuple(map(_order, (base.layers,) if layers is None else layers)),
+        tuple(
+            _order(_configure(training, layers=chosen).layers)
+            for chosen in ((base.layers,) if layers is None else layers)
+        ),
     )
-    numbers = [number for chosen in part.layers for number in chosen]
     _check_known("--methods", part.methods, METHODS.__contains__, f"one of {', '.join(METHODS)}")
     _check_known("--au-weights", part.lambdas, lambda v: 0 <= v < math.inf, "0 or more")
-    _check_known(
-        "--layers", numbers, range(1, N_LAYERS + 1).__contains__, f"some of 1 to {N_LAYERS}"
-    )
     check_distinct("--methods", part.methods, str)
     check_distinct("--au-weights", part.lambdas, str)
     check_distinct("--layers", part.layers, format_layers)
@@ -192,7 +190,8 @@ def _make_cells(
                     {**training, **preset, **plain},
                     method=setting.method,
                     au_weight=setting.au_weight,
-                    layers=setting.layers or TOP,
+                    # a top layer that nobody asked for is that of any network
+                    layers=None if setting.layers in ((), TOP) else setting.layers,
                     seed=seed,
                     name=_name_run(name, setting, seed),
                 )

@@ -143,7 +143,8 @@ def sweep(
             runs); "none": every combination of what follows.
         methods: Names of methods; None: the preset's.
         au_weights: Weights of the AU loss, 0 or more, 0 for none; None: 0 and the preset's.
-        layers: Layers to align, each such as (5, 4), of 1 to 5; None: the preset's.
+        layers: Layers to align, each such as (5, 4) or (-1,), as `TrainConfig` has them; None: the
+            preset's.
         seeds: Seeds, 0 or more, each a run of its own.
         rafdb: Store of RAF-DB, for the grid "paper" alone.
         affectnet: Store of AffectNet, likewise; of a data set without a store nothing is run.

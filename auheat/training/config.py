@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Unpack
 
@@ -13,7 +14,8 @@ from auheat.data.augmentation import AUGMENTATIONS
 from auheat.data.row_selection import MAX_IMAGE_SIDE
 from auheat.errors import RequestError
 from auheat.models.registry import Method, check_backbone, find_method
-from auheat.models.resnet import N_LAYERS
+from auheat.models.resnet import N_LAYERS, TIMM
+from auheat.models.timm_backbones import describe_timm
 from auheat.training.optim import OPTIMIZERS, SCHEDULES
 from auheat.training.presets import CROP, PRESETS, RESIZE
 from auheat.training.settings import TrainConfig as TrainConfig
@@ -75,6 +77,7 @@ def make_config(preset: str = "none", **settings: Unpack[TrainSettings]) -> Trai
         raise RequestError(
             f"--image-size: {config.image_size} ({config.backbone} takes multiples of {step})"
         )
+    config = replace(config, layers=_place_layers(config, given.get("layers")))
     if config.batch_size < 2:
         raise RequestError("--batch-size: 1 (batch normalisation needs 2 or more)")
     for key in ("au_weight", "contrast_weight", "class_map_weight", "weight_decay"):
@@ -85,9 +88,6 @@ def make_config(preset: str = "none", **settings: Unpack[TrainSettings]) -> Trai
         raise RequestError(f"--seed: {config.seed} (expected 0 to {2**32 - 1})")
     if not 0 < config.val_fraction < 1:
         raise RequestError(f"--val-fraction: {config.val_fraction} (expected between 0 and 1)")
-    if not config.layers or not set(config.layers) <= set(range(1, N_LAYERS + 1)):
-        raise RequestError(f"--layers: {config.layers} (expected some of 1 to {N_LAYERS})")
-    check_distinct("--layers", config.layers)
     check_distinct("--classes", config.classes or ())
     if config.classes is not None and len(config.classes) < 2:
         raise RequestError(
@@ -97,6 +97,31 @@ def make_config(preset: str = "none", **settings: Unpack[TrainSettings]) -> Trai
         raise RequestError("--geometry-dropout: of what (--geometry-branch adds what it silences)")
     _check_engine(config)
     return config
+
+
+def _place_layers(config: TrainConfig, asked: Sequence[int] | None) -> tuple[int, ...]:
+    """Return the layers to align as they are counted: 1 to 5, or of other networks -1, -2, ...
+
+    What nobody asked for, the paper's top layer, is the top layer of any network. Raises
+    `AuheatError` for a layer that a network does not have, and for what `describe_timm` refuses.
+    """
+    count = N_LAYERS
+    if config.backbone.startswith(TIMM):
+        count = len(describe_timm(config.backbone, config.image_size).channels)
+    five = count == N_LAYERS
+    layers = config.layers if asked is None else tuple(asked)
+    if asked is None and not five:
+        layers = tuple(n - N_LAYERS - 1 if n > 0 else n for n in layers)
+    taken = {*range(-count, 0), *(range(1, count + 1) if five else ())}
+    if not layers or not set(layers) <= taken:
+        counted = f"1 to {count}, or " if five else ""
+        raise RequestError(
+            f"--layers: {'+'.join(map(str, layers)) or 'none'} (expected some of {counted}-1 to "
+            f"-{count} from the top, the {count} layers of {config.backbone})"
+        )
+    layers = tuple(n + count + 1 if five and n < 0 else n for n in layers)
+    check_distinct("--layers", layers, str)
+    return layers
 
 
 def _fit_resize(row: Method, chosen: Mapping[str, Any]) -> int:

@@ -22,8 +22,9 @@ from auheat import __version__
 from auheat.errors import RequestError, StoreError
 from auheat.models.network import Classifier
 from auheat.models.pretrained import WEIGHTS_HINT, Found
-from auheat.models.registry import IMAGENET_MEAN, IMAGENET_STD, build_classifier, find_method
+from auheat.models.registry import build_classifier, find_method, find_normalisation
 from auheat.models.resnet import TIMM
+from auheat.models.timm_backbones import note_grid
 from auheat.pipeline.reframing import describe_framing
 from auheat.runs import checkpoint, codebook, run_folder
 from auheat.shards.manifest import check_unchanged, read_manifest
@@ -353,6 +354,7 @@ def _describe(config: TrainConfig, material: TrainingData, world: World) -> dict
     asked = read_manifest(material.folder).fingerprint
     made_with = read_attributes(material.dataset.files[0])
     book = material.book
+    mean, std = find_normalisation(config.backbone, config.image_size)
     return {
         "format": run_folder.RUN_VERSION,
         "auheat": __version__,
@@ -360,7 +362,7 @@ def _describe(config: TrainConfig, material: TrainingData, world: World) -> dict
         "data": describe_training_data(material, world.size) | identify_weights(config),
         "class_names": material.dataset.class_names,
         "shard_classes": material.dataset.shard_classes,
-        "normalisation": {"mean": IMAGENET_MEAN, "std": IMAGENET_STD},
+        "normalisation": {"mean": mean, "std": std},
         "codebook": codebook.pack_codebook(book),
         "framing": describe_framing(material.dataset.files, asked, book.frame),
         "detector": made_with["detector"],
@@ -403,11 +405,11 @@ def identify_weights(config: TrainConfig) -> dict[str, str]:
 
 def _build(config: TrainConfig, classes: int) -> tuple[Classifier, tuple[str, ...]]:
     """Return a classifier with the weights asked for, and notes on them."""
-    model = build_classifier(config.method, config.backbone, classes)
+    model = build_classifier(config.method, config.backbone, classes, image_size=config.image_size)
+    notes = [*note_grid(model.backbone)] if config.backbone.startswith(TIMM) else []
     if config.weights == "none":
-        return model, ("weights: none, trained from scratch",)
+        return model, (*notes, "weights: none, trained from scratch")
     weights = _choose_weights(config)
-    notes: list[str] = []
     for file in weights.files:
         notes += [f"weights: {file}", *find_method(config.method).load(model, file)]
     if weights.missing or not weights.files:

@@ -29,7 +29,8 @@ class TrainConfig:
             face's frame. Photos without a face are decided by the image alone.
         geometry_dropout: Share of the photos that a geometry branch is silent on in training, so
             that the image learns to do without it.
-        layers: Layers (1 to 5, shallow to deep) that both align.
+        layers: Layers that both align: -1 is the top one, -2 the one below it, ...; of a network
+            that has five of them also 1 to 5, shallow to deep, as the paper counts.
         align: How the heatmap is brought to a layer's size, "area" or "reference".
         epochs: Passes over the training rows, above 0.
         batch_size: Photos that one step learns from, by all processes and `accumulate` passes.

@@ -96,8 +96,14 @@ def test_train_has_an_option_for_every_setting_with_its_default():
         assert f" {title}: -" in text
 
 
-@pytest.mark.parametrize(("text", "layers"), [("5", (5,)), ("5+4", (5, 4)), ("1,2", (1, 2))])
-def test_layers_are_read_as_the_paper_writes_them(text, layers, monkeypatch):
+@pytest.mark.parametrize(
+    ("text", "layers"),
+    [
+        *(("5", (5,)), ("5+4", (5, 4)), ("1,2", (1, 2))),
+        *(("top", (-1,)), ("-1", (-1,)), ("-2+-1", (-2, -1)), ("top+-2", (-1, -2))),
+    ],
+)
+def test_layers_are_read_as_the_paper_writes_them_or_from_the_top(text, layers, monkeypatch):
     seen = []
 
     def note(**settings):
@@ -108,7 +114,7 @@ def test_layers_are_read_as_the_paper_writes_them(text, layers, monkeypatch):
     run("train", "--layers", text, "--classes", "Anger, Happiness", code=1)
     assert seen[0]["layers"] == layers
     assert seen[0]["classes"] == ("Anger", "Happiness")
-    assert "'--layers': 'top' (expected" in run("train", "--layers", "top", code=2).output
+    assert "'--layers': 'best' (expected" in run("train", "--layers", "best", code=2).output
 
 
 def test_an_error_is_one_line_and_exit_code_1(tmp_path):

@@ -164,7 +164,7 @@ def test_no_two_runs_have_one_name():
         ({"au_weights": [0, -1]}, "--au-weights: -1.0 is not known (expected 0 or more)"),
         ({"au_weights": [float("nan")]}, "--au-weights: nan"),
         ({"au_weights": [4, 0, 4.0]}, "--au-weights: 4.0 is given twice"),
-        ({"layers": [[5], [6, 5]]}, "--layers: 6 is not known (expected some of 1 to 5)"),
+        ({"layers": [[5], [6, 5]]}, "--layers: 6+5 (expected some of 1 to 5, or -1 to -5"),
         ({"layers": [[5, 4], [4, 5]]}, "--layers: 5+4 is given twice"),
         ({"layers": [[5, 5]]}, "--layers: 5 is given twice"),
         ({"layers": [[5], [4]], "au_weights": [0]}, "--layers: no AU weight above 0"),

@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from queue import SimpleQueue
-from typing import Any, TypeAlias
+from threading import Lock
+from typing import Any
 
 import cv2
 import numpy as np
@@ -24,9 +25,6 @@ from auheat.landmarks.mesh.crops import check_images
 from auheat.landmarks.mesh.networks import CROP, MeshNetworks, load_graphs
 from auheat.records import Array
 from auheat.utils.devices import count_cores
-
-Stock: TypeAlias = dict[int, "SimpleQueue[Any]"]
-
 
 BLOCKS = (4, 1)
 """How many crops go through a network at once. Each size is compiled on its own: a graph whose
@@ -118,6 +116,28 @@ def share(count: int) -> list[tuple[int, int]]:
     return blocks
 
 
+class _Stock:
+    """The requests of a network, by size, one per thread: each holds the memory of a run.
+
+    It is compiled when the first is wanted: that takes seconds, and a store that is complete
+    wants none.
+    """
+
+    def __init__(self, threads: int, compile_network: Callable[[], Sequence[Any]]) -> None:
+        self._threads, self._compile = threads, compile_network
+        self._lock = Lock()
+        self._queues: dict[int, SimpleQueue[Any]] = {}
+
+    def __getitem__(self, size: int) -> SimpleQueue[Any]:
+        with self._lock:
+            if not self._queues:
+                for block, network in zip(BLOCKS, self._compile(), strict=True):
+                    self._queues[block] = SimpleQueue()
+                    for _ in range(self._threads):
+                        self._queues[block].put(network.create_infer_request())
+            return self._queues[size]
+
+
 class CpuNetworks(MeshNetworks):
     """The networks in OpenVINO; each core cuts and runs blocks of crops of its own."""
 
@@ -130,16 +150,14 @@ class CpuNetworks(MeshNetworks):
         # A single core, which may be one worker's share of many, has nothing to wait with.
         self._threads = 2 * count_cores() if count_cores() > 1 else 1
         self._pool = ThreadPoolExecutor(self._threads, "auheat-mesh")
-        self._detector = self._requests(compile_graph(detector, SIDE, 127.5, 1, BLOCKS))
-        self._attention = self._requests(compile_graph(attention, CROP, 255, 0, BLOCKS))
-
-    def _requests(self, compiled: Sequence[Any]) -> Stock:
-        """Return a stock of requests per size, one per thread: each holds the memory of a run."""
-        stock: Stock = {size: SimpleQueue() for size in BLOCKS}
-        for size, network in zip(BLOCKS, compiled, strict=True):
-            for _ in range(self._threads):
-                stock[size].put(network.create_infer_request())
-        return stock
+        if "CPU" not in load_core().available_devices:
+            raise RuntimeError("OpenVINO has no plugin for this processor")
+        self._detector = _Stock(
+            self._threads, lambda: compile_graph(detector, SIDE, 127.5, 1, BLOCKS)
+        )
+        self._attention = _Stock(
+            self._threads, lambda: compile_graph(attention, CROP, 255, 0, BLOCKS)
+        )
 
     def load(self, images: Sequence[Array]) -> Images:
         """Keep the photos where they are."""
@@ -165,7 +183,7 @@ class CpuNetworks(MeshNetworks):
 
     def _run(
         self,
-        stock: Stock,
+        stock: _Stock,
         crop: Callable[[Array, Array], Array],
         image: Tensor,
         matrix: Tensor,
@@ -175,12 +193,13 @@ class CpuNetworks(MeshNetworks):
         def work(block: tuple[int, int]) -> list[Array]:
             start, size = block
             crops = crop(at[start : start + size], m[start : start + size])
-            request = stock[size].get()
+            requests = stock[size]
+            request = requests.get()
             try:
                 request.infer([crops], share_inputs=True)
                 return [np.array(tensor.data) for tensor in request.output_tensors]
             finally:
-                stock[size].put(request)
+                requests.put(request)
 
         parts = list(self._pool.map(work, share(len(at))))
         return [torch.from_numpy(np.concatenate(outputs)) for outputs in zip(*parts, strict=True)]

@@ -2,13 +2,14 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from auheat.errors import AuheatError
-from auheat.landmarks.mesh import tflite
+from auheat.landmarks.mesh import openvino, tflite
 from auheat.landmarks.mesh.blazeface import SIDE
 from auheat.landmarks.mesh.detector import MeshDetector
 from auheat.landmarks.mesh.engines import ENGINES, load_networks
@@ -173,3 +174,20 @@ subprocess.run([sys.executable, "-c", ""], check=True)
 assert caught
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_networks_are_compiled_when_the_first_face_is_looked_for(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(openvino, "compile_graph", lambda *a: compiled.append(a[1]) or [])
+    networks = openvino.CpuNetworks()
+    assert compiled == []
+    photos = networks.load([np.zeros((8, 8, 3), np.uint8)])
+    with pytest.raises(ValueError, match="zip"):  # the networks that were "compiled" are none
+        networks.run_detector(photos, torch.zeros(1, dtype=torch.int64), torch.zeros(1, 2, 3))
+    assert compiled == [SIDE]
+
+
+def test_torch_runs_where_openvino_does_not_know_the_processor(monkeypatch):
+    monkeypatch.setattr(openvino, "load_core", lambda: SimpleNamespace(available_devices=["GPU"]))
+    with pytest.warns(UserWarning, match="OpenVINO cannot be used .*no plugin for this processor"):
+        assert load_networks(torch.device("cpu")).engine == "torch, float32"
