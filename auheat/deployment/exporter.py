@@ -16,7 +16,7 @@ from typing import Any
 from auheat.deployment.graphs import make_graph
 from auheat.deployment.metadata import MARK, describe_model, find_provenance
 from auheat.deployment.model_card import write_card
-from auheat.deployment.run_model import RunModel, locate_network, load_model
+from auheat.deployment.run_model import RunModel, load_model, locate_network
 from auheat.errors import AuheatError, RequestError, StoreError
 from auheat.exporters.exporter import lock_of
 from auheat.runs import codebook

@@ -23,7 +23,7 @@ from auheat.models.registry import METHODS
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
-    pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning"),  # of the loading side
+    pytest.mark.filterwarnings("ignore:.torch.jit"),  # deprecated, for those who load it
 ]
 
 needs_onnx = pytest.mark.skipif(
@@ -279,3 +279,12 @@ def test_the_command_prints_what_was_written(tmp_path):
     assert json.loads(done.stdout)["outputs"] == ["logits", "attention"]
     assert MARK.encode() in (run / "export" / "run.pt").read_bytes()
     assert np.isfinite(json.loads(done.stdout)["differences"]["logits"])
+
+
+@pytest.mark.timm
+@needs_onnx
+@pytest.mark.parametrize(
+    "name", ["timm:resnet18", "timm:convnext_atto", "timm:vit_tiny_patch16_224"]
+)
+def test_onnx_has_them_of_timms_networks(name, tmp_path):
+    check(make_run(tmp_path / "run", "cam", name), "onnx", count=3)

@@ -73,7 +73,7 @@ def make_run(folder, method="cam", backbone="thin", side=SIDE, framing=WHOLE, na
     if framing is not None:
         config["framing"] = framing
     (folder / CONFIG).write_text(json.dumps(config))
-    network = build_classifier(method, backbone, len(names))
+    network = build_classifier(method, backbone, len(names), image_size=side)
     if settings.get("geometry_branch"):
         network = add_geometry(network, len(names), BOOK.frame)
         torch.nn.init.normal_(network.geometry.weight)
