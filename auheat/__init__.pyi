@@ -4,6 +4,8 @@ from .data.stream import StreamLoader as StreamLoader
 from .datasets.registry import list_datasets as list_datasets
 from .datasets.registry import read_samples as read_samples
 from .datasets.registry import register_dataset as register_dataset
+from .deployment.exporter import export_model as export_model
+from .deployment.run_model import load_model as load_model
 from .errors import AuheatError as AuheatError
 from .errors import MissingExtraError as MissingExtraError
 from .errors import RequestError as RequestError
@@ -72,6 +74,7 @@ __all__ = [
     "explain",
     "explain_to",
     "export",
+    "export_model",
     "extract",
     "interval",
     "list_codebooks",
@@ -80,6 +83,7 @@ __all__ = [
     "list_methods",
     "load_codebook",
     "load_detector",
+    "load_model",
     "make_config",
     "merge",
     "paired_interval",

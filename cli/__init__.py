@@ -10,13 +10,13 @@ from .codebooks import codebooks
 from .common import Group
 from .machine import detectors, info
 from .prepare import demo, extract, render
-from .runs import evaluate, explain, report, train
+from .runs import evaluate, explain, export_model, report, train
 from .stores import export, merge, stats, verify
 from .sweeps import sweep
 
 SECTIONS = {
     "Prepare": (demo, extract, render),
-    "Learn": (train, evaluate, explain, sweep, report),
+    "Learn": (train, evaluate, explain, sweep, report, export_model),
     "Stores": (stats, verify, export, merge),
     "Models and codebooks": (detectors, codebooks, info),
 }

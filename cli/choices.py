@@ -36,6 +36,7 @@ AMP = ("none", "bf16", "fp16")
 EVALUATED_SPLITS = ("test", "val", "train", "all")
 KINDS = ("attention", "cam", "cam-predicted")
 FORMATS = ("webdataset", "npz")
+MODEL_FORMATS = ("onnx", "torchscript", "safetensors", "huggingface")
 SPLITS = ("train", "val", "test")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 

@@ -1,4 +1,4 @@
-"""The commands about single runs: train, evaluate, explain, report."""
+"""The commands about single runs: train, evaluate, explain, export-model, report."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from .choices import (
     EVALUATED_SPLITS,
     KINDS,
     METHOD,
+    MODEL_FORMATS,
     OPTIMIZERS,
     PRESETS,
     RESAMPLINGS,
@@ -349,6 +350,49 @@ def explain(fail_on_bad: bool, as_json: bool, **settings: Any) -> None:
         print_line(f"{summary.explained} of {len(summary.photos)} photos explained{maps}{written}")
     if not summary.explained or (fail_on_bad and summary.bad):
         sys.exit(1)
+
+
+@click.command("export-model", cls=Command)
+@click.argument("run", required=False)
+@store_option
+@option(
+    "--format",
+    type=Choice(MODEL_FORMATS),
+    default="onnx",
+    show_default=True,
+    help="onnx (pip install 'auheat[onnx]'); torchscript; safetensors: weights alone; huggingface: "
+    "a folder with config.json, model.safetensors and a model card.",
+)
+@option("--out", type=FILE, help="File, or folder of huggingface  [default: in RUN/export]")
+@option("--overwrite", is_flag=True, help="Replace an export that is there already.")
+@json_option
+def export_model(as_json: bool, **settings: Any) -> None:
+    """Write the network of RUN (a name or folder; by default the newest) for other programs.
+
+    Images are normalised inside the network, batches may have any number of photos, and classes,
+    codebook, input size and framing stand in the file's metadata. onnx and torchscript give logits,
+    attention (of the top layer) and class_maps, and are compared with the network before they are
+    written. apvit has no maps of classes: what an export lacks is named. A run with
+    --geometry-branch takes landmarks as its second input. The model card is written from the run's
+    evaluation: evaluate it before. In Python, `auheat.load_model(RUN)` is the same network as a
+    torch module; it loads safetensors and huggingface exports, too.
+
+    \b
+    auheat export-model with-aus
+    auheat export-model with-aus --format torchscript --out with-aus.pt
+    auheat export-model with-aus --format huggingface --out to-publish/ --overwrite
+    """
+    from auheat.deployment.exporter import export_model as run
+
+    result = run(**settings)
+    if as_json:
+        print_json(result)
+        return
+    differences = result.pop("differences", {})
+    left_out = result.pop("left_out")
+    fields = {key.replace("_", " "): value for key, value in result.items()}
+    fields |= {f"{name} off by at most": f"{gap:.1e}" for name, gap in differences.items()}
+    print_fields(fields | {f"left out: {name}": why for name, why in left_out.items()})
 
 
 @click.command(cls=Command)

@@ -19,7 +19,7 @@ ORDER = [
     ("losses", "runs"),
     ("training", "evaluation"),
     ("explanation", "reporting"),
-    ("sweeps",),
+    ("sweeps", "deployment"),
     ("cli",),
     ("__main__",),
 ]

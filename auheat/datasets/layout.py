@@ -20,6 +20,9 @@ from auheat.utils.photo_files import describe_unread, split_ending
 WORDS = {"": "photos", "train": "train photos", "val": "val photos", "test": "test photos"}
 """Split -> what a note calls its photos."""
 
+OWN_TERMS = "yours"
+"""The terms of photos that are no published set: their owner's."""
+
 _LISTS = (".csv", ".tsv", ".json", ".yaml", ".yml")
 """Endings of what goes with a set at its root: a layout that needs it reads or names it."""
 
@@ -38,6 +41,8 @@ class Layout:
     first. `known` holds the counts of complete copies. `points` returns the set's own landmarks
     (N, 68, 2) of a `Listing`. `files` says whether the source may be a CSV file, `named` whether
     the names of its classes are looked up in `Folder.names`, so that `--labels` can give meanings.
+    `terms` says in a word on what terms the set is handed out, "" where that is not known; its own
+    licence decides.
     """
 
     about: str
@@ -49,6 +54,7 @@ class Layout:
     points: Callable[[Listing], Array] | None = None
     files: bool = False
     named: bool = False
+    terms: str = ""
 
 
 @dataclass(slots=True, eq=False)

@@ -27,7 +27,7 @@ from auheat.datasets import (
 )
 from auheat.datasets.audit import compare_counts
 from auheat.datasets.label_map import describe_use, load_label_map
-from auheat.datasets.layout import Folder, Layout, Listing
+from auheat.datasets.layout import OWN_TERMS, Folder, Layout, Listing
 from auheat.datasets.persons import assign_persons, assign_splits, compile_pattern
 from auheat.datasets.rafdb import IMAGES
 from auheat.errors import RequestError, StoreError
@@ -45,6 +45,8 @@ _PHOTOS = "photos"
 """The layout of photos without labels, which all others are tried before."""
 
 
+_ON_REQUEST, _NON_COMMERCIAL = "research, on request", "research, non-commercial"
+
 _LAYOUTS = {
     "rafdb": Layout(
         "[basic/]EmoLabel/list_patition_label.txt and Image/aligned",
@@ -52,6 +54,7 @@ _LAYOUTS = {
         rafdb.read_basic,
         images=IMAGES,
         known=({"train": 12271, "test": 3068},),
+        terms=_ON_REQUEST,
     ),
     "rafdb-compound": Layout(
         "[compound/]EmoLabel/list_patition_label.txt with classes up to 11",
@@ -60,12 +63,14 @@ _LAYOUTS = {
         images=IMAGES,
         known=({"train": 3162, "test": 792},),
         known_from=" (as far as we remember)",
+        terms=_ON_REQUEST,
     ),
     "rafdb-numbered": Layout(
         "DATASET/{train,test}/1..7 with {train,test}_labels.csv",
         rafdb.detect_numbered,
         rafdb.read_numbered,
         known=({"train": 12271, "test": 3068},),
+        terms=_ON_REQUEST,
     ),
     "affectnet": Layout(
         "Manually_Annotated_Images and training.csv, validation.csv",
@@ -73,6 +78,7 @@ _LAYOUTS = {
         affectnet.read_full,
         known=_AFFECTNET_COUNTS,
         points=affectnet.load_full_points,
+        terms=_ON_REQUEST,
     ),
     "affectnet-reduced": Layout(
         "{train_set,val_set}/images and annotations/ID_exp.npy",
@@ -80,6 +86,7 @@ _LAYOUTS = {
         affectnet.read_reduced,
         known=_AFFECTNET_COUNTS,
         points=affectnet.load_reduced_points,
+        terms=_ON_REQUEST,
     ),
     "ferplus": Layout(
         "fer2013new.csv with fer2013.csv or FER2013Train/",
@@ -87,6 +94,7 @@ _LAYOUTS = {
         ferplus.read_ferplus,
         known=_FER_COUNTS,
         known_from=", unlabelled rows included",
+        terms="labels MIT; photos as FER2013",
     ),
     "fer2013": Layout(
         "fer2013.csv with emotion, pixels, Usage",
@@ -94,18 +102,21 @@ _LAYOUTS = {
         fer2013.read_fer2013,
         known=(*_FER_COUNTS, {"train": 28709, "test": 7178}, {"train": 28709}),
         files=True,
+        terms="a challenge's data: research",
     ),
     "expw": Layout(
         "label/label.lst and image/origin",
         expw.detect_expw,
         expw.read_expw,
         known=({"faces": 91793},),
+        terms=_NON_COMMERCIAL,
     ),
     "sfew": Layout(
         "{Train,Val}_Aligned_Faces/EXPRESSION/photo",
         sfew.detect_sfew,
         sfew.read_sfew,
         named=True,
+        terms=_ON_REQUEST,
     ),
     "ckplus": Layout(
         "cohn-kanade-images and Emotion",
@@ -113,6 +124,7 @@ _LAYOUTS = {
         ckplus.read_ckplus,
         images=ckplus.CKPLUS_IMAGES,
         known=({"sequences": 327},),
+        terms=_ON_REQUEST,
     ),
     "csv": Layout(
         "a CSV with path,label[,split,person]",
@@ -120,18 +132,21 @@ _LAYOUTS = {
         generic.read_csv,
         files=True,
         named=True,
+        terms=OWN_TERMS,
     ),
     "folders": Layout(
         "[train|val|test/]EXPRESSION/photo",
         generic.detect_classes,
         generic.read_classes,
         named=True,
+        terms=OWN_TERMS,
     ),
     "jaffe": Layout(
         "photos called KA.AN1.39.tiff",
         jaffe_kdef.detect_jaffe,
         jaffe_kdef.read_jaffe,
         known=({"": 213},),
+        terms=_NON_COMMERCIAL,
     ),
     "kdef": Layout(
         "photos called AF01ANS.JPG",
@@ -139,9 +154,13 @@ _LAYOUTS = {
         jaffe_kdef.read_kdef,
         images=jaffe_kdef.KDEF_IMAGES,
         known=({"": 980}, {"": 4900}),
+        terms=_NON_COMMERCIAL,
     ),
     "photos": Layout(
-        "photos without labels, [train|val|test/]", generic.detect_photos, generic.read_photos
+        "photos without labels, [train|val|test/]",
+        generic.detect_photos,
+        generic.read_photos,
+        terms=OWN_TERMS,
     ),
 }
 

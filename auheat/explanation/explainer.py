@@ -38,12 +38,12 @@ from auheat.explanation.scores import summarize_aus, summarize_maps
 from auheat.expressions import SYNONYMS
 from auheat.heatmaps.class_maps import ClassMapRenderer, FaceMaps
 from auheat.heatmaps.plan import plan_heatmaps
-from auheat.images.decoding import decode, encode_like, read_bytes
+from auheat.images.decoding import decode, make_portable, read_bytes
 from auheat.images.headers import UnreadableImageError
 from auheat.models.registry import find_method
 from auheat.pipeline.framing import move_points, warp
 from auheat.pipeline.landmark_sources import DetectorSource
-from auheat.pipeline.reframing import PhotoFraming, frame_photo
+from auheat.pipeline.reframing import PhotoFraming, apply_framing, frame_photo
 from auheat.records import Array, Landmarks, Sample, Status
 from auheat.runs import checkpoint, codebook, run_folder
 from auheat.utils.console import progress
@@ -208,14 +208,11 @@ class Explainer:
         """Frame a photo as in training; None where it has changed or gone since its detection."""
         try:
             data = read_bytes(photo)
-            pixels = decode(data)
+            pixels = decode(make_portable(data))
             if pixels.shape[:2] != size:
                 return None
             view = frame_photo(self.config.get("framing"), points, size, self._book.frame)
-            framed = warp(pixels, view.transform, view.size) if view.moved else pixels
-            # `render` stores what it has moved in the photo's own file type
-            if view.moved and data[:2] == b"\xff\xd8":
-                framed = decode(encode_like(data, np.ascontiguousarray(framed)))
+            framed = apply_framing(pixels, view, data)
         except UnreadableImageError:
             return None
         at = move_points(points[None].astype(np.float64), view.transform[None])[0]

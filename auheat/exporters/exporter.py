@@ -92,7 +92,7 @@ def export(
     about = _describe(material, format, split, extent.rows)
     try:
         busy = f"{out}: another process exports to it (wait for it, or choose another name)"
-        with hold(_lock_of(out), busy, remove=True):
+        with hold(lock_of(out), busy, remove=True):
             _check_place(store, out, format, overwrite)
             if format == "webdataset":
                 _write_folder(out, material, split, shard_size or webdataset.SHARD_SIZE, about)
@@ -144,7 +144,7 @@ def _check_place(store: Path, out: Path, format: str, overwrite: bool) -> None: 
         raise RequestError(f"{beside}: there already, and of no export (choose another name)")
 
 
-def _lock_of(out: Path) -> Path:
+def lock_of(out: Path) -> Path:
     """Return the lock of a place to export to: no user's file is called so."""
     name = hashlib.sha256(os.fsencode(out.name)).hexdigest()[:16]
     return out.with_name(f".auheat-{name}.lock")

@@ -53,7 +53,7 @@ def check_faces(points: Any, labels: Any, image_sizes: Any, frame: Frame) -> Fac
     """
     if points.ndim != 3 or tuple(points.shape[1:]) != (N_POINTS, 2):
         raise RequestError(f"landmarks: shape {tuple(points.shape)} (expected (N, 68, 2))")
-    xp, n = namespace(points), len(points)
+    xp, n = namespace(points), points.shape[0]
     if xp is np:
         points, labels = np.asarray(points, np.float64), np.asarray(labels)
     else:

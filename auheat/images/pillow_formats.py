@@ -55,6 +55,13 @@ def decode_image(data: bytes, kind: str) -> Array:
     """
     image = open_image(data, kind)
     image.load()
+    return read_pixels(image)
+
+
+def read_pixels(image: Image.Image) -> Array:
+    """Return upright RGB pixels (H, W, 3) u8 of an image: alpha dropped, 16 bits reduced to 8."""
     if image.mode.startswith("I"):  # a pixmap of 16 bits, which Pillow has as 0 to 65535
         image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+    if "transparency" in image.info:  # of a palette, which Pillow warns of
+        image = image.convert("RGBA")
     return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))

@@ -209,9 +209,9 @@ class PoolingVit(nn.Module):
         places = resize_positions(self.pos_embed, grid)
         attention = score_patches(patches)
         # which patches go on is decided before positions are added
-        best = pick_top(attention.flatten(1), max(1, round(self.kept * math.prod(grid))))
+        best = pick_top(attention.flatten(1), max(1, round(self.kept * int(math.prod(grid)))))
         kept = take(to_tokens(patches) + places[:, 1:], best)
-        first = (self.cls_token + places[:, :1]).expand(len(features), -1, -1)
+        first = (self.cls_token + places[:, :1]).expand(features.shape[0], -1, -1)
         tokens = torch.cat([first, kept], 1)
         for block in self.blocks:
             tokens, _ = block(tokens)

@@ -64,7 +64,7 @@ def to_face_frame(points: Tensor, frame: Frame) -> tuple[Tensor, Tensor]:
     The origin is the weighted mean of the points that the frame is fitted to. Rows that are not
     usable (NaN, or all points in one place) are zero.
     """
-    faces = check_faces(points, torch.zeros(len(points), dtype=torch.int64), (1, 1), frame)
+    faces = check_faces(points, torch.zeros(points.shape[0], dtype=torch.int64), (1, 1), frame)
     weights = like(faces.points, frame.weights / frame.weights.sum())[:, None]
     centred = faces.points - (weights * faces.points).sum(1, keepdim=True)
     cos, sin, scale = (faces.frames[:, i, None] for i in range(3))

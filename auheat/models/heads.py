@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from auheat.models.cams import Formula, gradient_maps
-from auheat.models.output import Output, wants_logits_alone
+from auheat.models.output import Output, is_traced, wants_logits_alone
 from auheat.utils.maps import min_max
 
 
@@ -57,6 +57,8 @@ class GradientHead(GapHead):
             output = super().forward(features, labels)
             aligned = self.training and self.aligned
             return output._replace(maps=self._make_maps(top)) if aligned else output
+        if is_traced():  # a graph walks back no gradient; this head's is known
+            return Output(self.score(top), self._make_maps(top))
         return Output(self.score(top), gradient_maps(self.formula, self.score, top))
 
     def _make_maps(self, top: Tensor) -> Tensor:
@@ -100,7 +102,7 @@ def pool_extremes(maps: Tensor, share: float, alpha: float) -> Tensor:
     maps (..., h, w) give (...); k is the nearest number to `share` of the places, at least 1.
     """
     places = maps.flatten(-2)
-    k = max(1, round(share * places.shape[-1]))
+    k = max(1, round(share * int(places.shape[-1])))  # a tensor where the network is traced
     high = places.topk(k, -1).values.mean(-1)
     low = places.topk(k, -1, largest=False).values.mean(-1)
     return high + alpha * low
@@ -134,7 +136,7 @@ class AcolHead(nn.Module):
         maps_a = self.branch_a(top)
         logits = maps_a.mean((2, 3))
         chosen = logits.argmax(1) if labels is None or not self.training else labels
-        surest = maps_a[torch.arange(len(top), device=top.device), chosen]
+        surest = maps_a[torch.arange(top.shape[0], device=top.device), chosen]
         maps_b = self.branch_b(erase_surest(top, surest, self.threshold))
         fused = torch.maximum(min_max(maps_a), min_max(maps_b))
         bias = self.branch_a[-1].bias

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from auheat.errors import RequestError
@@ -78,7 +79,7 @@ def tokens_to_map(
             f"tokens: {count}, less prefix={max(left, 0)}, are no grid of {grid[0]} x {grid[1]} "
             f"(expected {grid[0] * grid[1]} more than the prefix)"
         )
-    return tokens[:, left:].mT.reshape(len(tokens), -1, *grid)
+    return tokens[:, left:].mT.reshape(tokens.shape[0], -1, *grid)
 
 
 _logits_alone: ContextVar[bool] = ContextVar("logits_alone", default=False)
@@ -108,3 +109,9 @@ def logits_alone() -> Generator[None, None, None]:
 def wants_logits_alone() -> bool:
     """Return whether a network is called inside of `logits_alone`."""
     return _logits_alone.get()
+
+
+def is_traced() -> bool:
+    """Return whether a network is called to make a graph of it: for ONNX, or for TorchScript."""
+    traced: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return traced or torch.compiler.is_compiling()

@@ -19,7 +19,7 @@ from torch.nn.grad import conv2d_input
 
 from auheat.errors import RequestError
 from auheat.models.network import Network
-from auheat.models.output import Output, wants_logits_alone
+from auheat.models.output import Output, is_traced, wants_logits_alone
 
 WINDOW = 3
 """Side of the window a peak is the highest of, as in the paper."""
@@ -76,11 +76,20 @@ class Source:
     def backward_share(self, share: Tensor) -> Tensor:
         """Return these units' part of shares (B, C', h', w') already divided by the excitement."""
         if self.weight is not None:
-            size = list(self.units.shape)
-            share = conv2d_input(  # type: ignore[no-untyped-call]
-                size, self.weight, share, self.stride, self.padding
-            )
+            share = self._go_back(share, self.weight)
         return self.units * share
+
+    def _go_back(self, share: Tensor, weight: Tensor) -> Tensor:
+        """Return the gradient of the convolution's inputs for that of its outputs."""
+        place, stride = (self.stride, self.padding), self.stride
+        if not is_traced():
+            size = list(self.units.shape)
+            back: Tensor = conv2d_input(size, weight, share, *place)  # type: ignore[no-untyped-call]
+            return back
+        # the same sums by a layer that graphs can hold
+        lengths = [(int(share.shape[i]), int(self.units.shape[i]), weight.shape[i]) for i in (2, 3)]
+        more = [own - (n - 1) * stride + 2 * self.padding - k for n, own, k in lengths]
+        return F.conv_transpose2d(share, weight, None, *place, more)
 
 
 def split_share(share: Tensor, excitement: Tensor) -> Tensor:

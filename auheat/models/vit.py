@@ -131,7 +131,7 @@ def resize_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
 
 def to_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
     """Return tokens (B, h * w, D) as a map (B, D, h, w); tokens go along the rows."""
-    return tokens.mT.reshape(len(tokens), -1, *grid)
+    return tokens.mT.reshape(tokens.shape[0], -1, *grid)
 
 
 def to_tokens(features: Tensor) -> Tensor:
@@ -243,7 +243,7 @@ class VisionTransformer(nn.Module):
         """
         patches = self.patch_embed(images)
         grid = (patches.shape[2], patches.shape[3])
-        first = self.cls_token.expand(len(images), -1, -1)
+        first = self.cls_token.expand(images.shape[0], -1, -1)
         tokens = torch.cat([first, to_tokens(patches)], 1)
         stages = [tokens + resize_positions(self.pos_embed, grid)]
         rows = []

@@ -68,7 +68,7 @@ class DetectorSource:
                 for rows in shards
                 for start in range(0, len(rows), self._batch)
             )
-            with closing(work_ahead(self._find, batches, lanes, lanes)) as found:
+            with closing(work_ahead(self.locate, batches, lanes, lanes)) as found:
                 for rows in shards:
                     parts: list[LocatedRows] = []
                     while sum(len(part.reasons) for part in parts) < len(rows):
@@ -76,7 +76,7 @@ class DetectorSource:
                         bar.update(len(parts[-1].reasons))
                     yield LocatedRows.join(parts)
 
-    def _find(self, batch: Sequence[LoadedPhoto]) -> LocatedRows:
+    def locate(self, batch: Sequence[LoadedPhoto]) -> LocatedRows:
         """Run the detector over a batch; photos that could not be read are rows that say so."""
         n = len(batch)
         points = np.full((n, 68, 2), np.nan, np.float32)

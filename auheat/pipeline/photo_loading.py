@@ -120,7 +120,7 @@ def load_view(photo: tuple[Path, Box | None]) -> LoadedPhoto:
     """
     file, box = photo
     loaded, image = _load(file)
-    return loaded if image is None else loaded._replace(view=_crop_view(image, box))
+    return loaded if image is None else loaded._replace(view=crop_view(image, box))
 
 
 def load_size(file: Path) -> LoadedPhoto:
@@ -140,7 +140,7 @@ def _load(file: Path) -> tuple[LoadedPhoto, Array | None]:
     return LoadedPhoto(digest, "", (image.shape[0], image.shape[1])), image
 
 
-def _crop_view(image: Array, box: Box | None) -> DetectorView:
+def crop_view(image: Array, box: Box | None) -> DetectorView:
     """Return the part of a photo (H, W, 3) that a detector is shown."""
     height, width = image.shape[:2]
     if box is None:

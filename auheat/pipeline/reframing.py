@@ -14,7 +14,8 @@ import numpy as np
 
 from auheat.facs.records import Frame
 from auheat.heatmaps.face_frame import fit_frame
-from auheat.pipeline.framing import align_faces, crop_faces, is_aligned
+from auheat.images.decoding import decode, encode_like
+from auheat.pipeline.framing import align_faces, crop_faces, is_aligned, warp
 from auheat.records import Array, Status
 from auheat.shards.reader import read_columns
 
@@ -28,6 +29,10 @@ NEAR = {"turn": 8.0, "scale": 0.2, "place": 0.1, "aspect": 0.2}
 Degrees, log of the scale, and photo sides: twice the spread within which faces are aligned; and
 log of the photo's width / height.
 """
+
+
+JPEG = b"\xff\xd8"
+"""The bytes that a JPEG begins with."""
 
 
 UNKNOWN = "this run does not say how its photos were framed: small faces are cropped"
@@ -115,6 +120,18 @@ def frame_photo(
     if framing["alike"]:
         return _bring(framing, one, sizes, frame)
     return _cut(framing, one, sizes, frame)
+
+
+def apply_framing(pixels: Array, view: PhotoFraming, kind: bytes = b"") -> Array:
+    """Return a photo's pixels (H, W, 3) u8 RGB framed, as a reader of shards would decode them.
+
+    `kind` are the bytes, or the first of them, of the photo's file: what `render` moves it stores
+    in that file type again. Raises `UnreadableImageError`.
+    """
+    if not view.moved:
+        return pixels
+    framed = np.ascontiguousarray(warp(pixels, view.transform, view.size))
+    return decode(encode_like(kind, framed)) if kind[:2] == JPEG else framed
 
 
 def _stay(sizes: Array, note: str = "") -> PhotoFraming:

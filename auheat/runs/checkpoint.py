@@ -22,12 +22,15 @@ from auheat.runs.codebook import unpack_codebook
 from auheat.runs.run_folder import (
     BEST,
     CONFIG,
+    EXPORTED,
     LAST,
     MAPS,
     METRICS,
     RUN_FILES,
     SPLIT,
+    TENSORS,
     check_bytes,
+    check_config,
     read_config,
     read_metadata,
     read_progress,
@@ -245,12 +248,16 @@ def encode_curve(curve: Sequence[Any]) -> bytes:
     return "".join(dump_json(line) + "\n" for line in curve).encode()
 
 
-def load_classifier(run: Path, file: str = BEST) -> tuple[Classifier, dict[str, Any]]:
+def load_classifier(run: Path, file: str = "") -> tuple[Classifier, dict[str, Any]]:
     """Return a run's trained classifier, in evaluation mode on the CPU, and its config.
 
-    Raises `AuheatError` for a run without checkpoint, one that is damaged, or does not fit its
-    config. A run that has no checksums is noted.
+    `run` may also be a folder or .safetensors file that it was exported to. Raises `AuheatError`
+    for a run without checkpoint, one that is damaged, or does not fit its config. A run that has
+    no checksums is noted.
     """
+    if run.suffix == TENSORS and run.is_file():
+        return _build(read_exported_config(run), run, run)
+    file = file or find_weights_file(run).name
     names = [run / name for name in (CONFIG, file, CHECKSUMS)]
     what = f"{run}: no {CHECKSUMS} (an earlier version trained it)"
     try:
@@ -267,6 +274,30 @@ def _load_classifier(run: Path, file: str) -> tuple[Classifier, dict[str, Any]]:
     check_bytes(run / CONFIG, MENDS)
     if not (run / file).is_file():
         raise StoreError(f"{run / file}: no checkpoint ({MENDS}, or finishes it)")
+    return _build(config, run / CONFIG, run / file)
+
+
+def find_weights_file(run: Path) -> Path:
+    """Return the file of a run's chosen weights, or of what it was exported to."""
+    if run.is_file():
+        return run
+    exported = not (run / BEST).is_file() and (run / EXPORTED).is_file()
+    return run / (EXPORTED if exported else BEST)
+
+
+def read_exported_config(file: Path) -> dict[str, Any]:
+    """Return the run's settings in a .safetensors file of `export_model`; raises `AuheatError`."""
+    try:
+        config = read_metadata(file)["config"]
+    except (KeyError, StoreError) as error:
+        raise StoreError(
+            f"{file}: no network of auheat's (expected a file of `auheat export-model`, or a run)"
+        ) from error
+    return check_config(config, file)
+
+
+def _build(config: dict[str, Any], about: Path, file: Path) -> tuple[Classifier, dict[str, Any]]:
+    """Return the classifier of a config that a file `about` has, with the weights of another."""
     settings, norm = config["settings"], config["normalisation"]
     classes = len(config["class_names"])
     model = build_classifier(
@@ -278,12 +309,12 @@ def _load_classifier(run: Path, file: str) -> tuple[Classifier, dict[str, Any]]:
         settings["image_size"],
     )
     if settings.get("geometry_branch"):
-        frame = unpack_codebook(config["codebook"], run / CONFIG).frame
+        frame = unpack_codebook(config["codebook"], about).frame
         model = add_geometry(model, classes, frame)
-    tensors = _read_tensors(run / file)
+    tensors = _read_tensors(file)
     own = {k: v for k, v in tensors.items() if not k.startswith((_OPTIMIZER, _EMA))}
-    _fill(model, own, run / file)
-    check_bytes(run / file, MENDS)
+    _fill(model, own, file)
+    check_bytes(file, MENDS)
     return model.eval(), config
 
 

@@ -45,12 +45,15 @@ ELSEWHERE = "evaluations"
 
 BEST, LAST, MAPS = "best.safetensors", "last.safetensors", "maps.safetensors"
 
+TENSORS, EXPORTED = ".safetensors", "model.safetensors"
+"""What files of tensors end with; the weights in a folder that a network was exported to."""
+
 RUN_FILES = (CONFIG, SPLIT, METRICS, BEST, LAST, MAPS)
 """What training writes."""
 
 RUN_VERSION = 0
 
-_NOT_COMPARED = {"preset", "device", "workers", "tensorboard"}
+_NOT_COMPARED = {"preset", "device", "workers", "tensorboard", "dataset"}
 
 RENAMED = {"recipe": "preset", "head_lr": "head_lr_factor", "crop_from": "resize"}
 """Settings as earlier versions called them -> their names now."""
@@ -110,12 +113,19 @@ def read_config(run: Path) -> dict[str, Any]:
     Raises `AuheatError` for one of no use.
     """
     try:
-        config: dict[str, Any] = read_json(run / CONFIG)
-        version = config["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return check_config(read_json(run / CONFIG), run / CONFIG)
+    except AuheatError:
+        raise
+    except (OSError, ValueError) as error:
         raise StoreError(f"{run / CONFIG}: no run's settings (run `auheat train`)") from error
-    if version != RUN_VERSION:
-        raise StoreError(f"{run / CONFIG}: format {version!r} (this auheat reads {RUN_VERSION})")
+
+
+def check_config(config: Any, file: Path) -> dict[str, Any]:
+    """Return what a `file` has of a run's settings, as `read_config` does; raises `AuheatError`."""
+    if not isinstance(config, dict) or "format" not in config:
+        raise StoreError(f"{file}: no run's settings (run `auheat train`)")
+    if config["format"] != RUN_VERSION:
+        raise StoreError(f"{file}: format {config['format']!r} (this auheat reads {RUN_VERSION})")
     if isinstance(config.get("settings"), dict):
         config["settings"] = {RENAMED.get(k, k): v for k, v in config["settings"].items()}
     for path, (fits, expected) in CONFIG_FIELDS.items():
@@ -124,11 +134,11 @@ def read_config(run: Path) -> dict[str, Any]:
             value = value.get(key) if isinstance(value, dict) else None
         if not fits(value):
             what = f"{path} is {str(value)[:_SHOWN]!r}" if value is not None else f"no {path}"
-            raise StoreError(f"{run / CONFIG}: {what} (expected {expected}, as `train` wrote it)")
+            raise StoreError(f"{file}: {what} (expected {expected}, as `train` wrote it)")
     unknown = set(config["class_names"]) - set(config["shard_classes"])
     if unknown:
         raise StoreError(
-            f"{run / CONFIG}: class_names has {', '.join(sorted(unknown))} (expected some of "
+            f"{file}: class_names has {', '.join(sorted(unknown))} (expected some of "
             f"shard_classes: {', '.join(config['shard_classes'])})"
         )
     return config

@@ -135,3 +135,11 @@ def check_name(name: str) -> str:
     if not plain.isalnum() or not name.isascii() or name.startswith("."):
         raise RequestError(f"--name: {name!r} (letters, digits, '-', '_' and '.' are allowed)")
     return name
+
+
+def read_layout(store: Path) -> str:
+    """Return the layout that a store's photos were read as, such as "rafdb"; "" if unknown."""
+    try:
+        return str(read_manifest(store / LANDMARKS).fingerprint.get("dataset", ""))
+    except AuheatError:  # a store that holds rendered shards alone
+        return ""

@@ -26,7 +26,7 @@ from auheat.shards.attributes import OPTIONAL_TEXTS
 from auheat.shards.manifest import digest_fingerprint
 from auheat.shards.reader import read_attributes
 from auheat.shards.schema import SHARDS
-from auheat.store.store import list_rendered
+from auheat.store.store import list_rendered, read_layout
 from auheat.training.config import TrainConfig
 from auheat.utils.checks import check_distinct
 from auheat.utils.files import encode_json
@@ -99,6 +99,8 @@ def load_training_data(store: Path, config: TrainConfig) -> TrainingData:
     book = read_codebook(files)
     plan = plan_heatmaps(book, train.class_names)
     about |= {key: made[key] for key in OPTIONAL_TEXTS if key in made}
+    layout = read_layout(store)
+    about |= {"dataset": layout} if layout else {}
     return TrainingData(folder, train, chosen, val, val_rows, plan, about, book)
 
 

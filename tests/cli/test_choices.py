@@ -12,6 +12,7 @@ from click.shell_completion import ShellComplete
 from auheat.cli import choices, main
 from auheat.data.augmentation import AUGMENTATIONS
 from auheat.datasets.registry import DATASETS
+from auheat.deployment.exporter import ENDINGS
 from auheat.evaluation import evaluator
 from auheat.exporters.exporter import FORMATS
 from auheat.expressions import SPLITS
@@ -43,6 +44,7 @@ FIXED = {
     "EVALUATED_SPLITS": evaluator.SPLITS,
     "KINDS": evaluator.KINDS,
     "FORMATS": FORMATS,
+    "MODEL_FORMATS": ENDINGS,
     "SPLITS": set(SPLITS.values()),
 }
 

@@ -22,7 +22,7 @@ from auheat.training.config import TrainConfig
 
 COMMANDS = (
     *("demo", "extract", "render", "train", "evaluate", "explain", "sweep", "report"),
-    *("stats", "verify", "export", "merge", "detectors", "codebooks", "info"),
+    *("export-model", "stats", "verify", "export", "merge", "detectors", "codebooks", "info"),
 )
 
 
@@ -51,6 +51,7 @@ def test_help_explains_every_option_and_gives_an_example(command):
         ("extract", "auheat.pipeline", "extract"),
         ("render", "auheat.pipeline", "render"),
         ("report", "auheat.reporting.page", "report"),
+        ("export-model", "auheat.deployment.exporter", "export_model"),
         ("sweep", "auheat.sweeps.runner", "sweep"),
         ("train", "auheat.training.runner", "train"),
         ("explain", "auheat.explanation.explainer", "explain_to"),

@@ -242,7 +242,7 @@ def test_an_empty_folder_is_a_place_to_export_to(store, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_never_write_one_export(store, tmp_path):
-    lock = FileLock(exporter._lock_of(tmp_path / "tars"))
+    lock = FileLock(exporter.lock_of(tmp_path / "tars"))
     with lock, pytest.raises(AuheatError, match="another process exports to it"):
         export(tmp_path / "tars", store)
     export(tmp_path / "tars", store)
