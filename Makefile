@@ -15,7 +15,7 @@ TIMM_PACKAGES := timm torchvision accelerate lightning transformers onnx onnxrun
 TIMM_SUITE := $(TIMM_BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile
 FUZZ_SECONDS ?= 600
 
-.PHONY: help demo methods test quick check test-timm test-timm-all faults fuzz bench gpu gpu-files clean
+.PHONY: help demo methods test quick check test-timm test-timm-all faults fuzz bench bench-quick docs gpu gpu-files clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -79,6 +79,16 @@ fuzz: $(INSTALLED)  ## change every kind of file that is read, at random (FUZZ_S
 bench: $(INSTALLED)  ## measure speed against peers in the same run
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
 
+bench-quick: $(INSTALLED)  ## how fast this checkout is beside the commit before (COMMIT=...), fails above 10 %
+	$(BIN)/python benchmarks/compare_commits.py $(COMMIT)
+
+$(VENV)/.docs-installed: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@touch $@
+
+docs: $(VENV)/.docs-installed  ## the documentation as a site, in site/ (any warning is an error)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 gpu-files: $(INSTALLED)  ## lay the check of every CUDA path into .gpu, to take along to a card
 	mkdir -p .gpu/wheels
 	cp benchmarks/gpu/gpu_check.sh benchmarks/gpu/gpu_check.py .gpu/
@@ -89,4 +99,4 @@ gpu: gpu-files  ## check and time every CUDA path (GPU_CHECK_DRY=1: tiny, on the
 	PYTHON=$(CURDIR)/$(BIN)/python bash .gpu/gpu_check.sh
 
 clean:  ## remove what the targets made
-	rm -rf demo-run .gpu build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf demo-run .gpu build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -2,14 +2,17 @@
 
 The models are Apache-2.0 files inside one release of the mediapipe wheel (see NOTICE). They are
 never committed; a built wheel carries them, so that it runs offline. Where the fetch fails the
-build warns and goes on, or fails if AUHEAT_REQUIRE_MODELS=1.
+build warns and goes on, or fails if AUHEAT_REQUIRE_MODELS=1. The README's links are made fit for a
+package page.
 """
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import tempfile
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -80,4 +83,24 @@ class BuildWithModels(build_py):
         super().run()
 
 
-setup(cmdclass={"build_py": BuildWithModels})
+def link_readme(text: str, home: str | None) -> str:
+    """Return README.md for a package page, where no file lies beside it.
+
+    Links to files lead to the repository `home`; without one their words stay, and pictures go.
+    """
+    if home is None:
+        text = re.sub(r"!\[[^]]*\]\((?!https?:)[^)]*\)\n*", "", text)
+        return re.sub(r"\[([^]]*)\]\((?!https?:|#)[^)]*\)", r"\1", text)
+    text = re.sub(r"(!\[[^]]*\]\()(?!https?:)", rf"\g<1>{home}/raw/main/", text)
+    return re.sub(r"((?<!!)\[[^]]*\]\()(?!https?:|#)", rf"\g<1>{home}/blob/main/", text)
+
+
+if __name__ == "__main__":
+    here = Path(__file__).parent
+    project = tomllib.loads((here / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    home = project.get("urls", {}).get("Repository")
+    setup(
+        cmdclass={"build_py": BuildWithModels},
+        long_description=link_readme((here / "README.md").read_text(encoding="utf-8"), home),
+        long_description_content_type="text/markdown",
+    )

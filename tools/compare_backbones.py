@@ -47,7 +47,7 @@ NETWORKS = {
 SETTINGS = {"weights": "none", "optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05}
 BATCH = 16
 SCORES = ("accuracy", "att_cos", "cam_cos", "margin", "rank1")
-START, END = "<!-- tables -->", "<!-- end of tables -->"
+START, END = "<!-- measured -->", "<!-- /measured -->"
 
 
 def run_one(store, backbone, side, method, au_weight, epochs):

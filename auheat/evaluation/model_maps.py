@@ -122,7 +122,7 @@ def _pick(values: Tensor | Sequence[Tensor], rows: Tensor) -> list[Tensor]:
     """Return the maps of rows: as one tensor, or one each where they may differ in size."""
     if isinstance(values, Tensor):
         return [values[rows]]
-    return [values[row][None].to(rows.device) for row in rows.tolist()]
+    return [values[row][None].to(rows.device, non_blocking=True) for row in rows.tolist()]
 
 
 def bring_class_maps_to_grid(cams: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:

@@ -44,9 +44,10 @@ class ReferenceMapRenderer(ClassMapRenderer):
         n, names = len(landmarks), self.plan.names
         sizes = torch.tensor([self.size]).expand(n, 2) if photo_sizes is None else photo_sizes
         scale = sizes.flip(-1).double()[:, None] / self.size[0]
-        points = (landmarks.cpu().double() + 0.5) * scale - 0.5
+        on_grid = landmarks.cpu().double()
+        points = (on_grid + 0.5) * scale - 0.5
         # Rounded: their points are truncated, and a whole number must not become the one below.
-        points = torch.where(scale == 1, landmarks.cpu().double(), points.round(decimals=4))
+        points = torch.where(scale == 1, on_grid, points.round(decimals=4))
         heatmaps = torch.zeros((n, len(self.drawn), *self.size))
         for row, size in enumerate(sizes.tolist()):
             face = np.repeat(points[row : row + 1].numpy(), len(self.drawn), 0)
@@ -55,7 +56,7 @@ class ReferenceMapRenderer(ClassMapRenderer):
         nothing = torch.zeros((n, 0), device=landmarks.device)
         logs = torch.zeros((n, 0, *self.size), device=landmarks.device)
         placed = Placed(*(nothing,) * len(Placed._fields))
-        return FaceMaps(placed, heatmaps.to(landmarks.device), logs)
+        return FaceMaps(placed, heatmaps.to(landmarks.device, non_blocking=True), logs)
 
     def sample_at(self, faces: FaceMaps, points: Tensor) -> tuple[Tensor, Tensor]:
         """Read maps at points (N, M, 2), (x, y) in pixels of the grid, at the nearest pixel.

@@ -116,22 +116,22 @@ def cut_crops(pixels: Pixels, image: Tensor, centre: Array, side: Array) -> Tens
     Outside the image is black. The integer arithmetic is that of OpenCV's vectorised
     `resize(INTER_LINEAR)`, which FAN's authors use: so every device gives the same bits.
     """
-    device = pixels.flat.device
+    device, flat = pixels.atlas.device, pixels.atlas.flatten()
     index, weight = torch.stack(_taps(centre, side)).to(device, non_blocking=True)
     last = pixels.size[image].int().flip(1).view(-1, 2, 1, 1) - 1
     weight = weight * ((index >= 0) & (index <= last))
-    index = torch.minimum(index.clamp(min=0), last)
+    corner = pixels.corner[image].int().flip(1).view(-1, 2, 1, 1)
+    index = torch.minimum(index.clamp(min=0), last) + corner
     columns, column_weight = index[:, 0, :, None, :], weight[:, 0, :, None, None, :]
     rows, row_weight = index[:, 1, :, :, None], weight[:, 1, :, None, :, None]
-    rows = rows * (last[:, 0, None] + 1) + pixels.start[image].int().view(-1, 1, 1, 1)
     shift = torch.arange(0, 24, 8, dtype=torch.int32, device=device).view(3, 1, 1)
     shape = (len(image), 3, CROP, CROP)
     crops = torch.full(shape, 2, dtype=torch.int32, device=device)
     for i in range(2):
         line = torch.zeros_like(crops)
         for k in range(2):
-            at = rows[:, i] + columns[:, k]
-            found = pixels.flat.index_select(0, at.flatten()).view(at.shape).unsqueeze(1)
+            at = rows[:, i] * pixels.atlas.shape[1] + columns[:, k]
+            found = flat.index_select(0, at.flatten()).view(at.shape).unsqueeze(1)
             line += ((found >> shift) & 255) * column_weight[:, k]
         crops += ((line >> 4) * row_weight[:, i]) >> 16
     return (crops >> 2).float() / 255

@@ -6,6 +6,7 @@ One process at a time writes to a store; others read what is finished.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from auheat.utils.reading import read_json
 
 SOURCE = "source.json"
 
+_DEVICE = re.compile(r"(?i:con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?")  # on Windows, no files
 
 _FORMATS = {"auheat extract": "auheat-landmarks", "auheat render": "auheat-training"}
 
@@ -134,6 +136,10 @@ def check_name(name: str) -> str:
     plain = name.replace("-", "").replace("_", "").replace(".", "")
     if not plain.isalnum() or not name.isascii() or name.startswith("."):
         raise RequestError(f"--name: {name!r} (letters, digits, '-', '_' and '.' are allowed)")
+    if name.endswith(".") or _DEVICE.fullmatch(name):
+        raise RequestError(
+            f"--name: {name!r} (no folder of Windows can be called so: choose another one)"
+        )
     return name
 
 

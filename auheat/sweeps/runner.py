@@ -12,6 +12,7 @@ import functools
 import io
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -63,6 +64,7 @@ _RENAMED = {"preset": "grid", "train_preset": "preset", "lambdas": "au_weights",
 """What a sweep.json of earlier versions calls its grid's parts -> their names now."""
 
 _WATCH_SECONDS = 1.0
+_SYNCHRONIZE = 0x100000  # the right to wait for a process of Windows
 
 
 @dataclass(frozen=True, slots=True)
@@ -497,8 +499,15 @@ def _end_with(parent: int) -> None:
     """End this process soon after its parent: a killed sweep must not go on training unseen."""
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(_WATCH_SECONDS)
+        if sys.platform == "win32":  # where a parent that is gone keeps its number
+            import _winapi
+
+            with contextlib.suppress(OSError):  # gone already
+                handle = _winapi.OpenProcess(_SYNCHRONIZE, False, parent)
+                _winapi.WaitForSingleObject(handle, _winapi.INFINITE)
+        else:
+            while os.getppid() == parent:
+                time.sleep(_WATCH_SECONDS)
         os._exit(1)  # all threads at once, and nothing is tidied: a stopped run goes on from this
 
     threading.Thread(target=watch, daemon=True).start()

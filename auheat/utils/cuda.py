@@ -55,12 +55,13 @@ def exact_float32() -> Generator[None, None, None]:
 class BatchLimit:
     """How many items go through a device at once: half as many whenever its memory ran out.
 
-    Threads may share one. `size` is the number from now on.
+    Threads may share one. `size` is the number from now on. `release` gives back what can be done
+    without, before a batch is halved.
     """
 
-    def __init__(self, size: int, device: str) -> None:
+    def __init__(self, size: int, device: str, release: Callable[[], None] | None = None) -> None:
         self.size = self._said = size
-        self._device = device
+        self._device, self._release = device, release
 
     def run(self, work: Callable[[Sequence[S]], T], items: Sequence[S]) -> list[T]:
         """Do work on runs of at most `size` items; what did not fit is done again in halves.
@@ -104,6 +105,8 @@ class BatchLimit:
         return results
 
     def _halve(self, count: int) -> None:
+        if self._release is not None:
+            self._release()
         torch.cuda.empty_cache()
         with _lock:
             self.size = min(self.size, max(1, count // 2))

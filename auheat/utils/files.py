@@ -19,8 +19,10 @@ import os
 import re
 import secrets
 import shutil
-import sys
+import time
 from collections.abc import Callable, Iterator
+from importlib import import_module
+from importlib.util import find_spec
 from io import BufferedRandom
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -28,9 +30,7 @@ from typing import Any, TypeAlias
 from auheat.errors import AuheatError, StoreError
 from auheat.utils.reading import open_regular
 
-if sys.platform != "win32":
-    import fcntl
-
+_FCNTL: Any = import_module("fcntl") if find_spec("fcntl") else None  # Windows has none
 
 PART = ".part"
 
@@ -40,7 +40,10 @@ TEMPORARY = re.compile(r"\..*\.auheat-[0-9a-f]{16}\.part", re.DOTALL)
 Content: TypeAlias = bytes | memoryview | Callable[[BufferedRandom], object]
 """What a file gets: its bytes, or a function that writes them to an open file."""
 
-_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM)
+
+_IN_USE_SECONDS = (0.05, 0.2, 0.75)
+"""How long a rename waits where Windows says that a file is open, as a virus scanner has it."""
 
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
@@ -63,28 +66,43 @@ def sync(path: Path) -> None:
     """Flush a file, or a folder's list of names, to disk."""
     if path.is_dir() and os.name == "nt":  # a folder cannot be opened there, nor needs to be
         return
-    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
-        os.fsync(handle)
+        handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
     except OSError as error:
         if error.errno not in _NO_SYNC or not path.is_dir():
-            raise  # some network file systems sync no folders: their names are safe at once
-    finally:
-        os.close(handle)
+            raise  # some file systems open or sync no folders: their names are safe at once
 
 
 def put(part: Path, target: Path) -> None:
     """Give what is finished its name; a folder that has it changes places with `part`."""
     if not (part.is_dir() and target.is_dir()):
-        part.replace(target)
+        _rename(part, target)
         return
     rename = None if os.name == "nt" else getattr(ctypes.CDLL(None), "renameat2", None)
     places = os.fsencode(part), os.fsencode(target)
     if rename is None or rename(_HERE, places[0], _HERE, places[1], _EXCHANGE):
         aside = part.with_suffix(".old")  # not swept away: in between it is all there is
-        target.rename(aside)
-        part.rename(target)
-        aside.rename(part)
+        _rename(target, aside)
+        try:
+            _rename(part, target)
+        except OSError:
+            _rename(aside, target)
+            raise
+        _rename(aside, part)
+
+
+def _rename(old: Path, new: Path) -> None:
+    """Rename, in place of what is there; on Windows, again where another program has it open."""
+    for seconds in _IN_USE_SECONDS if os.name == "nt" else ():
+        with contextlib.suppress(PermissionError):
+            old.replace(new)
+            return
+        time.sleep(seconds)
+    old.replace(new)
 
 
 def write_whole(file: Path, data: Content) -> None:
@@ -163,12 +181,12 @@ def _create(file: Path) -> None:
 
 def _hold(part: Path, wait: bool) -> int | None:
     """Lock a temporary; returns its handle, None where it is locked or this cannot be known."""
-    if sys.platform == "win32":  # what a killed process leaves stays there
+    if _FCNTL is None:  # what a killed process leaves stays there
         return None
     handle = None
     try:
         handle = os.open(part, (os.O_RDONLY if part.is_dir() else os.O_RDWR) | _NO_LINK)
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        _FCNTL.flock(handle, _FCNTL.LOCK_EX | (0 if wait else _FCNTL.LOCK_NB))
     except OSError:
         _release(handle)
         return None

@@ -107,6 +107,9 @@ def hold(
             if remove:  # before it is free: who waits for it sees that it is gone
                 path.unlink(missing_ok=True)
         lock.release()
+        if remove and os.name == "nt":  # where no open file is removed, nor another's lock so
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
 
 
 def _cannot_lock(path: Path, error: Exception, new: bool) -> AuheatError:

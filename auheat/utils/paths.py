@@ -145,7 +145,7 @@ class Fence:
 
     def __init__(self, root: Path, follow: bool, hint: str = "; --follow-links allows it") -> None:
         self.root, self.follow, self._hint = os.path.realpath(root), follow, hint
-        self._start = self.root.rstrip("/") + "/"
+        self._start = self.root.rstrip(os.sep) + os.sep
         self._seen: set[str] = {""}
 
     def join(self, relative: str) -> str:
@@ -269,7 +269,7 @@ def _resolve(fence: Fence, path: Path, odd: Callable[[AuheatError], None]) -> st
 
 def _real_name(photo: str, homes: dict[str, str]) -> str:
     folder, _, name = photo.rpartition("/")
-    return f"{homes[folder]}/{name}"
+    return f"{homes[folder]}{os.sep}{name}"
 
 
 def _scan(

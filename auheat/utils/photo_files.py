@@ -162,7 +162,8 @@ def classify_file(path: str, name: str, marked: bool = False) -> str:
 def read_head(path: str) -> bytes:
     """Return the first bytes of a regular file, b"" of anything else."""
     try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a pipe never waits
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)  # a pipe never waits
+        handle = os.open(path, flags | getattr(os, "O_BINARY", 0))
         try:
             return os.read(handle, HEAD) if stat.S_ISREG(os.fstat(handle).st_mode) else b""
         finally:

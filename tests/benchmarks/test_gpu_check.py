@@ -16,7 +16,7 @@ def test_the_check_runs_dry_and_reports_a_line_for_every_figure(tmp_path):
     pytest.importorskip("skimage", reason="the check cuts its faces out of a photo of it")
     env = os.environ | {
         "GPU_CHECK_DRY": "1",
-        "GPU_CHECK_GROUPS": "device landmarks methods ddp",
+        "GPU_CHECK_GROUPS": "device landmarks ddp",
         "PYTHON": sys.executable,
         "OUT": str(tmp_path),
     }

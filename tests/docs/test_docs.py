@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import auheat
 from auheat.cli import main
 from auheat.pipeline.extraction import extract
 from auheat.pipeline.rendering import render
@@ -19,7 +20,7 @@ from auheat.store.store import find_rendered
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks/README.md"]
 FORMAT = (ROOT / "FORMAT.md").read_text()
 
 
@@ -42,6 +43,40 @@ def test_the_readme_is_short():
 def test_every_page_links_to_files_that_exist(page):
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+def find_anchors(page: Path) -> set[str]:
+    """The anchors that a code host gives a page's headings; those of the site are the same."""
+    text = re.sub(r"(?s)```.*?```", "", page.read_text(encoding="utf-8"))
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    plain = [re.sub(r"[^\w\- ]", "", title).strip().lower().replace(" ", "-") for title in titles]
+    return set(plain)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_link_to_a_place_on_a_page_finds_a_heading(page):
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", page.read_text()):
+        assert "--" not in anchor, "the site calls it otherwise"
+        assert anchor in find_anchors((page.parent / target) if target else page), anchor
+
+
+def test_the_choice_on_the_page_about_curating_is_a_data_set(
+    rafdb, stub_detector, tmp_path, monkeypatch, capsys
+):
+    (rafdb / "Image" / "aligned" / "train_00003_aligned.jpg").write_bytes(b"no photo")
+    extract(rafdb, tmp_path / "auheat-data")
+    page = (ROOT / "docs" / "curating.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    every = {sample.path: sample for sample in auheat.read_samples("rafdb")}
+    rafdb.rename("photos")
+    exec(code, {})
+    assert capsys.readouterr().out == "11 of 12 photos kept\n"
+    chosen = auheat.read_samples("photos/kept.csv")
+    assert len(chosen) == 11
+    for sample in chosen:
+        before = every[sample.path]
+        assert (sample.label, sample.split) == (before.label, before.split)
 
 
 @pytest.fixture

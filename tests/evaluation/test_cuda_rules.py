@@ -3,6 +3,7 @@
 import logging
 from functools import partial
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import cv2
 import numpy as np
@@ -59,7 +60,8 @@ def photos(store):
     """A batch of four photos, one of each class."""
     data = ShardDataset(store / "shards" / "martinez", "train", SIDE)
     batch = torch.utils.data.default_collate(data.__getitems__(range(4)))
-    return batch | {"has_face": batch["valid"]}, plan_heatmaps(BOOK, data.class_names)
+    has_face = torch.ones(4, dtype=torch.bool)  # those of a class without a heatmap, too
+    return batch | {"has_face": has_face}, plan_heatmaps(BOOK, data.class_names)
 
 
 @pytest.mark.slow
@@ -96,6 +98,32 @@ def test_an_evaluation_on_a_device_has_the_scores_of_one_on_the_cpu(store):
     for result in (expected, found):
         del result["seconds"], result["images_per_second"]
     assert found == expected
+
+
+def test_given_maps_have_the_scores_of_the_cpu_and_wait_once_a_batch(store, tmp_path):
+    """Those that a run on a device has saved; a batch of them is sent home by one copy each."""
+    maps = tmp_path / "maps.npz"
+    about = {"maps": maps, "run": "run"}
+
+    def score(device):
+        result = evaluate(store=store, device=device, **about).as_dict()
+        return {k: v for k, v in result.items() if k not in ("seconds", "images_per_second")}
+
+    evaluate("run", store, device="cpu", save_maps=tmp_path / "cpu.npz", kind="cam")
+    with FakeDevice(2):
+        evaluate("run", store, device="cuda:1", save_maps=maps, kind="cam")
+    with np.load(maps) as one, np.load(tmp_path / "cpu.npz") as two:
+        assert np.array_equal(one["map"], two["map"])
+    expected, waits, update = score("cpu"), [], MapScorer.update
+
+    def count(*args):
+        with fake.counting() as here:
+            update(*args)
+        waits.append(here)
+
+    with FakeDevice(2) as fake, patch.object(MapScorer, "update", count):
+        assert score("cuda:1") == expected
+    assert [here.total() for here in waits] == [1], waits  # which rows they are, of any sizes
 
 
 @pytest.mark.slow
@@ -182,8 +210,9 @@ def test_batches_are_decoded_ahead_and_come_in_order(store, monkeypatch):
     )
 
 
-@pytest.mark.slow
-def test_an_explanation_waits_as_often_for_two_photos_as_for_one(store, tmp_path, monkeypatch):
+@pytest.fixture
+def photo_files(tmp_path, monkeypatch):
+    """Three photos, in which a face is found in the middle."""
     face = 40 * BOOK.frame.mean + np.array([50.0, 45.0])
 
     class Finder:
@@ -200,14 +229,36 @@ def test_an_explanation_waits_as_often_for_two_photos_as_for_one(store, tmp_path
     for i, file in enumerate(files):
         pixels = np.random.default_rng(i).integers(0, 256, (100, 100, 3), np.uint8)
         assert cv2.imwrite(str(file), pixels)
-    on_cpu = [one.as_dict() for one in Explainer(store / "runs" / "run", "cpu")(files)]
+    return files
+
+
+@pytest.mark.slow
+def test_an_explanation_waits_as_often_for_two_photos_as_for_one(store, photo_files):
+    on_cpu = [one.as_dict() for one in Explainer(store / "runs" / "run", "cpu")(photo_files)]
     with FakeDevice(2) as fake:
         explainer = Explainer(store / "runs" / "run", "cuda:1")
-        on_card = [one.as_dict() for one in explainer(files)]
+        on_card = [one.as_dict() for one in explainer(photo_files)]
         counts = []
-        for several in (files[:1], files[:2]):
+        for several in (photo_files[:1], photo_files[:2]):
             with fake.counting() as waits:
                 list(explainer(several))
             counts.append(waits)
     assert on_card == on_cpu
     assert [waits.total() for waits in counts] == 2 * [WAITS_OF_AN_EXPLANATION], counts
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "least"), [("cam", 19), ("apvit", 18)])
+def test_an_explanation_of_other_kinds_of_maps_waits_as_often(store, photo_files, method, least):
+    """Those that a logit is the mean of, and one map for all classes; four more of a true class."""
+    settings = {"batch_size": 4, "workers": 0, "image_size": SIDE, "epochs": 1, "device": "cpu"}
+    train(store, preset="demo", name=method, method=method, **settings)
+    run = store / "runs" / method
+    on_cpu = [one.as_dict() for one in Explainer(run, "cpu")(photo_files, "Happiness")]
+    with FakeDevice() as fake:
+        explainer = Explainer(run, "cuda")
+        on_card = [one.as_dict() for one in explainer(photo_files, "Happiness")]
+        with fake.counting() as waits:
+            list(explainer(photo_files, "Happiness"))
+    assert on_card == on_cpu
+    assert waits.total() == least + 4, waits

@@ -7,6 +7,7 @@ from fake_device import FakeDevice
 
 from auheat.heatmaps import plan_heatmaps, render_bytes, render_heatmaps
 from auheat.heatmaps.class_maps import ClassMapRenderer
+from auheat.heatmaps.reference_renderer import ReferenceMapRenderer
 
 NAMES = ("Neutral", "Surprise", "Fear", "Disgust", "Happiness", "Sadness", "Anger")
 
@@ -53,3 +54,20 @@ def test_class_maps_wait_for_nothing(faces, martinez):
     assert torch.equal(inside, read[1])
     assert not waits
     assert np.isfinite(maps.numpy()).all()
+
+
+def test_the_authors_maps_which_numpy_draws_wait_once_for_the_points(faces, martinez):
+    renderer, (points, _) = ReferenceMapRenderer(NAMES, martinez.frame, 56), faces
+    places = torch.rand(4, 5, 2, generator=torch.Generator().manual_seed(0)) * 56
+    sizes = torch.tensor([[112, 100], [56, 56], [90, 90], [56, 56]])
+    expected = renderer.draw(points, sizes)
+    read, _ = renderer.sample_at(expected, places)
+    with FakeDevice(2) as fake:
+        near, at = points.to("cuda:1"), places.to("cuda:1")
+        with fake.counting() as waits:
+            drawn = renderer.draw(near, sizes)
+            values, _ = renderer.sample_at(drawn, at)
+        maps, values = drawn.heatmaps.cpu(), values.cpu()
+    assert torch.equal(maps, expected.heatmaps)
+    assert torch.equal(values, read)
+    assert sum(waits.values()) == 1, waits

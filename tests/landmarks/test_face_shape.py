@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from auheat.facs.codebooks import load_frame
 from auheat.landmarks.face_shape import FAULTS, find_faults, measure_shape
 from auheat.records import MIRROR
 
@@ -92,3 +93,31 @@ def test_points_that_are_no_numbers_have_no_fault_and_large_sets_are_taken_in_pa
     faults = find_faults(points)
     assert np.flatnonzero(faults).tolist() == [3, 8999]
     assert find_faults(points[:0]).tolist() == []
+
+
+def test_the_fit_is_that_of_weighted_least_squares_with_half_the_weight_along_the_jaw():
+    surface = load_frame().surface[:68]
+    weights = np.r_[np.full(17, 0.5), np.ones(51)]
+    points = seen_from(surface, 20, -10, 15) + np.random.default_rng(3).normal(0, 2, (68, 2))
+    design = np.c_[surface, np.ones(68)] * np.sqrt(weights)[:, None]
+    found = np.linalg.lstsq(design, points * np.sqrt(weights)[:, None], rcond=None)[0]
+    away = np.linalg.norm(points - np.c_[surface, np.ones(68)] @ found, axis=1)
+    size = np.sqrt((np.linalg.svd(found[:3].T, compute_uv=False) ** 2).mean())
+    shape = measure_shape(points[None])
+    assert shape.size[0] == pytest.approx(size)
+    assert shape.residual[0] == pytest.approx(np.sqrt(np.average(away**2, weights=weights)) / size)
+    assert shape.stray[0] == pytest.approx(away.max() / size)
+
+
+@pytest.mark.parametrize("yaw", [0, 30, 80, 105, 120])
+def test_facing_is_the_cosine_of_the_turn_and_a_face_from_behind_is_a_mirror_image(yaw):
+    points = seen_from(load_frame().surface[:68], yaw)[None]
+    assert measure_shape(points).facing[0] == pytest.approx(np.cos(np.deg2rad(yaw)), abs=1e-6)
+    assert find_faults(points).tolist() == [MIRRORED if yaw == 120 else FINE]
+
+
+@pytest.mark.parametrize(("width", "fault"), [(0.6, FINE), (0.45, STRANGE)])
+def test_a_face_may_be_half_as_wide_as_it_should_be_and_no_narrower(width, fault):
+    points = 40 * load_frame().surface[:68, :2] * [width, 1]
+    assert measure_shape(points[None]).stretch[0] == pytest.approx(width)
+    assert find_faults(points[None]).tolist() == [fault]

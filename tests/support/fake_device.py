@@ -29,7 +29,7 @@ import torch
 import yaml
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
 CPU = torch.device("cpu")
@@ -48,6 +48,8 @@ _WAITS = {
     "_linalg_check_errors": "linalg",
 }
 """Operators whose result has a size or a value that the host has to know."""
+
+_PICKS = ("index", "index_select", "gather", "grid_sampler_2d", "embedding", "take")
 
 _NO_SCALARS = ("cat", "stack", "index_select", "gather", "scatter", "scatter_", "embedding")
 """Operators that take not even a single number from the CPU."""
@@ -119,6 +121,35 @@ class Event:
         return 1.0
 
 
+class Graph:
+    """A CUDA graph: the kernels of its capture, done again on the very same memory."""
+
+    def __init__(self) -> None:
+        self.work: list[tuple[Any, Any, Any, Any, list[Tensor]]] = []
+        self.device, self.traffic = CPU, 0
+
+    def record(self, func: Any, args: Any, kwargs: Any, made: Any, fresh: list[Tensor]) -> None:
+        self.work.append((func, args, kwargs, made, fresh))
+
+    def forget(self) -> None:
+        """Leave nothing in the memory: while a graph is captured no kernel runs."""
+        for tensor in (t for *_, fresh in self.work for t in fresh if t.is_floating_point()):
+            torch.ops.aten.fill_.Scalar(tensor, float("nan"))
+
+    def replay(self) -> None:
+        fresh = [t for *_, some in self.work for t in some]
+        own = {_storage(t).data_ptr() for t in fresh}
+        read = [t for _, args, kwargs, *_ in self.work for t in _tensors(args, kwargs)]
+        given = [t for t in read if _storage(t).data_ptr() not in own]
+        _active[-1].launch(self.device, given, fresh)
+        _active[-1].traffic += self.traffic
+        with _disable_current_modes(), torch.inference_mode():
+            for func, args, kwargs, made, some in self.work:
+                for old, new in zip(_tensors(made), _tensors(func(*args, **kwargs)), strict=True):
+                    if any(old is one for one in some):
+                        torch.ops.aten.copy_.default(old, new)
+
+
 _active: list[FakeDevice] = []
 
 
@@ -141,6 +172,8 @@ class FakeDevice:
 
     Attributes:
         waits: Line of the project -> how often the host waited there.
+        kernels: How many kernels were launched, a graph being one.
+        traffic: Bytes that they read and wrote, as far as no cache holds them.
         capability: What `torch.cuda.get_device_capability` says.
     """
 
@@ -148,6 +181,8 @@ class FakeDevice:
         self.count, self.capability = count, capability
         self.current = 0
         self.waits: Counter[str] = Counter()
+        self.kernels = self.traffic = 0
+        self.capturing: Graph | None = None
         self.host: dict[Stream, int] = {}
         self.creating = [CPU]
         self._streams: dict[int, list[Stream]] = {}
@@ -189,6 +224,9 @@ class FakeDevice:
         return {
             "Stream": Stream,
             "Event": Event,
+            "CUDAGraph": Graph,
+            "graph": self._capture,
+            "graph_pool_handle": lambda: (0, 1),
             "stream": self._use,
             "current_stream": self.stream,
             "default_stream": lambda device=None: self._streams[self.resolve(device).index][0],
@@ -236,6 +274,20 @@ class FakeDevice:
             self.current = before
 
     @contextmanager
+    def _capture(
+        self, graph: Graph, _pool: Any = None, stream: Any = None, **_: Any
+    ) -> Iterator[None]:
+        self.wait("torch.cuda.graph", self._now(stream.device))
+        graph.device, self.capturing = stream.device, graph
+        try:
+            with self._use(stream):
+                yield
+        finally:
+            self.capturing = None
+        with _disable_current_modes(), torch.inference_mode():
+            graph.forget()
+
+    @contextmanager
     def counting(self) -> Iterator[Counter[str]]:
         """Yield a counter of the waits inside of the `with`, filled at its end."""
         before, waits = self.waits.copy(), Counter()
@@ -244,12 +296,16 @@ class FakeDevice:
 
     def wait(self, why: str, known: dict[Stream, int]) -> None:
         """Enter that the host waits until what is known has been done."""
+        if self.capturing is not None:
+            fail(f"{why}, inside of a graph that is captured")
         self.waits[f"{_line()}: {why}"] += 1
         for stream, time in known.items():
             self.host[stream] = max(time, self.host.get(stream, 0))
 
     def launch(self, device: torch.device, reads: list[Tensor], writes: list[Tensor]) -> None:
         """Enter a kernel; raise where it may begin before what it reads was written."""
+        if self.capturing is None:
+            self.kernels += 1
         stream = self.stream(device)
         stream.learn(self.host)
         stream.time += 1
@@ -271,6 +327,8 @@ class FakeDevice:
 
     def move(self, source: Tensor, made: Tensor, target: torch.device, quick: bool) -> Tensor:
         """Enter a copy to another device; `made` has its values."""
+        if self.capturing is not None:
+            fail("a copy to or from the host, inside of a graph that is captured")
         origin = mark_of(source)
         device = origin.device if target == CPU else target
         if target == CPU:  # a quick copy home is into pinned memory, and not over at once
@@ -532,6 +590,20 @@ class _Operators(TorchDispatchMode):
         if fresh or changed:
             reads = [t for t in tensors if mark_of(t).device != CPU]
             self.fake.launch(where, reads, [*fresh, *changed])
+            counted = self.fake if self.fake.capturing is None else self.fake.capturing
+            counted.traffic += _count_bytes(func, reads, [*fresh, *changed])
+        if self.fake.capturing is not None:
+            self.fake.capturing.record(func, args, kwargs, made, fresh)
+
+
+def _count_bytes(func: Any, reads: list[Tensor], writes: list[Tensor]) -> int:
+    """Return the bytes that a kernel moves; of what it picks from, no more than it picks."""
+    sizes = [
+        [min(t.numel() * t.element_size(), _storage(t).nbytes()) for t in some]
+        for some in (reads, writes)
+    ]
+    picks = func._schema.name.removeprefix("aten::") in _PICKS
+    return sum(min(n, sum(sizes[1])) if picks else n for n in sizes[0]) + sum(sizes[1])
 
 
 @cache

@@ -81,6 +81,7 @@ MODES = {
     "accumulated and averaged": {"accumulate": 2, "ema": 0.9, "clip": 1.0},
     "published augmentation": {"augment": "reference", "optimizer": "adamw"},
     "crops": {"resize": 40, "balance": True, "freeze_bn": True},
+    "mirrored crops": {"resize": 40, "augment": "crop", "align": "reference"},
 }
 
 

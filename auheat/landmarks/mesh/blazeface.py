@@ -100,9 +100,11 @@ def overlap(box: Tensor, others: Tensor) -> Tensor:
 
 
 def weighted_merge(
-    score: Tensor, points: Tensor, least: float = MIN_SCORE, count: int = MAX_FACES
+    score: Tensor, points: Tensor, least: float | Tensor = MIN_SCORE, count: int = MAX_FACES
 ) -> DetectedFaces:
     """Merge candidates, score (N, A) and points (N, A, 8, 2), into `count` faces per image.
+
+    `least` is the score that counts, one for all or (N, 1).
 
     Again and again the best candidate left takes all that overlap it; the face is their mean,
     weighted by score, with the best one's score.

@@ -8,7 +8,7 @@ fast, fed by OpenCV's crops (`CpuNetworks` in `cpu.py`). What comes before and a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -30,6 +30,7 @@ from auheat.landmarks.mesh.crops import Pixels, pack, sample_crops, transform_po
 from auheat.landmarks.mesh.model_files import find_model
 from auheat.landmarks.mesh.roi import roi_matrix
 from auheat.records import Array
+from auheat.utils.cuda_graphs import GraphedFunction
 
 FILES = ("face_detection_short_range.tflite", "face_landmark_with_attention.tflite")
 
@@ -82,6 +83,8 @@ class MeshNetworks(ABC):
     def __init__(self, device: torch.device, attention: fx.GraphModule) -> None:
         self.device = device
         self._anchors = anchors().to(device)
+        self._graphed: list[GraphedFunction] = []
+        self._merge: Callable[..., Sequence[Tensor]] = self._merge_candidates
         # The graph crops each region by the very points that its refined output replaces.
         modules = attention.modules()
         self._regions = [m.subset.to(device) for m in modules if isinstance(m, RegionMatrix)]
@@ -103,11 +106,21 @@ class MeshNetworks(ABC):
     ) -> DetectedFaces:
         """Find faces in M crops: image (M,), matrix (M, 2, 3) crop -> image px; image pixels."""
         raw, logit = self.run_detector(photos, image, matrix)
+        floor = torch.full((len(raw), 1), least, device=raw.device)
+        return DetectedFaces(*self._merge(raw, logit, floor)).moved(matrix)
+
+    def _merge_candidates(self, raw: Tensor, logit: Tensor, least: Tensor) -> Sequence[Tensor]:
+        """Return what a `DetectedFaces` holds, by raw outputs and the least score (M, 1)."""
         best, index = logit.squeeze(-1).topk(CANDIDATES)
         score = torch.sigmoid(best.clamp(-100, 100))
-        told = raw.gather(1, index.unsqueeze(-1).expand(-1, -1, raw.shape[-1]))
-        faces = weighted_merge(score, decode_anchors(told, self._anchors[index]), least)
-        return faces.moved(matrix)
+        chosen = raw.gather(1, index.unsqueeze(-1).expand(-1, -1, raw.shape[-1]))
+        faces = weighted_merge(score, decode_anchors(chosen, self._anchors[index]), least)
+        return faces.score, faces.box, faces.keypoints
+
+    def release(self) -> None:
+        """Give back what CUDA graphs hold of the device's memory, and go on without them."""
+        for function in self._graphed:
+            function.release()
 
     def mesh(self, photos: Any, image: Tensor, roi: Tensor) -> tuple[Tensor, Tensor]:
         """Return points (M, 468, 2) in image pixels and face flags (M,) of regions roi (M, 4)."""
@@ -170,6 +183,11 @@ class TorchNetworks(MeshNetworks):
         self._dtype = torch.float16 if half else torch.float32
         self._detector = self._place(detector)
         self._attention = self._place(halve(attention, CROP) if half else attention)
+        self._graphed = [
+            GraphedFunction(function, device)
+            for function in (self._detector, self._attention, self._merge_candidates)
+        ]
+        self._run_detector, self._run_attention, self._merge = self._graphed
 
     def _place(self, graph: fx.GraphModule) -> fx.GraphModule:
         moved = graph.to(self.device)
@@ -182,11 +200,9 @@ class TorchNetworks(MeshNetworks):
     def run_detector(self, photos: Pixels, image: Tensor, matrix: Tensor) -> Sequence[Tensor]:
         """Crop and run on the device."""
         crops = sample_crops(photos, image, matrix, SIDE, replicate=False)
-        found: Sequence[Tensor] = self._detector(crops.div_(127.5).sub_(1))
-        return found
+        return self._run_detector(crops.div_(127.5).sub_(1))
 
     def run_attention(self, photos: Pixels, image: Tensor, matrix: Tensor) -> Sequence[Tensor]:
         """Crop and run on the device."""
         crops = sample_crops(photos, image, matrix, CROP, replicate=True)
-        found: Sequence[Tensor] = self._attention(crops.div_(255).to(self._dtype))
-        return found
+        return self._run_attention(crops.div_(255).to(self._dtype))
