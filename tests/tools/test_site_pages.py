@@ -54,7 +54,7 @@ def test_every_option_of_every_command_is_in_the_reference(name, command):
 
 
 def test_the_reference_has_every_command_once_and_the_options_of_all():
-    titles = re.findall(r"^## auheat ?(\w*)$", CLI, re.MULTILINE)
+    titles = re.findall(r"^## auheat ?([\w-]*)$", CLI, re.MULTILINE)
     assert sorted(titles) == sorted(["", *main.commands])
     assert options_of(section(CLI, "auheat")) == flags(main, hidden=False) | {
         "--version", "-h", "--help"
