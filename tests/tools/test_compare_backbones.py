@@ -54,6 +54,7 @@ def test_every_network_is_trained_with_every_method_that_takes_it(
     monkeypatch.setattr(compare, "NETWORKS", {"four": ("Four", "timm:four", 32)})
     monkeypatch.setattr(compare, "METHODS", ["cam", "prm", "ts-cam"])
     monkeypatch.setattr(compare, "BATCH", 8)
+    monkeypatch.setattr("auheat.training.runner._is_better", lambda line, best: False)
     store = make_store(tmp_path / "store", counts=(("train", 4), ("test", 2)))
     (tmp_path / "backbones.md").write_text(
         "# B\n\n<!-- measured -->\nold\n<!-- /measured -->\nend\n"
