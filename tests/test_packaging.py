@@ -41,6 +41,7 @@ def test_the_wheel_holds_auheat_and_nothing_else(wheel):
     for needed in ("cli/__init__.py", "codebooks/facs.yaml", "codebooks/martinez.yaml"):
         assert f"auheat/{needed}" in names
     assert {"auheat/py.typed", "auheat/reporting/templates/report.html"} <= set(names)
+    assert "auheat/deployment/templates/model_card.md" in names
     modules = {str(f.relative_to(ROOT)) for f in ROOT.glob("auheat/**/*.py")}
     assert modules <= set(names)
     assert any(name.endswith("licenses/NOTICE") for name in names)

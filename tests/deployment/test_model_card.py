@@ -12,8 +12,11 @@ import auheat
 from auheat.datasets.registry import DATASETS
 from auheat.deployment.exporter import export_model
 from auheat.evaluation.evaluator import evaluate
+from auheat.pipeline.extraction import extract
+from auheat.pipeline.rendering import render
 from auheat.training.config import make_config
 from auheat.training.runner import train
+from auheat.training.training_data import load_training_data
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -84,6 +87,18 @@ def test_a_run_that_was_not_evaluated_has_no_figures(tmp_path, caplog):
     assert "model-index" not in head
     assert "**Not evaluated.**" in body
     assert "run: not evaluated, which its card says" in caplog.text
+
+
+def test_the_layout_is_noted_by_training_and_read_from_the_store_of_an_earlier_run(
+    rafdb, tmp_path, stub_detector
+):
+    store = tmp_path / "store"
+    extract(rafdb, store)
+    render(store)
+    config = make_config("demo", image_size=32, batch_size=2)
+    assert load_training_data(store, config).about["dataset"] == "rafdb"
+    _, body = write_card(make_run(store / "runs" / "earlier"), tmp_path)
+    assert "Data set: rafdb. Terms of its photos, in a word: research, on request." in body
 
 
 def test_scores_of_other_weights_are_left_out_and_damaged_ones_refused(store, tmp_path, caplog):

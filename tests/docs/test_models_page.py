@@ -6,7 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from run_helpers import make_run
+from PIL import Image
+from run_helpers import Finder, make_run
 
 from auheat.deployment.exporter import ENDINGS, export_model
 
@@ -16,14 +17,10 @@ FIRST, ONNX, *_ = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.mark.slow
 def test_a_run_is_loaded_and_asked_about_a_photo(tmp_path, monkeypatch, capsys):
-    pytest.importorskip("skimage", reason="its portrait is the photo")
-    import skimage.data
-    from PIL import Image
-
+    monkeypatch.setattr("auheat.explanation.inputs.load_detector", lambda *_: Finder())
     make_run(tmp_path / "auheat-data" / "runs" / "with-aus")
-    Image.fromarray(skimage.data.astronaut()).save(tmp_path / "photo.jpg")
+    Image.new("RGB", (80, 90), "gray").save(tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("AUHEAT_STORE", raising=False)
     values: dict = {}
