@@ -42,7 +42,7 @@ def write_differences(
         return []  # it is computed once, from all of them
     parts: list[str] = []
     for table in plan.tables:
-        if table.kind == "methods":
+        if table.kind in ("methods", "variants"):
             parts += _write_table(table, results, choices, places[table.data])
     return [*parts, _NOTE] if parts else []
 
