@@ -148,6 +148,8 @@ def evaluate(
             result = _measure(task, beside, result, arrays, photos, steps, maps is not None)
         if maps is None and beside is not None:  # whose scores these are, whatever the clock says
             result.scored_on["weights_sha256"] = file_digest(beside / run_folder.BEST)
+            aim = run_folder.read_config(beside)["settings"].get("au_target", "own")
+            result.scored_on.update({} if aim == "own" else {"au_target": aim})
         _write(task.folder, result, arrays)
     if not task.chosen.own:
         log_notes(_LOG, [f"scores on {task.chosen.about['store']} are in {task.folder}"])

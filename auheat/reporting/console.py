@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from auheat.evaluation.columns import CALIBRATION
+from auheat.reporting.run_groups import CONTROLS
 from auheat.reporting.tables import find_baselines, find_columns, tabulate
 
 _Rows = list[tuple[str, ...]]
@@ -83,12 +84,14 @@ def format_calibration(result: Mapping[str, Any]) -> str:
 
 def format_source(about: Mapping[str, Any]) -> str:
     """Return one line about heatmaps: of which AUs they are, by what shards or results say."""
+    aim = CONTROLS.get(about.get("au_target", "own"))
+    control = f"; the run is a control, which learnt from {aim}" if aim else ""
     if about.get("au_mode", "prior") == "prior":
-        return "heatmaps: prior, the AUs that the codebook expects of each expression"
+        return f"heatmaps: prior, the AUs that the codebook expects of each expression{control}"
     return (
         f"heatmaps: measured ({about.get('au_form', 'unknown')}, --au-mode {about['au_mode']}), "
         "the AUs of a photo's own expression that were active in it; those of other expressions "
-        "are the codebook's"
+        f"are the codebook's{control}"
     )
 
 

@@ -23,6 +23,7 @@ from auheat.cli import main
 from auheat.errors import AuheatError
 from auheat.evaluation.columns import COLUMNS
 from auheat.evaluation.evaluator import evaluate
+from auheat.reporting.console import format_source
 from auheat.store.summary import Summary
 from auheat.sweeps import planner, published, single_run
 from auheat.sweeps import runner as sweeping
@@ -805,6 +806,11 @@ def test_variants_are_tabulated_with_their_differences_measured_and_not_made_twi
     assert all(r.elapsed > r.seconds > 0 and r.peak_bytes > 2**26 for r in summary.runs.values())
     scores = scores_of(store, plan.cells[0].name)
     assert scores["faithfulness"]["photos"] == 1
+    wrong = scores_of(store, "ferplus-cam-au4-layers5-wrong-seed0")
+    assert "au_target" not in scores["scored_on"]
+    assert "a control, which learnt from heatmaps of a wrong class" in format_source(
+        wrong["scored_on"]
+    )
     config = json.loads((store / "runs" / "ferplus-cam-au0-photos9-seed0/config.json").read_text())
     assert config["settings"]["train_photos"] == config["data"]["train_rows"] == 9
     page = page_of(store, "ferplus")
