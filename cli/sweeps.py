@@ -33,7 +33,7 @@ from .runs import preset_option, training_options
     section="Grid",
     help="A grid by name. demo: 9 narrow runs for the set of `auheat demo`, about half an hour; "
     "paper: tables 1 to 3 and figure 5, 67 runs; ferplus: AU losses, their controls and learning "
-    "curves, 69 runs, hours.",
+    "curves, 72 runs, hours.",
 )
 @option(
     "--methods",

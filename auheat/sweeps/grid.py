@@ -55,6 +55,7 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
         "maps": Variant("the paper's loss and class maps", PRESETS["explain"]),
         "mean": Variant("control: heatmaps that know no class", {"au_target": "mean"}),
         "wrong": Variant("control: heatmaps of a wrong class", {"au_target": "wrong"}),
+        "faces": Variant("the paper's loss, photos with a face alone", {"faces_only": True}),
     }
 )
 """Name -> variant of a run with AUs."""
@@ -220,7 +221,7 @@ _WEIGHT = TrainConfig().au_weight
 
 _FERPLUS = (
     SubGrid(("cam", "layercam", "wildcat", "ts-cam"), (0.0, _WEIGHT), variants=("", "maps")),
-    SubGrid(("cam",), (_WEIGHT,), variants=("mean", "wrong")),
+    SubGrid(("cam",), (_WEIGHT,), variants=("mean", "wrong", "faces")),
     SubGrid(
         ("cam",),
         (0.0, _WEIGHT),

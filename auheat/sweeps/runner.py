@@ -143,7 +143,7 @@ def sweep(
     Args:
         store: Folder of the shards and the sweep; None: $AUHEAT_STORE, else auheat-data.
         grid: A grid by name: "demo" (9 narrow runs), "paper" (tables 1 to 3 and figure 5, 67
-            runs), "ferplus" (AU losses, controls and learning curves, 69 runs); "none": every
+            runs), "ferplus" (AU losses, controls and learning curves, 72 runs); "none": every
             combination of what follows.
         methods: Names of methods; None: the preset's, or the grid's.
         au_weights: Weights of the AU loss, 0 or more, 0 for none; None: 0 and the preset's.
@@ -307,7 +307,7 @@ def _check_tasks(tasks: Sequence[Task], overwrite: bool) -> list[Task]:
     checked = []
     for task in progress(tasks, desc="check", unit="run", leave=False):
         config = task.cell.config
-        drawn = config.seed, config.val_fraction, config.train_photos
+        drawn = config.seed, config.val_fraction, config.train_photos, config.faces_only
         rows = (task.store, config.shards, config.classes, *drawn)
         network = (config.method, config.backbone, config.weights)
         if rows not in materials:

@@ -290,7 +290,7 @@ def test_the_ferplus_grid_has_losses_controls_and_learning_curves_of_three_seeds
     wanted = {
         (m, *rest, 0) for m in methods for rest in ((0.0, ""), (4.0, ""), (4.0, "maps"))
     }  # fmt: skip
-    wanted |= {("cam", 4.0, "mean", 0), ("cam", 4.0, "wrong", 0)}
+    wanted |= {("cam", 4.0, variant, 0) for variant in ("mean", "wrong", "faces")}
     wanted |= {
         ("cam", *rest, n)
         for n in (2500, 5000, 10000)
@@ -298,7 +298,7 @@ def test_the_ferplus_grid_has_losses_controls_and_learning_curves_of_three_seeds
     }
     made = Counter((s.method, s.au_weight, s.variant, s.photos) for s in settings_of(plan))
     assert made == dict.fromkeys(wanted, 3)
-    assert len({cell.name for cell in plan.cells}) == len(plan.cells) == 69
+    assert len({cell.name for cell in plan.cells}) == len(plan.cells) == 72
     for cell in plan.cells:
         config, s = cell.config, cell.setting
         assert (config.preset, config.method, config.au_weight) == (
@@ -308,7 +308,7 @@ def test_the_ferplus_grid_has_losses_controls_and_learning_curves_of_three_seeds
         )
         assert config.class_map_weight == (1.0 if s.variant == "maps" else 0.0)
         assert config.au_target == (s.variant if s.variant in ("mean", "wrong") else "own")
-        assert config.train_photos == s.photos
+        assert (config.train_photos, config.faces_only) == (s.photos, s.variant == "faces")
         whole = make_config("ferplus", method=s.method)
         assert config.epochs == whole.epochs * (2 if s.photos else 1)
         assert (config.lr, config.backbone) == (whole.lr, whole.backbone)
@@ -327,6 +327,7 @@ def test_the_ferplus_grid_takes_other_methods_seeds_and_epochs():
         ("wildcat", "maps", False): 1,
         ("wildcat", "mean", False): 1,
         ("wildcat", "wrong", False): 1,
+        ("wildcat", "faces", False): 1,
         ("wildcat", "", True): 6,
         ("wildcat", "maps", True): 3,
         ("apvit", "", False): 2,
