@@ -119,6 +119,11 @@ class SweepPlan:
         """The data sets that runs are of, in order."""
         return tuple(dict.fromkeys(cell.setting.data for cell in self.cells))
 
+    @property
+    def has_variants(self) -> bool:
+        """Whether runs differ in what their AU losses are, which study.json then compares."""
+        return any(cell.setting.variant for cell in self.cells)
+
     def needs_validation(self, setting: RunKey) -> bool:
         """Whether a choice among several lambdas, or the table of one, looks at this setting."""
         return any(

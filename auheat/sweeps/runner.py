@@ -41,6 +41,7 @@ from auheat.sweeps.single_run import (
     make_run,
     sum_seconds,
 )
+from auheat.sweeps.study_files import write_study
 from auheat.sweeps.tables import write_markdown
 from auheat.training import runner as training
 from auheat.training.runner import identify_weights
@@ -188,7 +189,12 @@ def sweep(
     if source is not None:
         _prepare(source, folder, grid)
     summary = run_plan(folder, plan, stores, jobs, overwrite)
-    return replace(summary, reports=_write_reports(summary, plan, stores, folder))
+    pages = _write_reports(summary, plan, stores, folder)
+    if plan.has_variants:
+        places = {data: stores.get(data, folder) for data in plan.data}
+        results = read_results(plan, places, summary.runs)
+        pages = (*pages, *write_study(summary.folder, plan, results, places))
+    return replace(summary, reports=pages)
 
 
 def _prepare(source: str | Path, store: Path, grid: str) -> None:
