@@ -17,6 +17,12 @@ from auheat.sweeps.tables import format_grid
 CURVES, AGREEMENT, MEANS = "curves.svg", "agreement.svg", "means.png"
 """The figures' files, beside the page."""
 
+_FIGURES = {
+    CURVES: "Scores over the number of training photos",
+    AGREEMENT: "Agreement with the action units against faithfulness",
+    MEANS: "Mean attention and class maps of each class",
+}
+
 _QUESTIONS = (
     ("accuracy", "Accuracy"),
     ("att_cos", "Agreement of attention with the action units (ATT-COS)"),
@@ -33,11 +39,12 @@ _TABLES = (
 )
 
 
-def write_study_page(study: Mapping[str, Any]) -> str:
+def write_study_page(study: Mapping[str, Any], prefix: str = "") -> str:
     """Return the page of a comparison in Markdown.
 
     Args:
         study: What study.json holds.
+        prefix: What the names of the figures' files begin with.
 
     Returns:
         The answer in a few lines, then costs, scores, differences and classes as tables.
@@ -54,15 +61,12 @@ def write_study_page(study: Mapping[str, Any]) -> str:
         rows = [s for s in study["settings"] if s["photos"] == photos]
         for title, columns in _TABLES:
             parts += [f"### {title}, {_name_size(photos)}", _tabulate_scores(rows, columns)]
-    parts += [f"![Scores over the number of training photos]({CURVES})"] * _has_curves(study)
-    parts += [
-        "### Differences",
-        _DIFFERENCES,
-        *(_tabulate_differences(study, n) for n in _sizes(study["differences"])),
-    ]
-    parts += [f"![Agreement with action units against faithfulness]({AGREEMENT})"]
-    parts += [f"![Mean attention and class maps of each class]({MEANS})"]
-    parts += ["### Class by class", _tabulate_classes(study)]
+    if study["differences"]:
+        parts += ["### Differences", _DIFFERENCES]
+        parts += [_tabulate_differences(study, n) for n in _sizes(study["differences"])]
+    if study["runs"]:
+        parts += ["### Class by class", _tabulate_classes(study), "### Figures"]
+        parts += [f"![{text}]({prefix}{name})" for name, text in _FIGURES.items()]
     return "\n\n".join(parts) + "\n"
 
 
@@ -200,10 +204,6 @@ def _tabulate_classes(study: Mapping[str, Any]) -> str:
             cells = ("-" if v is None else _format_number(score, v) for v in values)
             lines.append([_title(row), heading, *cells])
     return format_grid(["trained with", "", *names], lines)
-
-
-def _has_curves(study: Mapping[str, Any]) -> bool:
-    return len(_sizes(study["settings"])) > 1
 
 
 def _as_run(run: Mapping[str, Any]) -> Run:
