@@ -58,6 +58,7 @@ SETTINGS: dict[str, dict[str, str]] = {
         "val_fraction": "Share of train held out.",
         "faces_only": "Leave out photos without a face  [default: they train the classifier]",
         "train_photos": "Learn from so many, every class in proportion; 0: all.",
+        "soft_labels": "Learn the votes of FER+, not which class has most.",
         "balance": "Draw every class as often.",
         "augment": "affine: moved, tinted, erased; crop: mirrored; reference: as published code.",
         "resize": "Resize to this side, learn from random crops; 0: none.",
@@ -284,6 +285,7 @@ def evaluate(as_json: bool, **settings: Any) -> None:
         tabulate_geometry,
         tabulate_headline,
         tabulate_units,
+        tabulate_votes,
     )
     from auheat.reporting.faithfulness_section import format_cost, tabulate_faithfulness
 
@@ -297,6 +299,9 @@ def evaluate(as_json: bool, **settings: Any) -> None:
     print_line()
     if "geometry" in result:
         print_table(tabulate_geometry(result))
+        print_line()
+    if "votes" in result:
+        print_table(tabulate_votes(result))
         print_line()
     source = format_source(result["scored_on"])
     for line in (format_calibration(result), format_counts(result), source):

@@ -67,6 +67,7 @@ LATER: Mapping[str, Any] = MappingProxyType(
         "geometry_dropout": 0.2,
         "au_target": "own",
         "train_photos": 0,
+        "soft_labels": False,
     }
 )
 """Settings that came later -> the value that runs which do not note them were made with."""

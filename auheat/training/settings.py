@@ -25,6 +25,8 @@ class TrainConfig:
         au_weight: Weight of `au_alignment_loss`, the paper's lambda; 0 for a plain classifier.
         contrast_weight: Weight of `contrastive_alignment_loss`.
         class_map_weight: Weight of `class_map_alignment_loss`.
+        soft_labels: Learn the votes of a set that tells them: each class's share of the votes for
+            any class, in the place of the label. Validation and scores keep the label.
         geometry_branch: Decide by the landmarks, too: logits += W z of standardised points in the
             face's frame. Photos without a face are decided by the image alone.
         geometry_dropout: Share of the photos that a geometry branch is silent on in training, so
@@ -83,6 +85,7 @@ class TrainConfig:
     contrast_weight: float = 0.0
     class_map_weight: float = 0.0
     au_target: str = "own"
+    soft_labels: bool = False
     geometry_branch: bool = False
     geometry_dropout: float = 0.2
     layers: tuple[int, ...] = (5,)
@@ -124,6 +127,7 @@ class TrainConfig:
         contrast = f"-contrast{self.contrast_weight:g}" if self.contrast_weight else ""
         own = f"-maps{self.class_map_weight:g}" if self.class_map_weight else ""
         own += f"-target-{self.au_target}" if self.au_target != "own" else ""
+        own += "-soft" if self.soft_labels else ""
         geometry = "-geometry" if self.geometry_branch else ""
         geometry += f"-photos{self.train_photos}" if self.train_photos else ""
         made = f"{self.method}-{self.backbone}-au{self.au_weight:g}{contrast}{own}"
@@ -145,6 +149,7 @@ class TrainSettings(TypedDict, total=False):
     contrast_weight: float
     class_map_weight: float
     au_target: str
+    soft_labels: bool
     geometry_branch: bool
     geometry_dropout: float
     layers: tuple[int, ...]

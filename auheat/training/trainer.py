@@ -100,6 +100,7 @@ class Trainer:
             raise RequestError(f"{material.folder}: fewer training photos than processes")
         self._mix = find_method(config.method).mix
         self._weights = config.au_weight, config.contrast_weight, config.class_map_weight
+        self._shares = None if material.shares is None else material.shares.to(device)
         controlled = config.au_target != "own"
         self._targets = self._make_targets() if any(self._weights[1:]) or controlled else None
         for module in model.modules():
@@ -331,7 +332,10 @@ class Trainer:
         if maps is not None:
             maps = warp_heatmaps(maps, send(theta, maps))
         measures = self._measure(batch)
-        seen = Batch(images, heatmaps, batch["label"], batch["valid"], maps, faces, measures)
+        labels = batch["label"]
+        if self._shares is not None:
+            labels = self._shares[batch["index"].to(self._shares.device)]
+        seen = Batch(images, heatmaps, labels, batch["valid"], maps, faces, measures)
         if self._mix is not None:  # a photo's partner may be another process's
             whole = seen.map(lambda values: self.world.gather(values, n))
             mixed = self._mix(whole, len(self.material.dataset.class_names), chance)

@@ -25,18 +25,20 @@ from auheat.runs.codebook import read_codebook
 from auheat.shards.attributes import OPTIONAL_TEXTS
 from auheat.shards.manifest import digest_fingerprint
 from auheat.shards.reader import read_attributes
-from auheat.shards.schema import SHARDS
+from auheat.shards.schema import LANDMARKS, SHARDS
 from auheat.store.store import list_rendered
+from auheat.store.votes import VOTES, read_votes
 from auheat.training.config import TrainConfig
 from auheat.utils.checks import check_distinct
-from auheat.utils.files import encode_json
+from auheat.utils.files import encode_json, file_digest
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainingData:
     """The photos of one run: all of train, which of its rows are learnt from or held out.
 
-    `book` and `plan` are those of the heatmaps they were rendered with.
+    `book` and `plan` are those of the heatmaps they were rendered with. `shares` (N, K) f32 are
+    what each row of the dataset teaches of the classes, None for its label.
     """
 
     folder: Path
@@ -47,6 +49,7 @@ class TrainingData:
     plan: Plan
     about: dict[str, Any]
     book: Codebook
+    shares: torch.Tensor | None = None
 
 
 def load_training_data(store: Path, config: TrainConfig) -> TrainingData:
@@ -113,7 +116,30 @@ def load_training_data(store: Path, config: TrainConfig) -> TrainingData:
     book = read_codebook(files)
     plan = plan_heatmaps(book, train.class_names)
     about |= {key: made[key] for key in OPTIONAL_TEXTS if key in made}
-    return TrainingData(folder, train, chosen, val, val_rows, plan, about, book)
+    shares = _read_shares(store, train, chosen, about) if config.soft_labels else None
+    return TrainingData(folder, train, chosen, val, val_rows, plan, about, book, shares)
+
+
+def _read_shares(
+    store: Path, train: ShardDataset, chosen: Array, about: dict[str, Any]
+) -> torch.Tensor:
+    """Return each row's shares of the votes, its label's where it has no votes; both are counted.
+
+    Raises `AuheatError` where the store has no votes, or none of these photos.
+    """
+    votes = read_votes(store)
+    if votes is None:
+        raise StoreError(
+            f"{store}: no votes (--soft-labels needs those of FER+, which `auheat extract` keeps)"
+        )
+    shares = votes.share(train.ids, train.class_names)
+    bare = np.isnan(shares[:, 0])
+    if bare[chosen].all():
+        raise StoreError(f"{store}: no votes for these photos (`auheat extract` writes them again)")
+    own = np.eye(shares.shape[1], dtype=np.float32)[train.labels]
+    about["votes_sha256"] = file_digest(store / LANDMARKS / VOTES)
+    about["train_rows_without_votes"] = int(bare[chosen].sum())
+    return torch.from_numpy(np.where(bare[:, None], own, shares))
 
 
 def _match_classes(files: Sequence[Path], asked: Sequence[str] | None) -> tuple[str, ...] | None:
@@ -165,6 +191,8 @@ def note_left_out(material: TrainingData) -> list[str]:
             f"{len(material.train)} of {available} training photos are learnt from, every class in "
             "proportion (--train-photos)"
         )
+    if bare := material.about.get("train_rows_without_votes"):
+        notes.append(f"{bare} training photos have no votes: their label is learnt (--soft-labels)")
     faceless = int((train.status[material.train] == Status.NO_FACE).sum())
     if faceless:
         notes.append(

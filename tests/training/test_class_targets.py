@@ -13,6 +13,7 @@ from auheat.facs.codebooks import load_codebook
 from auheat.heatmaps.plan import plan_heatmaps
 from auheat.heatmaps.render import render_heatmaps
 from auheat.shards import reader
+from auheat.store.votes import write_votes
 from auheat.training import runner, training_data
 from auheat.training.class_targets import Targets
 from auheat.training.config import make_config
@@ -236,3 +237,63 @@ def test_a_run_learns_from_so_many_photos_notes_it_and_validates_on_the_same(tmp
             training_data.load_training_data(store, make_config("demo", train_photos=n))
     with pytest.raises(AuheatError, match="--train-photos: -1 .expected 1 or more, 0 for all"):
         make_config("demo", train_photos=-1)
+
+
+@pytest.fixture
+def voted(tmp_path):
+    """A store whose training photos have ten votes each, but for one that has none."""
+    store = make_store(tmp_path)
+    (store / "landmarks").mkdir(exist_ok=True)
+    dataset = ShardDataset(store / "shards" / "martinez", "train", image_size=32)
+    votes = {
+        key: {**dict.fromkeys(NAMES, 0), NAMES[k]: 6, NAMES[(k + 1) % 4]: 2, "unknown": 2}
+        for key, k in zip(dataset.ids[1:], dataset.labels[1:].tolist(), strict=True)
+    }
+    write_votes(store, votes)
+    return store
+
+
+@pytest.mark.parametrize("method", ["cam", "cutmix"])
+def test_votes_are_learnt_in_the_place_of_labels_and_validation_keeps_these(voted, method):
+    """The loss is the cross-entropy with six eighths of the votes, and two."""
+    config = make_config(
+        "demo", method=method, image_size=32, batch_size=8, au_weight=0.0, soft_labels=True
+    )
+    material = training_data.load_training_data(voted, config)
+    learnt = material.train.tolist()
+    missing = int(0 in learnt)
+    assert material.about["train_rows_without_votes"] == missing
+    notes = [note for note in training_data.note_left_out(material) if "no votes" in note]
+    assert len(notes) == missing
+    engine, _ = runner._prepare(config, material, CPU, World())
+    batch = next(iter(engine.feed))
+    labels = batch["label"]
+    wanted = torch.zeros(len(labels), 4)
+    for row, (k, index) in enumerate(zip(labels.tolist(), batch["index"].tolist(), strict=True)):
+        wanted[row, k] = 1.0 if index == 0 else 0.75
+        wanted[row, (k + 1) % 4] += 0.0 if index == 0 else 0.25
+    seen, hard = engine._vary(batch, len(labels), torch.Generator().manual_seed(1))
+    assert torch.equal(hard, labels)
+    torch.testing.assert_close(seen.labels.sum(1), torch.ones(len(labels)))
+    if method == "cutmix":  # a photo's shares and its partner's, in some proportion
+        assert not torch.equal(seen.labels, wanted)
+        torch.testing.assert_close(seen.labels.sum(0), wanted.sum(0))
+        return
+    torch.testing.assert_close(seen.labels, wanted)
+    engine.model.eval()
+    loss = engine._loss(engine.model(seen.images), seen).total
+    log_p = engine.model(seen.images).logits.log_softmax(1)
+    torch.testing.assert_close(loss, -(wanted * log_p).sum(1).mean())
+    hits = len(material.val) * engine._validate()["val_accuracy"]
+    assert hits == pytest.approx(round(hits), abs=1e-4)  # of labels, not shares of votes
+
+
+def test_votes_that_are_not_there_cannot_be_learnt(tmp_path, voted):
+    config = make_config("demo", image_size=32, soft_labels=True)
+    assert len(training_data.load_training_data(voted, config).about["votes_sha256"]) == 64
+    write_votes(voted, {"other": {"Fear": 1}})
+    with pytest.raises(AuheatError, match="no votes for these photos"):
+        training_data.load_training_data(voted, config)
+    write_votes(voted, {})
+    with pytest.raises(AuheatError, match="no votes .--soft-labels needs those of FER"):
+        training_data.load_training_data(voted, config)
