@@ -61,6 +61,8 @@ from .runs import preset_option, training_options
         help="--grid paper: the store of AffectNet; alone, only its part is run.")  # fmt: skip
 @option("--source", type=FILE, section="Grid",
         help="A data set as published: it is extracted and rendered first.")  # fmt: skip
+@option("--also-on", type=Listed(str), section="Grid",
+        help="Stores of other data sets to score the runs on, too.")  # fmt: skip
 @preset_option
 @training_options(without=("name", "method", "au_weight", "layers", "seed"))
 @option("--name", help="What to call the sweep  [default: the grid's name]")
@@ -95,7 +97,7 @@ def sweep(dry_run: bool, as_json: bool, **settings: Any) -> None:
     from auheat.sweeps.runner import sweep as run
 
     if dry_run:
-        for key in ("store", "source", "jobs", "overwrite"):
+        for key in ("store", "source", "also_on", "jobs", "overwrite"):
             settings.pop(key)
         data = [key for key in ("rafdb", "affectnet") if settings.pop(key) is not None]
         _print_plan(plan_sweep(data=data or None, **settings), as_json)

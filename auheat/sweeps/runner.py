@@ -30,6 +30,7 @@ from auheat.pipeline.rendering import render
 from auheat.reporting.page import report
 from auheat.runs.run_folder import RENAMED, RUNS
 from auheat.sweeps.differences import write_differences
+from auheat.sweeps.elsewhere import check_others, score_elsewhere
 from auheat.sweeps.grid import DATA, GRIDS, RunKey, SweepPlan, format_layers
 from auheat.sweeps.planner import plan_sweep
 from auheat.sweeps.results import RunState, choose_all, read_results, write_csv
@@ -128,6 +129,7 @@ def sweep(
     rafdb: str | Path | None = None,
     affectnet: str | Path | None = None,
     source: str | Path | None = None,
+    also_on: Sequence[str | Path] | None = None,
     name: str | None = None,
     jobs: int = 1,
     overwrite: bool = False,
@@ -155,6 +157,7 @@ def sweep(
         source: Data set as it was published, such as FER+'s folder: it is extracted and rendered to
             `store` first, as `extract` and `render` do; None: `store` has its shards. Not for
             "paper".
+        also_on: Stores of other data sets, on which the finished runs are scored, too.
         name: What to call the sweep; None: the grid's name.
         jobs: Runs made at a time, 1 or more, each by a process with its share of the cores.
         overwrite: Take this grid in another one's place, and make anew the runs that differ.
@@ -186,9 +189,14 @@ def sweep(
         if data not in stores:
             _LOG.warning("--%s is not given: its runs are left out", data)
     folder = find_store(store)
+    others = [Path(other) for other in also_on or ()]
+    check_others(others)
     if source is not None:
         _prepare(source, folder, grid)
     summary = run_plan(folder, plan, stores, jobs, overwrite)
+    done = [c for c in plan.cells if c.name in summary.done]
+    runs = [stores.get(c.setting.data, folder) / RUNS / c.name for c in done]
+    score_elsewhere(runs, others, str(settings.get("device") or "auto"))
     pages = _write_reports(summary, plan, stores, folder)
     if plan.has_variants:
         places = {data: stores.get(data, folder) for data in plan.data}

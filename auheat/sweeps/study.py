@@ -11,13 +11,17 @@ from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 from auheat import __version__
+from auheat.evaluation.agreement import score_by_votes
 from auheat.evaluation.bootstrap import paired_t_test
 from auheat.evaluation.columns import CLASS_COLUMNS, COLUMNS
-from auheat.reporting.paired import compare_pairs
-from auheat.runs.run_folder import BEST, RUNS, read_config, read_metadata
+from auheat.reporting.paired import NEEDED, compare_pairs
+from auheat.runs.run_folder import ARRAYS, BEST, RUNS, read_config, read_metadata
+from auheat.store.votes import read_votes
 from auheat.sweeps.differences import load_scored, pair_photos, pair_seeds
+from auheat.sweeps.elsewhere import read_elsewhere
 from auheat.sweeps.grid import VARIANTS, RunKey, SweepPlan
 from auheat.sweeps.results import RunResult, spread
+from auheat.utils.npz import read_npz
 
 STUDY_VERSION = 0
 
@@ -56,6 +60,9 @@ SCORES: tuple[StudyScore, ...] = (
     StudyScore("own_others", "own regions less others'"),
 )
 """The scores of the study, in the order of its tables."""
+
+GROUPED = ("accuracy", "att_cos", "rank1", "class_rank1")
+"""The scores that are given by how far people agree on a photo."""
 
 _OF_PHOTOS = {"accuracy"} | {c.key for c in COLUMNS if c.key not in CLASS_COLUMNS}
 
@@ -176,7 +183,36 @@ def _describe_run(result: RunResult, store: Path) -> dict[str, Any]:
         "per_class": {
             name: {k: _round(v) for k, v in by.items()} for name, by in scores["per_class"].items()
         },
+        "by_votes": _score_by_votes(folder, store, scores),
+        "elsewhere": _list_elsewhere(folder),
     }
+
+
+def _score_by_votes(folder: Path, store: Path, scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the scores of each group of photos by their votes; {} where the store has none.
+
+    Of a run that was scored before the store had votes they are counted from its arrays.
+    """
+    by_votes = scores.get("votes")
+    if by_votes is None and (votes := read_votes(store)) is not None:
+        arrays = read_npz(folder / ARRAYS, NEEDED)
+        by_votes = score_by_votes(votes, arrays, tuple(scores["class_names"]))
+    return {
+        group: {"n": about["n"]}
+        | {key: _round(about["scores"].get(key, [None])[0]) for key in GROUPED}
+        for group, about in (by_votes or {"groups": {}})["groups"].items()
+    }
+
+
+def _list_elsewhere(folder: Path) -> dict[str, Any]:
+    """Return the scores on other data sets: name of the store -> photos, and each score."""
+    listed = {}
+    for scores in read_elsewhere(folder):
+        about = scores.get("scored_on") or {}
+        name = f"{Path(about.get('store', '')).name}, {scores.get('split')}"
+        absent = {"absent_classes": list(about.get("absent_classes", ()))}
+        listed[name] = {"n": scores.get("n"), **absent, **flatten_scores(scores)}
+    return listed
 
 
 def _describe_key(key: RunKey) -> dict[str, Any]:
@@ -203,7 +239,8 @@ def _describe_setting(key: RunKey, runs: Sequence[RunResult]) -> dict[str, Any]:
         }
         for name, each in classes.items()
     }
-    return {**_describe_key(key), "seeds": len(runs), "scores": scores, "per_class": per_class}
+    about = {**_describe_key(key), "seeds": len(runs)}
+    return {**about, "scores": scores, "per_class": per_class}
 
 
 def _list_differences(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from auheat.sweeps.study_page import (
     draw_learning_curves,
     write_study_page,
 )
-from auheat.utils.files import write_json, write_whole
+from auheat.utils.files import encode_json, write_whole
 from auheat.utils.npz import read_npz
 from auheat.visualization import drawing
 from auheat.visualization.overlays import colorize
@@ -54,8 +55,9 @@ def write_study(
         >>> from auheat.sweeps.study_files import write_study
         >>> write_study(folder, plan, [], {"": store})  # doctest: +SKIP
     """
-    study = describe_study(plan, results, places)
-    write_json(folder / STUDY, study)
+    encoded = encode_json(describe_study(plan, results, places))
+    write_whole(folder / STUDY, encoded)
+    study = json.loads(encoded)  # the page is that of the file, and in its order
     texts = {
         STUDY_PAGE: write_study_page(study),
         CURVES: draw_learning_curves(study),

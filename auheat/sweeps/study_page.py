@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
+from auheat.evaluation.agreement import GROUPS
 from auheat.models.registry import METHODS
 from auheat.reporting.charts import draw_along
 from auheat.reporting.faithfulness_section import draw_agreement
 from auheat.reporting.figures import write_figure
 from auheat.reporting.run_data import Run
 from auheat.reporting.run_groups import Curve
-from auheat.sweeps.study import SCORES, StudyScore
+from auheat.sweeps.study import GROUPED, SCORES, StudyScore
 from auheat.sweeps.tables import format_grid
 
 CURVES, AGREEMENT, MEANS = "curves.svg", "agreement.svg", "means.png"
@@ -64,6 +66,9 @@ def write_study_page(study: Mapping[str, Any], prefix: str = "") -> str:
     if study["differences"]:
         parts += ["### Differences", _DIFFERENCES]
         parts += [_tabulate_differences(study, n) for n in _sizes(study["differences"])]
+    for title, key in (("By votes for the label", "by_votes"), ("On other sets", "elsewhere")):
+        if table := _tabulate_parts(study, key):
+            parts += [f"### {title}, all training photos", table]
     if study["runs"]:
         parts += ["### Class by class", _tabulate_classes(study), "### Figures"]
         parts += [f"![{text}]({prefix}{name})" for name, text in _FIGURES.items()]
@@ -204,6 +209,29 @@ def _tabulate_classes(study: Mapping[str, Any]) -> str:
             cells = ("-" if v is None else _format_number(score, v) for v in values)
             lines.append([_title(row), heading, *cells])
     return format_grid(["trained with", "", *names], lines)
+
+
+def _tabulate_parts(study: Mapping[str, Any], key: str) -> str:
+    """Return the scores of groups of photos, or of other sets, as means over the seeds."""
+    runs: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for run in study["runs"]:
+        names = [] if run["photos"] else sorted(run[key], key=_order)
+        for name in names:
+            runs.setdefault((_title(run), name), []).append(run[key][name])
+    shown = [score for score in SCORES if score.key in GROUPED]
+    lines = []
+    for (title, name), parts in runs.items():
+        cells = []
+        for score in shown:
+            known = [part[score.key] for part in parts if part[score.key] is not None]
+            cells.append(_format_number(score, fmean(known)) if known else "-")
+        lines.append([title, name, str(parts[0]["n"]), str(len(parts)), *cells])
+    heading = ["trained with", "photos", "n", "seeds", *(score.heading for score in shown)]
+    return format_grid(heading, lines) if lines else ""
+
+
+def _order(name: str) -> tuple[int, str]:
+    return (GROUPS.index(name) if name in GROUPS else len(GROUPS), name)
 
 
 def _as_run(run: Mapping[str, Any]) -> Run:

@@ -211,7 +211,7 @@ def test_the_command_has_every_option_of_train_that_a_sweep_does_not_decide():
     options = {p.name for p in main.commands["sweep"].params if p.expose_value}
     swept = {"name", "method", "au_weight", "layers", "seed"}
     own = {"store", "grid", "methods", "au_weights", "layers", "seeds", "name", "jobs", "dry_run"}
-    own |= {"overwrite", "as_json", "rafdb", "affectnet", "source"}
+    own |= {"overwrite", "as_json", "rafdb", "affectnet", "source", "also_on"}
     assert options == set(TrainConfig.__dataclass_fields__) - swept | own
 
 

@@ -8,15 +8,18 @@ import xml.etree.ElementTree as ElementTree
 import cv2
 import numpy as np
 import pytest
-from training_helpers import make_store
+from training_helpers import NAMES, make_store
 
+from auheat.errors import AuheatError
 from auheat.evaluation.evaluator import evaluate
 from auheat.reporting.console import format_source
+from auheat.store.votes import write_votes
 from auheat.sweeps import planner, single_run
+from auheat.sweeps.elsewhere import score_elsewhere
 from auheat.sweeps.grid import Grid, SubGrid
 from auheat.sweeps.planner import plan_sweep
 from auheat.sweeps.results import read_results
-from auheat.sweeps.runner import run_plan
+from auheat.sweeps.runner import run_plan, sweep
 from auheat.sweeps.study import PAIRS, SCORES
 from auheat.sweeps.study_files import write_study
 from auheat.sweeps.study_page import (
@@ -47,6 +50,7 @@ def studied(tmp_path_factory):
     store = make_store(
         tmp_path_factory.mktemp("studied"), (("train", 5), ("test", 2)), shard_rows=50
     )
+    other = make_store(tmp_path_factory.mktemp("other") / "set", (("test", 2),), seed=3)
     small = Grid({"": PARTS}, {**QUICK, "workers": 0}, seeds=(0, 1), faithfulness=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(planner, "GRIDS", {"ferplus": small})
@@ -54,6 +58,15 @@ def studied(tmp_path_factory):
     summary = run_plan(store, plan)
     assert len(summary.done) == len(plan.cells) == 10
     results = read_results(plan, {"": store}, summary.runs)
+    rows = np.load(store / "runs" / plan.cells[0].name / "evaluation.npz")
+    (store / "landmarks").mkdir(exist_ok=True)
+    votes = {key: {NAMES[k]: 9, "unknown": i % 2} for i, (key, k) in enumerate(
+        zip(rows["row_id"].tolist(), rows["row_label"].tolist(), strict=True))}  # fmt: skip
+    votes = {key: dict.fromkeys((*NAMES, "unknown"), 0) | row for key, row in votes.items()}
+    write_votes(store, votes)
+    runs = [store / "runs" / cell.name for cell in plan.cells[:2]]
+    assert score_elsewhere(runs, [other], "cpu") == 2
+    assert score_elsewhere(runs, [other], "cpu") == 0
     files = write_study(summary.folder, plan, results, {"": store})
     return store, plan, summary, files
 
@@ -122,6 +135,32 @@ def test_the_studys_json_has_each_runs_config_cost_and_scores(studied):
         assert row["per_class"]["Happiness"]["accuracy"] == pytest.approx(
             np.mean(recalls), abs=1e-6
         )
+
+
+def test_the_study_has_the_scores_by_votes_and_on_other_sets(studied):
+    store, _, _, files = studied
+    study = json.loads(files[0].read_text())
+    page = files[1].read_text()
+    first, second, third = study["runs"][:3]
+    arrays = np.load(store / "runs" / first["run"] / "evaluation.npz")
+    hits = arrays["row_predicted"] == arrays["row_label"]
+    assert first["by_votes"]["unanimous"]["accuracy"] == pytest.approx(hits[::2].mean())
+    assert first["by_votes"]["most"] | {"accuracy": hits[1::2].mean()} == first["by_votes"]["most"]
+    (file,) = (store / "runs" / first["run"]).glob("evaluations/*/evaluation.json")
+    scores = json.loads(file.read_text())
+    there = first["elsewhere"]["set, test"]
+    assert (there["n"], there["accuracy"]) == (8, pytest.approx(scores["accuracy"], abs=1e-6))
+    assert third["elsewhere"] == {}
+    mean = 50 * (there["accuracy"] + second["elsewhere"]["set, test"]["accuracy"])
+    assert f"| CAM, without AUs | set, test | 8 | 2 | {mean:.1f} | " in page
+    wanted = [run["by_votes"]["unanimous"]["accuracy"] for run in (first, second)]
+    row = f"| CAM, without AUs | unanimous | {first['by_votes']['unanimous']['n']} | 2 | "
+    assert f"{row}{100 * np.mean(wanted):.1f} | " in page
+
+
+def test_another_store_without_shards_is_refused_beforehand(tmp_path):
+    with pytest.raises(AuheatError, match="elsewhere"):
+        sweep(tmp_path, grid="ferplus", also_on=[tmp_path / "elsewhere"])
 
 
 def test_differences_are_of_the_same_photos_and_seeds(studied):
