@@ -20,6 +20,9 @@ from auheat.utils.reading import read_json
 
 _LOG = logging.getLogger(__name__)
 
+_SPLIT = "all"
+"""The photos of another set that are scored: the run has learnt from none of them."""
+
 
 def check_others(others: Sequence[Path]) -> None:
     """Raise `AuheatError` where one of some stores has no shards, or more than one kind of them."""
@@ -28,7 +31,7 @@ def check_others(others: Sequence[Path]) -> None:
 
 
 def score_elsewhere(runs: Sequence[Path], others: Sequence[Path], device: str = "auto") -> int:
-    """Score every run on every store; what is there already is not made again.
+    """Score every run on all photos of every store; what is there already is not made again.
 
     Args:
         runs: Folders of finished runs.
@@ -47,7 +50,7 @@ def score_elsewhere(runs: Sequence[Path], others: Sequence[Path], device: str = 
     done = 0
     for run, other in progress(waiting, desc="elsewhere", unit="run", shown=bool(waiting)):
         try:
-            evaluate(run, other, device=device)
+            evaluate(run, other, device=device, split=_SPLIT)
             done += 1
         except AuheatError as error:
             _LOG.warning("%s: not scored on %s: %s", run.name, other, error)
@@ -56,7 +59,8 @@ def score_elsewhere(runs: Sequence[Path], others: Sequence[Path], device: str = 
 
 def _is_scored(run: Path, other: Path) -> bool:
     """Whether a run has scores of its weights on a store's shards as they are now."""
-    for about in (scores.get("scored_on") or {} for scores in read_elsewhere(run)):
+    whole = [scores for scores in read_elsewhere(run) if scores.get("split") == _SPLIT]
+    for about in (scores.get("scored_on") or {} for scores in whole):
         shards = other / SHARDS / str(about.get("shards"))
         if about.get("store") != str(other.resolve()) or not shards.is_dir():
             continue

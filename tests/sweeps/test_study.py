@@ -146,13 +146,13 @@ def test_the_study_has_the_scores_by_votes_and_on_other_sets(studied):
     hits = arrays["row_predicted"] == arrays["row_label"]
     assert first["by_votes"]["unanimous"]["accuracy"] == pytest.approx(hits[::2].mean())
     assert first["by_votes"]["most"] | {"accuracy": hits[1::2].mean()} == first["by_votes"]["most"]
-    (file,) = (store / "runs" / first["run"]).glob("evaluations/*/evaluation.json")
+    (file,) = (store / "runs" / first["run"]).glob("evaluations/*/evaluation-all.json")
     scores = json.loads(file.read_text())
-    there = first["elsewhere"]["set, test"]
+    there = first["elsewhere"]["set, all"]
     assert (there["n"], there["accuracy"]) == (8, pytest.approx(scores["accuracy"], abs=1e-6))
     assert third["elsewhere"] == {}
-    mean = 50 * (there["accuracy"] + second["elsewhere"]["set, test"]["accuracy"])
-    assert f"| CAM, without AUs | set, test | 8 | 2 | {mean:.1f} | " in page
+    mean = 50 * (there["accuracy"] + second["elsewhere"]["set, all"]["accuracy"])
+    assert f"| CAM, without AUs | set, all | 8 | 2 | {mean:.1f} | " in page
     wanted = [run["by_votes"]["unanimous"]["accuracy"] for run in (first, second)]
     row = f"| CAM, without AUs | unanimous | {first['by_votes']['unanimous']['n']} | 2 | "
     assert f"{row}{100 * np.mean(wanted):.1f} | " in page
