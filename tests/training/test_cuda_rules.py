@@ -197,6 +197,25 @@ def test_validation_makes_the_maps_that_a_loss_reads_and_no_others(
     assert len(calls) == made
 
 
+def test_photos_are_kept_in_memory_up_to_a_quarter_of_what_is_free(store, monkeypatch):
+    cpu = torch.device("cpu")
+    needed = open_trainer(store, cpu).material.dataset.pixel_bytes
+    monkeypatch.setattr("auheat.training.trainer.CACHE_BYTES", 1)
+    for free, kept in ((4 * needed, True), (4 * needed - 4, False)):
+        monkeypatch.setattr("auheat.training.trainer.free_memory", lambda free=free: free)
+        assert open_trainer(store, cpu).material.dataset.cached is kept
+
+
+@pytest.mark.parametrize(("capability", "faster"), [((8, 0), True), ((7, 5), False)])
+def test_a_long_run_is_said_to_be_faster_in_bf16_on_a_card_that_has_it(store, capability, faster):
+    with FakeDevice(capability=capability):
+        trainer = open_trainer(store)
+        lines = runner._estimate_time(trainer, 0, 1e-3)
+        short = runner._estimate_time(trainer, 0, 1e6)
+    assert any("--amp bf16" in line for line in lines) is faster
+    assert not any("--amp bf16" in line for line in short)
+
+
 def test_memory_that_is_not_enough_for_a_step_is_one_clear_error(store, monkeypatch):
     def backward(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
