@@ -9,9 +9,11 @@ from fake_device import BrokenRuleError, FakeDevice
 from training_helpers import make_store
 
 from auheat.data import augmentation, loader
+from auheat.data.dataset import CACHE_BYTES, ShardDataset
 from auheat.errors import RequestError
 from auheat.models import heads
 from auheat.models.names import TABLE
+from auheat.models.resnet import Bottleneck
 from auheat.runs import checkpoint
 from auheat.runs.run_folder import BEST, LAST
 from auheat.training import runner
@@ -198,12 +200,26 @@ def test_validation_makes_the_maps_that_a_loss_reads_and_no_others(
 
 
 def test_photos_are_kept_in_memory_up_to_a_quarter_of_what_is_free(store, monkeypatch):
-    cpu = torch.device("cpu")
-    needed = open_trainer(store, cpu).material.dataset.pixel_bytes
-    monkeypatch.setattr("auheat.training.trainer.CACHE_BYTES", 1)
-    for free, kept in ((4 * needed, True), (4 * needed - 4, False)):
-        monkeypatch.setattr("auheat.training.trainer.free_memory", lambda free=free: free)
-        assert open_trainer(store, cpu).material.dataset.cached is kept
+    limits = []
+    monkeypatch.setattr("auheat.training.trainer.free_memory", lambda: 2**40 + 8)
+    monkeypatch.setattr(ShardDataset, "cache", lambda _, limit: limits.append(limit))
+    open_trainer(store, torch.device("cpu"))
+    assert set(limits) == {2**38 + 2}
+    monkeypatch.setattr("auheat.training.trainer.free_memory", lambda: 0)
+    open_trainer(store, torch.device("cpu"))
+    assert limits[-1] == CACHE_BYTES  # where the system does not say
+
+
+def test_a_block_of_a_resnet_waits_for_nothing():
+    block, values = Bottleneck(8, 4, 2), torch.rand(2, 8, 6, 6)
+    expected = block(values)
+    with FakeDevice(2) as fake:
+        moved, there = block.to("cuda:1"), values.to("cuda:1")
+        with fake.counting() as waits:
+            moved(there).sum().backward()
+        assert not waits
+        found = moved(there).cpu()
+    assert found.shape == expected.shape
 
 
 @pytest.mark.parametrize(("capability", "faster"), [((8, 0), True), ((7, 5), False)])
