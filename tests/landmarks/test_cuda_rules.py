@@ -54,6 +54,9 @@ def test_a_batch_of_the_mesh_waits_for_three_questions_and_the_answer(photos, en
         before = fake.kernels
         detector(photos[:1])
         assert fake.kernels - before < KERNELS_OF_A_BATCH
+        assert all(function._graphs for function in detector._networks._graphed)
+        detector._limit._halve(2)  # as where memory ran out
+        assert not any(function._graphs for function in detector._networks._graphed)
 
 
 @pytest.mark.slow

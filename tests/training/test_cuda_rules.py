@@ -9,9 +9,11 @@ from fake_device import BrokenRuleError, FakeDevice
 from training_helpers import make_store
 
 from auheat.data import augmentation, loader
+from auheat.data.dataset import CACHE_BYTES, ShardDataset
 from auheat.errors import RequestError
 from auheat.models import heads
 from auheat.models.names import TABLE
+from auheat.models.resnet import Bottleneck
 from auheat.runs import checkpoint
 from auheat.runs.run_folder import BEST, LAST
 from auheat.training import runner
@@ -195,6 +197,39 @@ def test_validation_makes_the_maps_that_a_loss_reads_and_no_others(
     trainer = open_trainer(store, cpu, method="gradcam", class_map_weight=weight)
     trainer._validate()
     assert len(calls) == made
+
+
+def test_photos_are_kept_in_memory_up_to_a_quarter_of_what_is_free(store, monkeypatch):
+    limits = []
+    monkeypatch.setattr("auheat.training.trainer.free_memory", lambda: 2**40 + 8)
+    monkeypatch.setattr(ShardDataset, "cache", lambda _, limit: limits.append(limit))
+    open_trainer(store, torch.device("cpu"))
+    assert set(limits) == {2**38 + 2}
+    monkeypatch.setattr("auheat.training.trainer.free_memory", lambda: 0)
+    open_trainer(store, torch.device("cpu"))
+    assert limits[-1] == CACHE_BYTES  # where the system does not say
+
+
+def test_a_block_of_a_resnet_waits_for_nothing():
+    block, values = Bottleneck(8, 4, 2), torch.rand(2, 8, 6, 6)
+    expected = block(values)
+    with FakeDevice(2) as fake:
+        moved, there = block.to("cuda:1"), values.to("cuda:1")
+        with fake.counting() as waits:
+            moved(there).sum().backward()
+        assert not waits
+        found = moved(there).cpu()
+    assert found.shape == expected.shape
+
+
+@pytest.mark.parametrize(("capability", "faster"), [((8, 0), True), ((7, 5), False)])
+def test_a_long_run_is_said_to_be_faster_in_bf16_on_a_card_that_has_it(store, capability, faster):
+    with FakeDevice(capability=capability):
+        trainer = open_trainer(store)
+        lines = runner._estimate_time(trainer, 0, 1e-3)
+        short = runner._estimate_time(trainer, 0, 1e6)
+    assert any("--amp bf16" in line for line in lines) is faster
+    assert not any("--amp bf16" in line for line in short)
 
 
 def test_memory_that_is_not_enough_for_a_step_is_one_clear_error(store, monkeypatch):

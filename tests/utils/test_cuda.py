@@ -83,6 +83,13 @@ def test_a_short_last_batch_that_does_not_fit_is_halved_itself():
     assert limit.run(fill_above(3, []), range(6)) == [[0, 1, 2], [3, 4, 5]]
 
 
+def test_what_can_be_done_without_is_given_back_before_a_batch_is_halved():
+    released = []
+    limit = BatchLimit(4, "cuda:0", lambda: released.append(limit.size))
+    limit.run(fill_above(2, []), range(4))
+    assert released == [4]
+
+
 def test_one_item_that_does_not_fit_is_an_error_with_advice():
     with pytest.raises(AuheatError, match=r"^cuda:0: for one item at once memory is not enough"):
         BatchLimit(4, "cuda:0").run(fill_above(0, []), range(4))
