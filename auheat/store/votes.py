@@ -21,6 +21,7 @@ VOTES = "votes.csv"
 
 _ID = "id"
 _MOST_BYTES = 2**28
+_MOST = 2**31
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -150,7 +151,8 @@ def read_votes(store: Path) -> Votes | None:
             )
         for line, (key, *cells) in enumerate(rows[1:], 2):
             numbers = tuple(map(int, cells))
-            if len(numbers) != len(names) or min(numbers) < 0 or key in counts:
+            fits = len(numbers) == len(names) and all(0 <= n < _MOST for n in numbers)
+            if not fits or key in counts:
                 raise StoreError(
                     f"{file}: line {line}: {', '.join([key, *cells])} (expected another id, and "
                     f"{len(names)} counts; {remedy})"

@@ -53,6 +53,7 @@ def test_shares_are_of_the_classes_and_agreement_is_of_all_votes():
         ("id,Fear\na,1\na,2\n", "line 3: a, 2 .expected another id, and 1 counts"),
         ("id,Fear\na,1,2\n", "line 2: a, 1, 2"),
         ("id,Fear\na,-1\n", "line 2: a, -1"),
+        ("id,Fear\na,4294967296\n", "line 2: a, 4294967296"),
         ("id,Fear\na,many\n", "unreadable"),
         ("id,Fear\n\n", "unreadable"),
         ("", "unreadable"),
