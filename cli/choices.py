@@ -26,8 +26,10 @@ CROPS = ("none", "auto")
 AU_MODES = ("prior", "active", "intensity")
 PRESETS = (
     *("none", "demo", "methods", "explain", "rafdb", "affectnet", "rafdb-code", "affectnet-code"),
+    "ferplus",
 )
-GRIDS = ("none", "paper", "demo")
+GRIDS = ("none", "paper", "demo", "ferplus")
+AU_TARGETS = ("own", "mean", "wrong")
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("auto", "constant", "step", "cosine", "onecycle")
 RESAMPLINGS = ("area", "reference")

@@ -14,6 +14,7 @@ from auheat.training.settings import TrainConfig
 
 from .choices import (
     AMP,
+    AU_TARGETS,
     AUGMENTATIONS,
     DETECTOR,
     EVALUATED_SPLITS,
@@ -57,6 +58,8 @@ SETTINGS: dict[str, dict[str, str]] = {
         "classes": "Only these expressions, such as Happiness,Anger,Neutral.",
         "val_fraction": "Share of train held out.",
         "faces_only": "Leave out photos without a face  [default: they train the classifier]",
+        "train_photos": "Learn from so many, every class in proportion; 0: all.",
+        "soft_labels": "Learn the votes of FER+, not which class has most.",
         "balance": "Draw every class as often.",
         "augment": "affine: moved, tinted, erased; crop: mirrored; reference: as published code.",
         "resize": "Resize to this side, learn from random crops; 0: none.",
@@ -73,6 +76,7 @@ SETTINGS: dict[str, dict[str, str]] = {
         "au_weight": "Weight of the AU loss; 0: none.",
         "contrast_weight": "Weight of telling its class's heatmap from the others'; 0: none.",
         "class_map_weight": "Weight of aligning every class's map with its own heatmap; 0: none.",
+        "au_target": "Controls: mean, the mean of all classes' heatmaps; wrong, another class's.",
         "layers": "Layers to align: top, or -1, -2+-1, ...; 1 to 5 where there are five, such as "
         "5+4  [default: top]",
         "align": "How the heatmap is shrunk to a layer; reference: as the published code does.",
@@ -110,6 +114,7 @@ _TYPES: dict[str, Any] = {
     "method": METHOD,
     "layers": Layers(),
     "align": Choice(RESAMPLINGS),
+    "au_target": Choice(AU_TARGETS),
     "optimizer": Choice(OPTIMIZERS),
     "schedule": Choice(SCHEDULES),
     "amp": Choice(AMP),
@@ -121,7 +126,7 @@ preset_option = option(
     type=Choice(PRESETS),
     help="Settings to begin with. demo: a narrow network, minutes; methods: the same on smaller "
     "photos; explain: every class's map aligned, too; rafdb, affectnet: the paper's for that set; "
-    "-code: as its published code  [default: none]",
+    "-code: as its published code; ferplus: a narrow network for that set's 48 px  [default: none]",
 )
 
 
@@ -282,6 +287,7 @@ def evaluate(as_json: bool, **settings: Any) -> None:
         tabulate_geometry,
         tabulate_headline,
         tabulate_units,
+        tabulate_votes,
     )
     from auheat.reporting.faithfulness_section import format_cost, tabulate_faithfulness
 
@@ -295,6 +301,9 @@ def evaluate(as_json: bool, **settings: Any) -> None:
     print_line()
     if "geometry" in result:
         print_table(tabulate_geometry(result))
+        print_line()
+    if "votes" in result:
+        print_table(tabulate_votes(result))
         print_line()
     source = format_source(result["scored_on"])
     for line in (format_calibration(result), format_counts(result), source):

@@ -9,6 +9,7 @@ import click
 
 from .choices import GRIDS, METHOD, Choice, Layers, Listed
 from .common import (
+    FILE,
     FOLDER,
     Command,
     json_option,
@@ -31,7 +32,8 @@ from .runs import preset_option, training_options
     show_default=True,
     section="Grid",
     help="A grid by name. demo: 9 narrow runs for the set of `auheat demo`, about half an hour; "
-    "paper: tables 1 to 3 and figure 5, 67 runs.",
+    "paper: tables 1 to 3 and figure 5, 67 runs; ferplus: AU losses, their controls and learning "
+    "curves, 72 runs, hours.",
 )
 @option(
     "--methods",
@@ -51,12 +53,16 @@ from .runs import preset_option, training_options
     section="Grid",
     help="Which layers to align, such as 5,5+4 or -1,-1+-2  [default: top]",
 )
-@option("--seeds", type=Listed(int), default="0", show_default=True, section="Grid",
-        help="Such as 0,1,2.")  # fmt: skip
+@option("--seeds", type=Listed(int), section="Grid",
+        help="Such as 0,1,2  [default: 0; --grid ferplus: 0,1,2]")  # fmt: skip
 @option("--rafdb", type=FOLDER, section="Grid",
         help="--grid paper: the store of RAF-DB; alone, only its part is run.")  # fmt: skip
 @option("--affectnet", type=FOLDER, section="Grid",
         help="--grid paper: the store of AffectNet; alone, only its part is run.")  # fmt: skip
+@option("--source", type=FILE, section="Grid",
+        help="A data set as published: it is extracted and rendered first.")  # fmt: skip
+@option("--also-on", type=Listed(str), section="Grid",
+        help="Stores of other data sets to score the runs on, too.")  # fmt: skip
 @preset_option
 @training_options(without=("name", "method", "au_weight", "layers", "seed"))
 @option("--name", help="What to call the sweep  [default: the grid's name]")
@@ -83,6 +89,7 @@ def sweep(dry_run: bool, as_json: bool, **settings: Any) -> None:
     auheat sweep --grid demo
     auheat sweep --grid paper --dry-run
     auheat sweep --grid paper --rafdb rafdb-data --affectnet affectnet-data --device cuda
+    auheat sweep --grid ferplus --source FERPlus/ --jobs 2
     auheat sweep --methods cam,layercam --au-weights 0,1,4 --seeds 0,1,2 --preset demo
     auheat sweep --layers 5,5+4,5+4+3 --preset rafdb
     """
@@ -90,7 +97,7 @@ def sweep(dry_run: bool, as_json: bool, **settings: Any) -> None:
     from auheat.sweeps.runner import sweep as run
 
     if dry_run:
-        for key in ("store", "jobs", "overwrite"):
+        for key in ("store", "source", "also_on", "jobs", "overwrite"):
             settings.pop(key)
         data = [key for key in ("rafdb", "affectnet") if settings.pop(key) is not None]
         _print_plan(plan_sweep(data=data or None, **settings), as_json)

@@ -1,9 +1,11 @@
 """The wheel: only auheat, with its models and codebooks, working away from the checkout."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -122,3 +124,21 @@ def test_importing_auheat_loads_none_of_the_large_libraries():
     code = "import sys, auheat; print({'torch', 'h5py', 'cv2', 'numpy'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_the_second_environments_packages_are_pinned_and_no_index_is_named():
+    lines = (ROOT / "constraints-timm.txt").read_text().splitlines()[1:]
+    pins = dict(line.split("==") for line in lines)
+    assert lines == sorted(lines, key=str.lower)
+    assert {key: pins[key] for key in ("torch", "torchvision")} == {
+        "torch": "2.14.1",
+        "torchvision": "0.29.1",
+    }
+    names = {re.sub(r"[-_.]+", "-", name).lower() for name in pins}
+    makefile = (ROOT / "Makefile").read_text().replace("\\\n", " ")
+    (listed,) = re.findall(r"^TIMM_PACKAGES := (.*)$", makefile, re.MULTILINE)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = [*project["dependencies"], *listed.split(), "grad-cam"]
+    asked += [one for kind in ("dev", "demo") for one in project["optional-dependencies"][kind]]
+    for one in asked:
+        assert re.split(r"[^\w.-]", one)[0].replace("_", "-").lower() in names, one

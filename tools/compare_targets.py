@@ -42,7 +42,6 @@ from auheat.heatmaps.plan import plan_heatmaps
 from auheat.models.registry import METHODS, build_classifier
 from auheat.runs import checkpoint, codebook
 from auheat.store.store import find_rendered, list_finished
-from auheat.training.class_targets import Targets
 from auheat.training.config import make_config
 from auheat.training.optim import make_optimizer
 from auheat.training.trainer import Trainer
@@ -52,22 +51,24 @@ from auheat.utils.distributed import World
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
 VARIANTS = {
-    "without": ("without AUs", {"au_weight": 0.0}, None),
-    "paper": ("the paper's loss", {}, None),
-    "blind": ("control: a target that knows no class", {}, "blind"),
-    "wrong": ("control: the target of a fixed wrong class", {}, "wrong"),
-    "contrast": ("the paper's loss and a contrast of 0.3", {"contrast_weight": 0.3}, None),
-    "alone": ("class maps alone", {"au_weight": 0.0, "class_map_weight": 1.0}, None),
-    "maps": ("the paper's loss and class maps", {"class_map_weight": 1.0}, None),
-    "maps-blind": ("control: both, of no class", {"class_map_weight": 1.0}, "blind"),
-    "maps-wrong": ("control: both, of a fixed wrong class", {"class_map_weight": 1.0}, "wrong"),
+    "without": ("without AUs", {"au_weight": 0.0}),
+    "paper": ("the paper's loss", {}),
+    "blind": ("control: a target that knows no class", {"au_target": "mean"}),
+    "wrong": ("control: the target of a fixed wrong class", {"au_target": "wrong"}),
+    "contrast": ("the paper's loss and a contrast of 0.3", {"contrast_weight": 0.3}),
+    "alone": ("class maps alone", {"au_weight": 0.0, "class_map_weight": 1.0}),
+    "maps": ("the paper's loss and class maps", {"class_map_weight": 1.0}),
+    "maps-blind": ("control: both, of no class", {"class_map_weight": 1.0, "au_target": "mean"}),
+    "maps-wrong": (
+        "control: both, of a fixed wrong class",
+        {"class_map_weight": 1.0, "au_target": "wrong"},
+    ),
     "points": (
         "the paper's loss, class maps and a geometry branch",
         {"class_map_weight": 1.0, "geometry_branch": True},
-        None,
     ),
 }
-"""Name -> title, settings, and what is put in the place of the heatmaps."""
+"""Name -> title, and settings of training."""
 
 COLUMNS = {
     "accuracy": "accuracy",
@@ -143,28 +144,6 @@ def cut_folds(labels, persons, folds, seed=0):
     return out
 
 
-def change_targets(dataset, plan, kind, chosen):
-    """Put others in the place of the heatmaps: of no class (the mean of all), or of a wrong one."""
-    stored = dataset._cache["heatmap"]
-    targets = Targets(plan, dataset.labels, CPU)
-    for row in chosen:
-        points = dataset._cache["landmarks"][row][None]
-        maps = targets.draw(points, dataset.image_size, tuple(stored.shape[1:]))
-        label = int(dataset.labels[row])
-        if dataset._cache["valid"][row]:
-            one = change_maps(maps, plan, kind)[0, label]
-            stored[row] = (255 * one).round().to(torch.uint8)
-
-
-def change_maps(maps, plan, kind):
-    """Return maps (N, K, h, w) of classes, each replaced by the mean of all or by another's."""
-    drawn = [k for k, blobs in enumerate(plan.classes) if blobs is not None]
-    out = maps.clone()
-    mean = maps[:, drawn].float().mean(1, keepdim=True).to(maps.dtype)
-    out[:, drawn] = mean if kind == "blind" else maps[:, drawn[1:] + drawn[:1]]
-    return out
-
-
 def run_one(options, method, name, fold, seed):
     """Train one variant on all folds but one and score it on that; write each photo's numbers."""
     file = find_result(options, method, name, fold, seed)
@@ -175,7 +154,7 @@ def run_one(options, method, name, fold, seed):
     persons = find_persons(options, dataset)
     folds = cut_folds(dataset.labels, persons, options.folds)
     learnt, judged = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
-    _, given, kind = VARIANTS[name]
+    _, given = VARIANTS[name]
     config = make_config(
         "methods",
         method=method,
@@ -193,7 +172,7 @@ def run_one(options, method, name, fold, seed):
     if weights.is_file():
         model.load_state_dict(checkpoint.load_tensors(weights))
     else:
-        seconds = train_one(model, config, material, kind)
+        seconds = train_one(model, config, material)
         weights.write_bytes(checkpoint.pack_tensors(model.state_dict()))
     found = score(model.eval(), dataset, judged, plan, learnt, options.faithfulness)
     found["seconds"] = seconds
@@ -213,23 +192,15 @@ def build_model(config, material):
     return join_geometry(model, material)[0] if config.geometry_branch else model
 
 
-def train_one(model, config, material, kind):
-    """Train a network on the rows learnt from, towards targets of a kind; return the seconds."""
-    dataset, plan = material.dataset, material.plan
-    kept = dataset._cache["heatmap"].clone()
-    if kind:
-        change_targets(dataset, plan, kind, material.train.tolist())
+def train_one(model, config, material):
+    """Train a network on the rows learnt from; return the seconds."""
     optimizer = make_optimizer(
         model, config.optimizer, config.lr, config.weight_decay, config.head_lr_factor
     )
     engine = Trainer(config, material, model, optimizer, CPU, World())
-    if kind and config.class_map_weight:
-        own = engine._targets._kept
-        own[id(dataset)] = change_maps(own[id(dataset)], plan, kind)
     started = time.perf_counter()
     for epoch in range(config.epochs):
         engine.run_epoch(epoch)
-    dataset._cache["heatmap"] = kept
     return time.perf_counter() - started
 
 

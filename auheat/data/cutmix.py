@@ -49,7 +49,7 @@ def cutmix(batch: Batch, classes: int, generator: torch.Generator) -> Batch:
     A photo whose heatmap is not valid says nothing of where attention belongs: its area is
     unknown, neither expected nor forbidden. So `valid` becomes the share of each cell that comes
     from a valid photo, and the AU loss compares attention and heatmap within that alone, a
-    photo counting by the area known of it. Labels (B,) become (B, classes). Measures of the
+    photo counting by the area known of it. Labels become (B, classes). Measures of the
     landmarks are mixed as labels are: so are the logits that a linear branch makes of them.
     """
     n, _, height, width = batch.images.shape
@@ -70,7 +70,9 @@ def cutmix(batch: Batch, classes: int, generator: torch.Generator) -> Batch:
 
     heatmaps = torch.where(batch.valid[:, None, None], batch.heatmaps, 0)
     area = (bottom - top) * (right - left) / (height * width)
-    shares = F.one_hot(batch.labels, classes).to(batch.images.dtype)
+    soft = batch.labels.ndim > 1
+    shares = batch.labels if soft else F.one_hot(batch.labels, classes)
+    shares = shares.to(batch.images.dtype)
     measures = batch.measures
     return Batch(
         images,

@@ -229,6 +229,7 @@ def _add_row(folder: Folder, row: _Row, path: str) -> str:
     key = row.name.rpartition(".")[0] or row.name
     label, split = VOTES[said], USAGES[row.usage][0]
     folder.add(key, path, label, split, said=said, file=row.file, line=row.line)
+    folder.votes[key] = {VOTES[name] or name: n for name, n in zip(VOTES, row.votes, strict=True)}
     return ""
 
 

@@ -65,7 +65,8 @@ class Folder:
     out of a table (to a folder in `unpack`). `dropped` counts rows that are no photos with a
     label, by reason; `counts` replaces the numbers per split where the set is counted otherwise.
     `walked` has what was seen on disk, `files` the label files that were read; `names` says which
-    label a class's name means.
+    label a class's name means. `votes` has, of a set that tells them, how often a photo (by id) was
+    seen as each expression, or as anything else.
     """
 
     source: Path
@@ -80,6 +81,7 @@ class Folder:
     walked: list[PhotoWalk] = field(default_factory=list)
     files: set[Path] = field(default_factory=set)
     names: Mapping[str, str] = field(default_factory=lambda: SYNONYMS)
+    votes: dict[str, dict[str, int]] = field(default_factory=dict)
     _base: Path | None = None
     _fence: Fence | None = None
     _seen: dict[str, int] = field(default_factory=dict)
@@ -202,7 +204,7 @@ class Listing:
     the paths of `samples` (sorted by id) are relative to, `root` what was asked for. `labels`
     counts photos by (label as the set has it, canonical name); `dropped` rows left out, by
     reason; `notes` are sentences for a person. `sizes` (N,) int64 are bytes, -1 for no file;
-    `own` are the meanings that were given for class names.
+    `own` are the meanings that were given for class names, `votes` as of `Folder`.
     """
 
     layout: str
@@ -216,6 +218,7 @@ class Listing:
     notes: list[str]
     sizes: Array
     own: Mapping[str, str] = field(default_factory=dict)
+    votes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -318,6 +318,7 @@ def read_dataset(
         notes=[*_audit(name, layout, folder), *folder.notes, *folder.describe_left_out()],
         sizes=sizes,
         own=own,
+        votes=folder.votes,
     )
 
 

@@ -21,6 +21,7 @@ import torch
 
 from auheat.data.dataset import Item
 from auheat.errors import AuheatError, RequestError, StoreError
+from auheat.evaluation.agreement import score_by_votes
 from auheat.evaluation.external_maps import (
     IDS,
     LABELS,
@@ -49,6 +50,7 @@ from auheat.records import Array
 from auheat.runs import run_folder
 from auheat.runs.run_folder import CONFIG, RUNS, name_results
 from auheat.shards.manifest import check_unchanged, read_manifest
+from auheat.store.votes import read_votes
 from auheat.utils.checks import check_one_of
 from auheat.utils.checksums import write_files
 from auheat.utils.console import log_notes, progress
@@ -144,10 +146,15 @@ def evaluate(
             held.enter_context(run_folder.lock_run(task.folder))
         with torch.inference_mode():
             result, arrays, saved = _score(task, KINDS[kind], save_maps is not None)
+        if (votes := read_votes(store)) is not None:
+            by_votes = score_by_votes(votes, arrays, task.plan.names)
+            result = replace(result, votes=by_votes)
         if faithfulness:
             result = _measure(task, beside, result, arrays, photos, steps, maps is not None)
         if maps is None and beside is not None:  # whose scores these are, whatever the clock says
             result.scored_on["weights_sha256"] = file_digest(beside / run_folder.BEST)
+            aim = run_folder.read_config(beside)["settings"].get("au_target", "own")
+            result.scored_on.update({} if aim == "own" else {"au_target": aim})
         _write(task.folder, result, arrays)
     if not task.chosen.own:
         log_notes(_LOG, [f"scores on {task.chosen.about['store']} are in {task.folder}"])

@@ -60,7 +60,8 @@ class Evaluation:
     `maps` has all scores of every layer and CAM, `matrix` expressions x (layers, CAM), `intervals`
     the ends of 95 % bootstrap intervals. Accuracy and calibration are None where nothing is known
     of predictions. `faithfulness` is None where it was not asked for, `geometry`
-    (`auheat.evaluation.geometry`) without a geometry branch. `scored_on` says whose photos these
+    (`auheat.evaluation.geometry`) without a geometry branch, `votes`
+    (`auheat.evaluation.agreement`) of photos without votes. `scored_on` says whose photos these
     are: store, shards, their content's digest, codebook, split, and which classes and labels found
     no match. Two evaluations are equal that differ in that or in speed alone.
     """
@@ -86,13 +87,14 @@ class Evaluation:
     scored_on: dict[str, Any] = field(default_factory=dict, compare=False)
     faithfulness: dict[str, Any] | None = None
     geometry: dict[str, Any] | None = None
+    votes: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the scores as plain values, for JSON."""
         out: dict[str, Any] = {}
         for name, value in asdict(self).items():
             out |= value if name == "scores" else {name: value}
-        for name in ("faithfulness", "geometry"):
+        for name in ("faithfulness", "geometry", "votes"):
             if out[name] is None:
                 del out[name]
         return out

@@ -162,16 +162,21 @@ def count_unknown(
     return {name: n for name, n in counts.items() if n}
 
 
+def digest_content(folder: Path) -> str:
+    """Return what tells the content of finished shards from that of others."""
+    sums = [entry.sha256 for entry in read_manifest(folder).entries]
+    return hashlib.sha256("".join(sums).encode()).hexdigest()
+
+
 def describe_shards(
     store: Path, files: Sequence[Path], split: str, counts: Mapping[str, int]
 ) -> dict[str, Any]:
     """Return what evaluation.json says of the photos: whose they are, and what tells them apart."""
     made_with = read_attributes(files[0])
-    sums = [entry.sha256 for entry in read_manifest(files[0].parent).entries]
     return {
         "store": str(store.resolve()),
         "shards": files[0].parent.name,
-        "content": hashlib.sha256("".join(sums).encode()).hexdigest(),
+        "content": digest_content(files[0].parent),
         "codebook": made_with["codebook"],
         "codebook_digest": made_with["codebook_digest"],
         "geometry": made_with.get("geometry", "face"),

@@ -6,9 +6,9 @@ import argparse
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import safetensors.torch
@@ -81,7 +81,13 @@ def find_file(names: Sequence[str]) -> Path | None:
     return None
 
 
-def load_weights(backbone: nn.Module, file: Path, fc: nn.Linear | None = None) -> list[str]:
+Fit: TypeAlias = Callable[[nn.Module, dict[str, Tensor]], list[str]]
+"""Brings a file's tensors, in place, to the sizes that a network has; says what it resized."""
+
+
+def load_weights(
+    backbone: nn.Module, file: Path, fc: nn.Linear | None = None, fit: Fit | None = None
+) -> list[str]:
     """Load a checkpoint by parameter name; return what did not match.
 
     "fc.*" goes to `fc` where it fits and is else left out, with a message. Missing and unexpected
@@ -90,6 +96,8 @@ def load_weights(backbone: nn.Module, file: Path, fc: nn.Linear | None = None) -
     """
     network = _unwrap(backbone)
     given, messages = read_named(file, [network.state_dict()])
+    if fit is not None:
+        messages += [f"{file.name}: {what}" for what in fit(network, given)]
     return messages + load_named(network, given, file, "fc", fc)
 
 

@@ -27,7 +27,7 @@ from auheat.models.network import Classifier, Network, NetworkBuilder, cnn
 from auheat.models.pretrained import Found, find_weights, load_weights
 from auheat.models.prm import PeakHead, PeakNetwork
 from auheat.models.resnet import BACKBONES, IMAGENET_MEAN, IMAGENET_STD, TIMM
-from auheat.models.timm_backbones import describe_timm
+from auheat.models.timm_backbones import describe_timm, fit_timm_weights
 from auheat.models.ts_cam import build_ts_cam, find_ts_cam_weights, load_ts_cam_weights
 from auheat.models.vit import VITS
 from auheat.utils.registry import Registry
@@ -39,7 +39,9 @@ def load_cnn(model: nn.Module, file: Path) -> list[str]:
     Returns what did not match, as `load_weights` does.
     """
     assert isinstance(model, Network)
-    return load_weights(model.backbone, file, getattr(model.head, "fc", None))
+    shape = getattr(model.backbone, "timm_shape", None)
+    fit = None if shape is None else partial(fit_timm_weights, shape)
+    return load_weights(model.backbone, file, getattr(model.head, "fc", None), fit)
 
 
 def _any_side(_: str) -> int:

@@ -8,6 +8,7 @@ plain transformer. Class and register tokens are left out.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -23,6 +24,9 @@ from auheat.models.resnet import IMAGENET_MEAN, IMAGENET_STD, TIMM
 
 CELLS = ("8", "16", "32")
 """Sides in px of a cell of the top map that can be asked for."""
+
+
+_MOST_PREFIX = 8  # class and register tokens have position embeddings of their own, a few
 
 
 _OURS = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
@@ -124,6 +128,40 @@ def note_grid(network: Any) -> tuple[str, ...]:
             f"(--image-size {whole} or {whole + cell} is seen whole)",
         )
     return ()
+
+
+def fit_timm_weights(shape: TimmShape, network: nn.Module, given: dict[str, Tensor]) -> list[str]:
+    """Bring weights made for images of another side to a network's, in place; say what was resized.
+
+    Position embeddings and tables of relative positions are interpolated, as timm does it; what
+    else differs is left for the loader to refuse.
+    """
+    layers, ours, tables, messages = import_module("timm.layers"), network.state_dict(), 0, []
+    for key, value in given.items():
+        own = ours.get(key)
+        if own is None or own.shape == value.shape or own.ndim != value.ndim:
+            continue
+        parent, _, last = key.rpartition(".")
+        if last == "pos_embed" and own.ndim == 3:
+            places = own.shape[1]
+            grid = next((g for g in shape.grids if 0 <= places - g[0] * g[1] <= _MOST_PREFIX), None)
+            extra = places - grid[0] * grid[1] if grid else 0
+            side = math.isqrt(max(0, value.shape[1] - extra))
+            if grid and side**2 + extra == value.shape[1]:
+                given[key] = layers.resample_abs_pos_embed(
+                    value, new_size=list(grid), num_prefix_tokens=extra
+                )
+                was, now = f"{side} x {side}", f"{grid[0]} x {grid[1]}"
+                messages.append(f"position embeddings of {was} made {now}")
+        if last == "relative_position_bias_table":
+            window: Any = network.get_submodule(parent).window_size
+            with warnings.catch_warnings():  # timm indexes with lists, which newer torch warns of
+                warnings.filterwarnings("ignore", category=UserWarning, module=r"timm\.layers")
+                given[key] = layers.resize_rel_pos_bias_table(value, window, tuple(own.shape))
+            tables += 1
+    if tables:
+        messages.append(f"{tables} tables of relative positions made for {shape.side} px")
+    return messages
 
 
 def find_followers(network: Any) -> list[tuple[int, nn.Module]]:

@@ -26,6 +26,7 @@ from auheat.shards.schema import FORMAT_VERSION, LANDMARKS
 from auheat.shards.writer import ShardFolder, write_shard
 from auheat.store.store import write_source
 from auheat.store.summary import Summary, summarize
+from auheat.store.votes import write_votes
 from auheat.utils.checks import check_positive
 from auheat.utils.console import progress
 from auheat.utils.locking import check_free, lock_store
@@ -137,7 +138,7 @@ def extract(
         jobs, started = photos.plan(folder, retry_failed, workers), time.perf_counter()
         if isinstance(locate, ImportedSource):
             locate.check_unchanged(photos.outdated)
-        write_source(store, listing.source, follow_links)
+        _write_notes(store, listing, photos, follow_links)
         folder.save()
         kept = total - sum(len(job.wanted) for job in jobs)
         with progress(total=total, initial=kept, desc="extract", unit="photo") as bar:
@@ -150,6 +151,13 @@ def extract(
         notes = [*listing.notes, *find_leaks(listing), *locate.notes(), *photos.notes(), *placed]
         done = total, kept, time.perf_counter() - started, fail_on_bad, details, notes
         return summarize("extract", folder.folder, *done)
+
+
+def _write_notes(store: Path, listing: Listing, photos: PhotoList, follow_links: bool) -> None:
+    """Note beside the shards where the photos lie, and the votes that the set has for them."""
+    write_source(store, listing.source, follow_links)
+    votes = listing.votes
+    write_votes(store, {s.id: votes[s.id] for s in photos.samples if s.id in votes})
 
 
 def _describe(listing: Listing, locate: DetectorSource | ImportedSource) -> dict[str, str]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from auheat.evaluation.columns import CALIBRATION
-from auheat.reporting.tables import find_baselines, find_columns, tabulate
+from auheat.evaluation.columns import CALIBRATION, COLUMNS
+from auheat.reporting.run_groups import CONTROLS
+from auheat.reporting.tables import find_baselines, find_columns, format_score, tabulate
 
 _Rows = list[tuple[str, ...]]
 
@@ -81,14 +82,38 @@ def format_calibration(result: Mapping[str, Any]) -> str:
     return "calibration: " + ", ".join(f"{e.short} {errors[e.key]:.3f}" for e in CALIBRATION)
 
 
+def tabulate_votes(result: Mapping[str, Any]) -> _Rows:
+    """Return the scores by how far people agreed on a photo, the heading first.
+
+    Accuracy and what tells maps apart, each with its interval; a group without photos is left out.
+    """
+    shown = [column for column in COLUMNS if column.key in _BY_VOTES]
+    rows: _Rows = [("votes for the label", "photos", *(column.heading for column in shown))]
+    for group in (name for name in _GROUPS if name in result["votes"]["groups"]):
+        about, cells = result["votes"]["groups"][group], []
+        for column in shown:
+            value, low, high = about["scores"].get(column.key, (None, 0, 0))
+            ends = "" if value is None else f" {format_interval(low, high)}"
+            cells.append(f"{format_score(value)}{ends}")
+        rows.append((_GROUPS[group], str(about["n"]), *cells))
+    return rows
+
+
+_BY_VOTES = ("accuracy", "cam_cos", "class_rank1", "att_cos", "margin", "rank1")
+
+_GROUPS = {"unanimous": "all", "most": "over half", "split": "half or fewer"}
+
+
 def format_source(about: Mapping[str, Any]) -> str:
     """Return one line about heatmaps: of which AUs they are, by what shards or results say."""
+    aim = CONTROLS.get(about.get("au_target", "own"))
+    control = f"; the run is a control, which learnt from {aim}" if aim else ""
     if about.get("au_mode", "prior") == "prior":
-        return "heatmaps: prior, the AUs that the codebook expects of each expression"
+        return f"heatmaps: prior, the AUs that the codebook expects of each expression{control}"
     return (
         f"heatmaps: measured ({about.get('au_form', 'unknown')}, --au-mode {about['au_mode']}), "
         "the AUs of a photo's own expression that were active in it; those of other expressions "
-        "are the codebook's"
+        f"are the codebook's{control}"
     )
 
 

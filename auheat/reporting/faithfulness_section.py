@@ -109,7 +109,7 @@ def faithfulness_context(runs: Sequence[tuple[int, Run]]) -> dict[str, Any] | No
     measured = [(index, run) for index, run in runs if run.scores.get("faithfulness")]
     if not measured:
         return None
-    charts = [chart for plot in _PLOTS if (chart := _draw_plot(*plot, measured))]
+    charts = draw_agreement(measured)
     kinds = [
         kind
         for kind in MAP_NAMES
@@ -145,6 +145,14 @@ def faithfulness_context(runs: Sequence[tuple[int, Run]]) -> dict[str, Any] | No
         "rows": rows,
         "note": _SHOWN[0].sentence,
     }
+
+
+def draw_agreement(runs: Sequence[tuple[int, Run]]) -> list[dict[str, Any]]:
+    """Return a chart for each map that was measured: agreement to the right, gain upwards.
+
+    Of each run its index among the marks; scores have to have `faithfulness`.
+    """
+    return [chart for plot in _PLOTS if (chart := _draw_plot(*plot, runs))]
 
 
 def _draw_plot(

@@ -248,6 +248,11 @@ def _templates() -> jinja2.Environment:
     )
 
 
+def fill_template(name: str, **content: Any) -> str:
+    """Return one of the templates of this package, filled."""
+    return _templates().get_template(name).render(**content)
+
+
 def write_page(out: Path, content: Mapping[str, Any]) -> Path:
     """Fill the report's template and write it to one self-contained file; returns its path."""
     page = (

@@ -18,6 +18,9 @@ NO_MATTER = frozenset({"name", "device", "workers", "tensorboard"})
 """Settings that do not change what a run becomes."""
 
 
+CONTROLS = {"mean": "heatmaps that know no class", "wrong": "heatmaps of a wrong class"}
+"""`au_target` of a control -> what attention was drawn to in it."""
+
 _DEFAULTS = {f.name: f.default for f in fields(TrainConfig)}
 
 _NONE = "none"
@@ -106,6 +109,8 @@ def describe_aus(run: Run) -> str:
     more = (("contrast", "contrast_weight"), ("class maps", "class_map_weight"))
     weights = [(name, float(run.settings.get(key, 0.0))) for name, key in more]
     parts = [f"{name} {weight:g}" for name, weight in weights if weight]
+    control = CONTROLS.get(str(run.settings.get("au_target", "own")))
+    parts += [f"control: {control}"] if control else []
     return f"with AUs ({', '.join([f'λ {_weight(run)}', *parts])})"
 
 

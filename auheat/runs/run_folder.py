@@ -68,6 +68,9 @@ LATER: Mapping[str, Any] = MappingProxyType(
         "class_map_weight": 0.0,
         "geometry_branch": False,
         "geometry_dropout": 0.2,
+        "au_target": "own",
+        "train_photos": 0,
+        "soft_labels": False,
     }
 )
 """Settings that came later -> the value that runs which do not note them were made with."""

@@ -35,6 +35,7 @@ from auheat.store.shard_set import (
 )
 from auheat.store.store import check_name, list_sources, write_source, write_sources
 from auheat.store.summary import summarize
+from auheat.store.votes import join_votes, read_votes, write_votes
 from auheat.utils.console import progress
 from auheat.utils.locking import lock_store
 from auheat.utils.paths import check_store_place
@@ -114,6 +115,7 @@ def merge(
     _check_target(out, common)
     with lock_store(out):
         stages = _write_all(parts, out, common, skip_duplicates, overwrite)
+        write_votes(out, join_votes([(part.prefix, read_votes(part.store)) for part in parts]))
     left_out = sorted({name for part in parts for name in part.others})
     notes = [f"shards/{name}: left out, not in every store" for name in left_out]
     if skipped and common:

@@ -42,7 +42,7 @@ def write_differences(
         return []  # it is computed once, from all of them
     parts: list[str] = []
     for table in plan.tables:
-        if table.kind == "methods":
+        if table.kind in ("methods", "variants"):
             parts += _write_table(table, results, choices, places[table.data])
     return [*parts, _NOTE] if parts else []
 
@@ -59,8 +59,8 @@ def _write_table(
         if chosen is None or row.without is None:
             continue
         pairs = []
-        for aligned, plain in _pair_seeds(results, chosen, row.without):
-            if _has_photos(one := _load(aligned, store), other := _load(plain, store)):
+        for aligned, plain in pair_seeds(results, chosen, row.without):
+            if pair_photos(one := load_scored(aligned, store), other := load_scored(plain, store)):
                 pairs.append((one, other))
             else:
                 left_out.append(f"{one.name} - {other.name}")
@@ -77,7 +77,7 @@ def _write_table(
     ]
 
 
-def _pair_seeds(
+def pair_seeds(
     results: Sequence[RunResult], aligned: RunKey, plain: RunKey
 ) -> list[tuple[RunResult, RunResult]]:
     """Return the scored runs of both settings that have the same seed."""
@@ -88,7 +88,7 @@ def _pair_seeds(
     return [(first[seed], second[seed]) for seed in first if seed in second]
 
 
-def _load(result: RunResult, store: Path) -> Run:
+def load_scored(result: RunResult, store: Path) -> Run:
     """Return a run with what each photo scored; without arrays where they cannot be read."""
     name = result.cell.name
     try:
@@ -100,7 +100,8 @@ def _load(result: RunResult, store: Path) -> Run:
     return Run(name, {}, [], result.scores, arrays)
 
 
-def _has_photos(one: Run, other: Run) -> bool:
+def pair_photos(one: Run, other: Run) -> bool:
+    """Return whether two runs have what each photo scored, of the same photos."""
     return all({*run.arrays} >= NEEDED for run in (one, other)) and are_of_the_same_photos(
         one, other
     )

@@ -7,11 +7,13 @@ a run is the same whatever layers a table asks for.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import product
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from auheat.models.names import METHOD_NAMES
+from auheat.models.registry import METHODS
 from auheat.sweeps.published import LAMBDAS, LAYERS
 from auheat.training.config import TrainConfig
 from auheat.training.presets import PRESETS
@@ -28,13 +30,35 @@ class RunKey(NamedTuple):
     """A configuration of a sweep, all seeds together: what a table's rows and columns differ in.
 
     `data` is a name of `DATA`, "" for any other set; `au_weight` is lambda; `layers` are those
-    aligned, deep to shallow, () where lambda is 0.
+    aligned, deep to shallow, () where lambda is 0. `variant` is one of `VARIANTS`, `photos` how
+    many training photos are learnt from, 0 for all.
     """
 
     data: str
     method: str
     au_weight: float
     layers: tuple[int, ...]
+    variant: str = ""
+    photos: int = 0
+
+
+class Variant(NamedTuple):
+    """What a setting of a grid changes of the AU losses: a title, and settings of training."""
+
+    title: str
+    settings: Mapping[str, Any]
+
+
+VARIANTS: Mapping[str, Variant] = MappingProxyType(
+    {
+        "": Variant("the paper's loss", {}),
+        "maps": Variant("the paper's loss and class maps", PRESETS["explain"]),
+        "mean": Variant("control: heatmaps that know no class", {"au_target": "mean"}),
+        "wrong": Variant("control: heatmaps of a wrong class", {"au_target": "wrong"}),
+        "faces": Variant("the paper's loss, photos with a face alone", {"faces_only": True}),
+    }
+)
+"""Name -> variant of a run with AUs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +88,8 @@ class TableRow:
 
 @dataclass(frozen=True, slots=True)
 class TableSpec:
-    """A table of a sweep: `kind` is "methods" (tables 1 and 2), "layers" (3) or "lambdas".
+    """A table of a sweep: `kind` is "methods" (tables 1 and 2), "layers" (3), "lambdas", or
+    "variants".
 
     `method` is that of all rows, "" where rows are methods; `layers` likewise.
     """
@@ -78,17 +103,26 @@ class TableSpec:
 
 @dataclass(frozen=True, slots=True)
 class SweepPlan:
-    """A sweep before it runs: what was asked for as plain values, its runs and its tables."""
+    """A sweep before it runs: what was asked for as plain values, its runs and its tables.
+
+    `faithfulness` is the number of test photos that it is measured on, 0 for none.
+    """
 
     name: str
     grid: Mapping[str, Any]
     cells: tuple[SweepRun, ...]
     tables: tuple[TableSpec, ...]
+    faithfulness: int = 0
 
     @property
     def data(self) -> tuple[str, ...]:
         """The data sets that runs are of, in order."""
         return tuple(dict.fromkeys(cell.setting.data for cell in self.cells))
+
+    @property
+    def has_variants(self) -> bool:
+        """Whether runs differ in what their AU losses are, which study.json then compares."""
+        return any(cell.setting.variant for cell in self.cells)
 
     def needs_validation(self, setting: RunKey) -> bool:
         """Whether a choice among several lambdas, or the table of one, looks at this setting."""
@@ -105,6 +139,8 @@ class SweepPlan:
                 "method": cell.setting.method,
                 "au_weight": cell.setting.au_weight,
                 "layers": format_layers(cell.setting.layers),
+                "variant": cell.setting.variant,
+                "train_photos": cell.setting.photos,
                 "seed": cell.config.seed,
                 "backbone": cell.config.backbone,
                 "epochs": cell.config.epochs,
@@ -126,11 +162,17 @@ class SweepPlan:
 
 @dataclass(frozen=True, slots=True)
 class SubGrid:
-    """Every combination of these methods, lambdas and layers."""
+    """Every combination of these methods, lambdas, layers, variants and numbers of photos.
+
+    `training` is what these runs are trained with beside the grid's settings.
+    """
 
     methods: tuple[str, ...]
     lambdas: tuple[float, ...]
     layers: tuple[tuple[int, ...], ...] = (TOP,)
+    variants: tuple[str, ...] = ("",)
+    photos: tuple[int, ...] = (0,)
+    training: Mapping[str, Any] = field(default_factory=dict)
 
     def positive(self) -> tuple[float, ...]:
         """The lambdas with AUs."""
@@ -138,20 +180,33 @@ class SubGrid:
 
     def settings(self, data: str) -> Iterator[RunKey]:
         """Return each combination once."""
-        for method in self.methods:
+        for photos, method in product(self.photos, self.methods):
             if 0 in self.lambdas:
-                yield RunKey(data, method, 0.0, ())
-            for layers in self.layers:
-                for value in self.positive():
-                    yield RunKey(data, method, value, layers)
+                yield RunKey(data, method, 0.0, (), "", photos)
+            variants = [name for name in self.variants if _takes(method, name)]
+            for layers, value, variant in product(self.layers, self.positive(), variants):
+                yield RunKey(data, method, value, layers, variant, photos)
+
+
+def _takes(method: str, variant: str) -> bool:
+    """Whether a method can be trained so: one map for all classes cannot be aligned with each."""
+    aligned = VARIANTS[variant].settings.get("class_map_weight", 0)
+    return method not in METHODS or METHODS[method].class_maps or not aligned
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """A grid by name: the parts for each data set, and the training settings they are run with."""
+    """A grid by name: the parts for each data set, and the training settings they are run with.
+
+    `seeds` are those of each run unless others are asked for, `faithfulness` as of `SweepPlan`,
+    `rendering` how photos are rendered that a sweep begins from.
+    """
 
     parts: Mapping[str, tuple[SubGrid, ...]]
     training: Mapping[str, Any]
+    seeds: tuple[int, ...] = (0,)
+    faithfulness: int = 0
+    rendering: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _paper_parts(data: str) -> tuple[SubGrid, ...]:
@@ -166,6 +221,22 @@ def _paper_parts(data: str) -> tuple[SubGrid, ...]:
         SubGrid(("cam",), (0.0, *LAMBDAS)),
     )
 
+
+_WEIGHT = TrainConfig().au_weight
+
+_FERPLUS = (
+    SubGrid(("cam", "layercam", "wildcat", "ts-cam"), (0.0, _WEIGHT), variants=("", "maps")),
+    SubGrid(("cam",), (_WEIGHT,), variants=("mean", "wrong", "faces")),
+    SubGrid(
+        ("cam",),
+        (0.0, _WEIGHT),
+        variants=("", "maps"),
+        photos=(2_500, 5_000, 10_000),
+        # as many epochs would be fewer steps, and the curve one of training time
+        training=MappingProxyType({"epochs": 2 * int(PRESETS["ferplus"]["epochs"])}),
+    ),
+)
+"""What is compared, its controls, and learning curves."""
 
 GRIDS: Mapping[str, Grid] = MappingProxyType(
     {
@@ -182,11 +253,20 @@ GRIDS: Mapping[str, Grid] = MappingProxyType(
             ),
             MappingProxyType({"preset": "methods"}),
         ),
+        "ferplus": Grid(
+            MappingProxyType({"": _FERPLUS}),
+            MappingProxyType({"preset": "ferplus"}),
+            seeds=(0, 1, 2),
+            faithfulness=128,
+            # of 48 px the networks have maps of 12: class heatmaps of this size are kept in memory
+            rendering=MappingProxyType({"codebook": "martinez", "map_size": 28}),
+        ),
     }
 )
 """Name -> grid.
 
-"paper" is tables 1 to 3 and figure 5, with its presets; "demo" a small one for `auheat demo`.
+"paper" is tables 1 to 3 and figure 5, with its presets; "demo" a small one for `auheat demo`;
+"ferplus" the comparison with controls and learning curves of docs/ferplus.md.
 """
 
 

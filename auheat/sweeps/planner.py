@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from auheat.errors import RequestError
@@ -13,6 +14,7 @@ from auheat.sweeps.grid import (
     DATA,
     GRIDS,
     TOP,
+    VARIANTS,
     RunKey,
     SubGrid,
     SweepPlan,
@@ -25,7 +27,7 @@ from auheat.training.config import TrainConfig, make_config
 from auheat.training.presets import PRESETS
 from auheat.utils.checks import check_distinct
 
-_TAUGHT = ("contrast_weight", "class_map_weight")
+_UNTAUGHT = {"contrast_weight": 0.0, "class_map_weight": 0.0, "au_target": "own"}
 
 _INSTEAD = {"method": "methods", "au_weight": "au_weights", "seed": "seeds"}
 
@@ -37,7 +39,7 @@ def plan_sweep(
     methods: Sequence[str] | None = None,
     au_weights: Sequence[float] | None = None,
     layers: Sequence[Sequence[int]] | None = None,
-    seeds: Sequence[int] = (0,),
+    seeds: Sequence[int] | None = None,
     name: str | None = None,
     preset: str | None = None,
     data: Sequence[str] | None = None,
@@ -51,6 +53,8 @@ def plan_sweep(
     use, for a setting that the grid decides, for a value given twice, and for an empty grid.
     """
     given = {key: value for key, value in settings.items() if value is not None}
+    if seeds is None:
+        seeds = GRIDS[grid].seeds if grid in GRIDS else (0,)
     chosen = {"methods": methods, "au_weights": au_weights, "layers": layers}
     _check_given(grid, given, seeds, data)
     if grid != "none":
@@ -58,11 +62,16 @@ def plan_sweep(
         row = GRIDS[grid]
         training = {**row.training, **given}
         training |= {"preset": preset} if preset else {}
-        parts = {key: row.parts[key] for key in row.parts if data is None or key in data}
+        parts = {
+            key: _choose_methods(grids, methods)
+            for key, grids in row.parts.items()
+            if data is None or key in data
+        }
     else:
         training = {**given, "preset": preset or "none"}
         data_set = preset if preset in DATA else ""
         parts = {data_set: (_make_part(methods, au_weights, layers, training, seeds),)}
+    _check_variants(parts, given)
     positive = [part.positive() for grids in parts.values() for part in grids]
     begun = {**PRESETS.get(training.get("preset", "none"), {}), **training}
     for key, what in (("contrast_weight", "contrast"), ("class_map_weight", "aligned class maps")):
@@ -81,7 +90,31 @@ def plan_sweep(
         "seeds": list(seeds),
         **{key: _plain(v) for key, v in sorted(training.items()) if key not in _HARMLESS},
     }
-    return SweepPlan(name, asked, cells, tables)
+    faithfulness = GRIDS[grid].faithfulness if grid in GRIDS else 0
+    return SweepPlan(name, asked, cells, tables, faithfulness)
+
+
+def _choose_methods(grids: Sequence[SubGrid], methods: Sequence[str] | None) -> tuple[SubGrid, ...]:
+    """Return a grid's parts for other methods: those of one method are of the first of them."""
+    if methods is None:
+        return tuple(grids)
+    _check_known("--methods", methods, METHODS.__contains__, f"one of {', '.join(METHODS)}")
+    check_distinct("--methods", methods, str)
+    if not methods:
+        raise RequestError("--methods: an empty list (leave it out)")
+    return tuple(
+        replace(part, methods=tuple(methods[: len(methods) if len(part.methods) > 1 else 1]))
+        for part in grids
+    )
+
+
+def _check_variants(parts: Mapping[str, Sequence[SubGrid]], given: Mapping[str, Any]) -> None:
+    """Raise `AuheatError` for a setting that a grid's variants have values of their own for."""
+    grids = [part for some in parts.values() for part in some]
+    decided = {key for part in grids for name in part.variants for key in VARIANTS[name].settings}
+    decided |= {"train_photos"} if any(any(part.photos) for part in grids) else set()
+    for key in sorted(decided & {*given}):
+        raise RequestError(f"--{key.replace('_', '-')}: not beside --grid, whose runs differ in it")
 
 
 def _check_given(
@@ -112,7 +145,7 @@ def _check_grid(grid: str, chosen: Mapping[str, Any], preset: str | None) -> Non
     if grid not in GRIDS:
         raise RequestError(f"--grid: {grid!r} is not known (one of none, {', '.join(GRIDS)})")
     for key, value in chosen.items():
-        if value is not None:
+        if value is not None and (key, grid) != ("methods", "ferplus"):
             option = f"--{key.replace('_', '-')}"
             raise RequestError(f"{option}: not beside --grid {grid}, which has its own")
     if grid == "paper" and preset:
@@ -182,12 +215,17 @@ def _make_cells(
     """Return every run once, in the order of the tables; configurations are checked."""
     for data, grids in parts.items():
         preset = {"preset": data} if data else {}
+        begun = {
+            setting: part.training for part in reversed(grids) for setting in part.settings(data)
+        }
         for setting in dict.fromkeys(s for part in grids for s in part.settings(data)):
             # what "without AUs" stands for is the plain classifier, which no heatmap has taught
-            plain = {} if setting.au_weight else dict.fromkeys(_TAUGHT, 0.0)
+            plain = {} if setting.au_weight else _UNTAUGHT
+            variant = {**VARIANTS[setting.variant].settings}
+            variant |= {"train_photos": setting.photos} if setting.photos else {}
             for seed in seeds:
                 config = _configure(
-                    {**training, **preset, **plain},
+                    {**begun[setting], **training, **preset, **plain, **variant},
                     method=setting.method,
                     au_weight=setting.au_weight,
                     # a top layer that nobody asked for is that of any network
@@ -206,12 +244,20 @@ def _name_run(name: str, setting: RunKey, seed: int) -> str:
         # no two lambdas have one name: repr tells all numbers apart
         f"au{setting.au_weight!r}".removesuffix(".0"),
         *([f"layers{format_layers(setting.layers)}"] if setting.layers else []),
+        *filter(None, [setting.variant]),
+        *([f"photos{setting.photos}"] if setting.photos else []),
         f"seed{seed}",
     ]
     return "-".join(words).replace("+", "p")
 
 
 def _lay_tables(data: str, parts: Sequence[SubGrid]) -> Iterator[TableSpec]:
+    if any(part.variants != ("",) for part in parts):
+        settings = dict.fromkeys(s for part in parts for s in part.settings(data))
+        for n in dict.fromkeys(s.photos for s in settings):
+            of_n = sorted((s for s in settings if s.photos == n), key=_by_method(parts))
+            yield TableSpec("variants", data, "", TOP, tuple(map(_variant_row, of_n)))
+        return
     for part in parts:
         if len(part.methods) > 1 or len(parts) == 1:
             yield TableSpec("methods", data, "", part.layers[0], _method_rows(data, part))
@@ -225,6 +271,18 @@ def _lay_tables(data: str, parts: Sequence[SubGrid]) -> Iterator[TableSpec]:
                 for layers in part.layers:
                     rows = _lambda_rows(data, method, layers, part)
                     yield TableSpec("lambdas", data, method, layers, rows)
+
+
+def _by_method(parts: Sequence[SubGrid]) -> Callable[[RunKey], int]:
+    order = list(dict.fromkeys(method for part in parts for method in part.methods))
+    return lambda setting: order.index(setting.method)
+
+
+def _variant_row(setting: RunKey) -> TableRow:
+    what = VARIANTS[setting.variant].title if setting.au_weight else "without AUs"
+    plain = RunKey(setting.data, setting.method, 0.0, (), "", setting.photos)
+    title = f"{METHODS[setting.method].title}, {what}"
+    return TableRow(title, plain if setting.au_weight else None, (setting,))
 
 
 def _aligned(data: str, method: str, layers: tuple[int, ...], part: SubGrid) -> tuple[RunKey, ...]:

@@ -31,13 +31,16 @@ class RunState:
     """How far a run is: `state` is waiting, running, stopped, done or failed.
 
     `seconds` are those of all its epochs, `error` says why it failed, `notes` are what training
-    said of it.
+    said of it. `elapsed` seconds went by until it was scored, and its process had `peak_bytes` of
+    memory at most: 0 where another call made the run and left no word of it.
     """
 
     state: str = "waiting"
     seconds: float = 0.0
     error: str = ""
     notes: tuple[str, ...] = ()
+    elapsed: float = 0.0
+    peak_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +181,8 @@ def _csv_row(
         "image_size": config.image_size,
         "au_weight": setting.au_weight,
         "layers": format_layers(setting.layers),
+        "variant": setting.variant,
+        "train_photos": setting.photos or None,
         "seed": config.seed,
         "epochs": config.epochs,
         "best_epoch": read_metadata(best).get("epoch") if scores else None,

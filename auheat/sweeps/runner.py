@@ -26,10 +26,13 @@ import torch
 
 from auheat import __version__
 from auheat.errors import AuheatError, RequestError, StoreError
+from auheat.pipeline.extraction import extract
+from auheat.pipeline.rendering import render
 from auheat.reporting.page import report
 from auheat.runs.run_folder import RENAMED, RUNS
 from auheat.sweeps.differences import write_differences
-from auheat.sweeps.grid import DATA, RunKey, SweepPlan, format_layers
+from auheat.sweeps.elsewhere import check_others, score_elsewhere
+from auheat.sweeps.grid import DATA, GRIDS, RunKey, SweepPlan, format_layers
 from auheat.sweeps.planner import plan_sweep
 from auheat.sweeps.results import RunState, choose_all, read_results, write_csv
 from auheat.sweeps.single_run import (
@@ -40,6 +43,7 @@ from auheat.sweeps.single_run import (
     make_run,
     sum_seconds,
 )
+from auheat.sweeps.study_files import write_study
 from auheat.sweeps.tables import write_markdown
 from auheat.training import runner as training
 from auheat.training.runner import identify_weights
@@ -123,9 +127,11 @@ def sweep(
     methods: Sequence[str] | None = None,
     au_weights: Sequence[float] | None = None,
     layers: Sequence[Sequence[int]] | None = None,
-    seeds: Sequence[int] = (0,),
+    seeds: Sequence[int] | None = None,
     rafdb: str | Path | None = None,
     affectnet: str | Path | None = None,
+    source: str | Path | None = None,
+    also_on: Sequence[str | Path] | None = None,
     name: str | None = None,
     jobs: int = 1,
     overwrite: bool = False,
@@ -142,14 +148,19 @@ def sweep(
     Args:
         store: Folder of the shards and the sweep; None: $AUHEAT_STORE, else auheat-data.
         grid: A grid by name: "demo" (9 narrow runs), "paper" (tables 1 to 3 and figure 5, 67
-            runs); "none": every combination of what follows.
-        methods: Names of methods; None: the preset's.
+            runs), "ferplus" (AU losses, controls and learning curves, 72 runs); "none": every
+            combination of what follows.
+        methods: Names of methods; None: the preset's, or the grid's.
         au_weights: Weights of the AU loss, 0 or more, 0 for none; None: 0 and the preset's.
         layers: Layers to align, each such as (5, 4) or (-1,), as `TrainConfig` has them; None: the
             preset's.
-        seeds: Seeds, 0 or more, each a run of its own.
+        seeds: Seeds, 0 or more, each a run of its own; None: 0, of "ferplus" 0, 1 and 2.
         rafdb: Store of RAF-DB, for the grid "paper" alone.
         affectnet: Store of AffectNet, likewise; of a data set without a store nothing is run.
+        source: Data set as it was published, such as FER+'s folder: it is extracted and rendered to
+            `store` first, as `extract` and `render` do; None: `store` has its shards. Not for
+            "paper".
+        also_on: Stores of other data sets, on which the finished runs are scored, too.
         name: What to call the sweep; None: the grid's name.
         jobs: Runs made at a time, 1 or more, each by a process with its share of the cores.
         overwrite: Take this grid in another one's place, and make anew the runs that differ.
@@ -181,8 +192,30 @@ def sweep(
         if data not in stores:
             _LOG.warning("--%s is not given: its runs are left out", data)
     folder = find_store(store)
+    others = [Path(other) for other in also_on or ()]
+    check_others(others)
+    if source is not None:
+        _prepare(source, folder, grid)
     summary = run_plan(folder, plan, stores, jobs, overwrite)
-    return replace(summary, reports=_write_reports(summary, plan, stores, folder))
+    done = [c for c in plan.cells if c.name in summary.done]
+    runs = [stores.get(c.setting.data, folder) / RUNS / c.name for c in done]
+    score_elsewhere(runs, others, str(settings.get("device") or "auto"))
+    pages = _write_reports(summary, plan, stores, folder)
+    if plan.has_variants:
+        places = {data: stores.get(data, folder) for data in plan.data}
+        results = read_results(plan, places, summary.runs)
+        pages = (*pages, *write_study(summary.folder, plan, results, places))
+    return replace(summary, reports=pages)
+
+
+def _prepare(source: str | Path, store: Path, grid: str) -> None:
+    """Extract and render a data set; what is there already is not made again."""
+    if grid == "paper":
+        raise RequestError(
+            "--source: not beside --grid paper (whose stores are --rafdb and --affectnet)"
+        )
+    log_notes(_LOG, extract(source, store).warnings)
+    log_notes(_LOG, render(store, **(GRIDS[grid].rendering if grid in GRIDS else {})).warnings)
 
 
 def _write_reports(
@@ -240,6 +273,7 @@ def _make_tasks(plan: SweepPlan, places: Mapping[str, Path]) -> list[Task]:
             places[cell.setting.data],
             cell,
             ("test", "val") if plan.needs_validation(cell.setting) else ("test",),
+            faithfulness=plan.faithfulness,
         )
         for cell in plan.cells
     ]
@@ -290,7 +324,8 @@ def _check_tasks(tasks: Sequence[Task], overwrite: bool) -> list[Task]:
     checked = []
     for task in progress(tasks, desc="check", unit="run", leave=False):
         config = task.cell.config
-        rows = (task.store, config.shards, config.classes, config.seed, config.val_fraction)
+        drawn = config.seed, config.val_fraction, config.train_photos, config.faces_only
+        rows = (task.store, config.shards, config.classes, *drawn)
         network = (config.method, config.backbone, config.weights)
         if rows not in materials:
             materials[rows] = check_material(task.store, config)
@@ -326,10 +361,11 @@ class SweepRunner:
 
     def make(self, tasks: Sequence[Task], jobs: int) -> int:
         """Train and evaluate every run that is not finished; return how many were."""
-        waiting = []
+        waiting, before = [], _read_costs(self.folder / STATE)
         for task in tasks:
             if is_finished(task):
-                self.records[task.cell.name] = RunState("done", sum_seconds(task.run))
+                name, seconds = task.cell.name, sum_seconds(task.run)
+                self.records[name] = RunState("done", seconds, **before.get(name, {}))
             else:
                 waiting.append(task)
         resumed = len(tasks) - len(waiting)
@@ -511,6 +547,18 @@ def _end_with(parent: int) -> None:
         os._exit(1)  # all threads at once, and nothing is tidied: a stopped run goes on from this
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _read_costs(file: Path) -> dict[str, dict[str, Any]]:
+    """Return what a sweep's runs have taken, as an earlier call noted it; {} where none did."""
+    try:
+        runs = read_json(file)["runs"]
+        return {
+            name: {key: record[key] for key in ("elapsed", "peak_bytes") if key in record}
+            for name, record in runs.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def _describe_key(setting: RunKey) -> dict[str, Any]:

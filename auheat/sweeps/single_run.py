@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from auheat.training.config import TrainConfig
 from auheat.training.runner import describe_settings, train
 from auheat.training.training_data import describe_training_data, load_training_data
 from auheat.utils.checksums import find_damage
-from auheat.utils.devices import pick_device
+from auheat.utils.devices import peak_memory, pick_device
 from auheat.utils.files import file_digest
 from auheat.utils.locking import FOLDER_LOCK, hold
 from auheat.utils.reading import parse_json, read_limited
@@ -30,12 +31,16 @@ _LOCK_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One run to be made: where, with what, scored on which splits; `anew` discards another one."""
+    """One run to be made: where, with what, scored on which splits; `anew` discards another one.
+
+    `faithfulness` is the number of test photos that it is measured on, 0 for none.
+    """
 
     store: Path
     cell: SweepRun
     splits: tuple[str, ...]
     anew: bool = False
+    faithfulness: int = 0
 
     @property
     def run(self) -> Path:
@@ -84,18 +89,26 @@ def make_run(task: Task) -> RunState:
     One process at a time makes a run: that another one is at it is an error, too.
     """
     notes: tuple[str, ...] = ()
-    state, error, run = "done", "", task.run
+    state, error, run, started = "done", "", task.run, time.perf_counter()
     busy = f"{run}: another process trains this run (wait for it, then the same command goes on)"
     try:
         with hold(run / FOLDER_LOCK, busy, _LOCK_SECONDS, remove=True):
             summary = train(task.store, task.cell.config, overwrite=task.anew)
             notes = summary.notes if summary.resumed < summary.epochs else ()
             for split in task.splits:
-                if not is_scored(task.run, split):
-                    evaluate(task.run, task.store, device=task.cell.config.device, split=split)
+                photos = task.faithfulness if split == "test" else 0
+                if not is_scored(task.run, split, photos):
+                    _evaluate(task, split, photos)
     except Exception as reason:  # whatever it is, the other runs go on
         state, error = "failed", _describe_error(reason)
-    return RunState(state, sum_seconds(task.run), error, notes)
+    elapsed = round(time.perf_counter() - started, 3)
+    return RunState(state, sum_seconds(task.run), error, notes, elapsed, peak_memory())
+
+
+def _evaluate(task: Task, split: str, photos: int) -> None:
+    """Score a run on a split, and measure faithfulness on so many of its photos, 0 for none."""
+    more: dict[str, Any] = {"faithfulness": True, "faithfulness_photos": photos} if photos else {}
+    evaluate(task.run, task.store, device=task.cell.config.device, split=split, **more)
 
 
 def is_finished(task: Task) -> bool:
@@ -106,11 +119,17 @@ def is_finished(task: Task) -> bool:
         done = run_folder.read_progress(task.run)["epochs_done"] >= task.cell.config.epochs
     except AuheatError:
         return False  # training says what is wrong with it
-    return done and all(is_scored(task.run, split) for split in task.splits)
+    return done and all(
+        is_scored(task.run, split, task.faithfulness if split == "test" else 0)
+        for split in task.splits
+    )
 
 
-def is_scored(run: Path, split: str) -> bool:
-    """Whether a run has a whole evaluation, of these weights and on the shards it learnt from."""
+def is_scored(run: Path, split: str, faithfulness: int = 0) -> bool:
+    """Whether a run has a whole evaluation, of these weights and on the shards it learnt from.
+
+    With `faithfulness`, that has to be in it, too.
+    """
     files, best = [run / name for name in name_results(split)], run / run_folder.BEST
     if not all(file.is_file() for file in (*files, best)) or _is_damaged(run, split):
         return False
@@ -129,6 +148,7 @@ def is_scored(run: Path, split: str) -> bool:
     shards = config["data"]["shards"]
     return bool(
         scores.get("split") == split
+        and (not faithfulness or scores.get("faithfulness"))
         and scores.get("class_names") == config["class_names"]
         and Path(str(scores.get("shards", shards))).name == shards
     )

@@ -107,7 +107,7 @@ def format_title(number: str, what: str, table: TableSpec) -> str:
     """Return a table's heading: its number, what it compares, and of which data, method, layers."""
     data = NAMES.get(table.data)
     method = f", {METHODS[table.method].title}" if table.method else ""
-    aligned = table.layers and table.kind != "methods"
+    aligned = table.layers and table.kind not in ("methods", "variants")
     layers = f", layer {format_layers(table.layers)} aligned" if aligned else ""
     return f"## {number}: {what}{f', {data}' if data else ''}{method}{layers}"
 
@@ -308,8 +308,20 @@ def _lambda_row(page: _Page, row: TableRow, chosen: bool, same: bool) -> list[st
     return [title, *validation, *_row_cells(page, setting, cited)]
 
 
+def _variant_tables(page: _Page, table: TableSpec) -> list[str]:
+    rows = [[row.title, *_row_cells(page, row.candidates[0], None)] for row in table.rows]
+    n = table.rows[0].candidates[0].photos
+    learnt = f"{n:,d} training photos" if n else "all training photos"
+    heading = ["trained with", *(column.paper for column in PAPER_COLUMNS.values())]
+    return [
+        format_title("Scores", f"what attention was drawn to, {learnt}", table),
+        format_grid(heading, rows),
+    ]
+
+
 _WRITERS: Mapping[str, Callable[[_Page, TableSpec], list[str]]] = {
     "methods": _method_tables,
     "layers": _layer_tables,
     "lambdas": _lambda_tables,
+    "variants": _variant_tables,
 }

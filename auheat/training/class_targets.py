@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,7 +17,43 @@ from auheat.records import Array
 KEPT_BYTES = 2**29
 """Class heatmaps of photos in memory are kept there, too, where they take no more than this."""
 
+AU_TARGETS = ("own", "mean", "wrong")
+"""What attention is drawn to: the class's own heatmap, or what a control puts in its place."""
+
 _PART = 256  # photos drawn at once
+
+
+def replace_targets(maps: Tensor, drawn: Sequence[int], target: str) -> Tensor:
+    """Return the heatmaps of all classes with those of a control in their place.
+
+    Args:
+        maps: (B, K, h, w) heatmap of every class on each face.
+        drawn: The classes that have one, in order; the others are left alone.
+        target: "own" changes nothing; "mean" gives every class the mean of all on that face, which
+            knows no class; "wrong" gives each class the heatmap of the next one, the last that of
+            the first.
+
+    Returns:
+        (B, K, h, w), a copy where anything is changed.
+
+    Example:
+        >>> import torch
+        >>> from auheat.training.class_targets import replace_targets
+        >>> maps = torch.tensor([0.0, 1.0, 5.0]).reshape(1, 3, 1, 1)
+        >>> replace_targets(maps, [0, 2], "wrong").flatten().tolist()
+        [5.0, 1.0, 0.0]
+        >>> replace_targets(maps, [0, 2], "mean").flatten().tolist()
+        [2.5, 1.0, 2.5]
+    """
+    if target == "own":
+        return maps
+    chosen = list(drawn)
+    out = maps.clone()
+    if target == "mean":
+        out[:, chosen] = maps[:, chosen].mean(1, keepdim=True)
+    else:
+        out[:, chosen] = maps[:, [*chosen[1:], *chosen[:1]]]
+    return out
 
 
 class Targets:
@@ -33,22 +71,26 @@ class Targets:
         device: torch.device,
         balanced: bool = False,
         contrast: bool = True,
+        target: str = "own",
     ) -> None:
         """Weigh classes by the training rows' labels (N,), alike where those are `balanced`.
 
-        Raises `AuheatError` where no class has a heatmap, or, with `contrast`, fewer than two.
+        `target` is one of `AU_TARGETS`. Raises `AuheatError` where no class has a heatmap, or,
+        with `contrast` or another target than the class's own, fewer than two.
         """
-        self.plan, self.device = plan, device
+        self.plan, self.device, self.target = plan, device, target
         drawn = np.array([blobs is not None for blobs in plan.classes])
         option, needed = "--class-map-weight", "1 or more is needed"
+        if target != "own":
+            option, needed = "--au-target", "2 or more are needed, one to stand for another"
         if contrast:
             option, needed = "--contrast-weight", "2 or more are needed to be told apart"
-        if drawn.sum() < 1 + contrast:
+        if drawn.sum() < 1 + (contrast or target != "own"):
             raise RequestError(
                 f"{option}: {drawn.sum()} of the classes {', '.join(plan.names)} have "
                 f"heatmaps ({needed})"
             )
-        self._drawn = torch.from_numpy(drawn).to(device)
+        self._drawn_classes, self._drawn = drawn, torch.from_numpy(drawn).to(device)
         count = np.bincount(labels, minlength=len(drawn)) * drawn
         weights = count.sum() / (np.count_nonzero(count) * np.maximum(count, 1)) * (count > 0)
         plain = drawn.astype(np.float32)
@@ -82,7 +124,8 @@ class Targets:
 
         The first are (B, K, h, w) in [0, 1], of the photo's own class the heatmap that came with
         it (which may be of measured action units), the second is (B,) bool: a photo has heatmaps
-        where its own is valid, or its class has none and its points can be relied on.
+        where its own is valid, or its class has none and its points can be relied on. Of a
+        control, its heatmaps are in the place of all of these, that which came with the photo too.
         """
         kept = self._kept.get(id(dataset))
         if kept is None:
@@ -91,8 +134,11 @@ class Targets:
         else:
             maps = kept[batch["index"].to(kept.device)].float() / 255
         rows = torch.arange(len(maps), device=maps.device)
-        own = torch.where(batch["valid"][:, None, None], batch["heatmap"].float() / 255, 0)
-        maps[rows, batch["label"]] = own
+        maps = replace_targets(maps, np.flatnonzero(self._drawn_classes).tolist(), self.target)
+        own = batch["heatmap"].float() / 255
+        if self.target != "own":
+            own = maps[rows, batch["label"]]
+        maps[rows, batch["label"]] = torch.where(batch["valid"][:, None, None], own, 0)
         sure = batch["face"].isfinite().all(-1).all(-1)
         faces = batch["valid"] | (sure & ~self._drawn[batch["label"]])
         faces = faces & (maps.flatten(1).amax(1) > 0)

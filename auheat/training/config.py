@@ -16,6 +16,7 @@ from auheat.errors import RequestError
 from auheat.models.registry import Method, check_backbone, find_method
 from auheat.models.resnet import N_LAYERS, TIMM
 from auheat.models.timm_backbones import describe_timm
+from auheat.training.class_targets import AU_TARGETS
 from auheat.training.optim import OPTIMIZERS, SCHEDULES
 from auheat.training.presets import CROP, PRESETS, RESIZE
 from auheat.training.settings import TrainConfig as TrainConfig
@@ -34,7 +35,7 @@ def make_config(preset: str = "none", **settings: Unpack[TrainSettings]) -> Trai
 
     Args:
         preset: Name of settings to begin with: "none", "demo", "methods", "explain", "rafdb",
-            "affectnet", "rafdb-code", "affectnet-code".
+            "affectnet", "rafdb-code", "affectnet-code", "ferplus".
         settings: Fields of `TrainConfig`; one that is None is left as it is.
 
     Returns:
@@ -93,6 +94,7 @@ def make_config(preset: str = "none", **settings: Unpack[TrainSettings]) -> Trai
         raise RequestError(
             f"--classes: {', '.join(config.classes) or 'none'} (a classifier tells 2 or more apart)"
         )
+    _check_target(config)
     if config.geometry_dropout != TrainConfig().geometry_dropout and not config.geometry_branch:
         raise RequestError("--geometry-dropout: of what (--geometry-branch adds what it silences)")
     _check_engine(config)
@@ -122,6 +124,19 @@ def _place_layers(config: TrainConfig, asked: Sequence[int] | None) -> tuple[int
     layers = tuple(n + count + 1 if five and n < 0 else n for n in layers)
     check_distinct("--layers", layers, str)
     return layers
+
+
+def _check_target(config: TrainConfig) -> None:
+    """Raise `AuheatError` for a control of no loss, and for a part of the photos that is none."""
+    check_one_of("--au-target", config.au_target, AU_TARGETS)
+    aligned = config.au_weight or config.contrast_weight or config.class_map_weight
+    if config.au_target != "own" and not aligned:
+        raise RequestError(
+            f"--au-target: {config.au_target!r} of what (--au-weight, --contrast-weight or "
+            "--class-map-weight above 0 draws attention to it)"
+        )
+    if config.train_photos < 0:
+        raise RequestError(f"--train-photos: {config.train_photos} (expected 1 or more, 0 for all)")
 
 
 def _fit_resize(row: Method, chosen: Mapping[str, Any]) -> int:

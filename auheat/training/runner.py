@@ -96,7 +96,7 @@ def train(
         config: All settings at once, as `make_config` makes them; None: from `preset` and
             `settings`.
         preset: Name of settings to begin with: "none", "demo", "methods", "explain", "rafdb",
-            "affectnet", "rafdb-code", "affectnet-code".
+            "affectnet", "rafdb-code", "affectnet-code", "ferplus".
         overwrite: Train anew a run of this name that has other settings.
         settings: Fields of `TrainConfig` that replace those of the preset.
 

@@ -25,13 +25,20 @@ class TrainConfig:
         au_weight: Weight of `au_alignment_loss`, the paper's lambda; 0 for a plain classifier.
         contrast_weight: Weight of `contrastive_alignment_loss`.
         class_map_weight: Weight of `class_map_alignment_loss`.
+        soft_labels: Learn the votes of a set that tells them: each class's share of the votes for
+            any class, in the place of the label. Validation and scores keep the label.
         geometry_branch: Decide by the landmarks, too: logits += W z of standardised points in the
             face's frame. Photos without a face are decided by the image alone.
         geometry_dropout: Share of the photos that a geometry branch is silent on in training, so
             that the image learns to do without it.
+        au_target: What the AU losses draw attention to: "own", the heatmap of a photo's class; of
+            the controls "mean", the mean of all classes' heatmaps on that face, which knows no
+            class, and "wrong", the heatmap of another class, always the same one.
         layers: Layers that both align: -1 is the top one, -2 the one below it, ...; of a network
             that has five of them also 1 to 5, shallow to deep, as the paper counts.
         align: How the heatmap is brought to a layer's size, "area" or "reference".
+        train_photos: Learn from only so many of the training photos, drawn by the seed with every
+            class in proportion; fewer are a part of more. 0 takes all.
         epochs: Passes over the training rows, above 0.
         batch_size: Photos that one step learns from, by all processes and `accumulate` passes.
         lr: Highest learning rate, above 0.
@@ -78,10 +85,13 @@ class TrainConfig:
     au_weight: float = 4.0
     contrast_weight: float = 0.0
     class_map_weight: float = 0.0
+    au_target: str = "own"
+    soft_labels: bool = False
     geometry_branch: bool = False
     geometry_dropout: float = 0.2
     layers: tuple[int, ...] = (5,)
     align: str = "area"
+    train_photos: int = 0
     epochs: int = 30
     batch_size: int = 32
     lr: float = 0.01
@@ -117,7 +127,10 @@ class TrainConfig:
 
         contrast = f"-contrast{self.contrast_weight:g}" if self.contrast_weight else ""
         own = f"-maps{self.class_map_weight:g}" if self.class_map_weight else ""
+        own += f"-target-{self.au_target}" if self.au_target != "own" else ""
+        own += "-soft" if self.soft_labels else ""
         geometry = "-geometry" if self.geometry_branch else ""
+        geometry += f"-photos{self.train_photos}" if self.train_photos else ""
         made = f"{self.method}-{self.backbone}-au{self.au_weight:g}{contrast}{own}"
         made = f"{made}{geometry}-seed{self.seed}"
         return check_name(self.name or made.replace("+", "p").replace(":", "-"))
@@ -136,10 +149,13 @@ class TrainSettings(TypedDict, total=False):
     au_weight: float
     contrast_weight: float
     class_map_weight: float
+    au_target: str
+    soft_labels: bool
     geometry_branch: bool
     geometry_dropout: float
     layers: tuple[int, ...]
     align: str
+    train_photos: int
     epochs: int
     batch_size: int
     lr: float

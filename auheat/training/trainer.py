@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from auheat.data.augmentation import AUGMENTATIONS, Rows, send, vary, warp_heatmaps
 from auheat.data.cutmix import Batch
-from auheat.data.dataset import CACHE_BYTES, Item
+from auheat.data.dataset import CACHE_BYTES, Item, ShardDataset
 from auheat.data.loader import BatchLoader, BatchSampler, balance_weights
 from auheat.errors import AuheatError, RequestError
 from auheat.losses import Loss, add_up, known_share, total_loss
@@ -100,7 +100,9 @@ class Trainer:
             raise RequestError(f"{material.folder}: fewer training photos than processes")
         self._mix = find_method(config.method).mix
         self._weights = config.au_weight, config.contrast_weight, config.class_map_weight
-        self._targets = self._make_targets() if any(self._weights[1:]) else None
+        self._shares = None if material.shares is None else material.shares.to(device)
+        controlled = config.au_target != "own"
+        self._targets = self._make_targets() if any(self._weights[1:]) or controlled else None
         for module in model.modules():
             if isinstance(module, GradientHead):
                 module.aligned = bool(config.class_map_weight)
@@ -131,7 +133,23 @@ class Trainer:
         material, config = self.material, self.config
         learnt = material.dataset.labels[material.train]
         contrast = config.contrast_weight > 0
-        return Targets(material.plan, learnt, self.device, config.balance, contrast)
+        more = config.balance, contrast, config.au_target
+        return Targets(material.plan, learnt, self.device, *more)
+
+    def _aim(
+        self, dataset: ShardDataset, batch: Item
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return the heatmaps of a batch's own classes, those of all classes, and of which faces.
+
+        The first are as they were stored but for a control; the others None where no loss asks.
+        """
+        stored = batch["heatmap"].float() / 255
+        if self._targets is None:
+            return stored, None, None
+        maps, faces = self._targets.of_batch(dataset, batch)
+        if self._targets.target != "own":
+            stored = maps[torch.arange(len(maps), device=maps.device), batch["label"]]
+        return (stored, maps, faces) if any(self._weights[1:]) else (stored, None, None)
 
     def _open(self) -> tuple[BatchLoader, BatchLoader]:
         config, material, world = self.config, self.material, self.world
@@ -306,16 +324,18 @@ class Trainer:
     def _vary(self, batch: Item, n: int, chance: torch.Generator) -> tuple[Batch, Tensor]:
         """Return a batch augmented and mixed, and its labels before mixing."""
         rows = Rows(n, self.world.rank, self.world.size)
-        images, heatmaps = _as_floats(batch)
+        images = batch["image"].float() / 255
+        heatmaps, maps, faces = self._aim(self.material.dataset, batch)
         settings = AUGMENTATIONS[self.config.augment]
         side = self.config.image_size
         images, heatmaps, theta = vary(images, heatmaps, chance, settings, side, rows)
-        maps = faces = None
-        if self._targets is not None:
-            maps, faces = self._targets.of_batch(self.material.dataset, batch)
+        if maps is not None:
             maps = warp_heatmaps(maps, send(theta, maps))
         measures = self._measure(batch)
-        seen = Batch(images, heatmaps, batch["label"], batch["valid"], maps, faces, measures)
+        labels = batch["label"]
+        if self._shares is not None:
+            labels = self._shares[batch["index"].to(self._shares.device)]
+        seen = Batch(images, heatmaps, labels, batch["valid"], maps, faces, measures)
         if self._mix is not None:  # a photo's partner may be another process's
             whole = seen.map(lambda values: self.world.gather(values, n))
             mixed = self._mix(whole, len(self.material.dataset.class_names), chance)
@@ -386,12 +406,10 @@ class Trainer:
         """
         sums = torch.zeros(len(self._val), 8, dtype=torch.float64, device=self.device)
         for step, batch in enumerate(self._val):
-            images, heatmaps = _as_floats(batch)
+            images = batch["image"].float() / 255
             images = images.contiguous(memory_format=torch.channels_last)
-            seen = Batch(images, heatmaps, batch["label"], batch["valid"])
-            if self._targets is not None:
-                maps, faces = self._targets.of_batch(self.material.held_out, batch)
-                seen = seen._replace(class_maps=maps, faces=faces)
+            heatmaps, *others = self._aim(self.material.held_out, batch)
+            seen = Batch(images, heatmaps, batch["label"], batch["valid"], *others)
             measures = self._measure(batch)
             with nullcontext() if self._weights[2] else logits_alone():
                 output = model(images) if measures is None else model(images, None, measures)
@@ -413,10 +431,6 @@ def _known(seen: Batch) -> tuple[Tensor, Tensor]:
 def _weigh(known: Tensor) -> Tensor:
     """Return the sum of the weights that rows have in a loss."""
     return known_share(known).sum()
-
-
-def _as_floats(batch: Item) -> tuple[Tensor, Tensor]:
-    return batch["image"].float() / 255, batch["heatmap"].float() / 255
 
 
 def _in_float32(output: Output) -> Output:

@@ -13,7 +13,7 @@ import torch
 
 from auheat.data.dataset import ShardDataset, mean_heatmaps, split_validation
 from auheat.data.row_selection import read_row_table
-from auheat.errors import StoreError
+from auheat.errors import RequestError, StoreError
 from auheat.expressions import match_name
 from auheat.facs.records import Codebook
 from auheat.heatmaps.plan import Plan, plan_heatmaps
@@ -25,18 +25,20 @@ from auheat.runs.codebook import read_codebook
 from auheat.shards.attributes import OPTIONAL_TEXTS
 from auheat.shards.manifest import digest_fingerprint
 from auheat.shards.reader import read_attributes
-from auheat.shards.schema import SHARDS
+from auheat.shards.schema import LANDMARKS, SHARDS
 from auheat.store.store import list_rendered, read_layout
+from auheat.store.votes import VOTES, read_votes
 from auheat.training.config import TrainConfig
 from auheat.utils.checks import check_distinct
-from auheat.utils.files import encode_json
+from auheat.utils.files import encode_json, file_digest
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainingData:
     """The photos of one run: all of train, which of its rows are learnt from or held out.
 
-    `book` and `plan` are those of the heatmaps they were rendered with.
+    `book` and `plan` are those of the heatmaps they were rendered with. `shares` (N, K) f32 are
+    what each row of the dataset teaches of the classes, None for its label.
     """
 
     folder: Path
@@ -47,6 +49,7 @@ class TrainingData:
     plan: Plan
     about: dict[str, Any]
     book: Codebook
+    shares: torch.Tensor | None = None
 
 
 def load_training_data(store: Path, config: TrainConfig) -> TrainingData:
@@ -71,10 +74,20 @@ def load_training_data(store: Path, config: TrainConfig) -> TrainingData:
         chosen, val_rows = rows[~cut], rows[cut]
         same = learnt_from == size
         val = train if same else open_rows("train", size)
+    available = len(chosen)
+    if config.train_photos:
+        if config.train_photos > available:
+            raise RequestError(
+                f"--train-photos: {config.train_photos} ({folder} has {available} to learn from)"
+            )
+        chosen = chosen[draw_part(train.labels[chosen], config.train_photos, config.seed)]
     count = np.bincount(train.labels[chosen], minlength=len(train.class_names))
     for name, n in zip(train.class_names, count, strict=True):
         if n == 0:
-            raise StoreError(f"{folder}: no training photo of {name} (--classes leaves it out)")
+            more = f" among {len(chosen)} of {available}" if config.train_photos else ""
+            raise StoreError(
+                f"{folder}: no training photo of {name}{more} (--classes leaves it out)"
+            )
     if not len(val_rows):
         raise StoreError(f"{folder}: too few photos to hold any out for validation")
     about = {
@@ -86,10 +99,14 @@ def load_training_data(store: Path, config: TrainConfig) -> TrainingData:
         "train_per_class": count.tolist(),
         "left_out": dict(train.left_out),
     }
+    if config.train_photos:
+        about["train_rows_available"] = available
     made = read_attributes(files[0])
     shown = made.get("mode", "expression"), made.get("geometry", "face")
-    option = "--contrast-weight" if config.contrast_weight else "--class-map-weight"
-    drawn = config.contrast_weight or config.class_map_weight
+    controlled = config.au_target != "own"
+    option = "--au-target" if controlled else "--class-map-weight"
+    option = "--contrast-weight" if config.contrast_weight else option
+    drawn = config.contrast_weight or config.class_map_weight or controlled
     if drawn and shown != ("expression", "face"):
         raise StoreError(
             f"{folder}: heatmaps of mode {shown[0]}, geometry {shown[1]} ({option} needs "
@@ -101,7 +118,30 @@ def load_training_data(store: Path, config: TrainConfig) -> TrainingData:
     about |= {key: made[key] for key in OPTIONAL_TEXTS if key in made}
     layout = read_layout(store)
     about |= {"dataset": layout} if layout else {}
-    return TrainingData(folder, train, chosen, val, val_rows, plan, about, book)
+    shares = _read_shares(store, train, chosen, about) if config.soft_labels else None
+    return TrainingData(folder, train, chosen, val, val_rows, plan, about, book, shares)
+
+
+def _read_shares(
+    store: Path, train: ShardDataset, chosen: Array, about: dict[str, Any]
+) -> torch.Tensor:
+    """Return each row's shares of the votes, its label's where it has no votes; both are counted.
+
+    Raises `AuheatError` where the store has no votes, or none of these photos.
+    """
+    votes = read_votes(store)
+    if votes is None:
+        raise StoreError(
+            f"{store}: no votes (--soft-labels needs those of FER+, which `auheat extract` keeps)"
+        )
+    shares = votes.share(train.ids, train.class_names)
+    bare = np.isnan(shares[:, 0])
+    if bare[chosen].all():
+        raise StoreError(f"{store}: no votes for these photos (`auheat extract` writes them again)")
+    own = np.eye(shares.shape[1], dtype=np.float32)[train.labels]
+    about["votes_sha256"] = file_digest(store / LANDMARKS / VOTES)
+    about["train_rows_without_votes"] = int(bare[chosen].sum())
+    return torch.from_numpy(np.where(bare[:, None], own, shares))
 
 
 def _match_classes(files: Sequence[Path], asked: Sequence[str] | None) -> tuple[str, ...] | None:
@@ -114,10 +154,47 @@ def _match_classes(files: Sequence[Path], asked: Sequence[str] | None) -> tuple[
     return chosen
 
 
+def draw_part(labels: Array, n: int, seed: int) -> Array:
+    """Draw n of some rows, every class in proportion.
+
+    Of one seed, fewer are always a part of more, so that a curve over n adds photos and swaps none.
+
+    Args:
+        labels: (N,) class of every row.
+        n: How many, at most N.
+        seed: Another seed, other rows.
+
+    Returns:
+        (n,) places of the rows drawn, ascending.
+
+    Example:
+        >>> import numpy as np
+        >>> from auheat.training.training_data import draw_part
+        >>> labels = np.array([0, 0, 0, 0, 1, 1])
+        >>> labels[draw_part(labels, 3, seed=0)].tolist()
+        [0, 0, 1]
+    """
+    order = np.random.default_rng(seed).permutation(len(labels))
+    share = np.empty(len(labels))
+    for k in np.unique(labels):
+        own = order[labels[order] == k]
+        share[own] = (np.arange(len(own)) + 0.5) / len(own)
+    ranked = order[np.argsort(share[order], kind="stable")]
+    return np.sort(ranked[:n])
+
+
 def note_left_out(material: TrainingData) -> list[str]:
     """Return notes on the training rows that are left out, and on those without a heatmap."""
     train = material.dataset
     notes = [f"left out of training: {n} photos ({why})" for why, n in train.left_out.items()]
+    available = material.about.get("train_rows_available", len(material.train))
+    if available > len(material.train):
+        notes.append(
+            f"{len(material.train)} of {available} training photos are learnt from, every class in "
+            "proportion (--train-photos)"
+        )
+    if bare := material.about.get("train_rows_without_votes"):
+        notes.append(f"{bare} training photos have no votes: their label is learnt (--soft-labels)")
     faceless = int((train.status[material.train] == Status.NO_FACE).sum())
     if faceless:
         notes.append(

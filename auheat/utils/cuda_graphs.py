@@ -102,7 +102,6 @@ class GraphedFunction:
         aside.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(aside):  # libraries prepare themselves at their first call
             self._function(*static)
-        torch.cuda.current_stream(self._device).wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
         # other threads may use the device meanwhile
         with torch.cuda.graph(graph, pool, aside, capture_error_mode="thread_local"):

@@ -6,9 +6,11 @@ import logging
 import os
 import re
 import shutil
+import sys
 import warnings
 from contextlib import suppress
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -35,6 +37,25 @@ def limit_cores(count: int) -> None:
 
     _limits[:] = [count]
     cv2.setNumThreads(count)
+
+
+def peak_memory() -> int:
+    """Return the most bytes that this process has had in memory; 0 where the system does not say.
+
+    Returns:
+        Bytes, as Linux and macOS count them.
+
+    Example:
+        >>> from auheat.utils.devices import peak_memory
+        >>> peak_memory() >= 0
+        True
+    """
+    try:
+        resource = import_module("resource")
+    except ImportError:  # Windows
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * unit
 
 
 def free_memory(root: Path = Path("/")) -> int:

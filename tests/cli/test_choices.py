@@ -21,6 +21,7 @@ from auheat.landmarks.mesh import engines, landmark_map
 from auheat.models import registry
 from auheat.pipeline import framing, rendering, workers
 from auheat.sweeps.grid import GRIDS
+from auheat.training.class_targets import AU_TARGETS
 from auheat.training.config import AMP
 from auheat.training.optim import OPTIMIZERS, SCHEDULES
 from auheat.training.presets import PRESETS
@@ -41,6 +42,7 @@ FIXED = {
     "SCHEDULES": {"auto", *SCHEDULES},
     "AUGMENTATIONS": AUGMENTATIONS,
     "AMP": AMP,
+    "AU_TARGETS": AU_TARGETS,
     "EVALUATED_SPLITS": evaluator.SPLITS,
     "KINDS": evaluator.KINDS,
     "FORMATS": FORMATS,

@@ -15,6 +15,8 @@ from auheat.datasets.registry import read_dataset, read_samples
 from auheat.errors import AuheatError
 from auheat.pipeline.extraction import extract
 from auheat.shards.reader import list_shards, read_columns
+from auheat.store.maintenance import verify
+from auheat.store.votes import read_votes
 
 TEN = "0,10,0,0,0,0,0,0,0,0"
 
@@ -56,6 +58,17 @@ def test_ferplus_takes_the_most_votes_and_counts_what_it_drops(tmp_path, stub_de
         "fer0000002": ("Contempt", "test"),
         "fer0000004": ("Neutral", "test"),
     }
+    votes = read_votes(tmp_path / "s")
+    assert votes.names == (
+        *("Neutral", "Happiness", "Surprise", "Sadness", "Anger", "Disgust", "Fear", "Contempt"),
+        *("unknown", "NF"),
+    )
+    assert votes.counts == {
+        "fer0000000": (0, 8, 0, 0, 0, 1, 0, 1, 0, 0),
+        "fer0000002": (1, 0, 0, 0, 0, 0, 0, 9, 0, 0),
+        "fer0000004": (3, 2, 2, 2, 1, 0, 0, 0, 0, 0),
+    }
+    assert verify(tmp_path / "s").ok
     (home,) = (tmp_path / "s/photos").iterdir()
     for name, row in (("fer0000000", 0), ("fer0000002", 2), ("fer0000004", 5)):
         image = cv2.imread(str(home / rows[name]["path"]), cv2.IMREAD_UNCHANGED)

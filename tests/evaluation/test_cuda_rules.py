@@ -14,6 +14,7 @@ from training_helpers import BOOK, make_store
 
 from auheat.data.dataset import ShardDataset
 from auheat.evaluation import faithfulness, faithfulness_runs, inputs
+from auheat.evaluation.class_regions import measure_predicted
 from auheat.evaluation.evaluator import evaluate
 from auheat.evaluation.inputs import EvaluationInput, plan_run
 from auheat.evaluation.model_maps import predict_maps, view_maps
@@ -24,6 +25,7 @@ from auheat.heatmaps.plan import plan_heatmaps
 from auheat.models.names import TABLE
 from auheat.models.registry import build_classifier, find_method
 from auheat.records import Landmarks, Status
+from auheat.runs.checkpoint import load_classifier
 from auheat.training.runner import train
 
 COVERS = (
@@ -162,6 +164,24 @@ def test_asking_what_photos_hang_on_waits_for_nothing_and_has_the_cpus_answers(s
             np.testing.assert_allclose(found[key], values, atol=2e-5, err_msg=key)
         else:
             np.testing.assert_array_equal(found[key], values)
+
+
+def test_what_a_predicted_class_hangs_on_is_what_it_is_on_the_cpu(store):
+    model, config = load_classifier(store / "runs" / "run")
+    names = config["class_names"]
+    dataset = ShardDataset(store / "shards" / "martinez", "test", SIDE, names)
+    dataset.cache()
+    renderer = ClassMapRenderer(plan_heatmaps(BOOK, names), SIDE)
+
+    @torch.inference_mode()
+    def ask(model):
+        return measure_predicted(model, dataset, [0, 1, 2], renderer, steps=2, size=2)
+
+    expected = ask(model)
+    with FakeDevice(2):
+        found = ask(model.to("cuda:1"))
+    for key, values in expected.items():
+        np.testing.assert_allclose(found[key], values, atol=2e-5, err_msg=key)
 
 
 def test_a_batch_that_memory_is_not_enough_for_is_halved_and_gives_the_same(

@@ -5,6 +5,7 @@ import copy
 import re
 import shutil
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -477,3 +478,34 @@ def test_timms_networks_are_trained_evaluated_explained_and_reported(name, photo
     assert found.attention.shape == (REAL[name][0],) * 2
     assert f"timm:{name}" in report([summary.run.name], photo_store).read_text()
     assert train(photo_store, make_config("demo", **asked, layers=(-1, -2))).resumed == 1
+
+
+@pytest.mark.timm
+@pytest.mark.parametrize(
+    ("name", "side", "key", "words"),
+    [
+        ("vit_tiny_patch16_224", 64, "pos_embed", "position embeddings of 14 x 14 made 4 x 4"),
+        ("vit_small_patch14_dinov2", 112, "pos_embed", "of 37 x 37 made 8 x 8"),
+        (
+            "swin_tiny_patch4_window7_224",
+            64,
+            "layers.3.blocks.0.attn.relative_position_bias_table",
+            "8 tables of relative positions made for 64 px",
+        ),
+    ],
+)
+def test_weights_for_another_side_are_resized_as_timm_does_it(name, side, key, words, tmp_path):
+    import timm
+
+    torch.manual_seed(1)
+    published = timm.create_model(name)
+    torch.save(published.state_dict(), tmp_path / "weights.pth")
+    model = build_real(name, side)
+    messages = METHODS["cam"].load(model, tmp_path / "weights.pth")
+    assert any(words in message for message in messages), messages
+    with warnings.catch_warnings():  # of timm's own, which indexes with lists
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"timm\.layers")
+        published.set_input_size((side, side))
+    state = model.backbone.state_dict()
+    own = next(value for k, value in state.items() if k.endswith(key.replace("layers.", "layers_")))
+    torch.testing.assert_close(own, published.state_dict()[key])

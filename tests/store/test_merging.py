@@ -21,6 +21,7 @@ from auheat.shards.reader import content_digest, list_shards, read_attributes
 from auheat.store.maintenance import verify_store
 from auheat.store.merging import merge
 from auheat.store.store import read_source
+from auheat.store.votes import read_votes, write_votes
 
 
 def make(folder, name, ids, rendered=True, **kwargs) -> Path:
@@ -162,7 +163,12 @@ def test_some_rows_of_a_shard_may_be_kept_and_others_not(tmp_path):
 def test_prefixes_tell_rows_of_equal_ids_apart(tmp_path):
     one = make(tmp_path, "one", list("abc"))
     other = make(tmp_path, "other", list("abc"), seed=1)
+    write_votes(one, {"b": {"Fear": 3, "NF": 1}})
+    write_votes(other, {"b": {"Anger": 2, "Fear": 0}})
     merge([one, other], tmp_path / "all", prefix="auto")
+    votes = read_votes(tmp_path / "all")
+    assert votes.names == ("Fear", "NF", "Anger")
+    assert votes.counts == {"one/b": (3, 1, 0), "other/b": (0, 0, 2)}
     rows = plain_rows(tmp_path / "all" / "shards" / "martinez")
     assert [row["id"] for row in rows] == [f"{s}/{i}" for s in ("one", "other") for i in "abc"]
     assert [row["path"] for row in rows][:2] == ["one/a/0.jpg", "one/a/1.jpg"]

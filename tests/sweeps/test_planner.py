@@ -91,7 +91,7 @@ def test_the_demo_preset_is_nine_narrow_runs():
     wanted = {("cam", w, (5,)) for w in (1, 4, 10)} | {("cam", 0, ()), ("cam", 4, (5, 4))}
     wanted |= {(m, 0, ()) for m in ("wildcat", "ts-cam")}
     wanted |= {(m, 4, (5,)) for m in ("wildcat", "ts-cam")}
-    assert {s[1:] for s in settings_of(plan)} == wanted
+    assert {s[1:4] for s in settings_of(plan)} == wanted
     longer = plan_sweep("demo", epochs=2, seeds=[5])
     assert {(cell.config.epochs, cell.config.seed) for cell in longer.cells} == {(2, 5)}
 
@@ -154,7 +154,7 @@ def test_no_two_runs_have_one_name():
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        ({"grid": "papr"}, "--grid: 'papr' is not known (one of none, paper, demo)"),
+        ({"grid": "papr"}, "--grid: 'papr' is not known (one of none, paper, demo, ferplus)"),
         ({"grid": "demo", "methods": ["cam"]}, "--methods: not beside --grid demo"),
         ({"grid": "paper", "preset": "rafdb"}, "--preset: not beside --grid paper"),
         ({}, "nothing to vary"),
@@ -211,7 +211,7 @@ def test_the_command_has_every_option_of_train_that_a_sweep_does_not_decide():
     options = {p.name for p in main.commands["sweep"].params if p.expose_value}
     swept = {"name", "method", "au_weight", "layers", "seed"}
     own = {"store", "grid", "methods", "au_weights", "layers", "seeds", "name", "jobs", "dry_run"}
-    own |= {"overwrite", "as_json", "rafdb", "affectnet"}
+    own |= {"overwrite", "as_json", "rafdb", "affectnet", "source", "also_on"}
     assert options == set(TrainConfig.__dataclass_fields__) - swept | own
 
 
@@ -282,3 +282,77 @@ def test_published_figures_agree_with_what_the_paper_says_of_them():
     assert published.LAYERS[()][:2] == raf["cam"].without[:2]
     assert published.LAYERS[5,][:2] == raf["cam"].aligned[:2]
     assert max(published.LAYERS.values())[:2] == published.LAYERS[5,][:2]
+
+
+def test_the_ferplus_grid_has_losses_controls_and_learning_curves_of_three_seeds():
+    plan = plan_sweep("ferplus")
+    methods = ("cam", "layercam", "wildcat", "ts-cam")
+    wanted = {
+        (m, *rest, 0) for m in methods for rest in ((0.0, ""), (4.0, ""), (4.0, "maps"))
+    }  # fmt: skip
+    wanted |= {("cam", 4.0, variant, 0) for variant in ("mean", "wrong", "faces")}
+    wanted |= {
+        ("cam", *rest, n)
+        for n in (2500, 5000, 10000)
+        for rest in ((0.0, ""), (4.0, ""), (4.0, "maps"))
+    }
+    made = Counter((s.method, s.au_weight, s.variant, s.photos) for s in settings_of(plan))
+    assert made == dict.fromkeys(wanted, 3)
+    assert len({cell.name for cell in plan.cells}) == len(plan.cells) == 72
+    for cell in plan.cells:
+        config, s = cell.config, cell.setting
+        assert (config.preset, config.method, config.au_weight) == (
+            "ferplus",
+            s.method,
+            s.au_weight,
+        )
+        assert config.class_map_weight == (1.0 if s.variant == "maps" else 0.0)
+        assert config.au_target == (s.variant if s.variant in ("mean", "wrong") else "own")
+        assert (config.train_photos, config.faces_only) == (s.photos, s.variant == "faces")
+        whole = make_config("ferplus", method=s.method)
+        assert config.epochs == whole.epochs * (2 if s.photos else 1)
+        assert (config.lr, config.backbone) == (whole.lr, whole.backbone)
+    shown = [row.candidates[0] for table in plan.tables for row in table.rows]
+    assert Counter(shown) == Counter(set(settings_of(plan)))
+
+
+def test_the_ferplus_grid_takes_other_methods_seeds_and_epochs():
+    plan = plan_sweep("ferplus", methods=["wildcat", "apvit"], seeds=[7], epochs=2)
+    assert {c.config.seed for c in plan.cells} == {7}
+    assert {c.config.epochs for c in plan.cells} == {2}
+    made = Counter((s.method, s.variant, bool(s.photos)) for s in settings_of(plan))
+    # APViT has one map for all classes, which cannot be aligned with each class's heatmap
+    assert made == {
+        ("wildcat", "", False): 2,
+        ("wildcat", "maps", False): 1,
+        ("wildcat", "mean", False): 1,
+        ("wildcat", "wrong", False): 1,
+        ("wildcat", "faces", False): 1,
+        ("wildcat", "", True): 6,
+        ("wildcat", "maps", True): 3,
+        ("apvit", "", False): 2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"class_map_weight": 2.0}, "--class-map-weight: not beside --grid"),
+        ({"au_target": "mean"}, "--au-target: not beside --grid"),
+        ({"train_photos": 10}, "--train-photos: not beside --grid"),
+        ({"methods": ["cam", "cam"]}, "--methods: cam"),
+        ({"methods": ["camm"]}, "--methods: 'camm' is not known"),
+        ({"methods": []}, "--methods: an empty list"),
+        ({"layers": [[4]]}, "--layers: not beside --grid ferplus"),
+    ],
+)
+def test_what_the_ferplus_grid_decides_cannot_be_given(asked, message):
+    with pytest.raises(AuheatError) as error:
+        plan_sweep("ferplus", **asked)
+    assert message in str(error.value)
+
+
+def test_a_run_without_aus_is_no_control():
+    plan = plan_sweep(methods=["cam"], au_weights=[0, 4], au_target="wrong", train_photos=9)
+    assert [c.config.au_target for c in plan.cells] == ["own", "wrong"]
+    assert [c.config.train_photos for c in plan.cells] == [9, 9]

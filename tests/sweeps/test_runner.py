@@ -22,6 +22,7 @@ from training_helpers import make_store as make_helpers_store
 from auheat.cli import main
 from auheat.errors import AuheatError
 from auheat.evaluation.columns import COLUMNS
+from auheat.store.summary import Summary
 from auheat.sweeps import published, single_run
 from auheat.sweeps import runner as sweeping
 from auheat.sweeps.grid import RunKey, list_choices
@@ -35,7 +36,7 @@ from auheat.sweeps.results import (
     spread,
     write_csv,
 )
-from auheat.sweeps.runner import run_plan
+from auheat.sweeps.runner import SweepSummary, run_plan
 from auheat.sweeps.tables import write_markdown
 from auheat.training import runner
 from auheat.training.runner import identify_weights
@@ -779,3 +780,34 @@ def test_runs_made_side_by_side_take_the_cards_in_turn():
     assert spread("cuda", 3) == ["cuda:0", "cuda:1", "cuda:2", "cuda:0", "cuda:1"]
     for device, cards in (("cpu", 2), ("cuda:1", 2), ("auto", 1), ("auto", 0)):
         assert spread(device, cards) == [device] * 5
+
+
+def test_a_published_set_is_extracted_and_rendered_before_the_runs(tmp_path, monkeypatch):
+    done = []
+
+    def prepare(name):
+        return lambda *args, **more: (
+            done.append((name, args, more)) or Summary(name, tmp_path, 0, 0, {}, 0.0)
+        )
+
+    for name in ("extract", "render"):
+        monkeypatch.setattr(sweeping, name, prepare(name))
+
+    def run(folder, plan, *_):
+        done.append("runs")
+        return SweepSummary(tmp_path, {cell.name: RunState() for cell in plan.cells}, 0, (), 0.0)
+
+    monkeypatch.setattr(sweeping, "run_plan", run)
+    sweeping.sweep(tmp_path / "store", grid="ferplus", source=tmp_path / "set")
+    store = tmp_path / "store"
+    assert done == [
+        ("extract", (tmp_path / "set", store), {}),
+        ("render", (store,), {"codebook": "martinez", "map_size": 28}),
+        "runs",
+    ]
+    assert len(json.loads((tmp_path / "study.json").read_text())["missing"]) == 72
+
+
+def test_the_papers_grid_takes_stores_and_no_published_set(tmp_path):
+    with pytest.raises(AuheatError, match="--source: not beside --grid paper"):
+        sweeping.sweep(tmp_path, grid="paper", rafdb=tmp_path, source=tmp_path)

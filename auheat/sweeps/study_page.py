@@ -1,0 +1,291 @@
+"""The page and the charts of a comparison of AU losses, made of study.json alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from auheat.evaluation.agreement import GROUPS
+from auheat.models.registry import METHODS
+from auheat.reporting.charts import draw_along
+from auheat.reporting.faithfulness_section import draw_agreement
+from auheat.reporting.figures import write_figure
+from auheat.reporting.run_data import Run
+from auheat.reporting.run_groups import Curve
+from auheat.sweeps.study import GROUPED, SCORES, StudyScore
+from auheat.sweeps.tables import format_grid
+
+CURVES, AGREEMENT, MEANS = "curves.svg", "agreement.svg", "means.png"
+"""The figures' files, beside the page."""
+
+_FIGURES = {
+    CURVES: "Scores over the number of training photos",
+    AGREEMENT: "Agreement with the action units against faithfulness",
+    MEANS: "Mean attention and class maps of each class",
+}
+
+_QUESTIONS = (
+    ("accuracy", "Accuracy"),
+    ("att_cos", "Agreement of attention with the action units (ATT-COS)"),
+    ("class_rank1", "Class maps that are closest to their own class (class rank-1)"),
+    ("cam_gain", "Faithfulness of the predicted class's map (gain)"),
+)
+"""Score -> what a reader asks of it, in the order of the page's first lines."""
+
+_TABLES = (
+    ("What is recognised", SCORES[:4]),
+    ("Where attention lies", SCORES[4:9]),
+    ("Where class maps lie", SCORES[9:14]),
+    ("Calibration and faithfulness", SCORES[14:]),
+)
+
+
+def write_study_page(study: Mapping[str, Any], prefix: str = "") -> str:
+    """Return the page of a comparison in Markdown.
+
+    Args:
+        study: What study.json holds.
+        prefix: What the names of the figures' files begin with.
+
+    Returns:
+        The answer in a few lines, then costs, scores, differences and classes as tables.
+
+    Example:
+        >>> from auheat.sweeps.planner import plan_sweep
+        >>> from auheat.sweeps.study import describe_study
+        >>> from auheat.sweeps.study_page import write_study_page
+        >>> "0 of 72 runs" in write_study_page(describe_study(plan_sweep("ferplus"), [], {}))
+        True
+    """
+    parts = [*_answer(study), _describe_cost(study)]
+    for photos in _sizes(study["settings"]):
+        rows = [s for s in study["settings"] if s["photos"] == photos]
+        for title, columns in _TABLES:
+            parts += [f"### {title}, {_name_size(photos)}", _tabulate_scores(rows, columns)]
+    if study["differences"]:
+        parts += ["### Differences", _DIFFERENCES]
+        parts += [_tabulate_differences(study, n) for n in _sizes(study["differences"])]
+    for title, key in (("By votes for the label", "by_votes"), ("On other sets", "elsewhere")):
+        if table := _tabulate_parts(study, key):
+            parts += [f"### {title}, all training photos", table]
+    if study["runs"]:
+        parts += ["### Class by class", _tabulate_classes(study), "### Figures"]
+        parts += [f"![{text}]({prefix}{name})" for name, text in _FIGURES.items()]
+    return "\n\n".join(parts) + "\n"
+
+
+_DIFFERENCES = (
+    "Means over the seeds of the first less the second, with the 95 % interval by bootstrap over "
+    "the same photos (the seeds together), and the p of a paired t-test over the seeds in "
+    "brackets. Scores without each photo's value have the deviation over the seeds in place of an "
+    "interval."
+)
+
+
+def _sizes(rows: Iterable[Mapping[str, Any]]) -> list[int]:
+    """Return the numbers of photos in order, all of them (0) first."""
+    return sorted({row["photos"] for row in rows})
+
+
+def _name_size(photos: int) -> str:
+    return f"{photos:,d} training photos" if photos else "all training photos"
+
+
+def _title(row: Mapping[str, Any]) -> str:
+    return f"{METHODS[row['method']].title}, {row['what']}"
+
+
+def _answer(study: Mapping[str, Any]) -> list[str]:
+    """Return what the paired differences on all photos say, loss by loss."""
+    lines = []
+    for key, question in _QUESTIONS:
+        for what in ("the paper's loss", "the paper's loss and class maps"):
+            cells = [
+                (METHODS[d["method"]].title, d["scores"][key])
+                for d in study["differences"]
+                if not d["photos"]
+                and (d["first"], d["second"]) == (what, "without AUs")
+                and key in d["scores"]
+            ]
+            if cells:
+                said = "; ".join(f"{name} {_format_change(key, c)}" for name, c in cells)
+                up = sum(_direction(c) > 0 for _, c in cells)
+                down = sum(_direction(c) < 0 for _, c in cells)
+                lines.append(
+                    f"- **{question}**, {what}: higher for {up}, lower for {down}, neither for "
+                    f"{len(cells) - up - down} of {len(cells)} methods ({said})."
+                )
+    head = "With AUs less without, over the seeds (surely higher or lower: the interval leaves out "
+    return [f"{head}zero, or p < 0.05 where there is none):", "\n".join(lines)] if lines else []
+
+
+def _direction(change: Sequence[float | None]) -> int:
+    value, low, high, _, p = change
+    assert value is not None
+    apart = p is not None and p < 0.05
+    sure = apart if low is None or high is None else low > 0 or high < 0
+    return (1 if value > 0 else -1) if sure else 0
+
+
+def _describe_cost(study: Mapping[str, Any]) -> str:
+    photos, runs = study["photos"], study["runs"]
+    text = f"{len(runs)} of {len(runs) + len(study['missing'])} runs are scored"
+    if photos:
+        heat = f"{photos['test_with_heatmap']:,d} of them with a heatmap"
+        text += (
+            f": {photos['train']:,d} photos to learn from, {photos['val']:,d} to choose the epoch "
+            f"on, {photos['test']:,d} to score ({heat})"
+        )
+    return (
+        f"{text}. {study['training_hours']:.1f} hours of training, {study['elapsed_hours']:.1f} "
+        "with loading and scoring, summed over the runs; at most "
+        f"{study['peak_bytes'] / 2**30:.1f} GiB of memory in a process."
+    )
+
+
+def _format_number(score: StudyScore, value: float, signed: bool = False) -> str:
+    factor, digits = (100, 1) if score.percent else (1, 3)
+    return f"{factor * value:{'+' if signed else ''}.{digits}f}"
+
+
+def _tabulate_scores(rows: Sequence[Mapping[str, Any]], columns: Sequence[StudyScore]) -> str:
+    lines = []
+    for row in rows:
+        cells = []
+        for column in columns:
+            found = row["scores"][column.key]
+            text = "-" if found is None else _format_number(column, found[0])
+            if found is not None and found[1] is not None:
+                text += f" ± {_format_number(column, found[1])}"
+            cells.append(text)
+        lines.append([_title(row), str(row["seeds"]), *cells])
+    return format_grid(["trained with", "seeds", *(c.heading for c in columns)], lines)
+
+
+_SHOWN = ("accuracy", "macro_f1", "att_cos", "rank1", "cam_rank1_predicted", "class_rank1",
+          "attention_gain", "cam_gain")  # fmt: skip
+
+
+def _tabulate_differences(study: Mapping[str, Any], photos: int) -> str:
+    headings = {score.key: score.heading for score in SCORES}
+    lines = [
+        [
+            f"{METHODS[d['method']].title}: {d['first']} less {d['second']}, {_name_size(photos)}",
+            *(
+                _format_change(key, d["scores"][key]) if key in d["scores"] else "-"
+                for key in _SHOWN
+            ),
+        ]
+        for d in study["differences"]
+        if d["photos"] == photos
+    ]
+    return format_grid(["difference", *(headings[key] for key in _SHOWN)], lines)
+
+
+def _format_change(key: str, change: Sequence[float | None]) -> str:
+    score = next(score for score in SCORES if score.key == key)
+    value, low, high, deviation, p = change
+    assert value is not None
+    text = _format_number(score, value, signed=True)
+    if low is not None and high is not None:
+        ends = (_format_number(score, end, signed=True) for end in (low, high))
+        text += f" [{', '.join(ends)}]"
+    elif deviation is not None:
+        text += f" ± {_format_number(score, deviation)}"
+    return text if p is None else f"{text} ({'p < 0.001' if p < 0.001 else f'p = {p:.3f}'})"
+
+
+def _tabulate_classes(study: Mapping[str, Any]) -> str:
+    """Return accuracy and ATT-COS of each class, of the first method on all photos."""
+    rows = [s for s in study["settings"] if not s["photos"]]
+    rows = [s for s in rows if s["method"] == rows[0]["method"]]
+    names = study["class_names"]
+    lines = []
+    for row in rows:
+        for key, heading in (("accuracy", "recognised (%)"), ("att_cos", "ATT-COS")):
+            score = next(score for score in SCORES if score.key == key)
+            values = (row["per_class"][name].get(key) for name in names)
+            cells = ("-" if v is None else _format_number(score, v) for v in values)
+            lines.append([_title(row), heading, *cells])
+    return format_grid(["trained with", "", *names], lines)
+
+
+def _tabulate_parts(study: Mapping[str, Any], key: str) -> str:
+    """Return the scores of groups of photos, or of other sets, as means over the seeds."""
+    runs: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for run in study["runs"]:
+        names = [] if run["photos"] else sorted(run[key], key=_order)
+        for name in names:
+            runs.setdefault((_title(run), name), []).append(run[key][name])
+    shown = [score for score in SCORES if score.key in GROUPED]
+    lines = []
+    for (title, name), parts in runs.items():
+        cells = []
+        for score in shown:
+            known = [part[score.key] for part in parts if part[score.key] is not None]
+            cells.append(_format_number(score, fmean(known)) if known else "-")
+        lines.append([title, name, str(parts[0]["n"]), str(len(parts)), *cells])
+    heading = ["trained with", "photos", "n", "seeds", *(score.heading for score in shown)]
+    return format_grid(heading, lines) if lines else ""
+
+
+def _order(name: str) -> tuple[int, str]:
+    return (GROUPS.index(name) if name in GROUPS else len(GROUPS), name)
+
+
+def _as_run(run: Mapping[str, Any]) -> Run:
+    """Return a run of study.json as the report's charts take it."""
+    scores = {**run["scores"], "cam_cos_predicted": run["cam_cos_predicted"]}
+    if run["gains"]:
+        maps = {kind: {"gain": gain} for kind, gain in run["gains"].items()}
+        scores["faithfulness"] = {"maps": maps}
+    return Run(run["run"], run["config"], [], scores, {})
+
+
+def draw_learning_curves(study: Mapping[str, Any]) -> str:
+    """Return the scores over the number of training photos as SVG.
+
+    Args:
+        study: What study.json holds.
+
+    Returns:
+        The text of an SVG file; lines are what runs were trained with, marks means over the seeds,
+        whiskers one standard deviation.
+
+    Example:
+        >>> from auheat.sweeps.study_page import draw_learning_curves
+        >>> "<svg" in draw_learning_curves({"runs": []})
+        True
+    """
+    sized = {(r["method"], r["what"]) for r in study["runs"] if r["photos"]}
+    lines: dict[tuple[str, str], dict[int, list[Run]]] = {}
+    for run in study["runs"]:
+        if (key := (run["method"], run["what"])) in sized:
+            lines.setdefault(key, {}).setdefault(run["train_rows"], []).append(_as_run(run))
+    curves = [
+        Curve(f"{METHODS[method].title}, {what}", tuple((str(n), tuple(by[n])) for n in sorted(by)))
+        for (method, what), by in lines.items()
+    ]
+    charts = draw_along("training photos", curves) if curves else []
+    return write_figure([curve.title for curve in curves], charts)
+
+
+def draw_faithfulness(study: Mapping[str, Any]) -> str:
+    """Return agreement with the action units against faithfulness as SVG.
+
+    Args:
+        study: What study.json holds.
+
+    Returns:
+        The text of an SVG file: a mark for each run on all photos, with its interval.
+
+    Example:
+        >>> from auheat.sweeps.study_page import draw_faithfulness
+        >>> "<svg" in draw_faithfulness({"runs": []})
+        True
+    """
+    shown = [run for run in study["runs"] if run["gains"] and not run["photos"]]
+    names = list(dict.fromkeys(run["what"] for run in shown))
+    marked = [(names.index(run["what"]), _as_run(run)) for run in shown]
+    return write_figure(names, draw_agreement(marked), wide=2)
