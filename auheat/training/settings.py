@@ -25,15 +25,15 @@ class TrainConfig:
         au_weight: Weight of `au_alignment_loss`, the paper's lambda; 0 for a plain classifier.
         contrast_weight: Weight of `contrastive_alignment_loss`.
         class_map_weight: Weight of `class_map_alignment_loss`.
+        au_target: What the AU losses draw attention to: "own", the heatmap of a photo's class; of
+            the controls "mean", the mean of all classes' heatmaps on that face, which knows no
+            class, and "wrong", the heatmap of another class, always the same one.
         soft_labels: Learn the votes of a set that tells them: each class's share of the votes for
             any class, in the place of the label. Validation and scores keep the label.
         geometry_branch: Decide by the landmarks, too: logits += W z of standardised points in the
             face's frame. Photos without a face are decided by the image alone.
         geometry_dropout: Share of the photos that a geometry branch is silent on in training, so
             that the image learns to do without it.
-        au_target: What the AU losses draw attention to: "own", the heatmap of a photo's class; of
-            the controls "mean", the mean of all classes' heatmaps on that face, which knows no
-            class, and "wrong", the heatmap of another class, always the same one.
         layers: Layers (1 to 5, shallow to deep) that both align.
         align: How the heatmap is brought to a layer's size, "area" or "reference".
         train_photos: Learn from only so many of the training photos, drawn by the seed with every
