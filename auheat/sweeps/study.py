@@ -110,7 +110,7 @@ def describe_study(
 
     Args:
         plan: The sweep's plan.
-        results: Its runs; those that have no scores yet are left out, and counted.
+        results: Its runs; those that have no scores yet are left out, and named.
         places: The store of each data set.
 
     Returns:
@@ -130,7 +130,7 @@ def describe_study(
         "auheat": __version__,
         "name": plan.name,
         "grid": dict(plan.grid),
-        "missing": [r.cell.name for r in results if not r.scores],
+        "missing": [c.name for c in plan.cells if c.name not in {r.cell.name for r in scored}],
         "training_hours": round(sum(r.seconds for r in records) / 3600, 3),
         "elapsed_hours": round(sum(r.elapsed for r in records) / 3600, 3),
         "peak_bytes": max([0, *(r.peak_bytes for r in records)]),

@@ -111,7 +111,7 @@ def test_images_of_pillow_arrays_and_tensors_are_taken_as_the_file_is(photos, tm
         (Image.new("F", (9, 9)), "photo: F"),
         ([1, 2], "photo: list"),
     ],
-    ids=str,
+    ids=["absent", "float64", "a tensor", "two channels", "empty", "32-bit grey", "a list"],
 )
 def test_what_is_no_photo_is_refused_with_what_would_be_right(photo, said, tmp_path, finder):
     transform = auheat.load_model(make_run(tmp_path / "run"), device="cpu").transform
