@@ -33,23 +33,28 @@ from .common import (
     type=Choice(FORMATS),
     default="webdataset",
     show_default=True,
-    help="webdataset: a folder of tars; npz: one file.",
+    help="webdataset: a folder of tars; the others are one file.",
 )
 @shards_option
 @option("--split", type=Choice(SPLITS), help="Only the rows of one split  [default: all]")
 @option("--shard-size", type=int, help="webdataset: samples per tar  [default: 1024]")
+@option("--photos", is_flag=True, help="parquet: put the photos' bytes in, too.")
 @option("--overwrite", is_flag=True, help="Replace an export that is there already.")
 @json_option
 def export(as_json: bool, **settings: Any) -> None:
     """Write training shards to OUT in a format that other code reads.
 
     webdataset: tars of KEY.jpg or .png, KEY.json, KEY.cls, KEY.heatmap.npy. npz: one file that
-    np.load reads.
+    np.load reads. csv and parquet: a table, a row per photo, whose column id `auheat render --only`
+    takes back; parquet has the landmarks, too, and needs pyarrow: pip install "auheat[parquet]".
+    openface: a CSV in OpenFace's columns (landmarks, measured AUs), and filename as the last.
 
     \b
     auheat export tars/
     auheat export train.npz --format npz --split train
     auheat export all.npz --format npz --shards martinez-generic
+    auheat export rows.csv --format csv
+    auheat export rows.parquet --format parquet --photos
     """
     from auheat.exporters.exporter import export as run
 
