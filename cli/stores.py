@@ -48,6 +48,8 @@ def export(as_json: bool, **settings: Any) -> None:
     np.load reads. csv and parquet: a table, a row per photo, whose column id `auheat render --only`
     takes back; parquet has the landmarks, too, and needs pyarrow: pip install "auheat[parquet]".
     openface: a CSV in OpenFace's columns (landmarks, measured AUs), and filename as the last.
+    coco: a JSON of photos, 68 keypoints of each face, and (after render --per-au) a polygon for
+    each AU.
 
     \b
     auheat export tars/
@@ -55,6 +57,7 @@ def export(as_json: bool, **settings: Any) -> None:
     auheat export all.npz --format npz --shards martinez-generic
     auheat export rows.csv --format csv
     auheat export rows.parquet --format parquet --photos
+    auheat export faces.json --format coco
     """
     from auheat.exporters.exporter import export as run
 
@@ -62,6 +65,7 @@ def export(as_json: bool, **settings: Any) -> None:
     if as_json:
         print_json(result)
         return
+    print_notes(result.pop("notes", []))
     hidden = ("auheat_export", "attributes", "files", "classes", "names")
     fields = {key: value for key, value in result.items() if key not in hidden}
     n = sum(entry["bytes"] for entry in result["files"].values())

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from io import BufferedRandom
 from pathlib import Path
 from typing import Any
 
 from auheat.errors import AuheatError, RequestError, StoreError
-from auheat.exporters import npz, tables, webdataset
+from auheat.exporters import coco, npz, tables, webdataset
 from auheat.expressions import SPLITS
 from auheat.records import Status
 from auheat.shards.reader import content_digest
@@ -28,11 +28,11 @@ from auheat.utils.marks import is_own
 from auheat.utils.paths import find_store, is_plain_name
 from auheat.utils.reading import parse_json, read_limited
 
-FORMATS = ("webdataset", "npz", *tables.ENDINGS)
+FORMATS = ("webdataset", "npz", *tables.ENDINGS, "coco")
 """What an export may be: a folder of any name (webdataset), or a file."""
 
 
-_ENDINGS = {"npz": ".npz", **tables.ENDINGS}
+_ENDINGS = {"npz": ".npz", **tables.ENDINGS, "coco": ".json"}
 
 
 ABOUT = "export.json"
@@ -66,7 +66,8 @@ def export(
         store: Folder of the shards; None: $AUHEAT_STORE, else auheat-data.
         format: "webdataset" (a folder of tar files), "npz" (one file of NumPy arrays), or a table
             with a row per photo: "csv", "openface" (its columns: landmarks and measured AUs),
-            "parquet" (landmarks, too; needs pyarrow).
+            "parquet" (landmarks, too; needs pyarrow); or "coco" (one JSON file of keypoints, and of
+            AU regions where shards have a map for each AU).
         shards: Name of the shards, where there are several.
         split: "train", "val" or "test" alone; None: all. A row without a split is of train.
         shard_size: Samples per tar, 1 or more, webdataset alone; None: 1024.
@@ -220,7 +221,7 @@ def _describe(
 ) -> dict[str, Any]:  # fmt: skip
     """Return what export.json says but for the files, which are yet to be written."""
     root, names = material.attributes[ROOT], material.names
-    counts, table = dict.fromkeys([*names, ""], 0), format in tables.ENDINGS
+    counts, table = dict.fromkeys([*names, ""], 0), format in (*tables.ENDINGS, "coco")
     for block in material.blocks(split, ["label", "status"]):
         held = (block["status"] != Status.UNREADABLE) | (format != "webdataset")
         for label in block["label"][held].tolist():
@@ -261,19 +262,22 @@ def _write_file(
 ) -> None:
     form = about["format"]
     total, unit = extent.rows, "row"
-    if form == "npz":
-        total, unit = total * len(material.datasets), "value"
+    if form in ("npz", "coco"):
+        total *= len(material.datasets) if form == "npz" else coco.PASSES
+        unit = "value"
 
     def fill(handle: BufferedRandom) -> None:
         with progress(total=total, desc="export", unit=unit) as bar:
             if form == "npz":
                 npz.write_npz(handle, material, split, extent, bar.update)
+            elif form == "coco":
+                about.update(_write_coco(handle, material, split, about, bar.update))
             else:
                 tables.write_table(handle, material, form, split, about["photos"], bar.update)
         handle.flush()
         handle.seek(0)
         digest = hashlib.file_digest(handle, "sha256").hexdigest()
-        entry = {"bytes": handle.tell(), "sha256": digest, "rows": extent.rows}
+        entry = {"bytes": handle.tell(), "sha256": digest, "rows": about["rows"]}
         about["files"] = {out.name: entry}
         if form == "npz":
             _beside(out).unlink(missing_ok=True)  # it never describes another file than its own
@@ -283,6 +287,33 @@ def _write_file(
 
     write_whole(out, fill)
     write_json(_beside(out), about)
+
+
+def _write_coco(
+    handle: BufferedRandom,
+    material: ShardSet,
+    split: str | None,
+    about: Mapping[str, Any],
+    progress: Callable[[int], object],
+) -> dict[str, Any]:
+    """Write COCO's JSON; return what export.json says of it otherwise than of other formats."""
+    counts = coco.write_coco(handle, material, split, progress)
+    lost, classes = counts.lost.total(), dict(about["classes"])
+    for label, n in counts.lost.items():
+        classes[[*material.names, "unlabelled"][label]] -= n
+    notes = [f"{lost} rows left out: without a photo, or a face on a photo that is there"] * (
+        lost > 0
+    )
+    if "heatmap_au" not in material.datasets:
+        notes.append("no regions of action units: rendered without --per-au")
+    said = {"images": counts.photos, "faces": counts.faces, "regions": counts.regions}
+    return {
+        "rows": about["rows"] - lost,
+        "left_out": lost,
+        "classes": classes,
+        **said,
+        "notes": notes,
+    }
 
 
 def _sum_up(file: Path) -> dict[str, Any]:

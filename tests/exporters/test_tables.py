@@ -1,7 +1,6 @@
 """Tables: every row and value of the shards, read by csv, by pyarrow, and as OpenFace's."""
 
 import csv
-import hashlib
 import io
 import sys
 
@@ -9,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from stores import Made, plain_rows, write_store
+from stores import Made, plain_rows, seal, write_store
 
 from auheat.action_units.formats import read_units
 from auheat.cli import main
@@ -18,8 +17,6 @@ from auheat.exporters.exporter import export
 from auheat.landmarks.imported.formats import read_point_table
 from auheat.pipeline.selection import choose_rows
 from auheat.records import Status
-from auheat.shards.manifest import ShardEntry, read_manifest, write_manifest
-from auheat.shards.writer import _locate
 from auheat.store.maintenance import verify_store
 from auheat.utils import files
 
@@ -49,18 +46,6 @@ def measured(store):
     seal(folder)
     assert verify_store(store)[1] == []
     return store
-
-
-def seal(folder):
-    """Enter shards that were changed in the manifest."""
-    manifest, entries = read_manifest(folder), []
-    for entry in manifest.entries:
-        data = (folder / entry.file).read_bytes()
-        with h5py.File(folder / entry.file) as shard:
-            places = {name: _locate(shard[name], data) for name in sorted(shard)}
-        digest = hashlib.sha256(data).hexdigest()
-        entries.append(ShardEntry(entry.file, entry.rows, len(data), digest, entry.source, places))
-    write_manifest(folder, manifest.fingerprint, entries)
 
 
 def read_csv(file):
@@ -122,6 +107,7 @@ def test_readers_of_openface_find_the_points_and_the_units(measured, tmp_path):
         np.testing.assert_array_equal(levels[au][usable].astype(np.float32), own[usable])
 
 
+@pytest.mark.slow
 def test_pyarrow_reads_equal_values_and_photos(measured, tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow (extra parquet)")
     about = export(tmp_path / "rows.parquet", measured, format="parquet", photos=True)
@@ -155,6 +141,7 @@ def test_parquet_without_pyarrow_says_what_installs_it(store, tmp_path, monkeypa
     assert not list(tmp_path.glob("rows*"))
 
 
+@pytest.mark.slow
 def test_a_table_is_replaced_where_it_is_an_export_and_asked_for_alone(store, tmp_path):
     file = tmp_path / "rows.csv"
     export(file, store, format="csv")
@@ -170,6 +157,7 @@ def test_a_table_is_replaced_where_it_is_an_export_and_asked_for_alone(store, tm
     assert file.read_bytes().endswith(b"a row of mine\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["put", "sync"])
 def test_a_table_whose_replacing_was_stopped_can_be_replaced(store, tmp_path, monkeypatch, step):
     file = tmp_path / "rows.csv"
