@@ -48,8 +48,8 @@ def export(as_json: bool, **settings: Any) -> None:
     np.load reads. csv and parquet: a table, a row per photo, whose column id `auheat render --only`
     takes back; parquet has the landmarks, too, and needs pyarrow: pip install "auheat[parquet]".
     openface: a CSV in OpenFace's columns (landmarks, measured AUs), and filename as the last.
-    coco: a JSON of photos, 68 keypoints of each face, and (after render --per-au) a polygon for
-    each AU.
+    fiftyone: a CSV that FiftyOne imports as a CSVDataset. coco: a JSON of photos, 68 keypoints of
+    each face, and (after render --per-au) a polygon for each AU.
 
     \b
     auheat export tars/

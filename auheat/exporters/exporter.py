@@ -66,8 +66,9 @@ def export(
         store: Folder of the shards; None: $AUHEAT_STORE, else auheat-data.
         format: "webdataset" (a folder of tar files), "npz" (one file of NumPy arrays), or a table
             with a row per photo: "csv", "openface" (its columns: landmarks and measured AUs),
-            "parquet" (landmarks, too; needs pyarrow); or "coco" (one JSON file of keypoints, and of
-            AU regions where shards have a map for each AU).
+            "fiftyone" (as its CSVDataset is imported), "parquet" (landmarks, too; needs pyarrow);
+            or "coco" (one JSON file of keypoints, and of AU regions where shards have a map for
+            each AU).
         shards: Name of the shards, where there are several.
         split: "train", "val" or "test" alone; None: all. A row without a split is of train.
         shard_size: Samples per tar, 1 or more, webdataset alone; None: 1024.
@@ -101,6 +102,11 @@ def export(
     if photos and "image" not in material.datasets:
         raise StoreError(f"{material.folder}: --photos: rendered with --no-images (has none)")
     about = _describe(material, format, split, extent.rows, photos)
+    if format == "fiftyone" and (shared := tables.count_shared(material, split)):
+        note = (
+            f"{shared} rows share a photo with another row: FiftyOne keeps the last of each photo"
+        )
+        about["notes"] = [note]
     try:
         busy = f"{out}: another process exports to it (wait for it, or choose another name)"
         with hold(lock_of(out), busy, remove=True):

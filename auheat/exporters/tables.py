@@ -1,4 +1,4 @@
-"""Training rows as a table, a row per photo: CSV, OpenFace's CSV, and Parquet.
+"""Training rows as a table, a row per photo: CSV, OpenFace's and FiftyOne's CSV, and Parquet.
 
 Texts stand as they are: a table for programs, where failed.csv is one for spreadsheets.
 """
@@ -19,13 +19,22 @@ from auheat.shards.schema import UNIT_DATASETS, UNMEASURED
 from auheat.store.shard_set import ShardSet
 from auheat.utils.marks import archive_mark
 
-ENDINGS = {"csv": ".csv", "openface": ".csv", "parquet": ".parquet"}
+ENDINGS = {"csv": ".csv", "openface": ".csv", "fiftyone": ".csv", "parquet": ".parquet"}
 """Format -> how the name of its file ends."""
 
 
 _PLAIN = ("id", "path", "person", "split", "status", "reason", "score", "valid", "size", "label")
 
 _Table = dict[str, list[Any]]
+
+_FIFTYONE = {"id": "row_id", "path": "filepath", "class": "class_index"}
+"""What FiftyOne's CSVDataset calls a photo's path; its samples have an `id` of their own."""
+
+_MAKERS: dict[str, Callable[[ShardSet, Mapping[str, Any], int], _Table]] = {
+    "csv": lambda material, block, _: _make_rows(material, block),
+    "openface": lambda material, block, start: _make_openface(material, block, start),
+    "fiftyone": lambda material, block, _: _make_samples(material, block),
+}
 
 
 def write_table(
@@ -42,13 +51,13 @@ def write_table(
     """
     names = [*_PLAIN, *UNIT_DATASETS, *(["image"] if photos else [])]
     names = [name for name in names if name in material.datasets]
-    if format != "csv":
+    if format in ("openface", "parquet"):
         names.append("landmarks")
     blocks = _counted(material.blocks(split, names), progress)
     if format == "parquet":
         _write_parquet(file, blocks, material, photos)
         return
-    make = _make_openface if format == "openface" else _make_rows
+    make = _MAKERS[format]
     text = io.TextIOWrapper(file, "utf-8", newline="", write_through=True)
     try:
         writer, row = csv.writer(text, lineterminator="\n"), 0
@@ -71,7 +80,7 @@ def _counted(
             progress(len(block["id"]))
 
 
-def _make_rows(material: ShardSet, block: Mapping[str, Any], _: int) -> _Table:
+def _make_rows(material: ShardSet, block: Mapping[str, Any]) -> _Table:
     """Return the columns of a table by name; None where there is no value."""
     names = [*material.names, ""]
     texts = ("path", "person", "split", "reason")
@@ -87,6 +96,20 @@ def _make_rows(material: ShardSet, block: Mapping[str, Any], _: int) -> _Table:
         "width": block["size"][:, 1].tolist(),
         **_make_units(material, block),
     }
+
+
+def _make_samples(material: ShardSet, block: Mapping[str, Any]) -> _Table:
+    rows = _make_rows(material, block)
+    return {_FIFTYONE.get(name, name): values for name, values in rows.items()}
+
+
+def count_shared(material: ShardSet, split: str | None) -> int:
+    """Count rows whose photo is another row's, too: FiftyOne has one sample for a photo."""
+    seen, rows = set[str](), 0
+    for block in material.blocks(split, ["path"]):
+        seen.update(block["path"])
+        rows += len(block["path"])
+    return rows - len(seen)
 
 
 def _make_units(material: ShardSet, block: Mapping[str, Any]) -> _Table:
@@ -171,7 +194,7 @@ def make_columns(material: ShardSet, block: Mapping[str, Any], photos: bool) -> 
 
     A photo is its bytes and its path, which `datasets` takes for an image.
     """
-    columns = _make_rows(material, block, 0)
+    columns = _make_rows(material, block)
     columns["valid"] = block["valid"].tolist()
     columns["landmarks"] = [None if _is_absent(own) else own.tolist() for own in block["landmarks"]]
     if photos:

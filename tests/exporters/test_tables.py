@@ -73,6 +73,23 @@ def test_a_csv_has_every_row_with_its_values(measured, tmp_path):
             assert row[f"AU{au:02d}_c"] == ("" if active == 255 else str(active))
 
 
+def test_the_table_for_fiftyone_has_the_names_that_its_importer_wants(measured, tmp_path):
+    export(tmp_path / "rows.csv", measured, format="csv")
+    about = export(tmp_path / "fo.csv", measured, format="fiftyone")
+    rows, plain = read_csv(tmp_path / "fo.csv"), read_csv(tmp_path / "rows.csv")
+    renamed = {"row_id": "id", "filepath": "path", "class_index": "class"}
+    reserved = {"id", "tags", "metadata", "created_at", "last_modified_at", "path", "class"}
+    assert not reserved & {*rows[0]}
+    assert [{renamed.get(k, k): v for k, v in row.items()} for row in rows] == plain
+    assert "notes" not in about
+
+
+def test_rows_that_fiftyone_would_put_together_are_counted(tmp_path):
+    store = write_store(tmp_path / "s", Made(IDS[:5], paths=["a.jpg", "b.jpg", *["a.jpg"] * 3]))
+    (note,) = export(tmp_path / "fo.csv", store, format="fiftyone")["notes"]
+    assert note.startswith("3 rows share a photo with another row")
+
+
 def test_a_split_alone_is_counted(store, tmp_path):
     about = export(tmp_path / "rows.csv", store, format="csv", split="train")
     rows = read_csv(tmp_path / "rows.csv")
