@@ -33,12 +33,12 @@ from .common import (
     type=Choice(FORMATS),
     default="webdataset",
     show_default=True,
-    help="webdataset: a folder of tars; the others are one file.",
+    help="webdataset, hf: a folder; the others are one file.",
 )
 @shards_option
 @option("--split", type=Choice(SPLITS), help="Only the rows of one split  [default: all]")
 @option("--shard-size", type=int, help="webdataset: samples per tar  [default: 1024]")
-@option("--photos", is_flag=True, help="parquet: put the photos' bytes in, too.")
+@option("--photos", is_flag=True, help="parquet, hf: put the photos' bytes in, too.")
 @option("--overwrite", is_flag=True, help="Replace an export that is there already.")
 @json_option
 def export(as_json: bool, **settings: Any) -> None:
@@ -50,6 +50,7 @@ def export(as_json: bool, **settings: Any) -> None:
     openface: a CSV in OpenFace's columns (landmarks, measured AUs), and filename as the last.
     fiftyone: a CSV that FiftyOne imports as a CSVDataset. coco: a JSON of photos, 68 keypoints of
     each face, and (after render --per-au) a polygon for each AU.
+    hf: a folder that Hugging Face's load_dataset reads: pip install "auheat[hf]".
 
     \b
     auheat export tars/
@@ -58,6 +59,7 @@ def export(as_json: bool, **settings: Any) -> None:
     auheat export rows.csv --format csv
     auheat export rows.parquet --format parquet --photos
     auheat export faces.json --format coco
+    auheat export faces/ --format hf --photos
     """
     from auheat.exporters.exporter import export as run
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from auheat.errors import AuheatError, RequestError, StoreError
-from auheat.exporters import coco, npz, tables, webdataset
+from auheat.exporters import coco, hugging_face, npz, tables, webdataset
 from auheat.expressions import SPLITS
 from auheat.records import Status
 from auheat.shards.reader import content_digest
@@ -28,8 +28,8 @@ from auheat.utils.marks import is_own
 from auheat.utils.paths import find_store, is_plain_name
 from auheat.utils.reading import parse_json, read_limited
 
-FORMATS = ("webdataset", "npz", *tables.ENDINGS, "coco")
-"""What an export may be: a folder of any name (webdataset), or a file."""
+FORMATS = ("webdataset", "npz", *tables.ENDINGS, "coco", "hf")
+"""What an export may be: a folder of any name (webdataset, hf), or a file."""
 
 
 _ENDINGS = {"npz": ".npz", **tables.ENDINGS, "coco": ".json"}
@@ -62,17 +62,17 @@ def export(
     Memory is that of one shard of the store. Tables (csv, openface, parquet) have no heatmaps.
 
     Args:
-        out: Folder (webdataset) or file to write.
+        out: Folder (webdataset, hf) or file to write.
         store: Folder of the shards; None: $AUHEAT_STORE, else auheat-data.
         format: "webdataset" (a folder of tar files), "npz" (one file of NumPy arrays), or a table
             with a row per photo: "csv", "openface" (its columns: landmarks and measured AUs),
             "fiftyone" (as its CSVDataset is imported), "parquet" (landmarks, too; needs pyarrow);
-            or "coco" (one JSON file of keypoints, and of AU regions where shards have a map for
-            each AU).
+            "coco" (one JSON file of keypoints, and of AU regions where shards have a map for each
+            AU), or "hf" (a folder that Hugging Face's load_dataset reads; needs datasets).
         shards: Name of the shards, where there are several.
         split: "train", "val" or "test" alone; None: all. A row without a split is of train.
         shard_size: Samples per tar, 1 or more, webdataset alone; None: 1024.
-        photos: Put the photos' bytes into a table, parquet alone; webdataset and npz have them.
+        photos: Put the photos' bytes into parquet or hf; webdataset and npz have them.
         overwrite: Replace an export that is there already.
 
     Returns:
@@ -111,7 +111,7 @@ def export(
         busy = f"{out}: another process exports to it (wait for it, or choose another name)"
         with hold(lock_of(out), busy, remove=True):
             _check_place(store, out, format, overwrite)
-            if format == "webdataset":
+            if format not in _ENDINGS:
                 _write_folder(out, material, split, shard_size or webdataset.SHARD_SIZE, about)
             else:
                 _write_file(out, material, split, extent, about)
@@ -148,13 +148,15 @@ def _check_request(
 
 
 def _check_photos(format: str, photos: bool) -> None:  # noqa: A002
-    if photos and format != "parquet":
+    if photos and format not in ("parquet", "hf"):
         raise RequestError(
-            f"--photos: not with --format {format} (parquet may have them; webdataset and npz have "
-            "them always)"
+            f"--photos: not with --format {format} (parquet and hf may have them; webdataset and "
+            "npz have them always)"
         )
-    if format == "parquet":
-        tables.load_arrow()
+    if format in ("parquet", "hf"):
+        tables.load_arrow(format)
+    if format == "hf":
+        hugging_face.load_datasets()
 
 
 def _check_place(store: Path, out: Path, format: str, overwrite: bool) -> None:  # noqa: A002
@@ -227,7 +229,7 @@ def _describe(
 ) -> dict[str, Any]:  # fmt: skip
     """Return what export.json says but for the files, which are yet to be written."""
     root, names = material.attributes[ROOT], material.names
-    counts, table = dict.fromkeys([*names, ""], 0), format in (*tables.ENDINGS, "coco")
+    counts, table = dict.fromkeys([*names, ""], 0), format in (*tables.ENDINGS, "coco", "hf")
     for block in material.blocks(split, ["label", "status"]):
         held = (block["status"] != Status.UNREADABLE) | (format != "webdataset")
         for label in block["label"][held].tolist():
@@ -255,9 +257,14 @@ def _write_folder(
 ) -> None:
     with write_folder(out) as part:
         with progress(total=about["rows"], desc="export", unit="row") as bar:
-            counts, about["left_out"] = webdataset.write_tars(
-                part, material, split, size, bar.update
-            )
+            if about["format"] == "hf":
+                counts = hugging_face.write_dataset(
+                    part, material, split, about["photos"], bar.update
+                )
+            else:
+                counts, about["left_out"] = webdataset.write_tars(
+                    part, material, split, size, bar.update
+                )
         about["rows"] -= about["left_out"]
         about["files"] = {name: _sum_up(part / name) | {"rows": n} for name, n in counts.items()}
         write_json(part / ABOUT, about)

@@ -49,10 +49,7 @@ def write_table(
 
     Raises OSError, and `AuheatError` where Parquet's library is not installed.
     """
-    names = [*_PLAIN, *UNIT_DATASETS, *(["image"] if photos else [])]
-    names = [name for name in names if name in material.datasets]
-    if format in ("openface", "parquet"):
-        names.append("landmarks")
+    names = list_columns(material, format, photos)
     blocks = _counted(material.blocks(split, names), progress)
     if format == "parquet":
         _write_parquet(file, blocks, material, photos)
@@ -69,6 +66,13 @@ def write_table(
             row += len(block["id"])
     finally:
         text.detach()
+
+
+def list_columns(material: ShardSet, format: str, photos: bool) -> list[str]:  # noqa: A002
+    """Return the datasets that a table is made of."""
+    names = [*_PLAIN, *UNIT_DATASETS, *(["image"] if photos else [])]
+    names += ["landmarks"] if format in ("openface", "parquet") else []
+    return [name for name in names if name in material.datasets]
 
 
 def _counted(
@@ -158,14 +162,14 @@ def _write_parquet(
             writer.write_table(arrow.table(make_columns(material, block, photos), schema))
 
 
-def load_arrow() -> tuple[Any, Any]:
+def load_arrow(format: str = "parquet") -> tuple[Any, Any]:  # noqa: A002
     """Return the modules pyarrow and pyarrow.parquet; raises `AuheatError` without them."""
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
         raise MissingExtraError(
-            '--format parquet: needs pyarrow (pip install "auheat[parquet]")'
+            f'--format {format}: needs pyarrow (pip install "auheat[{format}]")'
         ) from error
     return pyarrow, pyarrow.parquet
 
