@@ -118,9 +118,9 @@ def _match(where: str, entries: Sequence[tuple[int, str]], ids: Sequence[str]) -
     if unknown:
         number, text = unknown[0]
         raise StoreError(
-            f"{where}: line {number}: {text[:200]!r} is the id of no row, and so are "
-            f"{len(unknown)} of its {len(entries)} entries (expected ids of this store, such as "
-            f"{ids[0]!r}, one a line, or a CSV with a column id)"
+            f"{where}: line {number}: {text[:200]!r} is the id of no row ({len(unknown)} of "
+            f"{len(entries)} entries are not; expected ids of this store, such as {ids[0]!r}, one "
+            "a line, or a CSV with a column id)"
         )
     return named
 

@@ -125,7 +125,7 @@ def test_lists_are_read_as_people_and_programs_write_them(tmp_path, data):
 
 
 REFUSED = {
-    "train_00001\nnobody\nno one\n": "line 2: 'nobody' is the id of no row, and so are 2 of its 3",
+    "train_00001\nnobody\nno one\n": "line 2: 'nobody' is the id of no row .2 of 3 entries",
     "path,label\na.jpg,x\n": "line 1: 'path,label' is the id of no row.*a CSV with a column id",
     "\n\n": "no ids",
     "id,x\n": "no ids",
