@@ -298,8 +298,22 @@ def _write_file(
             before = {"replaces": file_digest(out)} if out.exists() else {}
             write_json(_beside(out), about | {"files": {out.name: entry | before}})
 
-    write_whole(out, fill)
+    said = _beside(out).read_bytes() if _beside(out).exists() else None
+    try:
+        write_whole(out, fill)
+    except BaseException:
+        if form != "npz" and not _is_written(out, about):  # its JSON stays as it was, too
+            _beside(out).unlink(missing_ok=True)
+            if said is not None:
+                write_whole(_beside(out), said)
+        raise
     write_json(_beside(out), about)
+
+
+def _is_written(out: Path, about: Mapping[str, Any]) -> bool:
+    """Whether a file is the new one that its JSON is to describe."""
+    new = about.get("files", {}).get(out.name)
+    return new is not None and out.is_file() and file_digest(out) == new["sha256"]
 
 
 def _write_coco(
@@ -314,7 +328,7 @@ def _write_coco(
     lost, classes = counts.lost.total(), dict(about["classes"])
     for label, n in counts.lost.items():
         classes[[*material.names, "unlabelled"][label]] -= n
-    notes = [f"{lost} rows left out: without a photo, or a face on a photo that is there"] * (
+    notes = [f"{lost} rows left out: no readable photo, or no face on another row's photo"] * (
         lost > 0
     )
     if "heatmap_au" not in material.datasets:

@@ -2,13 +2,14 @@
 
 import csv
 import io
+import json
 import sys
 
 import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from stores import Made, plain_rows, seal, write_store
+from stores import Made, h5_digest, plain_rows, seal, write_store
 
 from auheat.action_units.formats import read_units
 from auheat.cli import main
@@ -193,8 +194,25 @@ def test_a_table_whose_replacing_was_stopped_can_be_replaced(store, tmp_path, mo
         with pytest.raises(KeyboardInterrupt):
             export(file, store, format="csv", split="val", overwrite=True)
     assert (file.read_bytes() == before) is (step == "put")
+    beside = json.loads((tmp_path / "rows.csv.export.json").read_text("utf-8"))
+    (entry,) = beside["files"].values()
+    assert entry["sha256"] == h5_digest(file)
     export(file, store, format="csv", overwrite=True)
     assert file.read_bytes() == before
+
+
+def test_a_first_table_that_is_stopped_leaves_nothing(store, tmp_path, monkeypatch):
+    real = files.put
+
+    def stop(part, file):
+        if file.suffix == ".csv":
+            raise OSError(28, "No space left on device")
+        real(part, file)
+
+    monkeypatch.setattr(files, "put", stop)
+    with pytest.raises(StoreError, match="No space left"):
+        export(tmp_path / "rows.csv", store, format="csv")
+    assert [file.name for file in tmp_path.iterdir()] == ["store"]
 
 
 @pytest.mark.parametrize(
