@@ -18,7 +18,7 @@ from auheat.facs.codebooks import load_codebook
 from auheat.facs.records import AU_MODES
 from auheat.landmarks.face_shape import FAULTS, find_faults
 from auheat.pipeline.framing import Framing, check_framing, is_aligned
-from auheat.pipeline.selection import Selection, choose_rows
+from auheat.pipeline.selection import ChosenRows, choose_rows
 from auheat.pipeline.training_shards import HeatmapSpec, ShardBuilder
 from auheat.pipeline.unit_source import UnitSource, match_units
 from auheat.pipeline.workers import check_backend, run_jobs
@@ -167,7 +167,7 @@ def _check_request(store: Path, map_size: int, both: bool) -> None:
         raise StoreError(f"{store}: no store (run `auheat extract` first)")
 
 
-def _check_photos(making: ShardBuilder, files: Sequence[Path], selection: Selection) -> None:
+def _check_photos(making: ShardBuilder, files: Sequence[Path], selection: ChosenRows) -> None:
     """Raise `AuheatError` where rendering would stop on a photo that has vanished or changed."""
     with progress(total=selection.rows, desc="compare", unit="photo") as bar:
         for file in files:
@@ -185,14 +185,14 @@ def _sample_points(files: Sequence[Path]) -> tuple[Array, Array]:
     return points[sure], sizes[sure]
 
 
-def _note_rows(files: Sequence[Path], selection: Selection, aligned: bool) -> list[str]:
+def _note_rows(files: Sequence[Path], selection: ChosenRows, aligned: bool) -> list[str]:
     """Say which rows there are, and what is special in them."""
     notes = [*selection.notes]
     notes += ["--align: these faces are aligned already, and left as they are"] * aligned
     return notes + _count_misshapen(files, selection)
 
 
-def _count_misshapen(files: Sequence[Path], selection: Selection) -> list[str]:
+def _count_misshapen(files: Sequence[Path], selection: ChosenRows) -> list[str]:
     """Say how many rows have points that are not a face's, whatever their status: none is valid."""
     counts = np.zeros(len(FAULTS), np.int64)
     for file in files:
@@ -208,7 +208,7 @@ def _count_misshapen(files: Sequence[Path], selection: Selection) -> list[str]:
 
 
 def _fingerprint(
-    made_with: Mapping[str, Any], making: ShardBuilder, selection: Selection
+    made_with: Mapping[str, Any], making: ShardBuilder, selection: ChosenRows
 ) -> dict[str, Any]:
     """Return what decides the shards' content, but for the landmarks themselves."""
     return {
@@ -267,7 +267,7 @@ class _Run:
     making: ShardBuilder
     about: dict[str, Any]
     units: UnitSource | None
-    selection: Selection
+    selection: ChosenRows
 
     def __call__(self, backend: str, workers: int | None, retry: bool) -> tuple[int, float]:
         """Write what is unfinished or outdated; return the rows kept, and the seconds it took."""

@@ -26,7 +26,7 @@ COLUMNS = ("row_id", "id")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Selection:
+class ChosenRows:
     """The rows that are kept: a mask (N,) for each landmark shard, by the name of its file.
 
     `digest` is that of the ids kept ("" where no list was given), whichever option kept them.
@@ -53,7 +53,7 @@ class Selection:
 
 def choose_rows(
     files: Sequence[Path], only: str | Path | None, exclude: str | Path | None
-) -> Selection:
+) -> ChosenRows:
     """Return the rows of landmark shards that a list of ids names, or all but those.
 
     Raises `AuheatError` for two lists, an id of no row, and where no row would be left.
@@ -63,7 +63,7 @@ def choose_rows(
     ids = {file.name: read_columns(file, ["id"])["id"] for file in files}
     listed = exclude if only is None else only
     if listed is None:
-        return Selection({name: np.ones(len(own), bool) for name, own in ids.items()}, "")
+        return ChosenRows({name: np.ones(len(own), bool) for name, own in ids.items()}, "")
     where = f"{'--exclude' if only is None else '--only'}: {listed}"
     entries = list(_read_ids(Path(listed)))
     if not entries:
@@ -83,7 +83,7 @@ def choose_rows(
         [name, [own[i] for i in np.flatnonzero(masks[name]).tolist()]] for name, own in ids.items()
     ]
     digest = hashlib.sha256(json.dumps(chosen).encode()).hexdigest()
-    return Selection(masks, digest, tuple(notes))
+    return ChosenRows(masks, digest, tuple(notes))
 
 
 def _read_ids(file: Path) -> Iterator[tuple[int, str]]:

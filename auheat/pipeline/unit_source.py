@@ -10,7 +10,7 @@ import numpy as np
 
 from auheat.action_units.matching import UnitMatching, UnitRows, load_units
 from auheat.facs.records import Codebook
-from auheat.pipeline.selection import Selection
+from auheat.pipeline.selection import ChosenRows
 from auheat.pipeline.training_shards import MeasuredSpec
 from auheat.shards.reader import read_columns
 from auheat.shards.schema import UNMEASURED
@@ -59,7 +59,7 @@ class UnitSource:
         return missing
 
 
-def match_units(source: Path, files: Sequence[Path], selection: Selection) -> UnitSource:
+def match_units(source: Path, files: Sequence[Path], selection: ChosenRows) -> UnitSource:
     """Read a file or folder of action units, and find those of the chosen rows of landmark shards.
 
     Names are matched to those of all photos, so that a choice gives no row another one's AUs.

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from stores import Made, write_store
 
 from auheat.cli import main
+from auheat.data.dataset import ShardDataset
 from auheat.errors import RequestError, StoreError
 from auheat.pipeline.extraction import extract
 from auheat.pipeline.rendering import render
@@ -76,6 +77,14 @@ def test_exclude_is_the_complement_and_a_rerun_draws_nothing(store, tmp_path):
     assert len(list_shards(only.folder)) == 2 < len(list_shards(store / "landmarks"))
     assert len(read_attributes(list_shards(only.folder)[0])["selection"]) == 64
     assert verify_store(store)[1] == []
+
+
+def test_training_data_are_the_rows_of_a_selection_whose_first_shards_are_absent(store, tmp_path):
+    folder = render(store, only=write_list(tmp_path, IDS[5:8])).folder
+    assert not (folder / "00000.h5").exists()
+    data = ShardDataset(folder, image_size=32)
+    assert data.ids == IDS[5:8]
+    assert [tuple(data[i]["image"].shape) for i in range(3)] == [(3, 32, 32)] * 3
 
 
 def test_a_stopped_selection_goes_on_and_another_one_is_refused(store, tmp_path):
