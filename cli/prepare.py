@@ -198,6 +198,14 @@ def extract(as_json: bool, **settings: Any) -> None:
     help="active: draw those of the expression's AUs that are active in the photo; intensity: by "
     "weight times intensity / 5; prior: all, as without --aus  [default: active with --aus]",
 )
+@option(
+    "--only",
+    type=FILE,
+    metavar="LIST",
+    help="Draw these rows alone: their ids, one a line, or a CSV with a column id. The shards have "
+    "no other rows.",
+)
+@option("--exclude", type=FILE, metavar="LIST", help="Leave these rows out: such a list of ids.")
 @option("--keep-low-confidence", is_flag=True, help="Let doubtful faces count as valid.")
 @workers_option
 @backend_option
@@ -217,6 +225,8 @@ def render(as_json: bool, **settings: Any) -> None:
     auheat render --geometry reference
     auheat render --aus openface-csvs/
     auheat render --aus measured.csv --au-mode intensity
+    auheat render --exclude auheat-data/landmarks/failed.csv
+    auheat render --only kept.csv --name curated
     """
     from auheat.pipeline.rendering import render as run
 

@@ -33,23 +33,33 @@ from .common import (
     type=Choice(FORMATS),
     default="webdataset",
     show_default=True,
-    help="webdataset: a folder of tars; npz: one file.",
+    help="webdataset, hf: a folder; the others are one file.",
 )
 @shards_option
 @option("--split", type=Choice(SPLITS), help="Only the rows of one split  [default: all]")
 @option("--shard-size", type=int, help="webdataset: samples per tar  [default: 1024]")
+@option("--photos", is_flag=True, help="parquet, hf: put the photos' bytes in, too.")
 @option("--overwrite", is_flag=True, help="Replace an export that is there already.")
 @json_option
 def export(as_json: bool, **settings: Any) -> None:
     """Write training shards to OUT in a format that other code reads.
 
     webdataset: tars of KEY.jpg or .png, KEY.json, KEY.cls, KEY.heatmap.npy. npz: one file that
-    np.load reads.
+    np.load reads. csv and parquet: a table, a row per photo, whose column id `auheat render --only`
+    takes back; parquet has the landmarks, too, and needs pyarrow: pip install "auheat[parquet]".
+    openface: a CSV in OpenFace's columns (landmarks, measured AUs), and filename as the last.
+    fiftyone: a CSV that FiftyOne imports as a CSVDataset. coco: a JSON of photos, 68 keypoints of
+    each face, and (after render --per-au) a polygon for each AU.
+    hf: a folder that Hugging Face's load_dataset reads: pip install "auheat[hf]".
 
     \b
     auheat export tars/
     auheat export train.npz --format npz --split train
     auheat export all.npz --format npz --shards martinez-generic
+    auheat export rows.csv --format csv
+    auheat export rows.parquet --format parquet --photos
+    auheat export faces.json --format coco
+    auheat export faces/ --format hf --photos
     """
     from auheat.exporters.exporter import export as run
 
@@ -57,6 +67,7 @@ def export(as_json: bool, **settings: Any) -> None:
     if as_json:
         print_json(result)
         return
+    print_notes(result.pop("notes", []))
     hidden = ("auheat_export", "attributes", "files", "classes", "names")
     fields = {key: value for key, value in result.items() if key not in hidden}
     n = sum(entry["bytes"] for entry in result["files"].values())

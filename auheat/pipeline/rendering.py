@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from auheat.facs.codebooks import load_codebook
 from auheat.facs.records import AU_MODES
 from auheat.landmarks.face_shape import FAULTS, find_faults
 from auheat.pipeline.framing import Framing, check_framing, is_aligned
+from auheat.pipeline.selection import ChosenRows, choose_rows
 from auheat.pipeline.training_shards import HeatmapSpec, ShardBuilder
 from auheat.pipeline.unit_source import UnitSource, match_units
 from auheat.pipeline.workers import check_backend, run_jobs
@@ -63,6 +64,8 @@ def render(
     no_images: bool = False,
     aus: str | Path | None = None,
     au_mode: str | None = None,
+    only: str | Path | None = None,
+    exclude: str | Path | None = None,
     keep_low_confidence: bool = False,
     workers: int | None = None,
     backend: str = "threads",
@@ -94,6 +97,9 @@ def render(
         au_mode: "active": of the codebook's AUs those that are active in the photo are drawn;
             "intensity": with their weight times intensity / 5; "prior": all, as without `aus`.
             None: "active" with `aus`.
+        only: List of ids, one a line or a CSV with a column `id`: no other rows are drawn, and
+            the shards' name ends in "-selected". The others are left out of the shards.
+        exclude: Such a list of the rows that are left out.
         keep_low_confidence: Let maps of LOW_CONFIDENCE faces count as valid.
         workers: Threads, or processes, 1 or more; None: one per core.
         backend: "threads", "loky", "dask", "ray", as of `extract`.
@@ -118,47 +124,54 @@ def render(
     """
     store = find_store(store)
     check_positive(map_size=map_size, workers=workers)
-    if map_size > MAX_SIZE:
-        raise RequestError(f"--map-size: {map_size} (expected at most {MAX_SIZE} pixels)")
     check_framing(crop, align, photo_size)
     check_backend(backend)
-    if retry_failed and overwrite:
-        raise RequestError("--retry-failed, --overwrite: one keeps what the other removes")
+    _check_request(store, map_size, retry_failed and overwrite)
     book = load_codebook(_choose_codebook(codebook, geometry))
     mode = _choose_mode(generic, landmarks, per_au, per_class, geometry)
     counts_as = _choose_au_mode(aus, au_mode, mode, geometry)
-    if not store.is_dir():
-        raise StoreError(f"{store}: no store (run `auheat extract` first)")
     with lock_store(store):
         files, made_with = list_finished(store / LANDMARKS, "auheat extract")
-        labels = {label for file in files for label in read_columns(file, ["label"])["label"]}
+        selection = choose_rows(files, only, exclude)
+        labels = {label for file in files for label in selection.read(file, ["label"])["label"]}
         names = tuple(order_labels(labels))
-        units = None if aus is None else match_units(Path(aus), files)
+        units = None if aus is None else match_units(Path(aus), files, selection)
         measured = None if units is None else units.describe(counts_as)
         drawing = HeatmapSpec(book, names, mode, geometry, per_au, per_class, map_size, measured)
         aligned = align and is_aligned(*_sample_points(files), book.frame)
         framing = Framing(crop, align and not aligned, photo_size, book.frame)
         kept = (keep_low_confidence, not no_images)
         making = ShardBuilder(read_source(store), drawing, framing, *kept, workers)
-        usual = drawing.name + framing.suffix
+        usual = drawing.name + framing.suffix + "-selected" * bool(selection.digest)
         target = store / SHARDS / check_name(usual if name is None else name)
         if overwrite and target.is_dir():  # before anything there is removed
-            _check_photos(making, files, made_with["photos"])
-        folder = ShardFolder(target, _fingerprint(made_with, making), overwrite)
-        run = _Run(store / LANDMARKS, folder, making, _describe(files[0], drawing), units)
+            _check_photos(making, files, selection)
+        folder = ShardFolder(target, _fingerprint(made_with, making, selection), overwrite)
+        about = _describe(files[0], drawing) | selection.settings
+        run = _Run(store / LANDMARKS, folder, making, about, units, selection)
         resumed, seconds = run(backend, workers, retry_failed)
         details = drawing.details | _describe_request(no_images, framing)
-        notes = ["--align: these faces are aligned already, and left as they are"] * aligned
-        notes += _count_misshapen(files) + ([] if units is None else units.notes(book, counts_as))
-        photos = made_with["photos"]
-        return summarize("render", target, photos, resumed, seconds, fail_on_bad, details, notes)
+        notes = _note_rows(files, selection, aligned)
+        notes += [] if units is None else units.notes(book, counts_as)
+        rows = selection.rows
+        return summarize("render", target, rows, resumed, seconds, fail_on_bad, details, notes)
 
 
-def _check_photos(making: ShardBuilder, files: Sequence[Path], photos: int) -> None:
+def _check_request(store: Path, map_size: int, both: bool) -> None:
+    """Raise `AuheatError` where there is no store, and for requests that exclude each other."""
+    if map_size > MAX_SIZE:
+        raise RequestError(f"--map-size: {map_size} (expected at most {MAX_SIZE} pixels)")
+    if both:
+        raise RequestError("--retry-failed, --overwrite: one keeps what the other removes")
+    if not store.is_dir():
+        raise StoreError(f"{store}: no store (run `auheat extract` first)")
+
+
+def _check_photos(making: ShardBuilder, files: Sequence[Path], selection: ChosenRows) -> None:
     """Raise `AuheatError` where rendering would stop on a photo that has vanished or changed."""
-    with progress(total=photos, desc="compare", unit="photo") as bar:
+    with progress(total=selection.rows, desc="compare", unit="photo") as bar:
         for file in files:
-            bar.update(making.check_photos(file))
+            bar.update(making.check_photos(file, selection.masks[file.name]))
 
 
 def _sample_points(files: Sequence[Path]) -> tuple[Array, Array]:
@@ -172,11 +185,18 @@ def _sample_points(files: Sequence[Path]) -> tuple[Array, Array]:
     return points[sure], sizes[sure]
 
 
-def _count_misshapen(files: Sequence[Path]) -> list[str]:
+def _note_rows(files: Sequence[Path], selection: ChosenRows, aligned: bool) -> list[str]:
+    """Say which rows there are, and what is special in them."""
+    notes = [*selection.notes]
+    notes += ["--align: these faces are aligned already, and left as they are"] * aligned
+    return notes + _count_misshapen(files, selection)
+
+
+def _count_misshapen(files: Sequence[Path], selection: ChosenRows) -> list[str]:
     """Say how many rows have points that are not a face's, whatever their status: none is valid."""
     counts = np.zeros(len(FAULTS), np.int64)
     for file in files:
-        rows = read_columns(file, ["landmarks", "status"])
+        rows = selection.read(file, ["landmarks", "status"])
         pointed = rows["status"] <= Status.LOW_CONFIDENCE
         counts += np.bincount(find_faults(rows["landmarks"][pointed]), minlength=len(FAULTS))
     return [
@@ -187,7 +207,9 @@ def _count_misshapen(files: Sequence[Path]) -> list[str]:
     ]
 
 
-def _fingerprint(made_with: Mapping[str, Any], making: ShardBuilder) -> dict[str, Any]:
+def _fingerprint(
+    made_with: Mapping[str, Any], making: ShardBuilder, selection: ChosenRows
+) -> dict[str, Any]:
     """Return what decides the shards' content, but for the landmarks themselves."""
     return {
         "stage": "render",
@@ -197,7 +219,8 @@ def _fingerprint(made_with: Mapping[str, Any], making: ShardBuilder) -> dict[str
         "classes": list(making.drawing.names),
         "images": making.images,
         "keep_low_confidence": making.keep_low,
-        "photos": made_with["photos"],
+        "photos": selection.rows,
+        **selection.settings,
     }
 
 
@@ -222,6 +245,19 @@ def _describe_request(no_images: bool, framing: Framing) -> dict[str, Any]:
     return details
 
 
+class _Task(NamedTuple):
+    """One training shard that is to be made: its number, landmarks, AUs, and the rows it has."""
+
+    number: int
+    entry: ShardEntry
+    units: UnitRows | None
+    keep: Array
+
+    @property
+    def rows(self) -> int:
+        return int(self.keep.sum())
+
+
 @dataclass(frozen=True, slots=True)
 class _Run:
     """One run over all landmark shards: which to draw, and how one is made."""
@@ -231,33 +267,39 @@ class _Run:
     making: ShardBuilder
     about: dict[str, Any]
     units: UnitSource | None
+    selection: ChosenRows
 
     def __call__(self, backend: str, workers: int | None, retry: bool) -> tuple[int, float]:
         """Write what is unfinished or outdated; return the rows kept, and the seconds it took."""
         started, manifest = time.perf_counter(), read_manifest(self.landmarks)
         found = self.units.rows if self.units else {}
+        masks = self.selection.masks
         tasks = [
-            (number, entry, found.get(entry.file))
+            _Task(number, entry, found.get(entry.file), masks[entry.file])
             for number, entry in enumerate(manifest.entries)
-            if not self.folder.has(number, entry.sha256) or (retry and self._has_lost(entry.file))
+            if masks[entry.file].any()  # a shard that nothing was chosen of is not there
+            and (
+                not self.folder.has(number, entry.sha256) or (retry and self._has_lost(entry.file))
+            )
         ]
-        kept = manifest.rows - sum(entry.rows for _, entry, _ in tasks)
-        with progress(total=manifest.rows, initial=kept, desc="render", unit="photo") as bar:
+        rows = self.selection.rows
+        kept = rows - sum(task.rows for task in tasks)
+        with progress(total=rows, initial=kept, desc="render", unit="photo") as bar:
             making = self.making if backend == "threads" else replace(self.making, workers=1)
             target = (self.folder.folder, self.folder.run)
             work = partial(_make, self.landmarks, target, making, self.about)
             if backend == "threads":
                 for task in tasks:
                     self.folder.enter(work(task))
-                    bar.update(task[1].rows)
+                    bar.update(task.rows)
             else:
-                run_jobs(work, tasks, self.folder, backend, workers, bar, lambda t: t[1].rows)
+                run_jobs(work, tasks, self.folder, backend, workers, bar, lambda t: t.rows)
         return kept, time.perf_counter() - started
 
     def _has_lost(self, file: str) -> bool:
         """Whether a photo that was read for its landmarks could not be read for its shard."""
-        both = (self.folder.folder / file, self.landmarks / file)
-        drawn, found = (read_columns(one, ["status"])["status"] for one in both)
+        drawn = read_columns(self.folder.folder / file, ["status"])["status"]
+        found = self.selection.read(self.landmarks / file, ["status"])["status"]
         return bool(((drawn == Status.UNREADABLE) & (found != Status.UNREADABLE)).any())
 
 
@@ -266,12 +308,11 @@ def _make(
     target: tuple[Path, str],
     making: ShardBuilder,
     about: Mapping[str, Any],
-    task: tuple[int, ShardEntry, UnitRows | None],
+    task: _Task,
 ) -> ShardEntry:
     """Make one training shard, here or in a worker."""
-    number, entry, units = task
-    columns = making.columns(landmarks / entry.file, units)
-    return write_shard(*target, number, columns, about, entry.sha256)
+    columns = making.columns(landmarks / task.entry.file, task.units, task.keep)
+    return write_shard(*target, task.number, columns, about, task.entry.sha256)
 
 
 def _choose_codebook(codebook: str | None, geometry: str) -> str:

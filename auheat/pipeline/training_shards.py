@@ -35,6 +35,7 @@ from auheat.records import Array, Status
 from auheat.shards.reader import read_columns
 from auheat.shards.schema import LANDMARK_NEEDED, LANDMARK_OPTIONAL, ROW_COUNTS, UNMEASURED
 from auheat.shards.writer import Column
+from auheat.store.shard_set import filter_rows
 from auheat.store.summary import STATUS_NAMES
 from auheat.utils.files import dump_json
 
@@ -162,9 +163,14 @@ class ShardBuilder:
     images: bool
     workers: int | None
 
-    def columns(self, landmarks: Path, units: UnitRows | None = None) -> dict[str, Column]:
-        """Join one landmark shard with its photos, heatmaps, and AUs where they were measured."""
-        rows = read_columns(landmarks, LANDMARK_NEEDED, LANDMARK_OPTIONAL)
+    def columns(
+        self, landmarks: Path, units: UnitRows | None = None, keep: Array | None = None
+    ) -> dict[str, Column]:
+        """Join one landmark shard with its photos, heatmaps, and AUs where they were measured.
+
+        Of the rows that the mask `keep` (N,) has, None for all; `units` are of those.
+        """
+        rows = _read_rows(landmarks, LANDMARK_NEEDED, LANDMARK_OPTIONAL, keep)
         shaped = find_faults(rows["landmarks"]) == 0
         sure = np.isin(rows["status"], (Status.OK, Status.MANY_FACES)) & shaped
         reliable = np.where(sure[:, None, None], rows["landmarks"], np.nan)
@@ -209,12 +215,14 @@ class ShardBuilder:
             **_unit_columns(units, self.drawing.measured),
         }
 
-    def check_photos(self, landmarks: Path) -> int:
+    def check_photos(self, landmarks: Path, keep: Array | None = None) -> int:
         """Return the rows of a landmark shard, whose photos are as its points were found on.
+
+        Of those alone that the mask `keep` (N,) has, None for all.
 
         Raises `AuheatError` as `columns` does where they are others, or have vanished.
         """
-        rows = read_columns(landmarks, _OF_PHOTOS, ["photo_sha256"])
+        rows = _read_rows(landmarks, _OF_PHOTOS, ["photo_sha256"], keep)
         self._collect_photos(landmarks, rows, [None] * len(rows["path"]), _compare)
         return len(rows["path"])
 
@@ -249,6 +257,13 @@ class ShardBuilder:
             )
         kept = rows.get("reason", [""] * len(files))
         return photos, [new or old for new, old in zip(reasons, kept, strict=True)]
+
+
+def _read_rows(
+    file: Path, names: Sequence[str], optional: Sequence[str], keep: Array | None
+) -> dict[str, Any]:
+    rows = read_columns(file, names, optional)
+    return rows if keep is None else filter_rows(rows, keep)
 
 
 def _read_photos(look: _Look, jobs: Sequence[_Job]) -> list[tuple[bytes, str]]:

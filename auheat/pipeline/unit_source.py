@@ -10,6 +10,7 @@ import numpy as np
 
 from auheat.action_units.matching import UnitMatching, UnitRows, load_units
 from auheat.facs.records import Codebook
+from auheat.pipeline.selection import ChosenRows
 from auheat.pipeline.training_shards import MeasuredSpec
 from auheat.shards.reader import read_columns
 from auheat.shards.schema import UNMEASURED
@@ -58,17 +59,18 @@ class UnitSource:
         return missing
 
 
-def match_units(source: Path, files: Sequence[Path]) -> UnitSource:
-    """Read a file or folder of action units, and find those of the photos of landmark shards.
+def match_units(source: Path, files: Sequence[Path], selection: ChosenRows) -> UnitSource:
+    """Read a file or folder of action units, and find those of the chosen rows of landmark shards.
 
+    Names are matched to those of all photos, so that a choice gives no row another one's AUs.
     Raises `AuheatError`.
     """
-    names = [read_columns(file, ["id", "path", "label"]) for file in files]
+    names = [read_columns(file, ["id", "path"]) for file in files]
     ids, paths = ([text for rows in names for text in rows[key]] for key in ("id", "path"))
     matching = load_units(source).match(ids, paths)
     found, labels = dict[str, UnitRows](), dict[str, Sequence[str]]()
-    for file, rows in zip(files, names, strict=True):
-        points = read_columns(file, ["landmarks"])["landmarks"]
-        found[file.name] = matching.find(rows["id"], points)
+    for file in files:
+        rows = selection.read(file, ["id", "landmarks", "label"])
+        found[file.name] = matching.find(rows["id"], rows["landmarks"])
         labels[file.name] = rows["label"]
     return UnitSource(matching, found, labels)

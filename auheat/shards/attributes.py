@@ -51,8 +51,8 @@ ROOT_TEXTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 """Root attribute `format` -> the other root attributes that such a shard has, beside `version`."""
 
 
-OPTIONAL_TEXTS = ("au_mode", "au_form")
-"""Root attributes of training shards with measured AUs alone."""
+OPTIONAL_TEXTS = ("au_mode", "au_form", "selection")
+"""Root attributes of training shards with measured AUs, or a selection of rows, alone."""
 
 
 _KNOWN = frozenset(

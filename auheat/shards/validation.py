@@ -83,7 +83,8 @@ RULES: Mapping[str, str] = MappingProxyType(
         "`valid` is false; `valid` MUST be false where there are no points.",
         "S14": "`transform` MUST be finite and invertible.",
         "S15": "Shard k of `shards/NAME` MUST hold the rows of shard k of `landmarks`, in order, "
-        "and its `source` MUST be that shard's sha256.",
+        "and its `source` MUST be that shard's sha256. With a root attribute `selection` it MUST "
+        "hold one or more of those rows, in order, and is absent where none of them was chosen.",
         "S16": "`photo_sha256` MUST be the SHA-256 of the photo's file, and zero where it could "
         "not be read (`auheat verify --source` compares them).",
         "S17": "`au_intensity` and `au_active` MUST come together, with one attribute `aus` of "
@@ -461,11 +462,11 @@ def check_sources(landmarks: Path, rendered: Path) -> list[Violation]:
     """S15: training shards hold the rows of the landmark shards they were made from."""
     try:
         made_from = {entry.file: entry.sha256 for entry in read_manifest(landmarks).entries}
-        entries = read_manifest(rendered).entries
+        manifest = read_manifest(rendered)
     except AuheatError:
         return []  # reported where it is
     findings = []
-    for entry in entries:
+    for entry in manifest.entries:
         file, wanted = rendered / entry.file, made_from.get(entry.file)
         if wanted is None or entry.source != wanted:
             problem = "made from other landmarks (run `auheat render` again)"
@@ -475,6 +476,9 @@ def check_sources(landmarks: Path, rendered: Path) -> list[Violation]:
             ids = [read_columns(one / entry.file, ["id"])["id"] for one in (landmarks, rendered)]
         except AuheatError:
             continue  # reported where it is
-        if not np.array_equal(*ids):
+        if "selection" in manifest.fingerprint and ids[1]:
+            chosen = {*ids[1]}
+            ids[0] = [key for key in ids[0] if key in chosen]
+        if ids[0] != ids[1]:
             findings.append(Violation(file, "S15", "other rows than its landmarks", "id"))
     return findings

@@ -52,6 +52,7 @@ class Column:
 _HINTS = {
     "photos": ": photos were added or taken away, or other kinds of files are read now",
     "au_form": ": the form of what --aus names, None without it (--name NAME keeps both)",
+    "selection": ": another list of --only or --exclude, or none (--name NAME keeps both)",
 }
 """What a difference in a fingerprint means, where its values say nothing to a person."""
 
@@ -115,7 +116,8 @@ class ShardFolder:
 
     def _check_fingerprint(self, old: Mapping[str, Any], changing: Sequence[str]) -> None:
         new = self.fingerprint
-        for key in sorted({*old, *new} - {*changing}):
+        keys = sorted({*old, *new} - {*changing})
+        for key in sorted(keys, key="selection".__ne__):  # first: numbers of rows follow from it
             if old.get(key) != new.get(key):
                 raise RequestError(
                     f"{self.folder}: made with {key} {old.get(key)!r}, now asked with "

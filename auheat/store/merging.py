@@ -79,9 +79,10 @@ def merge(
 
     Their landmarks must have been found with equal settings (but for source, photos and shard_size)
     and so must the shards/NAME that all of them have (but for their classes: the merged ones have
-    the union, in canonical order, and labels are numbered anew). Shards that only some have are
-    left out, and noted. Photos of several folders, or with a prefix, cannot be rendered after the
-    merge. Memory is that of one shard, and some 250 bytes for each row.
+    the union, in canonical order, and labels are numbered anew). Shards that only some have, and
+    those of a selection (`render` with `only`), are left out, and noted. Photos of several folders,
+    or with a prefix, cannot be rendered after the merge. Memory is that of one shard, and some 250
+    bytes for each row.
 
     Args:
         stores: Two folders or more.
@@ -117,7 +118,10 @@ def merge(
         stages = _write_all(parts, out, common, skip_duplicates, overwrite)
         write_votes(out, join_votes([(part.prefix, read_votes(part.store)) for part in parts]))
     left_out = sorted({name for part in parts for name in part.others})
-    notes = [f"shards/{name}: left out, not in every store" for name in left_out]
+    notes = [
+        f"shards/{name}: left out, not in every store, or of a selection (select after the merge)"
+        for name in left_out
+    ]
     if skipped and common:
         notes.append(f"{' and '.join(ROW_COUNTS)} of shards with skipped rows count at most")
     rows = sum(int(keep.sum()) for part in parts for keep in part.keep)
@@ -142,7 +146,11 @@ def _open_parts(stores: Sequence[Path], target: Path, prefix: str | None) -> lis
         if store in (own, *own.parents) or own in store.parents:
             raise RequestError(f"--out: {target}: in or around {store} (choose a place apart)")
     names = [{f.name for f in (s / SHARDS).glob("*/") if has_manifest(f)} for s in places]
-    common = sorted(set.intersection(*names))
+    common = sorted(
+        name
+        for name in set.intersection(*names)
+        if not any("selection" in read_manifest(s / SHARDS / name).fingerprint for s in places)
+    )
     parts = []
     for store, front, there in zip(stores, _choose_prefixes(places, prefix), names, strict=True):
         landmarks = open_shard_set(store / LANDMARKS, "auheat extract")

@@ -210,7 +210,7 @@ def test_numpys_own_loader_reads_every_array(store, tmp_path):
 @pytest.mark.parametrize(
     ("out", "settings", "words"),
     [
-        ("x", {"format": "csv"}, "--format: 'csv' is not known"),
+        ("x", {"format": "tfrecord"}, "--format: 'tfrecord' is not known"),
         ("x.npy", {"format": "npz"}, "must end with .npz"),
         ("x.h5", {"format": "hdf5"}, r"--format: 'hdf5' is not known .one of webdataset, npz."),
         ("x.npz", {"format": "npz", "shard_size": 4}, "with --format webdataset alone"),

@@ -9,8 +9,9 @@ import numpy as np
 
 from auheat.expressions import EXPRESSIONS
 from auheat.records import Status
+from auheat.shards.manifest import ShardEntry, read_manifest, write_manifest
 from auheat.shards.schema import shard_name
-from auheat.shards.writer import Column, ShardFolder
+from auheat.shards.writer import Column, ShardFolder, _locate
 from auheat.store.store import write_source
 
 STATUS = [status.name for status in Status]
@@ -177,3 +178,15 @@ def assert_same_rows(found, wanted) -> None:
                 np.testing.assert_array_equal(one[name], value, strict=True, err_msg=name)
             else:
                 assert one[name] == value, name
+
+
+def seal(folder):
+    """Enter shards that were changed in the manifest."""
+    manifest, entries = read_manifest(folder), []
+    for entry in manifest.entries:
+        data = (folder / entry.file).read_bytes()
+        with h5py.File(folder / entry.file) as shard:
+            places = {name: _locate(shard[name], data) for name in sorted(shard)}
+        digest = h5_digest(folder / entry.file)
+        entries.append(ShardEntry(entry.file, entry.rows, len(data), digest, entry.source, places))
+    write_manifest(folder, manifest.fingerprint, entries)
