@@ -83,8 +83,8 @@ def au_alignment_loss(
         >>> abs(round(loss.item(), 3))
         0.0
     """
-    features = _as_maps(features, layout, heatmap)
     _check_rows("heatmap", heatmap, 3, "(B, H, W)", len(features))
+    features = _as_maps(features, layout, heatmap)
     _check_known("valid", valid, len(features))
     if valid.ndim == 3 and valid.shape != heatmap.shape:
         shape = tuple(heatmap.shape)
@@ -146,8 +146,8 @@ def contrastive_alignment_loss(
         >>> bool(right < 0.01), bool(wrong > 9)
         (True, True)
     """
-    features = _as_maps(features, layout, class_maps)
     _check_rows("class_maps", class_maps, 4, "(B, K, H, W)", len(features))
+    features = _as_maps(features, layout, class_maps)
     _check_known("valid", valid, len(features))
     kinds = (len(features),), (len(features), class_maps.shape[1])
     if tuple(labels.shape) not in kinds:

@@ -470,6 +470,7 @@ FEATURES, HEATMAPS, CLASS_MAPS = (3, 16, 7, 7), (3, 28, 28), (3, 4, 28, 28)
             {},
             r"valid: \(2,\) \(expected \(B,\) or \(B, H, W\) with B = 3",
         ),
+        (FEATURES, (3,), (3,), {}, r"heatmap: \(3,\) \(expected \(B, H, W\)"),
         (FEATURES, HEATMAPS, (3, 1), {}, r"valid: \(3, 1\) \(expected"),
         (
             FEATURES,
@@ -493,6 +494,7 @@ def test_shapes_that_do_not_go_together_are_refused(features, heatmap, valid, as
         ((3, 50, 16), CLASS_MAPS, (3,), r"auheat\.tokens_to_map"),
         ((3, 7, 7, 16), CLASS_MAPS, (3,), 'layout="NHWC"'),
         (FEATURES, HEATMAPS, (3,), r"class_maps: \(3, 28, 28\) \(expected \(B, K, H, W\)"),
+        (FEATURES, (3,), (3,), r"class_maps: \(3,\) \(expected \(B, K, H, W\)"),
         (
             FEATURES,
             CLASS_MAPS,
