@@ -64,14 +64,14 @@ class Method:
     `build` makes a network of a backbone's name and a number of classes. That is called with
     normalised images (B, 3, H, W) and labels (B,) or None and returns `Output`, its `features`
     shallow to deep, the top map last. `backbones` are the names it takes ("timm:NAME" for any of
-    timm); `standard` is the default and `narrow` the one for small sets and CPUs, `image_size`
-    the default input side. `narrow_settings` are put in the place of those of a preset for
-    narrow backbones. `side_step` gives the number that a backbone's input side must be a
-    multiple of. `class_maps` tells whether the maps differ from class to class: where not, no
-    score is made of them. `mix` mixes a training batch after its augmentation: (batch, number of
-    classes, CPU generator) -> batch. `find` looks for the files of a backbone's published
-    weights, one for each part of it; `load` reads one of them into a network and returns what
-    did not match.
+    timm), and `why` says in an error why no others ("which ..."); `standard` is the default and
+    `narrow` the one for small sets and CPUs, `image_size` the default input side. `narrow_settings`
+    are put in the place of those of a preset for narrow backbones. `side_step` gives the number
+    that a backbone's input side must be a multiple of. `class_maps` tells whether the maps differ
+    from class to class: where not, no score is made of them. `mix` mixes a training batch after its
+    augmentation: (batch, number of classes, CPU generator) -> batch. `find` looks for the files of
+    a backbone's published weights, one for each part of it; `load` reads one of them into a network
+    and returns what did not match.
     """
 
     title: str
@@ -295,10 +295,11 @@ def build_classifier(
     else:
         model = row.build(backbone, classes)
     # a hook and not a wrapper, so that parameters keep their names, in checkpoints above all
-    own = find_normalisation(backbone, side)
-    for name, given, values in zip(("image_mean", "image_std"), (mean, std), own, strict=True):
-        chosen = torch.tensor(values if given is None else given)
-        model.register_buffer(name, chosen.view(3, 1, 1), persistent=False)
+    if mean is None or std is None:
+        own = find_normalisation(backbone, side)
+        mean, std = own[0] if mean is None else mean, own[1] if std is None else std
+    for name, values in (("image_mean", mean), ("image_std", std)):
+        model.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
     model.register_forward_pre_hook(_normalise)
     return model
 

@@ -256,7 +256,10 @@ def _create(create: Callable[..., Any], name: str, side: int) -> tuple[nn.Module
             return (TopFeatures(network) if whole else network), bool(size)
         if "features_only" not in refused:
             break
-    raise RequestError(f"--backbone: {name}: timm cannot build it ({refused})")
+    hint = (
+        f"; strides can be taken out of only some networks: {TIMM}{asked} has its own" if at else ""
+    )
+    raise RequestError(f"--backbone: {name}: timm cannot build it ({refused}{hint})")
 
 
 def _read_shape(name: str, side: int, network: Any, fixed: bool) -> TimmShape:
@@ -358,4 +361,4 @@ def _give_maps(
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    return " ".join(str(error).split()) or type(error).__name__  # a bare `assert` has no text

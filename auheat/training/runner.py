@@ -406,7 +406,8 @@ def identify_weights(config: TrainConfig) -> dict[str, str]:
 def _build(config: TrainConfig, classes: int) -> tuple[Classifier, tuple[str, ...]]:
     """Return a classifier with the weights asked for, and notes on them."""
     model = build_classifier(config.method, config.backbone, classes, image_size=config.image_size)
-    notes = [*note_grid(model.backbone)] if config.backbone.startswith(TIMM) else []
+    backbone = getattr(model, "backbone", None)  # which a registered method may call otherwise
+    notes = [*note_grid(backbone)] if hasattr(backbone, "timm_shape") else []
     if config.weights == "none":
         return model, (*notes, "weights: none, trained from scratch")
     weights = _choose_weights(config)

@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -219,7 +220,7 @@ def test_strides_are_taken_out_where_a_cell_of_so_many_pixels_is_asked_for(fake_
     [
         ("five@", r"@ \(expected one of @8, @16, @32"),
         ("five@12", r"@12 \(expected one of @8, @16, @32"),
-        ("vit@16", "timm cannot build it .*'output_stride'"),
+        ("vit@16", "timm cannot build it .*'output_stride'; .* only some networks: timm:vit has"),
     ],
 )
 def test_a_cell_that_cannot_be_had_is_refused(name, words, fake_timm):
@@ -239,6 +240,32 @@ def test_images_are_brought_to_what_timms_weights_were_trained_with(fake_timm):
     scale = torch.tensor([0.25, 0.5, 0.5]).view(3, 1, 1)
     assert torch.allclose(seen[0], (image - 0.5) / scale, atol=1e-6)
     assert torch.equal(seen[1], image)
+
+
+def test_a_network_that_is_given_its_normalisation_is_not_described_once_more(
+    fake_timm, monkeypatch
+):
+    monkeypatch.delattr("auheat.models.registry.describe_timm")
+    assert build_classifier("cam", "timm:five", 3, (0, 0, 0), (1, 1, 1), 64).image_std.sum() == 3
+
+
+class OtherNames(torch.nn.Module):
+    """A registered method's network, which calls its parts as it likes."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.trunk = network
+
+    def forward(self, images, labels=None):
+        return self.trunk(images, labels)
+
+
+def test_a_method_of_ones_own_may_call_its_backbone_otherwise(fake_timm, store, monkeypatch):
+    row = METHODS["cam"]
+    own = replace(row, build=lambda *given: OtherNames(row.build(*given, 32)))
+    monkeypatch.setattr(METHODS, "_rows", {**METHODS._rows, "cam": own})
+    asked = {"backbone": "timm:five", "image_size": 32, "epochs": 1, "batch_size": 8}
+    assert train(store, make_config("demo", **asked, name="own-names")).resumed == 0
 
 
 @pytest.mark.slow
@@ -272,6 +299,10 @@ def test_what_a_network_cannot_do_is_refused_before_there_is_a_run(fake_timm, st
     assert not (store / "runs" / "refused").exists()
 
 
+def refuse_without_a_word(*_, **__):
+    raise AssertionError  # as a bare `assert` of timm's does
+
+
 def test_what_timm_cannot_give_is_one_error_each(fake_timm, monkeypatch):
     with pytest.raises(AuheatError, match="cannot build it \\(Unknown model"):
         build_classifier("cam", "timm:nothing", 4)
@@ -280,6 +311,10 @@ def test_what_timm_cannot_give_is_one_error_each(fake_timm, monkeypatch):
     monkeypatch.setattr("fake_timm.FakeStages.forward", lambda self, images: [images] * 4)
     with pytest.raises(AuheatError, match=r"its layer 1 is \(1, 3, 64, 64\) \(expected a map or"):
         build_classifier("cam", "timm:four", 4, image_size=64)
+    with monkeypatch.context() as patch:
+        patch.setattr("fake_timm.FakeStages.__init__", refuse_without_a_word)
+        with pytest.raises(AuheatError, match="cannot build it .AssertionError.$"):
+            build_classifier("cam", "timm:cut", 4, image_size=64)
     monkeypatch.setitem(sys.modules, "timm", None)
     for call in (
         lambda: build_classifier("cam", "timm:five", 4),
