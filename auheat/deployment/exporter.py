@@ -145,6 +145,10 @@ def _check_place(target: Path, run: Path, is_folder: bool, overwrite: bool) -> N
     real = Path(os.path.realpath(target))
     if real == run.resolve() or real in run.resolve().parents:
         raise RequestError(f"{target}: the run lies in it (choose a name for the export itself)")
+    if real.name == EXPORTED and (real.parent / CONFIG).is_file():
+        raise RequestError(
+            f"{target}: it would be taken for the weights of {real.parent} (choose another name)"
+        )
     if not os.path.lexists(target):
         return
     if is_folder and target.is_dir() and not target.is_symlink() and not any(target.iterdir()):

@@ -47,7 +47,7 @@ from auheat.evaluation.results import Evaluation, ScoreTable, aggregate
 from auheat.evaluation.scored_rows import SPLITS as SPLITS
 from auheat.evaluation.scorer import MapScorer
 from auheat.records import Array
-from auheat.runs import run_folder
+from auheat.runs import checkpoint, run_folder
 from auheat.runs.run_folder import CONFIG, RUNS, name_results
 from auheat.shards.manifest import check_unchanged, read_manifest
 from auheat.store.votes import read_votes
@@ -167,7 +167,7 @@ def _find_run(store: Path, run: str | Path | None) -> Path:
     """Return a run's folder: of the store, or else of the store that is usually taken."""
     usual = find_store()
     try:
-        return run_folder.find_run(store, run)
+        place = run_folder.find_run(store, run)
     except AuheatError as error:
         if run is None or not (usual / RUNS / str(run) / CONFIG).is_file():
             folder = f"a run of another store is named by its folder, STORE/{RUNS}/{run}"
@@ -177,7 +177,12 @@ def _find_run(store: Path, run: str | Path | None) -> Path:
             if run is None and usual != store and (usual / RUNS).is_dir():
                 more = f"; to score one of {usual} here, name it"
             raise type(error)(f"{error}{more}") from error
-    return usual / RUNS / str(run)
+        place = usual / RUNS / str(run)
+    if checkpoint.find_weights_file(place).name == run_folder.EXPORTED:
+        raise RequestError(
+            f"{place}: an exported network (evaluate the run itself, which has what it learnt from)"
+        )
+    return place
 
 
 def _measure(

@@ -251,6 +251,10 @@ def test_only_an_export_is_replaced_and_only_on_request(kind, tmp_path):
         ({"out": "mine.onnx", "format": "safetensors"}, r"--out: .*\(expected NAME\.safetensors\)"),
         ({"out": "run", "format": "huggingface"}, "the run lies in it"),
         ({"out": ".", "format": "huggingface"}, "the run lies in it"),
+        (
+            {"out": "run/model.safetensors", "format": "safetensors"},
+            "taken for the weights of .*run ",
+        ),
     ],
     ids=str,
 )
@@ -260,6 +264,15 @@ def test_what_cannot_be_asked_is_named(settings, said, tmp_path, monkeypatch):
     with pytest.raises(auheat.RequestError, match=said):
         export_model(run, **settings)
     assert {f.name for f in tmp_path.iterdir()} == {"run"}
+    assert not (run / "model.safetensors").exists()
+
+
+def test_an_exported_network_is_not_evaluated_in_the_place_of_its_run(tmp_path):
+    out = tmp_path / "hub"
+    export_model(make_run(tmp_path / "run"), format="huggingface", out=out)
+    with pytest.raises(auheat.RequestError, match=r"hub: an exported network \(evaluate the run"):
+        auheat.evaluate(out, tmp_path)
+    assert not (out / "evaluation.json").exists()
 
 
 def test_a_missing_extra_is_named_with_its_command(tmp_path, monkeypatch):
