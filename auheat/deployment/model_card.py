@@ -211,11 +211,15 @@ def _find_biases(result: Mapping[str, Any], learnt: Mapping[str, Any]) -> list[s
     classes = {name: one for name, one in scores.items() if one["n"]}
     rates = {k: one["accuracy"] for k, one in classes.items() if one["accuracy"] is not None}
     if rates:
-        best, worst = (pick(rates, key=rates.__getitem__) for pick in (max, min))
+        ends = {what: pick(rates.values()) for what, pick in (("best", max), ("worst", min))}
+        named = (
+            f"{what}: {', '.join(name for name, rate in rates.items() if rate == end)} ({end:.3f})"
+            for what, end in ends.items()
+        )
         lines.append(
-            f"Recognised best: {best} ({rates[best]:.3f}); worst: {worst} ({rates[worst]:.3f})."
-            if rates[best] > rates[worst]
-            else f"All classes are recognised equally often ({rates[best]:.3f})."
+            f"Recognised {'; '.join(named)}."
+            if ends["best"] > ends["worst"]
+            else f"All classes are recognised equally often ({ends['best']:.3f})."
         )
         few = [f"{name} ({one['n']})" for name, one in classes.items() if one["n"] < _FEW]
         if few:

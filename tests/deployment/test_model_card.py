@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 import yaml
@@ -126,3 +127,15 @@ def test_scores_on_other_stores_have_a_table_of_their_own(store, tmp_path):
     _, body = write_card(run, tmp_path)
     assert re.search(rf"^\| other \| test \| 12 \| {scores['accuracy']:.3f} \[", body, re.MULTILINE)
     assert "/somewhere" not in body
+
+
+def test_classes_that_are_recognised_equally_badly_are_all_named(store, tmp_path):
+    run = shutil.copytree(store / "runs" / "few", tmp_path / "few")
+    scores = json.loads((run / "evaluation.json").read_text())
+    names = scores["class_names"]
+    for name, accuracy in zip(names, (0.0, 0.5, 0.75, 0.0), strict=True):
+        scores["per_class"][name]["accuracy"] = accuracy
+    (run / "evaluation.json").write_text(json.dumps(scores))
+    _, body = write_card(run, tmp_path)
+    best, worst = names[2], f"{names[0]}, {names[3]}"
+    assert f"- Recognised best: {best} (0.750); worst: {worst} (0.000).\n" in body
