@@ -35,6 +35,13 @@ Photo: TypeAlias = "str | Path | Image.Image | Array | Tensor"
 _EXPECTED = "a file, an image of Pillow's, RGB (H, W, 3) or gray (H, W) uint8, a tensor (3, H, W)"
 
 
+_WHOLE = {
+    "NO_FACE": "no face was found",
+    "LOW_CONFIDENCE": "the face is doubtful",
+    "MISSHAPEN": "the points are no face's",
+}
+
+
 class FramedPhoto(NamedTuple):
     """A photo as the network is given it.
 
@@ -53,7 +60,8 @@ class PhotoTransform:
 
     The face is found by the run's detector and framed as the training photos' faces were; a photo
     in which no face is found, or none that is sure, is taken whole, as `evaluate` does. How many
-    photos were of which kind stands in `statuses`. The detector is loaded with the first photo, in
+    photos were of which kind stands in `statuses`: by the status of the face, or MISSHAPEN where
+    that is sure and its points are not a face's. The detector is loaded with the first photo, in
     each process.
     """
 
@@ -88,7 +96,7 @@ class PhotoTransform:
         framed = fit_square(apply_framing(pixels, view, kind), self.image_size)
         at = move_points(points[None].astype(np.float64), view.transform[None])[0]
         landmarks = np.where(sure, at, np.nan).astype(np.float32)
-        self._count(status, photo)
+        self._count("MISSHAPEN" if sure and not reliable else status.name, photo)
         image = torch.from_numpy(framed).permute(2, 0, 1).float() / 255
         return FramedPhoto(image.contiguous(), torch.from_numpy(landmarks), status, view)
 
@@ -100,15 +108,16 @@ class PhotoTransform:
             self._finding = DetectorSource(detector, None, 0)
         return self._finding
 
-    def _count(self, status: Status, photo: Photo) -> None:
-        """Count a photo, and log the first one without a face."""
-        self.statuses[status.name] += 1
-        if status == Status.NO_FACE and self.statuses[status.name] == 1:
+    def _count(self, kind: str, photo: Photo) -> None:
+        """Count a photo, and log the first one of each kind that is taken whole."""
+        self.statuses[kind] += 1
+        if kind in _WHOLE and self.statuses[kind] == 1:
             name = photo if isinstance(photo, str | Path) else "a photo"
             _LOG.warning(
-                "%s: no face was found: the whole photo is taken, as `evaluate` does (further ones "
-                "are counted in `transform.statuses` alone)",
+                "%s: %s: the whole photo is taken, as `evaluate` does (further ones are counted in "
+                "`transform.statuses` alone)",
                 name,
+                _WHOLE[kind],
             )
 
     def __getstate__(self) -> dict[str, Any]:

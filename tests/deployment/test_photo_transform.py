@@ -119,14 +119,28 @@ def test_what_is_no_photo_is_refused_with_what_would_be_right(photo, said, tmp_p
         transform(photo)
 
 
-def test_a_photo_without_a_face_is_told_once_and_counted(tmp_path, finder, caplog):
+@pytest.mark.parametrize(
+    ("face", "kind", "words"),
+    [
+        (None, "NO_FACE", "no face was found"),
+        ((20 * BOOK.frame.mean + 30, Status.LOW_CONFIDENCE), "LOW_CONFIDENCE", "the face is doubt"),
+        ((0 * BOOK.frame.mean + 30, Status.OK), "MISSHAPEN", "the points are no face's"),
+    ],
+    ids=["no face", "doubtful", "misshapen"],
+)
+def test_a_photo_that_is_taken_whole_is_told_once_and_counted(
+    face, kind, words, tmp_path, finder, caplog
+):
+    if face is not None:
+        finder.faces[50, 70] = face
     transform = auheat.load_model(make_run(tmp_path / "run"), device="cpu").transform
     caplog.clear()
     for _ in range(3):
         assert transform(np.full((50, 70, 3), 7, np.uint8)).shape == (3, 64, 64)
     (line,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-    assert "no face was found: the whole photo is taken" in line
-    assert transform.statuses == {"NO_FACE": 3}
+    assert line.startswith(f"a photo: {words}")
+    assert ": the whole photo is taken" in line
+    assert transform.statuses == {kind: 3}
 
 
 def test_another_detector_than_the_runs_is_told_and_is_not_carried_to_other_processes(
