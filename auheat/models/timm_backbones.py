@@ -29,6 +29,9 @@ CELLS = ("8", "16", "32")
 _MOST_PREFIX = 8  # class and register tokens have position embeddings of their own, a few
 
 
+_NO_SUCH = ("Unknown model", "Invalid pretrained tag")  # how timm refuses a name
+
+
 _OURS = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
 
 
@@ -256,9 +259,9 @@ def _create(create: Callable[..., Any], name: str, side: int) -> tuple[nn.Module
             return (TopFeatures(network) if whole else network), bool(size)
         if "features_only" not in refused:
             break
-    hint = (
-        f"; strides can be taken out of only some networks: {TIMM}{asked} has its own" if at else ""
-    )
+    hint = f"; strides can be taken out of only some networks: {TIMM}{asked} has its own"
+    if not at or refused.startswith(_NO_SUCH):
+        hint = ""
     raise RequestError(f"--backbone: {name}: timm cannot build it ({refused}{hint})")
 
 

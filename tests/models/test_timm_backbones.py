@@ -306,6 +306,8 @@ def refuse_without_a_word(*_, **__):
 def test_what_timm_cannot_give_is_one_error_each(fake_timm, monkeypatch):
     with pytest.raises(AuheatError, match="cannot build it \\(Unknown model"):
         build_classifier("cam", "timm:nothing", 4)
+    with pytest.raises(AuheatError, match="cannot build it \\(Unknown model .nothing.\\)$"):
+        build_classifier("cam", "timm:nothing@16", 4)
     with pytest.raises(AuheatError, match="cannot build it \\(Unknown model"):
         make_config("demo", backbone="timm:nothing")
     monkeypatch.setattr("fake_timm.FakeStages.forward", lambda self, images: [images] * 4)
