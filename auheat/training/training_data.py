@@ -113,7 +113,7 @@ def load_training_data(store: Path, config: TrainConfig) -> TrainingData:
 
 
 def _check_mode(folder: Path, made: Mapping[str, Any], config: TrainConfig) -> None:
-    """Raise `AuheatError` where losses draw every class's heatmap and shards have none of a class."""
+    """Raise `AuheatError` where losses draw heatmaps of classes and shards have none of a class."""
     shown = made.get("mode", "expression"), made.get("geometry", "face")
     controlled = config.au_target != "own"
     option = "--au-target" if controlled else "--class-map-weight"
