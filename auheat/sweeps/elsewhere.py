@@ -12,6 +12,7 @@ from auheat.errors import AuheatError
 from auheat.evaluation.evaluator import evaluate
 from auheat.evaluation.scored_rows import digest_content
 from auheat.runs.run_folder import BEST, ELSEWHERE
+from auheat.shards.manifest import has_manifest
 from auheat.shards.schema import SHARDS
 from auheat.store.store import list_rendered
 from auheat.utils.console import progress
@@ -62,7 +63,7 @@ def _is_scored(run: Path, other: Path) -> bool:
     whole = [scores for scores in read_elsewhere(run) if scores.get("split") == _SPLIT]
     for about in (scores.get("scored_on") or {} for scores in whole):
         shards = other / SHARDS / str(about.get("shards"))
-        if about.get("store") != str(other.resolve()) or not shards.is_dir():
+        if about.get("store") != str(other.resolve()) or not has_manifest(shards):
             continue
         same = about.get("content") == digest_content(shards)
         if same and about.get("weights_sha256") == file_digest(run / BEST):

@@ -20,7 +20,7 @@ from auheat.sweeps.grid import Grid, SubGrid
 from auheat.sweeps.planner import plan_sweep
 from auheat.sweeps.results import read_results
 from auheat.sweeps.runner import run_plan, sweep
-from auheat.sweeps.study import PAIRS, SCORES
+from auheat.sweeps.study import PAIRS, SCORES, list_elsewhere
 from auheat.sweeps.study_files import write_study
 from auheat.sweeps.study_page import (
     draw_faithfulness,
@@ -156,6 +156,20 @@ def test_the_study_has_the_scores_by_votes_and_on_other_sets(studied):
     wanted = [run["by_votes"]["unanimous"]["accuracy"] for run in (first, second)]
     row = f"| CAM, without AUs | unanimous | {first['by_votes']['unanimous']['n']} | 2 | "
     assert f"{row}{100 * np.mean(wanted):.1f} | " in page
+
+
+def test_stores_that_are_called_alike_have_an_entry_each(tmp_path):
+    for number, place in enumerate(("a", "b")):
+        folder = tmp_path / "evaluations" / place
+        folder.mkdir(parents=True)
+        about = {"store": f"/{place}/set", "content": f"{number}" * 64}
+        scores = {"n": number, "split": "all", "scored_on": about}
+        (folder / "evaluation-all.json").write_text(json.dumps(scores))
+    listed = list_elsewhere(tmp_path)
+    assert {name: entry["n"] for name, entry in listed.items()} == {
+        "set, all": 0,
+        "set, all, 11111111": 1,
+    }
 
 
 def test_another_store_without_shards_is_refused_beforehand(tmp_path):
