@@ -57,8 +57,8 @@ def write_table(
     make = _MAKERS[format]
     text = io.TextIOWrapper(file, "utf-8", newline="", write_through=True)
     try:
-        row, kinds = 0, (csv.QUOTE_MINIMAL, csv.QUOTE_NONNUMERIC)
-        plain, quoted = (csv.writer(text, lineterminator="\n", quoting=kind) for kind in kinds)
+        row, plain = 0, csv.writer(text, lineterminator="\n")
+        quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
         for block in blocks:
             table = make(material, block, row)
             # Python 3.11 leaves a bare \r outside of quotes, where readers end the row
