@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from auheat.errors import AuheatError
+from auheat.errors import AuheatError, RequestError
 from auheat.evaluation.evaluator import evaluate
 from auheat.evaluation.scored_rows import digest_content
 from auheat.runs.run_folder import BEST, ELSEWHERE
@@ -25,9 +25,11 @@ _SPLIT = "all"
 """The photos of another set that are scored: the run has learnt from none of them."""
 
 
-def check_others(others: Sequence[Path]) -> None:
-    """Raise `AuheatError` where one of some stores has no shards, or more than one kind of them."""
+def check_others(others: Sequence[Path], own: Collection[Path]) -> None:
+    """Raise `AuheatError` for a store without shards or with several kinds, and for runs' own."""
     for other in others:
+        if other.resolve() in {store.resolve() for store in own}:
+            raise RequestError(f"--also-on: {other}: the runs learn from it (expected other sets)")
         list_rendered(other, None)
 
 

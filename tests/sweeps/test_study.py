@@ -175,6 +175,8 @@ def test_stores_that_are_called_alike_have_an_entry_each(tmp_path):
 def test_another_store_without_shards_is_refused_beforehand(tmp_path):
     with pytest.raises(AuheatError, match="elsewhere"):
         sweep(tmp_path, grid="ferplus", also_on=[tmp_path / "elsewhere"])
+    with pytest.raises(AuheatError, match="the runs learn from it"):
+        sweep(tmp_path / "s", grid="ferplus", also_on=[tmp_path / "t" / ".." / "s"])
 
 
 def test_differences_are_of_the_same_photos_and_seeds(studied):
