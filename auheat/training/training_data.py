@@ -102,7 +102,7 @@ def load_training_data(store: Path, config: TrainConfig) -> TrainingData:
     if config.train_photos:
         about["train_rows_available"] = available
     made = read_attributes(files[0])
-    _check_mode(folder, made, config)
+    _check_drawn(folder, made, config)
     book = read_codebook(files)
     plan = plan_heatmaps(book, train.class_names)
     about |= {key: made[key] for key in OPTIONAL_TEXTS if key in made}
@@ -112,8 +112,8 @@ def load_training_data(store: Path, config: TrainConfig) -> TrainingData:
     return TrainingData(folder, train, chosen, val, val_rows, plan, about, book, shares)
 
 
-def _check_mode(folder: Path, made: Mapping[str, Any], config: TrainConfig) -> None:
-    """Raise `AuheatError` where losses draw heatmaps of classes and shards have none of a class."""
+def _check_drawn(folder: Path, made: Mapping[str, Any], config: TrainConfig) -> None:
+    """Raise `AuheatError` where a loss draws each class's heatmap, and shards have other ones."""
     shown = made.get("mode", "expression"), made.get("geometry", "face")
     controlled = config.au_target != "own"
     option = "--au-target" if controlled else "--class-map-weight"
