@@ -9,6 +9,7 @@ HANDED_ON = {
     "auheat/landmarks/registry": "landmarks/test_registry.py",
     "auheat/pipeline/extraction": "pipeline/test_extraction.py",
     "auheat/pipeline/workers": "pipeline/test_workers.py",
+    "auheat/sweeps/elsewhere": "sweeps/test_study.py",
 }
 """Modules that pass a device's name on and have no tensors, and where that is tested."""
 

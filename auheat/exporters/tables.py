@@ -57,9 +57,13 @@ def write_table(
     make = _MAKERS[format]
     text = io.TextIOWrapper(file, "utf-8", newline="", write_through=True)
     try:
-        writer, row = csv.writer(text, lineterminator="\n"), 0
+        row, plain = 0, csv.writer(text, lineterminator="\n")
+        quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
         for block in blocks:
             table = make(material, block, row)
+            # Python 3.11 leaves a bare \r outside of quotes, where readers end the row
+            broken = any(isinstance(v, str) and "\r" in v for own in table.values() for v in own)
+            writer = quoted if broken else plain
             if row == 0:
                 writer.writerow(table)
             writer.writerows(zip(*table.values(), strict=True))

@@ -110,9 +110,9 @@ def _match(where: str, entries: Sequence[tuple[int, str]], ids: Sequence[str]) -
         if text in known:
             named.add(text)
             continue
-        same = [key for form in _spellings(text) for key in forms.get(form, {form} & known)]
-        if len(set(same)) == 1:
-            named.add(same[0])
+        same = {key for form in _spellings(text) for key in {form, *forms.get(form, ())} & known}
+        if len(same) == 1:
+            named |= same
         else:
             unknown.append((number, text))
     if unknown:

@@ -225,7 +225,7 @@ def _format_value(value: Any) -> str:
 def describe_run(run: Run) -> str:
     """Return a run's main settings, and the photos it was scored on, as a line."""
     keys = ("method", "backbone", "weights", "image_size", "au_weight", "layers", "epochs", "seed")
-    more = ("contrast_weight", "class_map_weight", "geometry_branch", "train_photos")
+    more = ("contrast_weight", "class_map_weight", "geometry_branch", "train_photos", "soft_labels")
     shown = [*keys, *(key for key in more if run.settings.get(key))]
     shown += ["au_target"] if run.settings.get("au_target", "own") != "own" else []
     settings = ", ".join(f"{key.replace('_', ' ')} {run.settings[key]}" for key in shown)

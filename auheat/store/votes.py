@@ -101,7 +101,8 @@ def join_votes(parts: Sequence[tuple[str, Votes | None]]) -> dict[str, dict[str,
 
     Args:
         parts: What each store's ids get in front, and its votes. What only some could vote for has
-            no votes in the others.
+            no votes in the others; of an id that several have the first one's votes count, as
+            `merge` keeps the first of equal rows.
 
     Returns:
         Photo's id -> what was voted for -> how often.
@@ -115,7 +116,7 @@ def join_votes(parts: Sequence[tuple[str, Votes | None]]) -> dict[str, dict[str,
     choices = dict.fromkeys((name for _, votes in known for name in votes.names), 0)
     return {
         prefix + key: choices | dict(zip(votes.names, row, strict=True))
-        for prefix, votes in known
+        for prefix, votes in reversed(known)
         for key, row in votes.counts.items()
     }
 
@@ -143,7 +144,8 @@ def read_votes(store: Path) -> Votes | None:
         return None
     remedy = "`auheat extract` writes it again"
     try:
-        rows = list(csv.reader(read_limited(file, _MOST_BYTES).decode().splitlines()))
+        text = io.StringIO(read_limited(file, _MOST_BYTES).decode(), newline="")
+        rows = list(csv.reader(text))
         (first, *names), counts = rows[0], dict[str, tuple[int, ...]]()
         if first != _ID or not {*names} & {*EXPRESSIONS} or len({*names}) < len(names):
             raise StoreError(

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from auheat.errors import AuheatError
+from auheat.errors import AuheatError, RequestError
 from auheat.evaluation.evaluator import evaluate
 from auheat.evaluation.scored_rows import digest_content
 from auheat.runs.run_folder import BEST, ELSEWHERE
+from auheat.shards.manifest import has_manifest
 from auheat.shards.schema import SHARDS
 from auheat.store.store import list_rendered
 from auheat.utils.console import progress
@@ -24,9 +25,11 @@ _SPLIT = "all"
 """The photos of another set that are scored: the run has learnt from none of them."""
 
 
-def check_others(others: Sequence[Path]) -> None:
-    """Raise `AuheatError` where one of some stores has no shards, or more than one kind of them."""
+def check_others(others: Sequence[Path], own: Collection[Path]) -> None:
+    """Raise `AuheatError` for a store without shards or with several kinds, and for runs' own."""
     for other in others:
+        if other.resolve() in {store.resolve() for store in own}:
+            raise RequestError(f"--also-on: {other}: the runs learn from it (expected other sets)")
         list_rendered(other, None)
 
 
@@ -62,7 +65,7 @@ def _is_scored(run: Path, other: Path) -> bool:
     whole = [scores for scores in read_elsewhere(run) if scores.get("split") == _SPLIT]
     for about in (scores.get("scored_on") or {} for scores in whole):
         shards = other / SHARDS / str(about.get("shards"))
-        if about.get("store") != str(other.resolve()) or not shards.is_dir():
+        if about.get("store") != str(other.resolve()) or not has_manifest(shards):
             continue
         same = about.get("content") == digest_content(shards)
         if same and about.get("weights_sha256") == file_digest(run / BEST):

@@ -31,7 +31,7 @@ class RunState:
     """How far a run is: `state` is waiting, running, stopped, done or failed.
 
     `seconds` are those of all its epochs, `error` says why it failed, `notes` are what training
-    said of it. `elapsed` seconds went by until it was scored, and its process had `peak_bytes` of
+    said of it. `elapsed` seconds took the call that scored it, whose process had `peak_bytes` of
     memory at most: 0 where another call made the run and left no word of it.
     """
 

@@ -193,7 +193,7 @@ def sweep(
             _LOG.warning("--%s is not given: its runs are left out", data)
     folder = find_store(store)
     others = [Path(other) for other in also_on or ()]
-    check_others(others)
+    check_others(others, stores.values() or [folder])
     if source is not None:
         _prepare(source, folder, grid)
     summary = run_plan(folder, plan, stores, jobs, overwrite)

@@ -132,7 +132,8 @@ def describe_study(
         "grid": dict(plan.grid),
         "missing": [c.name for c in plan.cells if c.name not in {r.cell.name for r in scored}],
         "training_hours": round(sum(r.seconds for r in records) / 3600, 3),
-        "elapsed_hours": round(sum(r.elapsed for r in records) / 3600, 3),
+        # what a stopped call took beyond its epochs is not known
+        "elapsed_hours": round(sum(max(r.elapsed, r.seconds) for r in records) / 3600, 3),
         "peak_bytes": max([0, *(r.peak_bytes for r in records)]),
         "class_names": list(scored[0].scores["class_names"]) if scored else [],
         "photos": _count_photos(scored, places),
@@ -184,7 +185,7 @@ def _describe_run(result: RunResult, store: Path) -> dict[str, Any]:
             name: {k: _round(v) for k, v in by.items()} for name, by in scores["per_class"].items()
         },
         "by_votes": _score_by_votes(folder, store, scores),
-        "elsewhere": _list_elsewhere(folder),
+        "elsewhere": list_elsewhere(folder),
     }
 
 
@@ -204,12 +205,27 @@ def _score_by_votes(folder: Path, store: Path, scores: Mapping[str, Any]) -> dic
     }
 
 
-def _list_elsewhere(folder: Path) -> dict[str, Any]:
-    """Return the scores on other data sets: name of the store -> photos, and each score."""
-    listed = {}
+def list_elsewhere(folder: Path) -> dict[str, Any]:
+    """Return the scores on other data sets: name of the store -> photos, and each score.
+
+    Args:
+        folder: The run's folder.
+
+    Returns:
+        Of several stores called alike, all but the first have a digest of their content in their
+        names.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from auheat.sweeps.study import list_elsewhere
+        >>> list_elsewhere(Path("no-run"))
+        {}
+    """
+    listed: dict[str, Any] = {}
     for scores in read_elsewhere(folder):
         about = scores.get("scored_on") or {}
         name = f"{Path(about.get('store', '')).name}, {scores.get('split')}"
+        name += f", {str(about.get('content'))[:8]}" if name in listed else ""
         absent = {"absent_classes": list(about.get("absent_classes", ()))}
         listed[name] = {"n": scores.get("n"), **absent, **flatten_scores(scores)}
     return listed

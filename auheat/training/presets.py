@@ -111,7 +111,7 @@ code does beyond them. "explain" also aligns every class's map with its own heat
 (docs/attention.md), and leaves the rest to you. "demo" trains in minutes on a laptop's CPU,
 "methods" in one or two, to compare all of them; a method that has no "thin" backbone gets its own
 narrow one there, and the learning rate that suits that. "ferplus" is for FER+'s photos of 48 px,
-of which one core learns some 700 a second (docs/ferplus.md).
+of which one core learns some 550 a second (docs/ferplus.md).
 """
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -102,6 +102,18 @@ def load_training_data(store: Path, config: TrainConfig) -> TrainingData:
     if config.train_photos:
         about["train_rows_available"] = available
     made = read_attributes(files[0])
+    _check_drawn(folder, made, config)
+    book = read_codebook(files)
+    plan = plan_heatmaps(book, train.class_names)
+    about |= {key: made[key] for key in OPTIONAL_TEXTS if key in made}
+    layout = read_layout(store)
+    about |= {"dataset": layout} if layout else {}
+    shares = _read_shares(store, train, chosen, about) if config.soft_labels else None
+    return TrainingData(folder, train, chosen, val, val_rows, plan, about, book, shares)
+
+
+def _check_drawn(folder: Path, made: Mapping[str, Any], config: TrainConfig) -> None:
+    """Raise `AuheatError` where a loss draws each class's heatmap, and shards have other ones."""
     shown = made.get("mode", "expression"), made.get("geometry", "face")
     controlled = config.au_target != "own"
     option = "--au-target" if controlled else "--class-map-weight"
@@ -113,13 +125,6 @@ def load_training_data(store: Path, config: TrainConfig) -> TrainingData:
             "those of expressions, as `auheat render` draws them without --generic, --landmarks "
             "and --geometry)"
         )
-    book = read_codebook(files)
-    plan = plan_heatmaps(book, train.class_names)
-    about |= {key: made[key] for key in OPTIONAL_TEXTS if key in made}
-    layout = read_layout(store)
-    about |= {"dataset": layout} if layout else {}
-    shares = _read_shares(store, train, chosen, about) if config.soft_labels else None
-    return TrainingData(folder, train, chosen, val, val_rows, plan, about, book, shares)
 
 
 def _read_shares(

@@ -13,6 +13,7 @@ from fake_device import FakeDevice
 from training_helpers import BOOK, make_store
 
 from auheat.data.dataset import ShardDataset
+from auheat.deployment.run_model import load_model
 from auheat.evaluation import faithfulness, faithfulness_runs, inputs
 from auheat.evaluation.class_regions import measure_predicted
 from auheat.evaluation.evaluator import evaluate
@@ -29,6 +30,8 @@ from auheat.runs.checkpoint import load_classifier
 from auheat.training.runner import train
 
 COVERS = (
+    "auheat/deployment/photo_transform",
+    "auheat/deployment/run_model",
     "auheat/evaluation/evaluator",
     "auheat/evaluation/faithfulness_draws",
     "auheat/evaluation/imputation",
@@ -282,3 +285,24 @@ def test_an_explanation_of_other_kinds_of_maps_waits_as_often(store, photo_files
             list(explainer(photo_files, "Happiness"))
     assert on_card == on_cpu
     assert waits.total() == least + 4, waits
+
+
+@pytest.mark.slow
+def test_a_loaded_network_waits_for_nothing_and_gives_what_it_gives_on_a_cpu(store, photo_files):
+    def load(device):
+        model = load_model("run", store, device=device)
+        framed = [model.transform.frame(file) for file in photo_files]
+        images = torch.stack([one.image for one in framed])
+        return model, images, torch.stack([one.landmarks for one in framed])
+
+    own, images, landmarks = load("cpu")
+    with torch.no_grad():
+        logits, maps = own(images, landmarks), own.maps(images, landmarks)
+    with FakeDevice(2) as fake:
+        model, images, landmarks = load("cuda:1")
+        images, landmarks = images.to("cuda:1"), landmarks.to("cuda:1")
+        with torch.no_grad(), fake.counting() as waits:
+            on_card, maps_there = model(images, landmarks), model.maps(images, landmarks)
+        assert waits.total() == 0, waits
+        assert torch.equal(on_card.cpu(), logits)
+        assert torch.equal(maps_there.cams.cpu(), maps.cams)

@@ -21,7 +21,7 @@ from auheat.records import Status
 from auheat.store.maintenance import verify_store
 from auheat.utils import files
 
-IDS = ["a", 'ä, "b"', "=1+1", "NA", "l\nine", "f", "g", "h", "i", "j", "k"]
+IDS = ["a", 'ä, "b"', "=1+1", "NA", "l\nine", "f\rf", "g\r\ng", "h", "i", "j", "k"]
 NAMES = ["Neutral", "Happiness"]
 AUS = [6, 12]
 

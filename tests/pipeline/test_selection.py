@@ -133,6 +133,13 @@ def test_lists_are_read_as_people_and_programs_write_them(tmp_path, data):
     assert "4 of 6 rows" in kept.notes[0]
 
 
+def test_an_entry_that_may_mean_two_rows_is_refused(tmp_path):
+    store = write_store(tmp_path / "s", Made(["x", " x"]), rendered=False)
+    (tmp_path / "list").write_text("x ")
+    with pytest.raises(StoreError, match="line 1: 'x ' is the id of no row"):
+        choose_rows(list_shards(store / "landmarks"), tmp_path / "list", None)
+
+
 REFUSED = {
     "train_00001\nnobody\nno one\n": "line 2: 'nobody' is the id of no row .2 of 3 entries",
     "path,label\na.jpg,x\n": "line 1: 'path,label' is the id of no row.*a CSV with a column id",

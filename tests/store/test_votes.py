@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from auheat.errors import AuheatError
-from auheat.store.votes import Votes, read_votes, write_votes
+from auheat.store.votes import Votes, join_votes, read_votes, write_votes
 
 # fer2013new.csv as it is published: its heading, and the first two rows of its photos
 NAMES = ("Neutral", "Happiness", "Surprise", "Sadness", "Anger", "Disgust", "Fear", "Contempt",
@@ -30,6 +30,19 @@ def test_votes_are_read_as_they_were_written_and_removed_with_their_set(store):
     write_votes(store, {})
     assert read_votes(store) is None
     write_votes(store, {})  # nothing to remove
+
+
+def test_ids_with_line_breaks_of_other_alphabets_are_read_back(store):
+    ids = ["a\u2028b", "c\x85d", 'e\n"f"']
+    write_votes(store, {key: {"Fear": n} for n, key in enumerate(ids)})
+    assert read_votes(store).counts == {key: (n,) for n, key in enumerate(ids)}
+
+
+def test_votes_of_an_id_in_two_stores_are_those_of_the_first():
+    first, second = Votes(("Fear",), {"a": (3,)}), Votes(("Anger", "Fear"), {"a": (1, 2)})
+    joined = join_votes([("", first), ("", second)])
+    assert joined == {"a": {"Fear": 3, "Anger": 0}}
+    assert [*joined["a"]] == ["Fear", "Anger"]
 
 
 def test_shares_are_of_the_classes_and_agreement_is_of_all_votes():

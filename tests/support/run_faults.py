@@ -41,7 +41,7 @@ DECOYS = (
     *("last.safetensors.part", "config.json.part", ".owner.json.part", "sweep.json.part"),
     *("00000.h5.bak", "00000.h5.orig", "00003.h5.txt", "manifest.json.bak", "notes.txt"),
 )
-_TIMES = {"seconds", "images_per_second", "notes", "weights_sha256"}
+_TIMES = {"seconds", "images_per_second", "notes", "weights_sha256", "elapsed", "peak_bytes"}
 # notes say how many images a second, and a file of weights how long its epoch took
 
 

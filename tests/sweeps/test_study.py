@@ -20,7 +20,7 @@ from auheat.sweeps.grid import Grid, SubGrid
 from auheat.sweeps.planner import plan_sweep
 from auheat.sweeps.results import read_results
 from auheat.sweeps.runner import run_plan, sweep
-from auheat.sweeps.study import PAIRS, SCORES
+from auheat.sweeps.study import PAIRS, SCORES, list_elsewhere
 from auheat.sweeps.study_files import write_study
 from auheat.sweeps.study_page import (
     draw_faithfulness,
@@ -158,9 +158,25 @@ def test_the_study_has_the_scores_by_votes_and_on_other_sets(studied):
     assert f"{row}{100 * np.mean(wanted):.1f} | " in page
 
 
+def test_stores_that_are_called_alike_have_an_entry_each(tmp_path):
+    for number, place in enumerate(("a", "b")):
+        folder = tmp_path / "evaluations" / place
+        folder.mkdir(parents=True)
+        about = {"store": f"/{place}/set", "content": f"{number}" * 64}
+        scores = {"n": number, "split": "all", "scored_on": about}
+        (folder / "evaluation-all.json").write_text(json.dumps(scores))
+    listed = list_elsewhere(tmp_path)
+    assert {name: entry["n"] for name, entry in listed.items()} == {
+        "set, all": 0,
+        "set, all, 11111111": 1,
+    }
+
+
 def test_another_store_without_shards_is_refused_beforehand(tmp_path):
     with pytest.raises(AuheatError, match="elsewhere"):
         sweep(tmp_path, grid="ferplus", also_on=[tmp_path / "elsewhere"])
+    with pytest.raises(AuheatError, match="the runs learn from it"):
+        sweep(tmp_path / "s", grid="ferplus", also_on=[tmp_path / "t" / ".." / "s"])
 
 
 def test_differences_are_of_the_same_photos_and_seeds(studied):
