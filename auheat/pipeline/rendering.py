@@ -18,7 +18,7 @@ from auheat.facs.codebooks import load_codebook
 from auheat.facs.records import AU_MODES
 from auheat.landmarks.face_shape import FAULTS, find_faults
 from auheat.pipeline.framing import Framing, check_framing, is_aligned
-from auheat.pipeline.selection import ChosenRows, choose_rows
+from auheat.pipeline.selection import ChosenRows, choose_listed_rows
 from auheat.pipeline.training_shards import HeatmapSpec, ShardBuilder
 from auheat.pipeline.unit_source import UnitSource, match_units
 from auheat.pipeline.workers import check_backend, run_jobs
@@ -132,7 +132,7 @@ def render(
     counts_as = _choose_au_mode(aus, au_mode, mode, geometry)
     with lock_store(store):
         files, made_with = list_finished(store / LANDMARKS, "auheat extract")
-        selection = choose_rows(files, only, exclude)
+        selection = choose_listed_rows(files, only, exclude)
         labels = {label for file in files for label in selection.read(file, ["label"])["label"]}
         names = tuple(order_labels(labels))
         units = None if aus is None else match_units(Path(aus), files, selection)

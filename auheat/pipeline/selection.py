@@ -51,7 +51,7 @@ class ChosenRows:
         return filter_rows(read_columns(file, names), self.masks[file.name])
 
 
-def choose_rows(
+def choose_listed_rows(
     files: Sequence[Path], only: str | Path | None, exclude: str | Path | None
 ) -> ChosenRows:
     """Return the rows of landmark shards that a list of ids names, or all but those.

@@ -16,7 +16,7 @@ from auheat.cli import main
 from auheat.errors import AuheatError, MissingExtraError, RequestError, StoreError
 from auheat.exporters.exporter import export
 from auheat.landmarks.imported.formats import read_point_table
-from auheat.pipeline.selection import choose_rows
+from auheat.pipeline.selection import choose_listed_rows
 from auheat.records import Status
 from auheat.store.maintenance import verify_store
 from auheat.utils import files
@@ -249,7 +249,7 @@ def test_an_exported_table_is_a_list_that_render_takes(store, tmp_path):
     writer.writerows(rows)
     (tmp_path / "kept.csv").write_text(text.getvalue(), "utf-8", newline="")
     shards = sorted((store / "landmarks").glob("*.h5"))
-    chosen = choose_rows(shards, tmp_path / "kept.csv", None)
+    chosen = choose_listed_rows(shards, tmp_path / "kept.csv", None)
     ids = [key for file in shards for key in chosen.read(file, ["id"])["id"]]
     assert ids == [row["id"] for row in rows]
     assert len(ids) == 3

@@ -14,7 +14,7 @@ from auheat.data.dataset import ShardDataset
 from auheat.errors import RequestError, StoreError
 from auheat.pipeline.extraction import extract
 from auheat.pipeline.rendering import render
-from auheat.pipeline.selection import choose_rows
+from auheat.pipeline.selection import choose_listed_rows
 from auheat.shards.reader import content_digest, list_shards, read_attributes, read_columns
 from auheat.shards.validation import check_sources
 from auheat.store.maintenance import verify_store
@@ -127,7 +127,7 @@ def test_lists_are_read_as_people_and_programs_write_them(tmp_path, data):
     store = write_store(tmp_path / "s", Made([*ODD, "other", "id2"]), rendered=False)
     files = list_shards(store / "landmarks")
     (tmp_path / "list").write_bytes(data)
-    kept = choose_rows(files, tmp_path / "list", None)
+    kept = choose_listed_rows(files, tmp_path / "list", None)
     ids = [key for file in files for key in kept.read(file, ["id"])["id"]]
     assert ids == ODD
     assert "4 of 6 rows" in kept.notes[0]
@@ -137,7 +137,7 @@ def test_an_entry_that_may_mean_two_rows_is_refused(tmp_path):
     store = write_store(tmp_path / "s", Made(["x", " x"]), rendered=False)
     (tmp_path / "list").write_text("x ")
     with pytest.raises(StoreError, match="line 1: 'x ' is the id of no row"):
-        choose_rows(list_shards(store / "landmarks"), tmp_path / "list", None)
+        choose_listed_rows(list_shards(store / "landmarks"), tmp_path / "list", None)
 
 
 REFUSED = {
@@ -165,7 +165,7 @@ def test_lists_that_leave_nothing_or_contradict_are_refused(store, tmp_path):
         render(store, only=every, exclude=every)
     with pytest.raises(StoreError, match="No such file"):
         render(store, only=tmp_path / "absent")
-    kept = choose_rows(
+    kept = choose_listed_rows(
         list_shards(store / "landmarks"), write_list(tmp_path, [*KEPT, KEPT[0]]), None
     )
     assert "1 ids are there again" in kept.notes[1]  # fmt: skip
