@@ -473,12 +473,16 @@ def check_sources(landmarks: Path, rendered: Path) -> list[Violation]:
             findings.append(Violation(file, "S15", problem))
             continue
         try:
-            ids = [read_columns(one / entry.file, ["id"])["id"] for one in (landmarks, rendered)]
+            # as nested lists: a stranger's ids may have any shape
+            known, drawn = (
+                np.asarray(read_columns(one / entry.file, ["id"])["id"]).tolist()
+                for one in (landmarks, rendered)
+            )
         except AuheatError:
             continue  # reported where it is
-        if "selection" in manifest.fingerprint and ids[1]:
-            chosen = {*ids[1]}
-            ids[0] = [key for key in ids[0] if key in chosen]
-        if ids[0] != ids[1]:
+        if "selection" in manifest.fingerprint and drawn:
+            chosen = {*map(str, drawn)}
+            known = [key for key in known if str(key) in chosen]
+        if known != drawn:
             findings.append(Violation(file, "S15", "other rows than its landmarks", "id"))
     return findings

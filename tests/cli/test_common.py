@@ -1,5 +1,6 @@
 """Messages, progress bars, options out of a file, and how fast the program starts."""
 
+import importlib.metadata
 import json
 import logging
 import subprocess
@@ -138,11 +139,9 @@ def test_help_comes_at_once_and_without_torch(module):
 
 
 def test_info_names_versions_devices_and_places(monkeypatch, tmp_path):
-    import torch
-
     monkeypatch.setenv("AUHEAT_STORE", str(tmp_path / "here"))
     told = json.loads(run("info", "--json").output)
-    assert told["versions"]["torch"] == torch.__version__
+    assert told["versions"]["torch"] == importlib.metadata.version("torch")
     assert told["devices"]["--device auto"] == str(pick_device("auto"))
     assert told["folders"]["store"] == str(tmp_path / "here")
     assert told["variables"]["AUHEAT_STORE"] == str(tmp_path / "here")

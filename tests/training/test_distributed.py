@@ -154,6 +154,7 @@ def test_processes_choose_a_device_of_their_own(monkeypatch):
         world.device("cuda:0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.version, "cuda", None)  # a build for CUDA would ask its driver
     monkeypatch.setattr(World, "_shares_card", lambda _: True)
     with pytest.raises(AuheatError, match="2 processes and 1 CUDA devices"):
         world.device("auto")

@@ -116,6 +116,10 @@ def share(count: int) -> list[tuple[int, int]]:
     return blocks
 
 
+_COMPILING = Lock()
+"""Of all networks: the filters of warnings, which quieten tracing, are a whole process's."""
+
+
 class _Stock:
     """The requests of a network, by size, one per thread: each holds the memory of a run.
 
@@ -125,17 +129,20 @@ class _Stock:
 
     def __init__(self, threads: int, compile_network: Callable[[], Sequence[Any]]) -> None:
         self._threads, self._compile = threads, compile_network
-        self._lock = Lock()
         self._queues: dict[int, SimpleQueue[Any]] = {}
 
     def __getitem__(self, size: int) -> SimpleQueue[Any]:
-        with self._lock:
-            if not self._queues:
-                for block, network in zip(BLOCKS, self._compile(), strict=True):
-                    self._queues[block] = SimpleQueue()
-                    for _ in range(self._threads):
-                        self._queues[block].put(network.create_infer_request())
-            return self._queues[size]
+        if not self._queues:
+            with _COMPILING:
+                self._queues = self._queues or self._fill()
+        return self._queues[size]
+
+    def _fill(self) -> dict[int, SimpleQueue[Any]]:
+        queues: dict[int, SimpleQueue[Any]] = {size: SimpleQueue() for size in BLOCKS}
+        for size, network in zip(BLOCKS, self._compile(), strict=True):
+            for _ in range(self._threads):
+                queues[size].put(network.create_infer_request())
+        return queues
 
 
 class CpuNetworks(MeshNetworks):
