@@ -95,7 +95,7 @@ def test_a_release_is_published_without_a_secret_by_a_job_that_does_nothing_else
     assert triggers == {"release": {"types": ["published"]}}
     publish = release["jobs"]["publish"]
     assert publish["permissions"] == {"id-token": "write"}
-    assert publish["environment"] == "pypi"
+    assert publish["environment"] == "release"
     assert [step["uses"].partition("@")[0] for step in publish["steps"]] == [
         "actions/download-artifact",
         "pypa/gh-action-pypi-publish",
