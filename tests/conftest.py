@@ -169,6 +169,17 @@ def stub_detector(monkeypatch, martinez):
 
 
 @pytest.fixture
+def finder(monkeypatch):
+    """Extraction and `explain` use a detector that knows a face by the size of its photo."""
+    from run_helpers import Finder
+
+    stub = Finder()
+    monkeypatch.setattr("auheat.explanation.inputs.load_detector", lambda *_: stub)
+    monkeypatch.setattr("auheat.pipeline.extraction.load_detector", lambda *_: stub)
+    return stub
+
+
+@pytest.fixture
 def rafdb(tmp_path) -> Path:
     """Twelve small photos in RAF-DB layout, two of them Neutral."""
     root = tmp_path / "rafdb"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from run_helpers import Finder, make_run
+from run_helpers import make_run
 from training_helpers import BOOK
 
 import auheat
@@ -23,14 +23,6 @@ from auheat.shards.manifest import read_manifest
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SIDE = 40
-
-
-@pytest.fixture
-def finder(monkeypatch):
-    stub = Finder()
-    monkeypatch.setattr("auheat.explanation.inputs.load_detector", lambda *_: stub)
-    monkeypatch.setattr("auheat.pipeline.extraction.load_detector", lambda *_: stub)
-    return stub
 
 
 @pytest.fixture

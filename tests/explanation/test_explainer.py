@@ -14,7 +14,7 @@ import torch
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
-from run_helpers import NAMES, NORMALISATION, SIDE, WHOLE, Finder, make_run
+from run_helpers import NAMES, NORMALISATION, SIDE, WHOLE, make_run
 from training_helpers import BOOK, make_store, save_tensors
 
 import auheat
@@ -54,14 +54,6 @@ from auheat.training.runner import train
 from auheat.visualization.drawing import encode_picture, measure_text, plain, shorten, wrap
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture
-def finder(monkeypatch):
-    stub = Finder()
-    monkeypatch.setattr("auheat.explanation.inputs.load_detector", lambda *_: stub)
-    monkeypatch.setattr("auheat.pipeline.extraction.load_detector", lambda *_: stub)
-    return stub
 
 
 @pytest.fixture
