@@ -93,7 +93,7 @@ def report(who, view, names, points, marks):
 
 def main():
     from auheat.landmarks.mesh.detector import MeshDetector
-    from auheat.landmarks.mesh.landmark_map import load_map
+    from auheat.landmarks.mesh.landmark_map import MAPS, load_map
 
     if len(sys.argv) < 2:
         print(json.dumps({"stage": "accuracy", "skipped": "no FOLDER of marked photos given"}))
@@ -105,9 +105,11 @@ def main():
         "tight, 100 px": ([c for c, _ in tight], np.array([m for _, m in tight])),
     }
     for view, (pictures, truth) in views.items():
-        for which in ("fitted", "index"):
-            found = MeshDetector(landmark_map=which)(pictures)
-            report(f"auheat, {which}", view, names, found.points, truth)
+        for accurate in (False, True):
+            vertices = MeshDetector(accurate=accurate).find_mesh(pictures)[0]
+            for which in MAPS:
+                who = f"auheat, {which}{', accurate' if accurate else ''}"
+                report(who, view, names, load_map(which)(vertices), truth)
         if os.environ.get("AUHEAT_PEER"):
             vertices = find_by_peer(os.environ["AUHEAT_PEER"], pictures)
             report("mediapipe, index", view, names, load_map("index")(vertices), truth)

@@ -18,7 +18,7 @@ VARIANTS = (
     *(f"last{n}{rest}" for n in range(1, 6) for rest in ("", "+neutral")),
     *("frontal", "all"),
 )
-LANDMARK_MAPS = ("fitted", "index")
+LANDMARK_MAPS = ("contour", "fitted", "index")
 ENGINES = ("auto", "openvino", "float32", "float16")
 BACKENDS = ("threads", "loky", "dask", "ray")
 GEOMETRIES = ("face", "reference")

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from auheat.errors import RequestError
+
 from .choices import (
     AU_MODES,
     CROPS,
@@ -99,11 +101,17 @@ def demo(folder: Path, as_json: bool, **settings: Any) -> None:
     "folder of points that exist already.",
 )
 @option(
+    "--accurate",
+    is_flag=True,
+    help="mesh-accurate as the detector: the points are averaged over two more views of each face.",
+)
+@option(
     "--landmark-map",
     type=Choice(LANDMARK_MAPS),
-    default="fitted",
+    default="contour",
     show_default=True,
-    help="How the mesh's 468 vertices become 68 points; index: one vertex each.",
+    help="How the mesh's 468 vertices become 68 points; contour: jaw and brows spaced evenly, as "
+    "the markup has them; fitted: not so; index: one vertex each.",
 )
 @model_option
 @option(
@@ -133,7 +141,7 @@ def demo(folder: Path, as_json: bool, **settings: Any) -> None:
 @overwrite_option
 @fail_option
 @json_option
-def extract(as_json: bool, **settings: Any) -> None:
+def extract(as_json: bool, accurate: bool, **settings: Any) -> None:
     """Find 68 landmarks on every photo in SRC.
 
     SRC is a copy of RAF-DB, AffectNet, FER2013, FER+, ExpW, SFEW, CK+, JAFFE or KDEF as it was
@@ -147,6 +155,7 @@ def extract(as_json: bool, **settings: Any) -> None:
     auheat extract photos/ --limit 500 --store quick-look
     auheat extract rafdb/ --device cuda:0,cuda:1
     auheat extract rafdb/ --detector openface-csvs/
+    auheat extract rafdb/ --accurate
     auheat extract rafdb/ --retry-failed
     auheat extract affectnet/ --backend loky --workers 16
     auheat extract affectnet/ --detector dataset
@@ -156,6 +165,10 @@ def extract(as_json: bool, **settings: Any) -> None:
     """
     from auheat.pipeline.extraction import extract as run
 
+    if accurate and settings["detector"] not in ("mesh", "mesh-accurate"):
+        raise RequestError("--accurate: is of the detector mesh alone (leave --detector out)")
+    if accurate:
+        settings["detector"] = "mesh-accurate"
     print_summary(run(**settings), as_json)
 
 

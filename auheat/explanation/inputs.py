@@ -10,6 +10,7 @@ from typing import Any
 
 from auheat.errors import AuheatError, StoreError
 from auheat.landmarks.base import Detector
+from auheat.landmarks.mesh.landmark_map import DEFAULT_MAP, MAPS, load_map
 from auheat.landmarks.registry import DETECTORS, load_detector
 from auheat.utils.marks import is_own
 from auheat.utils.paths import Fence, walk_photos
@@ -97,13 +98,14 @@ def match_detector(
 
 
 def _find_mapping(name: str, digest: Any) -> str:
-    """Return the landmark map that a digest of `mesh` tells of; "fitted" where it is unknown."""
-    if name != "mesh":
-        return "fitted"
+    """Return the landmark map that a digest of a mesh tells of; the default where it is unknown."""
+    if name not in ("mesh", "mesh-accurate"):
+        return DEFAULT_MAP
     from auheat.landmarks.mesh.detector import settings_digest
-    from auheat.landmarks.mesh.landmark_map import load_map
 
-    return "index" if settings_digest(load_map("index")) == digest else "fitted"
+    accurate = name == "mesh-accurate"
+    told = (m for m in MAPS if settings_digest(load_map(m), accurate) == digest)
+    return next(told, DEFAULT_MAP)
 
 
 def name_outputs(photos: Sequence[Path], folder: Path) -> list[str]:

@@ -21,7 +21,7 @@ import torch
 from auheat.errors import MissingExtraError, RequestError, StoreError
 from auheat.landmarks.mesh.blazeface import MANY_SIDE, MAX_FACES, DetectedFaces, choose_face
 from auheat.landmarks.mesh.crops import check_images
-from auheat.landmarks.mesh.landmark_map import load_map
+from auheat.landmarks.mesh.landmark_map import DEFAULT_MAP, load_map
 from auheat.landmarks.mesh.model_files import read_model
 from auheat.records import N_POINTS, Array, Landmarks, Status
 
@@ -141,7 +141,7 @@ class MediapipeDetector:
     batch_size = 32
     lanes = 1
 
-    def __init__(self, model: Path | None = None, landmark_map: str = "fitted") -> None:
+    def __init__(self, model: Path | None = None, landmark_map: str = DEFAULT_MAP) -> None:
         self._map = load_map(landmark_map)
         path = find_task(model)
         task = read_model(path)

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from auheat.errors import RequestError
 from auheat.landmarks.base import Detector, DetectorGroup
+from auheat.landmarks.mesh.landmark_map import DEFAULT_MAP
 from auheat.utils.registry import Registry
 
 
-def _mesh(device: str, landmark_map: str, model: Path | None, engine: str) -> Detector:
+def _mesh(
+    device: str, landmark_map: str, model: Path | None, engine: str, accurate: bool = False
+) -> Detector:
     from auheat.landmarks.mesh.detector import MeshDetector
 
     if model is not None:
         raise RequestError(f"--detector-model: {model}: mesh takes no file (fan and mediapipe do)")
-    return MeshDetector(device, landmark_map, engine)
+    return MeshDetector(device, landmark_map, engine, accurate)
 
 
 def _fan(device: str, landmark_map: str, model: Path | None, engine: str) -> Detector:
     from auheat.landmarks.fan import FanDetector
 
-    if landmark_map != "fitted":
+    if landmark_map != DEFAULT_MAP:
         raise RequestError(f"--landmark-map: {landmark_map!r}: fan gives 68 points by itself")
     halves = {"auto": None, "float32": False, "float16": True}
     if engine not in halves:
@@ -42,11 +46,19 @@ def _mediapipe(device: str, landmark_map: str, model: Path | None, engine: str) 
 Factory = Callable[[str, str, Path | None, str], Detector]
 
 DETECTORS: Registry[Factory] = Registry(
-    "detector", ("mesh", "fan", "mediapipe"), reserved=("dataset",)
+    "detector", ("mesh", "fan", "mediapipe", "mesh-accurate"), reserved=("dataset",)
 )
 """Name -> factory of (device, landmark map, model file, engine), which imports what it needs."""
 
-DETECTORS.fill({"mesh": _mesh, "fan": _fan, "mediapipe": _mediapipe}, Callable)
+DETECTORS.fill(
+    {
+        "mesh": _mesh,
+        "fan": _fan,
+        "mediapipe": _mediapipe,
+        "mesh-accurate": partial(_mesh, accurate=True),
+    },
+    Callable,
+)
 
 
 def list_detectors() -> list[str]:
@@ -92,7 +104,7 @@ def register_detector(name: str, factory: Factory) -> None:
 def load_detector(
     name: str = "mesh",
     device: str = "auto",
-    landmark_map: str = "fitted",
+    landmark_map: str = DEFAULT_MAP,
     model: Path | None = None,
     engine: str = "auto",
 ) -> Detector:
@@ -101,7 +113,8 @@ def load_detector(
     Args:
         name: One of `list_detectors`.
         device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N"; several with commas.
-        landmark_map: "fitted" or "index": how the mesh's 468 vertices become 68 points.
+        landmark_map: How the mesh's 468 vertices become 68 points: "contour", "fitted" (jaw and
+            brows spaced as on a face seen from the front) or "index" (one vertex each).
         model: The file that `fan` and `mediapipe` need.
         engine: "auto" (OpenVINO on a CPU, else torch in float32), "openvino", "float32" or
             "float16".

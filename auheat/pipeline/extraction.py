@@ -17,6 +17,7 @@ from auheat.datasets.registry import load_own_points, read_dataset
 from auheat.errors import RequestError
 from auheat.landmarks.base import Detector
 from auheat.landmarks.imported.matching import ImportedPoints, import_points
+from auheat.landmarks.mesh.landmark_map import DEFAULT_MAP
 from auheat.landmarks.registry import DETECTORS, load_detector
 from auheat.pipeline.extraction_jobs import ExtractionJob, PhotoList, take_spread
 from auheat.pipeline.landmark_sources import DetectorSource, ImportedSource
@@ -48,7 +49,7 @@ def extract(
     variant: str = "auto",
     labels: str | Path | None = None,
     detector: str = "mesh",
-    landmark_map: str = "fitted",
+    landmark_map: str = DEFAULT_MAP,
     detector_model: str | Path | None = None,
     device: str = "auto",
     engine: str = "auto",
@@ -79,9 +80,11 @@ def extract(
             with "+neutral"; KDEF "frontal", "all"; "auto" is the first of each.
         labels: YAML file that says what class names of one's own mean: expressions, or classes
             without action units; see docs/datasets.md.
-        detector: "mesh", "fan", "mediapipe"; "dataset" for points that a set carries itself; or a
+        detector: "mesh", "mesh-accurate" (nearer to the face's own points, twice the time), "fan",
+            "mediapipe"; "dataset" for points that a set carries itself; or a
             file or folder of points that exist already, matched to the photos by their ids.
-        landmark_map: How the mesh's 468 vertices become 68 points: "fitted" or "index".
+        landmark_map: How the mesh's 468 vertices become 68 points: "contour" (jaw and brows spaced
+            evenly, as the markup has them), "fitted" (not so) or "index" (one vertex each).
         detector_model: File of the detector's weights (fan, mediapipe).
         device: "auto", "cpu", "cuda", "cuda:N"; several with commas between them.
         engine: "auto" (OpenVINO on a CPU, else torch in float32), "openvino", "float32", "float16".
@@ -207,7 +210,7 @@ def _open(
         return DetectorSource(settings.load(), settings.batch_size, workers)
     if backend != "threads":
         raise RequestError(f"--backend: {backend}: points that are read need no workers")
-    if settings != _Settings(name, "auto", "fitted", None, "auto", None):
+    if settings != _Settings(name, "auto", DEFAULT_MAP, None, "auto", None):
         raise RequestError(
             f"--detector: {name}: its points are read, not found (leave out --landmark-map, "
             "--detector-model, --device, --engine and --batch-size)"

@@ -51,6 +51,8 @@ class Column:
 
 _HINTS = {
     "photos": ": photos were added or taken away, or other kinds of files are read now",
+    "detector_digest": ": another --landmark-map (`fitted` was the default before `contour`), "
+    "--accurate, model file or version of the detector",
     "au_form": ": the form of what --aus names, None without it (--name NAME keeps both)",
     "selection": ": another list of --only or --exclude, or none (--name NAME keeps both)",
 }

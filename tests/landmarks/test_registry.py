@@ -78,21 +78,21 @@ def test_mesh_on_two_devices_finds_what_it_finds_on_one(portrait, detector):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("msh",), r"--detector: 'msh' is no detector \(mesh, fan, mediapipe\) and no file"),
+        (("msh",), r"'msh' is no detector \(mesh, fan, mediapipe, mesh-accurate\) and no file"),
         (("mesh", "tpu"), "--device: 'tpu' is not known .*auto, cpu, cuda, cuda:N"),
         (("mesh", "cpu,gpu"), "--device: 'gpu' is not known"),
         (("mesh", ""), "--device: '' is not known"),
         (("mesh", "cuda:x"), "--device: 'cuda:x' is not known"),
         (("mesh", "cpu", "other"), "--landmark-map: 'other' is unknown"),
         (
-            ("mesh", "cpu", "fitted", "weights.pth"),
+            ("mesh", "cpu", "contour", "weights.pth"),
             "--detector-model: weights.pth: mesh takes no file",
         ),
         (("mediapipe", "cuda"), "--device: 'cuda': mediapipe runs on the CPU alone"),
-        (("mediapipe", "cpu", "fitted", None, "float16"), "--engine: 'float16': mediapipe is its"),
+        (("mediapipe", "cpu", "contour", None, "float16"), "--engine: 'float16': mediapipe is its"),
         (("fan", "cpu", "index"), "--landmark-map: 'index': fan gives 68 points by itself"),
-        (("fan", "cpu", "fitted", None, "openvino"), "--engine: 'openvino': fan runs on torch"),
-        (("mesh", "cpu", "fitted", None, "fast"), "engine 'fast': not known"),
+        (("fan", "cpu", "contour", None, "openvino"), "--engine: 'openvino': fan runs on torch"),
+        (("mesh", "cpu", "contour", None, "fast"), "engine 'fast': not known"),
     ],
 )
 def test_bad_requests_are_errors_that_name_the_option_or_the_device(arguments, message):
@@ -106,8 +106,8 @@ def test_every_listed_detector_says_what_it_lacks_or_works(monkeypatch, tmp_path
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     for name in DETECTORS:
-        if name == "mesh":
-            assert load_detector(name, "cpu").name == "mesh"
+        if name in ("mesh", "mesh-accurate"):
+            assert load_detector(name, "cpu").name == name
         else:
             with pytest.raises(AuheatError, match="--detector-model"):
                 load_detector(name, "cpu")

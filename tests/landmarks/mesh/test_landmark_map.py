@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from auheat.errors import AuheatError
-from auheat.landmarks.mesh.landmark_map import FILE, IBUG, load_map
+from auheat.landmarks.mesh.landmark_map import FILE, IBUG, load_map, space_evenly
 from auheat.records import MIRROR
 
 FITTED, INDEX = load_map("fitted"), load_map("index")
+CONTOUR = load_map()
 
 
 def test_the_index_map_takes_one_vertex_for_each_point():
@@ -67,5 +68,50 @@ def test_a_mirrored_mesh_gives_mirrored_points():
 
 
 def test_another_map_is_an_error_with_the_known_ones():
-    with pytest.raises(AuheatError, match="--landmark-map: 'other' is unknown .*fitted, index"):
+    with pytest.raises(
+        AuheatError, match="--landmark-map: 'other' is unknown .*contour, fitted, index"
+    ):
         load_map("other")
+
+
+def arc_lengths(line):
+    return np.concatenate([[0], np.linalg.norm(np.diff(line, axis=0), axis=1).cumsum()])
+
+
+def test_the_contour_map_spaces_jaw_and_brows_evenly_and_nothing_else():
+    vertices = np.random.default_rng(3).random((4, 478, 2))
+    plain, spaced = FITTED(vertices), CONTOUR(vertices)
+    lines = [range(9), range(8, 17), range(17, 22), range(22, 27)]
+    np.testing.assert_array_equal(spaced[:, 27:], plain[:, 27:])
+    for face in range(4):
+        for line in lines:
+            before = plain[face, line].astype(float)
+            along = arc_lengths(before)
+            places = np.linspace(0, along[-1], len(line))
+            expected = [np.interp(places, along, before[:, axis]) for axis in (0, 1)]
+            np.testing.assert_allclose(spaced[face, line], np.transpose(expected), atol=1e-5)
+
+
+def test_points_that_are_spaced_evenly_stay_where_they_are():
+    turn = np.linspace(0, np.pi, 9)
+    arc = np.stack([np.cos(turn), np.sin(turn)], 1)[None]
+    np.testing.assert_allclose(space_evenly(arc), arc, atol=1e-12)
+
+
+def test_a_line_of_one_place_and_one_without_a_face_are_kept():
+    line = np.stack([np.full((5, 2), 3.0), np.full((5, 2), np.nan)])
+    np.testing.assert_array_equal(space_evenly(line), line)
+
+
+@given(st.floats(-3, 3), st.floats(0.1, 9), st.floats(-99, 99))
+def test_evenly_spaced_points_turn_grow_and_move_with_the_mesh(angle, scale, x):
+    vertices = np.random.default_rng(4).random((1, 478, 2))
+    turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    moved = CONTOUR(vertices @ turn.T + [x, -x])
+    np.testing.assert_allclose(moved, CONTOUR(vertices) @ turn.T + [x, -x], atol=2e-3)
+
+
+def test_a_mirrored_line_gives_mirrored_points():
+    line = np.random.default_rng(5).random((3, 9, 2))
+    back = space_evenly(line[:, ::-1] * [-1, 1])[:, ::-1] * [-1, 1]
+    np.testing.assert_allclose(back, space_evenly(line), atol=1e-9)
