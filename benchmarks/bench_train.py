@@ -4,11 +4,12 @@
 
 Prints one JSON line, of CUDA where there is one and else of the CPU. The bare loop has one batch on
 the device and does forward pass, loss, backward pass and optimizer; the engine also fetches,
-varies and measures. With "decode", its photos are JPEG files that worker processes decode. All
-that is compared alternates, so that a disturbance hits both. The AU term reads one layer's
-features once: its cost grows with that layer's channels x pixels, the step's with the network. The
-contrast and the class maps' loss also draw a heatmap of each class on each photo, or move those
-that are kept for photos in memory: photos x classes x heatmap pixels.
+varies and measures. `flop_share` is what the bare loop reaches of the speed of a large product of
+matrices. With "decode", its photos are JPEG files that worker processes decode. All that is compared
+alternates, so that a disturbance hits both. The AU term reads one layer's features once: its cost
+grows with that layer's channels x pixels, the step's with the network. The contrast and the class
+maps' loss also draw a heatmap of each class on each photo, or move those that are kept for photos
+in memory: photos x classes x heatmap pixels.
 """
 
 import contextlib
@@ -21,6 +22,7 @@ import time
 import cv2
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from auheat.data.augmentation import warp_heatmaps
 from auheat.data.dataset import ShardDataset
@@ -99,6 +101,9 @@ def main() -> None:
         bare(weights)
     ours, theirs, ratios = compare_loops(engine, bare, device)
     shares = measure_term(bare, device, PLAIN, ALIGNED)
+    with FlopCounterMode(display=False) as counted:
+        bare(PLAIN)
+    flops = counted.get_total_flops() / batch
     contrast = measure_term(bare, device, ALIGNED, TOLD_APART)
     each_class = measure_term(bare, device, ALIGNED, EACH_CLASS)
     result = {
@@ -113,12 +118,19 @@ def main() -> None:
         "images_per_s": round(ours, 1),
         "bare_images_per_s": round(theirs, 1),
         "times_bare": round(statistics.median(ratios), 3),
+        "flop_share": round(theirs * flops / measure_peak(device), 3),
         "au_share": round(statistics.median(shares), 4),
         "au_share_quartiles": [round(x, 4) for x in statistics.quantiles(shares, n=4)[::2]],
         "contrast_share": round(statistics.median(contrast), 4),
         "class_map_share": round(statistics.median(each_class), 4),
     }
     print(json.dumps(result))
+
+
+def measure_peak(device) -> float:
+    """Return the floating-point operations per second of a large product of float32 matrices."""
+    a = torch.rand(2048, 2048, device=device)
+    return 2 * 2048**3 / min(timed(device, lambda: a @ a) for _ in range(5))
 
 
 def make_engine(config, device, decode) -> Trainer:
