@@ -5,7 +5,7 @@
 Prints one JSON line, of CUDA where there is one and else of the CPU. The bare loop has one batch on
 the device and does forward pass, loss, backward pass and optimizer; the engine also fetches,
 varies and measures. `flop_share` is what the bare loop reaches of the speed of a large product of
-matrices. With "decode", its photos are JPEG files that worker processes decode. All that is compared
+matrices. With "decode", its photos are JPEG files that worker processes decode. What is compared
 alternates, so that a disturbance hits both. The AU term reads one layer's features once: its cost
 grows with that layer's channels x pixels, the step's with the network. The contrast and the class
 maps' loss also draw a heatmap of each class on each photo, or move those that are kept for photos
