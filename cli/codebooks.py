@@ -61,6 +61,11 @@ def _list(as_json: bool) -> None:
     print_table([("codebook", "expressions", "title"), *rows])
 
 
+def _print_text(text: str, indent: str = "") -> None:
+    for line in text.splitlines():
+        print_line(f"{indent}{line}")
+
+
 def _print_codebook(name: str, plot: Path | None, as_json: bool) -> None:
     from auheat.facs.codebooks import describe_codebook, load_codebook
 
@@ -75,13 +80,14 @@ def _print_codebook(name: str, plot: Path | None, as_json: bool) -> None:
         told = about | {"notes": book.notes, "expressions": rows}
         print_json(told | ({"plot": str(plot)} if plot else {}))
         return
-    print_line("\n".join(text for text in (book.title, book.citation, book.notes) if text) + "\n")
+    for text in (book.title, book.citation, book.notes):
+        _print_text(text)
+    print_line()
     for row in rows:
         print_line(row["expression"])
         print_table([(f"  AU{c['au']}", c["name"], _note(c)) for c in row["aus"]])
         for text in (row["note"], row["unverified"] and f"unverified: {row['unverified']}"):
-            if text:
-                print_line(f"  {text}")
+            _print_text(text, "  ")
         print_line()
     if plot is not None:
         print_line(f"drawn to {plot}")

@@ -15,6 +15,7 @@ from typing import Any, NoReturn, TextIO, cast
 
 import click
 import yaml
+from click.core import ParameterSource
 
 from auheat.errors import AuheatError, StoreError
 from auheat.utils.failures import describe_failure
@@ -25,6 +26,10 @@ from .choices import BACKENDS, LOG_LEVELS, Choice
 
 _LEVEL, _PROGRESS = "auheat.level", "auheat.progress"
 _LARGEST = 2**20  # bytes of a file of options
+
+_LOG = logging.getLogger("auheat.cli")
+
+_DEFAULTS = (None, ParameterSource.DEFAULT)
 
 _SWITCH = "AUHEAT_PROGRESS"  # `auheat.utils.console` reads it; tqdm, which that loads, is slow
 
@@ -42,6 +47,30 @@ class HungUp(Terminated):
     """SIGHUP: the terminal has gone."""
 
     number = getattr(signal, "SIGHUP", signal.SIGTERM)
+
+
+def _describe_call(ctx: click.Context) -> str:
+    """Return what a command was asked for, and its store; "" where that and all files are amiss."""
+    from auheat.utils.paths import find_store  # loads NumPy, which `--help` does without
+
+    store, words = find_store(ctx.params["store"]), []
+    places = [store / "landmarks", store / "shards"]
+    for param in ctx.command.params:
+        value = ctx.params.get(param.name or "")
+        source = ctx.get_parameter_source(param.name or "")
+        if not param.expose_value or param.name in ("store", "as_json") or source in _DEFAULTS:
+            continue
+        values = value if isinstance(value, list | tuple) else [value]
+        text, flag = ", ".join(map(str, values)), max(param.opts, key=len).lstrip("-")
+        if isinstance(param, click.Argument):
+            places += map(Path, filter(None, map(str, values)))
+            words.append(text)
+        elif isinstance(value, bool):
+            words.append(flag if value else f"no-{flag}")
+        else:
+            words.append(f"{flag} {text}")
+    words.append(f"store {store}")
+    return f"{ctx.info_name}: {'; '.join(words)}" if any(map(Path.exists, places)) else ""
 
 
 def _terminate(number: int, _: object) -> NoReturn:
@@ -81,6 +110,10 @@ class Command(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command with its messages on stderr."""
         with _messages(ctx.meta):
+            if "store" in ctx.params and os.environ.get("RANK", "0") == "0":  # of torchrun's many
+                with contextlib.suppress(AuheatError, OSError):  # which the call itself reports
+                    if words := _describe_call(ctx):
+                        _LOG.info("%s", words)  # before torch is loaded, which takes seconds
             return super().invoke(ctx)
 
 
@@ -109,7 +142,7 @@ class Group(click.Group):
         before = sys.stderr
         try:
             with open(os.devnull, "w") as nowhere:  # noqa: PTH123 (no path of ours)
-                sys.stderr = cast(TextIO, SafeStream(before or nowhere))
+                sys.stderr = cast(TextIO, SafeStream(before or nowhere, plain=True))
                 return super().main(*names, **settings)
         except OSError as error:  # of help and the like; commands handle their own
             raise SystemExit(_report_lost(error)) from None
@@ -134,21 +167,22 @@ class Group(click.Group):
             _check_here()
             return super().invoke(ctx)
         except AuheatError as error:
-            raise click.ClickException(escape_controls(str(error))) from error
+            raise click.ClickException(str(error)) from error
         except BrokenPipeError:  # the reader of a pipe has gone; click ends quietly
             raise
         except OSError as error:  # a full disk, a folder that may not be written
             where = error.filename or "this machine"
-            text = escape_controls(f"{where}: {error.strerror or error}")
-            raise click.ClickException(text) from error
+            text = f"{where}: {error.strerror or error}"
+            raise click.ClickException(escape_controls(text, "")) from error
         except Exception as error:  # of memory and of devices; others keep their traceback
             text = describe_failure(error)
             if not text:
                 raise
-            raise click.ClickException(escape_controls(text)) from error
+            raise click.ClickException(text) from error
         except KeyboardInterrupt as stop:
             note = str(stop) or "Stopped; the same command goes on from here."
-            print_line(f"\n{note}", err=True)
+            print_line(err=True)
+            print_line(note, err=True)
             ctx.exit(128 + getattr(stop, "number", signal.SIGINT))
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's signature)
@@ -186,7 +220,9 @@ class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm
 
-        tqdm.write(escape_controls(self.format(record)), file=sys.stderr)
+        message = record.getMessage()
+        where = self.format(record).removeprefix(message)  # lines of a traceback
+        tqdm.write(escape_controls(message, "") + escape_controls(where), file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -246,6 +282,10 @@ def _hide_progress(ctx: click.Context, _: click.Parameter, given: bool) -> None:
         ctx.meta[_PROGRESS] = False
 
 
+def _refuse(file: Path, what: str) -> click.UsageError:
+    return click.UsageError(escape_controls(f"{file}: {what}", ""))
+
+
 def _read_config(ctx: click.Context, _: click.Parameter, file: Path | None) -> None:
     """Take the options of a YAML file as a command's defaults."""
     if file is None:
@@ -253,11 +293,9 @@ def _read_config(ctx: click.Context, _: click.Parameter, file: Path | None) -> N
     try:
         values = yaml.safe_load(read_limited(file, _LARGEST).decode("utf-8")) or {}
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise click.UsageError(
-            f"{file}: no readable YAML ({' '.join(str(error).split())})"
-        ) from None
+        raise _refuse(file, f"no readable YAML ({' '.join(str(error).split())})") from None
     if not isinstance(values, dict):
-        raise click.UsageError(f"{file}: no options (expected lines such as `epochs: 30`)")
+        raise _refuse(file, "no options (expected lines such as `epochs: 30`)")
     options = {
         name.lstrip("-").replace("-", "_"): param
         for param in ctx.command.params
@@ -269,11 +307,11 @@ def _read_config(ctx: click.Context, _: click.Parameter, file: Path | None) -> N
         param = options.get(str(key).replace("-", "_"))
         if param is None:
             known = ", ".join(sorted(options))
-            raise click.UsageError(f"{file}: {key}: no option of this command (one of {known})")
+            raise _refuse(file, f"{key}: no option of this command (one of {known})")
         try:
             defaults[param.name or ""] = param.type_cast_value(ctx, value)
         except click.BadParameter as error:
-            raise click.UsageError(f"{file}: {key}: {error.message}") from None
+            raise _refuse(file, f"{key}: {error.message}") from None
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
 
 
@@ -320,15 +358,15 @@ fail_option = option(
 
 
 def print_line(text: str = "", err: bool = False) -> None:
-    """Print a text, none of whose characters a terminal obeys, on stdout or stderr."""
-    click.echo(escape_controls(text), err=err)
+    """Print a text of one line, none of whose characters a terminal obeys, on stdout or stderr."""
+    click.echo(escape_controls(text, ""), err=err)
 
 
 def print_json(value: Any) -> None:
     """Print plain values as JSON; what is not a finite number is null."""
     from auheat.utils.files import dump_json
 
-    print_line(dump_json(value, indent=1))
+    click.echo(dump_json(value, indent=1))
 
 
 def print_summary(summary: Any, as_json: bool) -> None:
@@ -371,7 +409,7 @@ def print_fields(fields: Mapping[str, Any], as_json: bool = False) -> None:
 
 def print_table(rows: Sequence[tuple[str, ...]]) -> None:
     """Print rows of text in aligned columns."""
-    rows = [tuple(map(escape_controls, row)) for row in rows]
+    rows = [tuple(escape_controls(cell, "") for cell in row) for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))

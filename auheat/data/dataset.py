@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -28,10 +29,14 @@ from auheat.images.headers import UnreadableImageError
 from auheat.records import Array, Status
 from auheat.shards.row_reader import RowReader
 from auheat.shards.schema import UNIT_DATASETS
+from auheat.utils.console import progress
 from auheat.utils.devices import count_cores
 
 CACHE_BYTES = 2**30
 """Sets whose resized photos take no more than this (1 GiB) are kept in memory in any case."""
+
+
+_DECODED = 64  # photos that a thread decodes at once: one at a time, passing them on costs as much
 
 
 WORKER_START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
@@ -172,9 +177,16 @@ class ShardDataset(Dataset[Item]):
         if not len(self) or self.pixel_bytes > limit:
             return False
         if self._cache is None:
-            pool = joblib.Parallel(n_jobs=count_cores(), backend="threading")
-            parts = pool(joblib.delayed(self._read)([i]) for i in range(len(self)))
-            items = [item for part in parts for item in part]
+            pool = joblib.Parallel(count_cores(), backend="threading", return_as="generator")
+            blocks = np.array_split(np.arange(len(self)), math.ceil(len(self) / _DECODED))
+            parts = pool(joblib.delayed(self._read)(block.tolist()) for block in blocks)
+            items: list[Item] = []
+            with progress(
+                total=len(self), desc="decode", unit="photo", delay=1, leave=False
+            ) as bar:
+                for part in parts:
+                    items += part
+                    bar.update(len(part))
             self._cache = {key: torch.stack([i[key] for i in items]) for key in items[0]}
         return True
 
@@ -309,7 +321,7 @@ def mean_heatmaps(dataset: ShardDataset, rows: Array) -> dict[int, Array]:
     """Return the mean heatmap (h, w) f64 in [0, 1] of each class that has one among the rows."""
     total: dict[int, Array] = {}
     count: Counter[int] = Counter()
-    for index in rows.tolist():
+    for index in progress(rows.tolist(), desc="heatmaps", unit="row", delay=1, leave=False):
         label = int(dataset.labels[index])
         heatmap, valid = dataset.read_heatmap(index)
         if valid:

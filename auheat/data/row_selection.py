@@ -17,6 +17,7 @@ from auheat.shards.attributes import plain_attributes
 from auheat.shards.reader import list_shards, open_shard
 from auheat.shards.schema import FORMAT_VERSION, UNIT_DATASETS
 from auheat.shards.validation import check_usable
+from auheat.utils.console import progress
 
 ITEM_DATASETS = ("image", "heatmap", "valid", "landmarks", "status")
 """The datasets that an item is made of, beside `label`."""
@@ -122,7 +123,7 @@ def scan_shards(
     chosen = order_classes(first.names, classes) if names is None else tuple(classes or ())
 
     def select_each() -> Iterator[tuple[RowTable, Selection]]:
-        for file in files:
+        for file in progress(files, desc="read rows", unit="shard", delay=1, leave=False):
             table = first if file == first.file else read_row_table(file)
             check_alike(table, first)
             yield table, select_rows(table, split, chosen, names, faces_only)

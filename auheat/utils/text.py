@@ -9,25 +9,41 @@ from typing import Any
 class SafeStream:
     r"""A text stream that may be closed or full: what cannot be written is lost, and that is all.
 
+    One that is `plain` writes control characters as escapes, but for line breaks and tabs.
+
     Example:
         >>> from auheat.utils.text import SafeStream
         >>> SafeStream(open("/dev/full", "w", buffering=1)).write("lost\n")
         5
     """
 
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
+    def __init__(self, stream: Any, plain: bool = False) -> None:
+        self._plain = plain
+        self._stream: Any = stream._stream if isinstance(stream, SafeStream) else stream
+
+    def __eq__(self, other: object) -> bool:
+        # so that tqdm takes away a bar before a line is written where it stands
+        return isinstance(other, SafeStream) and self._stream is other._stream
+
+    def __hash__(self) -> int:
+        return hash(self._stream)
 
     def write(self, text: str) -> int:
         """Write a text, if it can be written; returns its length."""
         with contextlib.suppress(OSError, ValueError):
-            self._stream.write(text)
+            self._stream.write(escape_controls(text) if self._plain else text)
         return len(text)
 
     def flush(self) -> None:
         """Write what is waiting, if it can be written."""
         with contextlib.suppress(OSError, ValueError):
             self._stream.flush()
+
+    def is_redrawn(self) -> bool:
+        """Whether a line can be written over by the next: on a terminal, in a notebook's cell."""
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            return type(self._stream).__module__.startswith("ipykernel") or self._stream.isatty()
+        return False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -50,15 +66,15 @@ def plain_cell(text: str) -> str:
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
-def escape_controls(text: str) -> str:
+def escape_controls(text: str, kept: str = "\n\t") -> str:
     r"""Return a text that a terminal shows and never obeys, and that can be written anywhere.
 
     Args:
         text: Any text, a file's name perhaps.
+        kept: Control characters that stay; "" for a text of one line.
 
     Returns:
-        The text with control characters and halves of characters as escapes; line breaks and tabs
-        stay.
+        The text with all other control characters and halves of characters as escapes.
 
     Example:
         >>> from auheat.utils.text import escape_controls
@@ -67,7 +83,7 @@ def escape_controls(text: str) -> str:
     """
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+    return "".join(c if c.isprintable() or c in kept else ascii(c)[1:-1] for c in text)
 
 
 def format_figure(value: float, spec: str) -> str:
