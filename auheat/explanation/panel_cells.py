@@ -54,6 +54,8 @@ _FINER = 3
 
 _TAG = (46, 19)
 
+_DOT = 2.25  # px, the radius of a landmark
+
 
 def fit_cell(picture: Array) -> tuple[Array, Place]:
     """Return a picture fitted into a cell, and where it lies there: left, top, width, height."""
@@ -87,7 +89,7 @@ def draw_overview_cell(found: ExplanationData) -> Array:
     """Draw the whole photo with its landmarks, and the part that the network saw."""
     fitted, place = fit_cell(found.overview)
     cell = _in_cell(fitted, place)
-    draw_dots(cell, place_in_cell(found.landmarks, found.size, place), 0.75)
+    draw_dots(cell, place_in_cell(found.landmarks, found.size, place), radius=_DOT)
     height, width = found.frame
     corners = np.array([[0, 0], [width, 0], [width, height], [0, height]]) - 0.5
     back = cv2.invertAffineTransform(found.transform.astype(np.float64))
@@ -133,7 +135,7 @@ def draw_units_cell(
     """Draw the face with its landmarks, and the region of each AU, outlined and named."""
     fitted, place = fit_cell(found.picture)
     cell = _in_cell(fitted, place)
-    draw_dots(cell, place_in_cell(found.points, found.image.shape[:2], place), 0.75)
+    draw_dots(cell, place_in_cell(found.points, found.image.shape[:2], place), radius=_DOT)
     for lines, tint in zip(outlines, tints, strict=True):
         for line in lines:
             _line(cell, line, tint, 2)

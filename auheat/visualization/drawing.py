@@ -1,12 +1,14 @@
 """Text, dots, bars and grids on pictures, smooth at every size.
 
 Text is set in the font that Pillow carries, which has English letters alone; a text with other
-letters is set whole in a font of the system. What that lacks too loses its accents, or becomes "?".
+letters is set whole in the first font that has them: DejaVu Sans, which OpenCV carries, or one of
+the system. What none has loses its accents, or becomes "?".
 Lengths are pixels, `cap` is the height of a capital, y of a text is its baseline.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import unicodedata
 from collections.abc import Sequence
@@ -35,48 +37,59 @@ LINE: Color = (218, 221, 227)
 WHITE: Color = (255, 255, 255)
 
 
-_SYSTEM_FONTS = (
+_FONTS = (
+    str(Path(cv2.__file__).parent / "qt/fonts/DejaVuSans.ttf"),  # OpenCV's, where it has windows
     *("DejaVuSans.ttf", "NotoSans-Regular.ttf", "LiberationSans-Regular.ttf", "segoeui.ttf"),
     *("Arial Unicode.ttf", "arial.ttf", "Arial.ttf", "Helvetica.ttc"),
+    *("NotoSansCJK-Regular.ttc", "msyh.ttc", "PingFang.ttc", "Hiragino Sans GB.ttc"),
+    *("malgun.ttf", "AppleSDGothicNeo.ttc", "DroidSansFallbackFull.ttf", "wqy-zenhei.ttc"),
 )
+"""Fonts for letters that Pillow's own lacks: accents, Greek, Cyrillic, then Chinese to Korean."""
 
 _OVER = 4  # text is drawn so many times as large and shrunk, so that strokes may be of any width
 
 _NONE = "\uffff"  # no font has it: its picture is that of every sign that a font lacks
 
 
-@lru_cache(maxsize=2)
-def _load_font(system: bool) -> ImageFont.FreeTypeFont | None:
-    """Return the font that Pillow carries, or one of the system; None where there is none."""
-    if not system:
-        font = ImageFont.load_default(100)
-        assert isinstance(font, ImageFont.FreeTypeFont)
-        return font.font_variant(layout_engine=ImageFont.Layout.BASIC)
-    for name in _SYSTEM_FONTS:
-        try:
-            return ImageFont.truetype(name, 100, layout_engine=ImageFont.Layout.BASIC)
-        except OSError:
-            continue
-    return None
+@lru_cache(maxsize=1)
+def _load_fonts() -> tuple[ImageFont.FreeTypeFont, ...]:
+    """Return the font that Pillow carries, then those of `_FONTS` that this machine has.
+
+    Letters that join, or run from right to left, are set right where Pillow has libraqm.
+    """
+    own = ImageFont.load_default(100)
+    assert isinstance(own, ImageFont.FreeTypeFont)
+    fonts = [own.font_variant(layout_engine=ImageFont.Layout.BASIC)]
+    for name in _FONTS:
+        with contextlib.suppress(OSError):
+            fonts.append(ImageFont.truetype(name, 100))
+    return tuple(fonts)
 
 
 @lru_cache(maxsize=4096)
-def _has(system: bool, sign: str) -> bool:
-    """Whether a font has a sign."""
-    font = _load_font(system)
-    return font is not None and (
-        sign == " " or bytes(font.getmask(sign)) != bytes(font.getmask(_NONE))
-    )
+def _has(index: int, sign: str) -> bool:
+    """Whether a font has a sign; none has a control character."""
+    if not sign.isprintable() or sign == " ":
+        return sign == " "
+    font = _load_fonts()[index]
+    return bytes(font.getmask(sign)) != bytes(font.getmask(_NONE))
 
 
-def _needs_system(text: str) -> bool:
-    return not all(_has(False, sign) for sign in text)
+@lru_cache(maxsize=1024)
+def _choose_font(text: str) -> int:
+    """Return the first font that has every sign of a text, else the first that has most."""
+    signs = set(text)
+    lacking = {}
+    for index in range(len(_load_fonts())):
+        lacking[index] = sum(not _has(index, sign) for sign in signs)
+        if not lacking[index]:
+            return index
+    return min(lacking, key=lacking.__getitem__)
 
 
 @lru_cache(maxsize=256)
-def _font(system: bool, cap: float) -> ImageFont.FreeTypeFont:
-    font = _load_font(system)
-    assert font is not None
+def _font(index: int, cap: float) -> ImageFont.FreeTypeFont:
+    font = _load_fonts()[index]
     _, top, _, bottom = font.getbbox("H")
     return font.font_variant(size=100 * cap * _OVER / (bottom - top))
 
@@ -84,16 +97,14 @@ def _font(system: bool, cap: float) -> ImageFont.FreeTypeFont:
 def plain(text: str) -> str:
     """Return text in the letters that can be drawn."""
     text = unicodedata.normalize("NFC", text)
-    if not _needs_system(text):
-        return text
-    system = _load_font(True) is not None
-    return "".join(_replace(sign, system) for sign in text)
+    index = _choose_font(text)
+    return "".join(_replace(sign, index) for sign in text)
 
 
-def _replace(sign: str, system: bool) -> str:
-    """Return a sign, without its accent or as "?" where a font lacks it."""
+def _replace(sign: str, index: int) -> str:
+    """Return a sign, without its accent or as "?" where the font lacks it."""
     bare = unicodedata.normalize("NFKD", sign)[0]
-    return next((s for s in (sign, bare) if s.isprintable() and _has(system, s)), "?")
+    return next((s for s in (sign, bare) if _has(index, s)), "?")
 
 
 def _stroke(cap: float, bold: bool) -> int:
@@ -107,7 +118,7 @@ def _ink(text: str, cap: float, bold: bool) -> tuple[Array, int]:
     size = (measure_text(text, cap, bold) + 2 * pad) * _OVER, (3 * pad) * _OVER
     sheet, stroke = Image.new("L", size), _stroke(cap, bold)
     at = (pad * _OVER + stroke, 2 * pad * _OVER)
-    font = _font(_needs_system(text), cap)
+    font = _font(_choose_font(text), cap)
     ImageDraw.Draw(sheet).text(at, text, 255, font, "ls", stroke_width=stroke)
     small = cv2.resize(
         np.asarray(sheet), (size[0] // _OVER, size[1] // _OVER), interpolation=cv2.INTER_AREA
@@ -120,7 +131,7 @@ def measure_text(text: str, cap: float, bold: bool = False) -> int:
     text = plain(text)
     if not text:
         return 0
-    length = _font(_needs_system(text), cap).getlength(text)
+    length = _font(_choose_font(text), cap).getlength(text)
     return math.ceil((length + 2 * _stroke(cap, bold)) / _OVER)
 
 
@@ -202,14 +213,17 @@ def rule(page: Array, y: int, left: int, right: int) -> None:
 _FAR = 2**15  # pixels; OpenCV's own reach
 
 
-def draw_dots(picture: Array, points: Array, opacity: float = 1.0) -> None:
-    """Draw points (N, 2) px on a picture as dots; NaN, and what lies far outside, is left out."""
+def draw_dots(picture: Array, points: Array, opacity: float = 1.0, radius: float = 1.25) -> None:
+    """Draw points (N, 2) px on a picture as dots; NaN, and what lies far outside, is left out.
+
+    A bright dot in a dark ring stands out from every skin.
+    """
     before = picture.copy()
     visible = np.abs(np.where(np.isfinite(points), points, np.inf)).max(1) < _FAR
     for x, y in points[visible]:
         at = (round(float(x) * 16), round(float(y) * 16))
-        cv2.circle(picture, at, 28, (20, 20, 20), -1, cv2.LINE_AA, 4)
-        cv2.circle(picture, at, 20, (80, 255, 120), -1, cv2.LINE_AA, 4)
+        cv2.circle(picture, at, round(22.4 * radius), (20, 20, 20), -1, cv2.LINE_AA, 4)
+        cv2.circle(picture, at, round(16 * radius), (80, 255, 120), -1, cv2.LINE_AA, 4)
     picture[:] = cv2.addWeighted(picture, opacity, before, 1 - opacity, 0)
 
 

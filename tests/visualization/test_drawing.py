@@ -1,8 +1,11 @@
 """Text, dots and grids on pictures: letters as they are, and where they belong."""
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
+from PIL import features
 
 from auheat.errors import AuheatError
 from auheat.visualization import drawing
@@ -16,31 +19,79 @@ def ink(text, **options):
 
 
 @pytest.fixture
-def no_system_font(monkeypatch):
+def no_other_font(monkeypatch):
     def clear():
-        for cached in (drawing._load_font, drawing._has, drawing._font, drawing._ink):
+        for cached in (
+            *(drawing._load_fonts, drawing._has, drawing._choose_font),
+            *(drawing._font, drawing._ink),
+        ):
             cached.cache_clear()
 
-    monkeypatch.setattr(drawing, "_SYSTEM_FONTS", ())
+    monkeypatch.setattr(drawing, "_FONTS", ("no such font.ttf",))
     clear()
     yield
     monkeypatch.undo()
     clear()
 
 
-@pytest.mark.parametrize("text", ["žena.jpg", "λ 4", "Ünïcode ß ø"])
-def test_letters_are_drawn_as_themselves_where_the_system_has_them(text):
-    if drawing._load_font(True) is None:
-        pytest.skip("no font of the system")
+@pytest.mark.parametrize("text", ["žena.jpg", "λ 4", "Ünïcode ß ø", "Печаль", "עצב", "غضب"])
+def test_letters_are_drawn_as_themselves_and_not_as_the_box_of_a_missing_one(text):
+    if len(drawing._load_fonts()) == 1:
+        pytest.skip("neither OpenCV's font nor one of the system")
     assert drawing.plain(text) == text
+    font = drawing._load_fonts()[drawing._choose_font(text)]
+    box = bytes(font.getmask("\ufffe"))  # a code that is no letter
     for sign in {c for c in text if not c.isascii()}:
+        assert bytes(font.getmask(sign)) != box
         for other in ("?", "z", "\uffff"):
             assert (ink(text) != ink(text.replace(sign, other))).any()
 
 
-def test_without_a_system_font_accents_are_dropped_and_other_signs_become_questions(no_system_font):
+def test_the_font_that_opencv_carries_is_enough_for_accents_and_greek(monkeypatch):
+    own = drawing._FONTS[0]
+    if not Path(own).is_file():
+        pytest.skip("an OpenCV without windows")
+    monkeypatch.setattr(drawing, "_FONTS", (own,))
+    for cached in (drawing._load_fonts, drawing._has, drawing._choose_font, drawing._font):
+        cached.cache_clear()
+    try:
+        assert drawing.plain("λ ± Ünïcode žena Ёж") == "λ ± Ünïcode žena Ёж"
+    finally:
+        monkeypatch.undo()
+        for cached in (drawing._load_fonts, drawing._has, drawing._choose_font, drawing._font):
+            cached.cache_clear()
+
+
+def test_a_word_from_right_to_left_begins_at_the_right():
+    if len(drawing._load_fonts()) == 1 or not features.check("raqm"):
+        pytest.skip("no font with Hebrew letters, or a Pillow that cannot set them")
+    first, word = ink("ש"), ink("שלו")
+    columns = [np.nonzero((page < 128).any((0, 2)))[0] for page in (first, word)]
+    width = np.ptp(columns[0]) + 1
+    end = columns[1].max() + 1
+    letter = first[:, columns[0].min() : columns[0].max() + 1]
+    near = [  # its place to a pixel: widths of letters are none of whole pixels
+        np.abs(word[:, end - width + d : end + d].astype(int) - letter).mean() for d in (-1, 0, 1)
+    ]
+    start = columns[1].min()
+    assert min(near) < 0.5 * np.abs(word[:, start : start + width].astype(int) - letter).mean()
+
+
+def test_without_another_font_accents_are_dropped_and_other_signs_become_questions(no_other_font):
     assert drawing.plain("žena λ\n.jpg") == "zena ??.jpg"
     np.testing.assert_array_equal(ink("žena λ"), ink("zena ?"))
+
+
+@pytest.mark.parametrize("text", ["Surprise", "λ 4, žena", "gjpqÅÝ", "غضب", "Ж" * 40])
+def test_a_text_keeps_within_the_box_that_it_is_measured_to_have(text):
+    page = np.full((120, 900, 3), 255, np.uint8)
+    width = drawing.write(page, text, (100, 60), 20, (0, 0, 0))
+    assert width == drawing.measure_text(text, 20)
+    ys, xs = np.nonzero((page < 250).any(2))
+    assert 100 - 3 <= xs.min()
+    assert xs.max() < 100 + width + 3
+    assert ys.min() >= 60 - 2 * 20
+    assert ys.max() <= 60 + 20
 
 
 @pytest.mark.parametrize("align", ["left", "middle", "right"])
@@ -91,3 +142,19 @@ def test_a_plot_is_of_the_kind_its_name_says_and_an_error_names_it(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(AuheatError, match="--plot: .*cannot be written"):
         drawing.write_plot(tmp_path / "file" / "a.png", picture)
+
+
+@pytest.mark.parametrize("skin", [(255, 236, 214), (198, 134, 96), (141, 85, 54), (58, 34, 24)])
+def test_dots_stand_out_from_light_and_dark_skin(skin):
+    page = np.full((40, 40, 3), skin, np.uint8)
+    drawing.draw_dots(page, np.array([[20.0, 20.0]]), radius=2.25)
+
+    def light(color):
+        share = np.asarray(color) / 255
+        linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722]) + 0.05
+
+    levels = [light(color) for color in page.reshape(-1, 3)]
+    assert max(max(levels) / light(skin), light(skin) / min(levels)) > 3  # WCAG, of graphics
+    drawn = (page != np.array(skin)).any(2)
+    assert 5 <= drawn.any(0).sum() <= 9
