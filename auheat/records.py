@@ -86,6 +86,7 @@ class Sample:
         person: Who it is, "" where unknown.
         box: The face that the label belongs to in px (left, top, right, bottom), where the set
             says which of the photo's it is.
+        clip: The film, or run of frames, that it is a frame of; "" where it is of none.
 
     Example:
         >>> from pathlib import Path
@@ -100,6 +101,7 @@ class Sample:
     split: str = ""
     person: str = ""
     box: Box | None = None
+    clip: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

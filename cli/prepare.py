@@ -93,6 +93,17 @@ def demo(folder: Path, as_json: bool, **settings: Any) -> None:
     help="The same for the split: train, val, test  [default: as folders are called]",
 )
 @option(
+    "--clip-pattern",
+    metavar="REGEX|none",
+    help="The same for the clip that a photo is a frame of  [default: by folders of numbered "
+    "frames, and names as in CK+]",
+)
+@option(
+    "--every",
+    metavar="N|Ss",
+    help="Take each Nth frame of a clip, or of a video one in S seconds (0.5s)  [default: all]",
+)
+@option(
     "--detector",
     default="mesh",
     show_default=True,
@@ -146,9 +157,10 @@ def extract(as_json: bool, accurate: bool, **settings: Any) -> None:
 
     SRC is a copy of RAF-DB, AffectNet, FER2013, FER+, ExpW, SFEW, CK+, JAFFE or KDEF as it was
     published, class folders (happy/, sad/, ... with or without train/ and test/), a CSV with path
-    and label, or just photos. How labels were understood is printed with counts. A photo that fails
-    becomes a row with a status, never a crash; a stopped run goes on where it was when the same
-    command is given again.
+    and label, or just photos; or videos in such folders or tables (pip install "auheat[video]"),
+    whose frames are written to the store and become its photos. How labels were understood is
+    printed with counts. A photo that fails becomes a row with a status, never a crash; a stopped
+    run goes on where it was when the same command is given again.
 
     \b
     auheat extract rafdb/
@@ -161,6 +173,7 @@ def extract(as_json: bool, accurate: bool, **settings: Any) -> None:
     auheat extract affectnet/ --detector dataset
     auheat extract labels.csv
     auheat extract classroom/ --labels map.yaml
+    auheat extract clips/ --every 5
     auheat extract photos/ --person-pattern '(?P<person>[^/_]+)_[^/]*$'
     """
     from auheat.pipeline.extraction import extract as run

@@ -150,14 +150,15 @@ def stats(as_json: bool, **settings: Any) -> None:
         print_line()
         print_table(tabulate_codebook(result["codebook_against_data"]))
     counts = ("total", "valid", "valid_share", "thin_rows", "turned_rows")
-    single = (*counts, "persons", "persons_in_several_splits")
+    single = (*counts, "persons", "persons_in_several_splits", "clips", "clips_in_several_splits")
     print_line()
     print_fields({key: result[key] for key in single if key in result})
     print_line()
     print_table([("dataset", "bytes per sample"), *_bytes(result["bytes_per_sample"])])
     _print_duplicates(result)
-    for row in result["shared_persons"]:
-        print_line(f"  person in several splits: {row['person']} ({', '.join(row['splits'])})")
+    for kind in ("person", "clip"):
+        for row in result.get(f"shared_{kind}s", ()):
+            print_line(f"  {kind} in several splits: {row[kind]} ({', '.join(row['splits'])})")
 
 
 def _print_maps(result: dict[str, Any]) -> None:

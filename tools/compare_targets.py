@@ -258,7 +258,7 @@ def open_dataset(options):
 def find_persons(options, dataset):
     """Return the person of each row, "" where nobody is known."""
     if options.persons is None:
-        return dataset.persons
+        return dataset.groups
     known = read_persons(options.persons)
     return [known.get(PurePosixPath(key).stem, "") for key in dataset.ids]
 

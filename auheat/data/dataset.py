@@ -63,6 +63,8 @@ class ShardDataset(Dataset[Item]):
         labels: (N,) class of every row, an index into `class_names`.
         ids: Id of every row.
         persons: Person of every row, "" where unknown.
+        groups: What every row is kept together by in splits and intervals: its person, or its clip
+            where that is all that is known, "" for a photo of its own.
         class_names: Names of the classes.
         left_out: Count of rows that are unreadable, unlabelled, of a class not in `classes`, or
             (with `faces_only`) without a face.
@@ -116,7 +118,8 @@ class ShardDataset(Dataset[Item]):
         status: list[Array] = []
         valid: list[Array] = []
         measured: set[tuple[int, ...]] = set()
-        person: dict[bytes, str] = {}  # each name once in memory, however many photos it has
+        clips: list[str] = []
+        text: dict[bytes, str] = {}  # each name once in memory, however many photos it has
         for table, selection in parts:
             chosen.append(selection)
             measured.add(table.aus)
@@ -124,8 +127,10 @@ class ShardDataset(Dataset[Item]):
             status.append(table.status[selection.rows])
             valid.append(table.valid[selection.rows])
             self.ids += [key.decode() for key in table.ids[selection.rows].tolist()]
-            raw = table.persons[selection.rows].tolist()
-            self.persons += [person.setdefault(key, key.decode()) for key in raw]
+            for names_of, column in ((self.persons, table.persons), (clips, table.clips)):
+                raw = column[selection.rows].tolist()
+                names_of += [text.setdefault(key, key.decode()) for key in raw]
+        self.groups = join_groups(self.persons, clips)
         self.aus = measured.pop() if len(measured) == 1 else ()
         self.status: Array = np.concatenate(status)
         self.valid: Array = np.concatenate(valid).astype(bool)
@@ -290,28 +295,55 @@ def fit_square(image: Array, side: int) -> Array:
     return resized
 
 
+def join_groups(persons: Sequence[str], clips: Sequence[str]) -> list[str]:
+    """Return a name for each row: rows of one person, or of one clip, have the same.
+
+    It is the person's where there are no clips; a clip that shows several persons joins them. ""
+    is a row of neither.
+    """
+    if not any(clips):
+        return list(persons)
+    joined: dict[tuple[str, str], tuple[str, str]] = {}
+
+    def find_root(key: tuple[str, str]) -> tuple[str, str]:
+        while joined.setdefault(key, key) != key:
+            joined[key] = joined[joined[key]]
+            key = joined[key]
+        return key
+
+    pairs = list(zip(persons, clips, strict=True))
+    for person, clip in dict.fromkeys(pairs):
+        if person and clip:
+            joined[find_root(("clip ", clip))] = find_root(("", person))
+    keys = (("", person) if person else ("clip ", clip) for person, clip in pairs)
+    return ["".join(find_root(key)) if key[1] else "" for key in keys]
+
+
 def split_validation(
-    labels: Array, persons: Sequence[str], fraction: float = 0.1, seed: int = 0
+    labels: Array, groups: Sequence[str], fraction: float = 0.1, seed: int = 0
 ) -> Array:
     """Choose rows for validation: a (N,) bool mask, about `fraction` of every class.
 
-    A known person's rows stay together on one side; rows of unknown persons ("") stand alone.
-    Every class with two or more rows (or persons) is on both sides where that is possible. The
+    The rows of a group (a person, a clip) stay together on one side; rows of none ("") stand alone.
+    Every class with two or more rows (or groups) is on both sides where that is possible. The
     same seed gives the same choice.
     """
     classes = int(labels.max(initial=-1)) + 1
     count = np.bincount(labels, minlength=classes)
     want = np.where(count > 1, np.maximum(np.rint(fraction * count), 1), 0)
-    groups: dict[Any, list[int]] = {}
-    for row, person in enumerate(persons):
-        groups.setdefault(person or row, []).append(row)
-    members = [np.array(rows) for rows in groups.values()]
+    together: dict[Any, list[int]] = {}
+    for row, group in enumerate(groups):
+        together.setdefault(group or row, []).append(row)
+    members = [np.array(rows) for rows in together.values()]
     taken, chosen = np.zeros(classes, np.int64), np.zeros(len(labels), bool)
-    for i in np.random.default_rng(seed).permutation(len(members)):
+    order = np.random.default_rng(seed).permutation(len(members)).tolist()
+    large = sorted(order, key=lambda i: len(members[i]))  # for classes of long clips alone
+    for i, needed in [*((i, False) for i in order), *((i, True) for i in large)]:
         more = np.bincount(labels[members[i]], minlength=classes)
         nearer = np.abs(want - taken).sum() - np.abs(want - taken - more).sum()
+        wanted = ((want > 0) & (taken == 0) & (more > 0)).any() if needed else nearer > 0
         empties = (count - taken - more <= 0) & (more > 0)
-        if nearer > 0 and not empties.any():
+        if wanted and not empties.any() and not chosen[members[i][0]]:
             taken += more
             chosen[members[i]] = True
     return chosen

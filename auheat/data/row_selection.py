@@ -34,7 +34,7 @@ _COLUMNS = ("id", "split", "status", "label")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowTable:
-    """A shard's row metadata: ids, splits (N,) and persons as UTF-8, status, label, valid (N,).
+    """A shard's row metadata: ids, splits, persons and clips (N,) as UTF-8, status, label, valid.
 
     `names` are its classes, in the order of `label`, `map_size` is (h, w), `aus` are the action
     units that were measured, none where none were. `digest` changes with ids, splits, labels,
@@ -47,6 +47,7 @@ class RowTable:
     aus: tuple[int, ...]
     ids: Array
     persons: Array
+    clips: Array
     splits: Array
     status: Array
     label: Array
@@ -93,6 +94,7 @@ def read_row_table(file: Path) -> RowTable:
         ids, splits, status, label, persons, valid = (
             shard[name][:] for name in (*_COLUMNS, "person", "valid")
         )
+        clips = shard["clip"][:] if "clip" in shard else np.zeros(len(ids), "S1")
         map_size = shard["heatmap"].shape[1:]
         names = tuple(plain_attributes(shard["label"])["names"])
         units = UNIT_DATASETS[0] in shard
@@ -101,9 +103,8 @@ def read_row_table(file: Path) -> RowTable:
     for value in (ids, splits, status, label):
         digest.update(f"|{value.dtype}|{value.shape}|".encode())
         digest.update(value.tobytes())
-    return RowTable(
-        file, names, map_size, aus, ids, persons, splits, status, label, valid, digest.digest()
-    )
+    about_rows = ids, persons, clips, splits, status, label, valid
+    return RowTable(file, names, map_size, aus, *about_rows, digest.digest())
 
 
 def scan_shards(

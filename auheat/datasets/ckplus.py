@@ -75,16 +75,17 @@ def read_ckplus(folder: Folder) -> None:
             raise StoreError(f"{file}: not called as in CK+ (S005_001_00000011_emotion.txt)")
         said, label = _read_label(folder.within(file))
         person, take, number = match[1], match[2], match[3]
-        home = f"{frames}/{person}/{take}"
+        home, clip = f"{frames}/{person}/{take}", f"{person}_{take}"
         peak = f"{person}_{take}_{number}.png"
         there = sequences.pop(home, [])
         # A peak that is not there is a row all the same: its photo will be called unreadable.
         run = [name for name in there if name < peak] + [peak]
         if neutral and len(run) > wanted:
             key = run[0].removesuffix(".png")
-            folder.add(key, f"{home}/{run[0]}", "Neutral", "", person, "first frame")
+            folder.add(key, f"{home}/{run[0]}", "Neutral", "", person, "first frame", clip=clip)
         for name in run[-wanted:]:
-            folder.add(name.removesuffix(".png"), f"{home}/{name}", label, "", person, said)
+            key = name.removesuffix(".png")
+            folder.add(key, f"{home}/{name}", label, "", person, said, clip=clip)
         labelled += 1
     folder.counts = {"sequences": labelled}
     if sequences:

@@ -11,6 +11,7 @@ from auheat.datasets.label_files import read_column_names, read_label_table, rea
 from auheat.datasets.layout import Folder, find_label, to_name, to_split
 from auheat.errors import AuheatError, StoreError
 from auheat.expressions import EXPRESSIONS, SPLITS, SYNONYMS
+from auheat.records import SUFFIXES
 from auheat.utils.paths import (
     Fence,
     find_names,
@@ -19,15 +20,15 @@ from auheat.utils.paths import (
     list_folders,
     walk_photos,
 )
-from auheat.utils.photo_files import is_paper, name_clutter
+from auheat.utils.photo_files import is_paper, name_clutter, split_ending
 
 CLASSES = "classes.csv"
 """A file beside numbered folders that says what each number means."""
 
 
-_NEEDED, _KNOWN = ("path", "label"), ("split", "person")
+_NEEDED, KNOWN_COLUMNS = ("path", "label"), ("split", "person", "clip")
 
-_PATHS = (
+PATH_COLUMNS = (
     *("path", "image", "filename", "file", "file_name", "filepath", "file_path"),
     *("image_path", "image_name", "img", "img_path", "img_name", "photo"),
 )
@@ -39,6 +40,8 @@ _TABLES = (".csv", ".tsv")
 _LISTS = (".json", ".lst", ".txt", ".xls", ".xlsx")
 
 _MOST_CLASSES = 100  # folders with other names that may be classes; more are persons, or days
+
+_CLASS_DIGITS = 2  # of a folder's name that may be a class's number; 00001 is a clip, or a part
 
 _PEEK = 50  # rows of a table whose columns are called otherwise, which must name expressions
 
@@ -64,11 +67,11 @@ def detect_wrapped(source: Path, names: Mapping[str, str] = SYNONYMS) -> str:
     """Return a class folder inside other folders, if all photos lie in such ones; "" otherwise."""
     fence = Fence(source, follow=True)
     homes = {path.rpartition("/")[0] for path in walk_photos(fence, odd=lambda _: None).photos}
-    places = [_find_class(home.split("/"), names) for home in homes]
+    places = [find_class(home.split("/"), names) for home in homes]
     return f"{min(homes)}/" if homes and min(places) >= 0 else ""
 
 
-def _find_class(folders: Sequence[str], names: Mapping[str, str]) -> int:
+def find_class(folders: Sequence[str], names: Mapping[str, str]) -> int:
     """Return the place of the first folder called like a class, -1 where none is."""
     return next((k for k, name in enumerate(folders) if find_label(name, names)), -1)
 
@@ -104,7 +107,7 @@ def read_classes(folder: Folder) -> None:
     wrappers = dict[str, None]()
     for path in folder.walk().photos:
         parts = path.split("/")
-        depth = _find_class(parts, names) if wrapped else 0 if "" in splits else 1
+        depth = find_class(parts, names) if wrapped else 0 if "" in splits else 1
         if not wrapped:
             _check_place(folder, splits, parts)
         outer, said = parts[:depth], parts[depth]
@@ -148,7 +151,7 @@ def _note_tables(folder: Folder) -> None:
     """Say which tables beside class folders were not read, and of how many photos they differ."""
     labels = {sample.path.as_posix(): sample.label for sample in folder.samples}
     for file in list_tables(folder.source):
-        columns = _choose_columns(file, folder.names)
+        columns = choose_columns(file, folder.names)
         if columns is None or file in folder.files:
             continue
         rows = [row for _, row in read_label_table(file, columns)]
@@ -168,7 +171,7 @@ def detect_photos(source: Path) -> str:
     inner = [d for d in list_folders(source) if d.name.casefold() in SPLITS]
     inner += [source, source / "DATASET" / "train", source / "DATASET" / "test"]
     numbered = [d for root in inner if root.is_dir() for d in list_folders(root)]
-    numbered = [d for d in numbered if d.name.isdecimal()]
+    numbered = [d for d in numbered if d.name.isdecimal() and len(d.name) <= _CLASS_DIGITS]
     if numbered:
         raise StoreError(
             f"{source}: its folders are numbers ({numbered[0].relative_to(source).as_posix()}), "
@@ -227,17 +230,18 @@ def list_tables(source: Path) -> list[Path]:
     return sorted(file for file in files if file.is_file())
 
 
-def _choose_columns(
-    file: Path, names: Mapping[str, str], asked: bool = False
+def choose_columns(
+    file: Path, names: Mapping[str, str], asked: bool = False, paths: Sequence[str] = PATH_COLUMNS
 ) -> tuple[str, str] | None:
     """Return the columns of photo and label: path and label, or others with known expressions.
 
-    With `asked`, columns that are called so are taken whatever is in them.
+    With `asked`, columns that are called so are taken whatever is in them. `paths` are what the
+    column of photos may be called beside `path`.
     """
     columns = [cell.casefold() for cell in read_column_names(file)]
     if set(_NEEDED) <= set(columns):
         return _NEEDED
-    path = next((name for name in _PATHS if name in columns), "")
+    path = next((name for name in paths if name in columns), "")
     labels = [name for name in _LABELS if name in columns]
     for label in labels if path else ():
         try:
@@ -255,7 +259,7 @@ def _find_lists(
 ) -> dict[Path, tuple[str, str]]:
     """Return the tables with photos and labels and their columns: those of path and label first."""
     asked = asked or source.is_file()
-    pairs = {file: _choose_columns(file, names, asked) for file in list_tables(source)}
+    pairs = {file: choose_columns(file, names, asked) for file in list_tables(source)}
     lists = {file: columns for file, columns in pairs.items() if columns}
     exact = {file: columns for file, columns in lists.items() if columns == _NEEDED}
     if exact or asked:
@@ -271,7 +275,9 @@ def detect_csv(source: Path, names: Mapping[str, str] = SYNONYMS) -> str:
 
 
 def read_csv(folder: Folder) -> None:
-    """Read a CSV with path (relative to its folder), label, and perhaps split and person.
+    """Read a CSV with path (relative to its folder), label, and perhaps split, person and clip.
+
+    A path may be a folder, whose photos are the frames of one clip.
 
     Raises `AuheatError` for a path that leaves the folder, a label that is no expression's name,
     a split of another word, and a photo that two rows speak of differently.
@@ -290,7 +296,7 @@ def read_csv(folder: Folder) -> None:
     if folder.source.is_file():
         folder.move(folder.source.parent)
     differ: list[str] = []
-    for line, row in read_label_table(folder.within(file), (at_path, at_label), _KNOWN):
+    for line, row in read_label_table(folder.within(file), (at_path, at_label), KNOWN_COLUMNS):
         where, name = f"{file}: line {line}", row[at_path]
         if not is_inside_name(name):
             raise StoreError(
@@ -301,7 +307,11 @@ def read_csv(folder: Folder) -> None:
         said = row[at_label]
         label = to_name(said, where, folder.names) if said else ""
         split = to_split(row.get("split", ""), where)
-        folder.add(path, path, label, split, row.get("person", ""), said, file=file, line=line)
+        is_folder = split_ending(path) not in SUFFIXES and (folder.base / path).is_dir()
+        photos = folder.walk(path).photos if is_folder else [path]
+        clip, person = row.get("clip") or (path if is_folder else ""), row.get("person", "")
+        for photo in photos:
+            folder.add(photo, photo, label, split, person, said, None, file, line, clip)
         homes = (find_label(name, folder.names) for name in path.split("/")[:-1])
         home = next(filter(None, homes), label)
         differ += [path] * (home != label)

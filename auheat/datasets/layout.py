@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from array import array
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from auheat.datasets.label_files import read_class
 from auheat.errors import StoreError
 from auheat.expressions import SPLITS, SYNONYMS
+from auheat.images.videos import Step
 from auheat.records import Array, Box, Sample
 from auheat.utils.paths import Fence, PhotoWalk, list_few, walk_photos
 from auheat.utils.photo_files import describe_unread, split_ending
@@ -66,7 +67,8 @@ class Folder:
     label, by reason; `counts` replaces the numbers per split where the set is counted otherwise.
     `walked` has what was seen on disk, `files` the label files that were read; `names` says which
     label a class's name means. `votes` has, of a set that tells them, how often a photo (by id) was
-    seen as each expression, or as anything else.
+    seen as each expression, or as anything else. `step` says how often a frame of a clip is taken,
+    None where nobody asked; of videos, at most `most_clips` are read.
     """
 
     source: Path
@@ -82,10 +84,13 @@ class Folder:
     files: set[Path] = field(default_factory=set)
     names: Mapping[str, str] = field(default_factory=lambda: SYNONYMS)
     votes: dict[str, dict[str, int]] = field(default_factory=dict)
+    step: Step | None = None
+    most_clips: int | None = None
     _base: Path | None = None
     _fence: Fence | None = None
     _seen: dict[str, int] = field(default_factory=dict)
     _lines: array[int] = field(default_factory=lambda: array("Q"))
+    _said: list[str] = field(default_factory=list)
 
     @property
     def base(self) -> Path:
@@ -106,9 +111,9 @@ class Folder:
         self.files.add(file)
         return file
 
-    def walk(self, start: str = "") -> PhotoWalk:
-        """List the photos on disk below a folder of the source; links are looked after."""
-        walk = walk_photos(Fence(self.base, self.follow_links), start)
+    def walk(self, start: str = "", videos: bool = False) -> PhotoWalk:
+        """List the photos (or videos) on disk below a folder of the source; links are minded."""
+        walk = walk_photos(Fence(self.base, self.follow_links), start, videos=videos)
         self.walked.append(walk)
         if walk.again:
             self.notes.append(
@@ -128,13 +133,14 @@ class Folder:
         box: Box | None = None,
         file: Path | None = None,
         line: int = 0,
+        clip: str = "",
     ) -> None:
         """Add a photo; `said` is the label as the set has it, `file` and `line` where.
 
         A row that says the same as one before is counted and dropped. Raises `AuheatError` for
         one that says something else of the same photo.
         """
-        sample = Sample(key, Path(path), label, split, person, box)
+        sample = Sample(key, Path(path), label, split, person, box, clip)
         if file is not None:
             before = self._seen.setdefault(key, len(self.samples))
             if before < len(self.samples):
@@ -142,13 +148,25 @@ class Folder:
                 return
         self.samples.append(sample)
         self._lines.append(line)
+        self._said.append(said)
         self.labels[said, label] += 1
+
+    def keep(self, wanted: Sequence[bool]) -> None:
+        """Keep some of the samples that were added, in their order, and count labels anew."""
+        rows = [row for row, kept in enumerate(wanted) if kept]
+        samples, said = self.samples, self._said
+        self.samples, self._said = [samples[row] for row in rows], [said[row] for row in rows]
+        self._lines = array("Q", (self._lines[row] for row in rows))
+        self._seen.clear()  # nothing is added after
+        self.labels = Counter(
+            (text, samples[row].label) for text, row in zip(self._said, rows, strict=True)
+        )
 
     def _compare(self, old: Sample, new: Sample, first: int, file: Path, line: int) -> None:
         if old == new:
             self.dropped["rows that repeat another"] += 1
             return
-        fields = ("label", "split", "path", "person", "box")
+        fields = ("label", "split", "path", "person", "box", "clip")
         name = next(n for n in fields if getattr(old, n) != getattr(new, n))
         values = [str(getattr(sample, name)) or "nothing" for sample in (old, new)]
         raise StoreError(

@@ -8,7 +8,7 @@ persons, and neighbouring frames of one film, with training.
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import PurePath
@@ -19,6 +19,7 @@ from auheat.errors import RequestError, StoreError
 from auheat.expressions import SPLITS
 from auheat.records import Sample
 from auheat.utils.paths import list_few
+from auheat.utils.photo_files import is_video
 
 NEARLY_ALL = 0.95
 """Share of a set's photos whose paths must name a person, for any to be believed."""
@@ -82,14 +83,15 @@ def compile_pattern(option: str, text: str | None, group: str) -> re.Pattern[str
     return pattern
 
 
-def _find_all(
+def find_all(
     pattern: re.Pattern[str], option: str, group: str, samples: Sequence[Sample]
 ) -> tuple[list[str], list[str]]:
     """Return what a pattern finds in each path, "" for nothing, and a note on those."""
     chosen = group if group in pattern.groupindex else 1
-    matches = [pattern.search(sample.path.as_posix()) for sample in samples]
+    paths = [name_source(sample).as_posix() for sample in samples]
+    matches = [pattern.search(path) for path in paths]
     values = [(match[chosen] or "") if match else "" for match in matches]
-    odd = [s.path.as_posix() for s, value in zip(samples, values, strict=True) if not value]
+    odd = [path for path, value in zip(paths, values, strict=True) if not value]
     if len(odd) == len(samples):
         raise RequestError(
             f"{option}: {pattern.pattern!r}: found in none of {len(odd)} paths, such as "
@@ -106,7 +108,7 @@ def assign_splits(folder: Folder, pattern: re.Pattern[str] | None) -> None:
     """
     samples = folder.samples
     if pattern is not None:
-        said, notes = _find_all(pattern, "--split-pattern", "split", samples)
+        said, notes = find_all(pattern, "--split-pattern", "split", samples)
         unknown = sorted({word for word in said if word and word.casefold() not in SPLITS})
         if unknown:
             raise RequestError(
@@ -116,9 +118,10 @@ def assign_splits(folder: Folder, pattern: re.Pattern[str] | None) -> None:
         splits = [SPLITS.get(word.casefold(), "") for word in said]
         folder.notes += notes
     elif any(sample.split for sample in samples) and {f.name for f in folder.files} - {CLASSES}:
-        return  # a file of labels says more than folders are called after
+        splits = [sample.split for sample in samples]  # labels' files say more than folders' names
     else:
         splits = [_split_of(sample.path) or sample.split for sample in samples]
+    _note_torn(folder, splits)
     if splits != [sample.split for sample in samples]:
         counts = Counter(splits)
         folder.notes.append(
@@ -127,6 +130,20 @@ def assign_splits(folder: Folder, pattern: re.Pattern[str] | None) -> None:
         )
         pairs = zip(samples, splits, strict=True)
         folder.samples = [replace(sample, split=split) for sample, split in pairs]
+
+
+def _note_torn(folder: Folder, splits: Sequence[str]) -> None:
+    """Note clips of which some frames are in one split, and some in another."""
+    homes = defaultdict[str, set[str]](set)
+    for sample, split in zip(folder.samples, splits, strict=True):
+        if sample.clip:
+            homes[sample.clip].add(split or "train")
+    torn = [clip for clip, own in homes.items() if len(own) > 1]
+    if torn:
+        folder.notes.append(
+            f"{len(torn)} of {len(homes)} clips have frames in several splits, whose scores are "
+            f"too good for it: {list_few(torn)}"
+        )
 
 
 def _split_of(path: PurePath) -> str:
@@ -145,7 +162,7 @@ def assign_persons(folder: Folder, pattern: re.Pattern[str] | None) -> None:
     """Set the persons of a folder's samples: from a pattern, or names where none is known."""
     samples = folder.samples
     if pattern is not None:
-        persons, notes = _find_all(pattern, "--person-pattern", "person", samples)
+        persons, notes = find_all(pattern, "--person-pattern", "person", samples)
         folder.notes += [*notes, f"--person-pattern: {len({*persons} - {''})} persons"]
     elif any(sample.person for sample in samples):
         return
@@ -178,18 +195,29 @@ def assign_persons(folder: Folder, pattern: re.Pattern[str] | None) -> None:
     folder.samples = [replace(sample, person=person) for sample, person in pairs]
 
 
+def is_home(folder: str) -> bool:
+    """Whether a folder is called after a person."""
+    return _HOME.fullmatch(folder) is not None
+
+
+def name_source(sample: Sample) -> PurePath:
+    """Return the path in the set that a sample comes from: of a video's frame, the video's."""
+    home = sample.path.parent
+    return home if sample.clip == home.as_posix() and is_video(home.name) else sample.path
+
+
 def _share(named: Sequence[tuple[str, str]]) -> float:
     return sum(bool(form) for form, _ in named) / max(1, len(named))
 
 
 def _name_persons(samples: Sequence[Sample]) -> list[tuple[str, str]]:
     """Return the form in which each path names a person, and the person; ("", "") for none."""
-    return [_name_person(sample.path) for sample in samples]
+    return [_name_person(name_source(sample)) for sample in samples]
 
 
 def _name_person(path: PurePath) -> tuple[str, str]:
     for form, pattern in _PATTERNS.items():
         if match := pattern.search(path.name):
             return form, match[1].upper()
-    home = next((part for part in path.parts[:-1] if _HOME.fullmatch(part)), "")
+    home = next(filter(is_home, path.parts[:-1]), "")
     return (_FOLDERS, home) if home else ("", "")

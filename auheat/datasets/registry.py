@@ -17,6 +17,7 @@ import numpy as np
 from auheat.datasets import (
     affectnet,
     ckplus,
+    clips,
     expw,
     fer2013,
     ferplus,
@@ -30,8 +31,10 @@ from auheat.datasets.label_map import describe_use, load_label_map
 from auheat.datasets.layout import OWN_TERMS, Folder, Layout, Listing
 from auheat.datasets.persons import assign_persons, assign_splits, compile_pattern
 from auheat.datasets.rafdb import IMAGES
+from auheat.datasets.sequences import NONE, assign_clips
 from auheat.errors import RequestError, StoreError
 from auheat.expressions import SYNONYMS
+from auheat.images.videos import parse_step
 from auheat.records import SUFFIXES, Array, Sample
 from auheat.utils.paths import Fence, holds_photo, list_few, list_folders
 from auheat.utils.registry import Registry
@@ -126,6 +129,14 @@ _LAYOUTS = {
         known=({"sequences": 327},),
         terms=_ON_REQUEST,
     ),
+    "clips": Layout(
+        "videos in class folders, named by a table, or alone",
+        clips.detect_clips,
+        clips.read_clips,
+        files=True,
+        named=True,
+        terms=OWN_TERMS,
+    ),
     "csv": Layout(
         "a CSV with path,label[,split,person]",
         generic.detect_csv,
@@ -219,6 +230,8 @@ def read_samples(
     labels: Path | str | None = None,
     person_pattern: str | None = None,
     split_pattern: str | None = None,
+    clip_pattern: str | None = None,
+    every: int | str | None = None,
 ) -> list[Sample]:
     """List the photos of a data set as it was published, with canonical expression names.
 
@@ -228,15 +241,18 @@ def read_samples(
         variant: Which of a set's photos: RAF-DB aligned or original, CK+ last3 and others, KDEF
             frontal or all. "auto" is the first of each.
         follow_links: Allow links inside the source that lead out of it.
-        unpack: Folder for the photos of FER2013, which are numbers in a table.
+        unpack: Folder for the photos of FER2013, which are numbers in a table, and for frames of
+            videos.
         labels: YAML file that says what a set's own class names mean; see docs/datasets.md.
         person_pattern: Regular expression whose group "person", or first group, is the person
             that a relative path names; None: names as published sets have them.
         split_pattern: The same for the split; None: what the layout says, or folders' names.
+        clip_pattern: The same for the clip that a photo is a frame of; "none": of none.
+        every: Take each such frame of a clip: 5, or "0.5s" of a video; None: all.
 
     Returns:
         Samples sorted by id, with unique ids; paths are relative to `source` (to `unpack` for
-        FER2013).
+        FER2013 and videos).
 
     Raises:
         RequestError: An unknown data set, or a choice of images that it does not have.
@@ -248,7 +264,7 @@ def read_samples(
         >>> [(s.id, s.label) for s in read_samples(photos)][:2]
         [('happy/0.png', 'Happiness'), ('happy/1.png', 'Happiness')]
     """
-    patterns = (person_pattern, split_pattern)
+    patterns = (person_pattern, split_pattern, clip_pattern, every)
     given = (dataset, variant, follow_links, unpack, labels, *patterns)
     return read_dataset(Path(source), *given).samples
 
@@ -262,44 +278,42 @@ def read_dataset(
     labels: Path | str | None = None,
     person_pattern: str | None = None,
     split_pattern: str | None = None,
+    clip_pattern: str | None = None,
+    every: int | str | None = None,
+    most_clips: int | None = None,
 ) -> Listing:
     """List the photos of a data set, and tell how labels were understood and what looks wrong.
 
     `source` is a folder (or a CSV of "csv" or "fer2013"); `dataset` a name from `DATASETS` or
     "auto"; `variant` chooses among a set's photos: RAF-DB aligned or original, CK+ last3 and
     others, KDEF frontal or all. Links inside the source that leave it are an error unless
-    `follow_links`. `labels` is a file with meanings of class names. Raises `AuheatError` for a
+    `follow_links`. `labels` is a file with meanings of class names. Of videos at most `most_clips`
+    are read. Raises `AuheatError` for a
     source that is absent or empty, an unknown name, or labels that cannot be trusted.
     """
     persons = compile_pattern("--person-pattern", person_pattern, "person")
     splits = compile_pattern("--split-pattern", split_pattern, "split")
-    choices = dict.fromkeys(choice for layout in DATASETS.values() for choice in layout.images)
-    if variant != "auto" and variant not in choices:
-        raise RequestError(f"--variant: {variant!r} is unknown (known: {', '.join(choices)})")
+    named = None if clip_pattern == NONE else clip_pattern
+    clip_form = compile_pattern("--clip-pattern", named, "clip")
     own = {} if labels is None else load_label_map(Path(labels))
     place, name, saw = _choose_layout(source, dataset, own)
     layout = DATASETS[name]
-    if variant != "auto" and variant not in layout.images:
-        has = ", ".join(layout.images) or "nothing to choose"
-        raise RequestError(f"--variant: {variant!r} is not of {name} (it has: {has})")
-    chosen = layout.images[0] if variant == "auto" and layout.images else variant
-    folder = Folder(place, chosen, follow_links, unpack, names={**SYNONYMS, **own})
+    folder = Folder(place, _choose_variant(variant, name), follow_links, unpack)
+    folder.names, folder.step, folder.most_clips = (
+        {**SYNONYMS, **own},
+        parse_step(every),
+        most_clips,
+    )
     if place != source:
         inner = place.relative_to(source).as_posix()
         folder.notes.append(f"{source} holds {inner}/ alone, and was read from there")
     layout.read(folder)
+    assign_clips(folder, clip_form, layout.terms == OWN_TERMS and clip_pattern != NONE)
     if labels is not None:
         folder.notes += describe_use(Path(labels), own, folder.labels)
     folder.samples.sort(key=lambda sample: sample.id)
     if not folder.samples:
-        lists = [f"no row of {list_few([f.name for f in sorted(folder.files)])} is left"]
-        seen = [
-            *_list_dropped(folder),
-            *(lists if folder.files else []),
-            *folder.describe_left_out(),
-        ]
-        seen = seen or [f"{', '.join(sorted(SUFFIXES))} are read"]
-        raise StoreError(f"{place}: no photos found ({'; '.join(seen)})")
+        _refuse_empty(folder)
     assign_splits(folder, splits)
     assign_persons(folder, persons)
     fence = Fence(folder.base, follow_links)
@@ -311,7 +325,7 @@ def read_dataset(
         saw=saw,
         root=place,
         source=folder.base,
-        images=chosen,
+        images=folder.images,
         samples=folder.samples,
         labels=dict(folder.labels),
         dropped=dict(folder.dropped),
@@ -320,6 +334,30 @@ def read_dataset(
         own=own,
         votes=folder.votes,
     )
+
+
+def _choose_variant(variant: str, name: str) -> str:
+    """Return which of a layout's photos are read; raises `AuheatError` for a choice it lacks."""
+    choices = dict.fromkeys(choice for layout in DATASETS.values() for choice in layout.images)
+    images = DATASETS[name].images
+    if variant != "auto" and variant not in choices:
+        raise RequestError(f"--variant: {variant!r} is unknown (known: {', '.join(choices)})")
+    if variant != "auto" and variant not in images:
+        has = ", ".join(images) or "nothing to choose"
+        raise RequestError(f"--variant: {variant!r} is not of {name} (it has: {has})")
+    return images[0] if variant == "auto" and images else variant
+
+
+def _refuse_empty(folder: Folder) -> None:
+    """Raise `AuheatError` for a set in which no photo is left."""
+    lists = [f"no row of {list_few([f.name for f in sorted(folder.files)])} is left"]
+    seen = [
+        *_list_dropped(folder),
+        *(lists if folder.files else []),
+        *folder.describe_left_out(),
+    ]
+    seen = seen or [f"{', '.join(sorted(SUFFIXES))} are read"]
+    raise StoreError(f"{folder.source}: no photos found ({'; '.join(seen)})")
 
 
 def _choose_layout(source: Path, dataset: str, own: Mapping[str, str]) -> tuple[Path, str, str]:

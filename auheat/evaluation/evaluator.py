@@ -234,7 +234,7 @@ def _score(
         raise StoreError(f"{task.name}: no {what}photo has a heatmap to compare with")
     hidden = () if task.class_maps else (CAM, CAM_PREDICTED)
     kinds = [k for k in scorer.kinds if k not in hidden]
-    persons = [task.dataset.persons[i] for i in tables.index.tolist()]
+    persons = [task.dataset.groups[i] for i in tables.index.tolist()]
     totals = ScoreTable(tables, scorer.renderer, scorer.kinds, kinds, scorer.top, persons)
     chosen = task.chosen
     result = aggregate(

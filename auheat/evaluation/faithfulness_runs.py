@@ -217,7 +217,7 @@ def measure_faithfulness(
         "mean": [float(v) for v in config["normalisation"]["mean"]],
     }
     about |= {"points": POINTS_KEPT} if isinstance(model, GeometryNetwork) else {}
-    result = about | _sum_up(what, columns, [task.dataset.persons[i] for i in rows], names)
+    result = about | _sum_up(what, columns, [task.dataset.groups[i] for i in rows], names)
     arrays = columns | {
         "id": np.array([task.dataset.ids[i] for i in rows], np.str_),
         "kinds": np.array(what.kinds, np.str_),

@@ -34,7 +34,7 @@ _FINER = 8  # pixels of an enlarged map per pixel of a stored one, in which cont
 
 _WHOLE = np.array([[1, 0, 0], [0, 1, 0]], np.float32)
 
-_TEXTS = ("person", "split")
+_TEXTS = ("person", "clip", "split")
 
 
 @dataclass

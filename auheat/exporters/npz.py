@@ -18,7 +18,7 @@ from auheat.store.shard_set import ShardSet
 from auheat.utils.files import dump_json
 from auheat.utils.marks import archive_mark
 
-TEXTS = ("id", "path", "person", "split", "reason")
+TEXTS = ("id", "path", "person", "clip", "split", "reason")
 
 
 Progress = Callable[[int], object]

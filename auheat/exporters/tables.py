@@ -23,7 +23,9 @@ ENDINGS = {"csv": ".csv", "openface": ".csv", "fiftyone": ".csv", "parquet": ".p
 """Format -> how the name of its file ends."""
 
 
-_PLAIN = ("id", "path", "person", "split", "status", "reason", "score", "valid", "size", "label")
+_TEXTS = ("path", "person", "clip", "split", "reason")
+
+_PLAIN = ("id", *_TEXTS, "status", "score", "valid", "size", "label")
 
 _Table = dict[str, list[Any]]
 
@@ -91,7 +93,6 @@ def _counted(
 def _make_rows(material: ShardSet, block: Mapping[str, Any]) -> _Table:
     """Return the columns of a table by name; None where there is no value."""
     names = [*material.names, ""]
-    texts = ("path", "person", "split", "reason")
     return {
         "id": block["id"],
         "label": [names[k] for k in block["label"].tolist()],
@@ -99,7 +100,7 @@ def _make_rows(material: ShardSet, block: Mapping[str, Any]) -> _Table:
         "status": [Status(value).name for value in block["status"].tolist()],
         "score": list(block["score"]),
         "valid": block["valid"].astype(int).tolist(),
-        **{name: block[name] for name in texts if name in block},
+        **{name: block[name] for name in _TEXTS if name in block},
         "height": block["size"][:, 0].tolist(),
         "width": block["size"][:, 1].tolist(),
         **_make_units(material, block),
@@ -183,8 +184,7 @@ def make_schema(arrow: Any, material: ShardSet, photos: bool) -> Any:
     text, real, small = arrow.string(), arrow.float32(), arrow.int32()
     types = {"id": text, "label": text, "class": small, "status": text, "score": real}
     types |= {"valid": arrow.bool_()}
-    texts = ("path", "person", "split", "reason")
-    types |= {name: text for name in texts if name in material.datasets}
+    types |= {name: text for name in _TEXTS if name in material.datasets}
     types |= {"height": small, "width": small}
     if UNIT_DATASETS[0] in material.datasets:
         aus = material.attributes[UNIT_DATASETS[0]]["aus"]

@@ -26,7 +26,7 @@ SHARD_SIZE = 1024
 MAPS = ("heatmap", "heatmap_au", "heatmap_class")
 
 
-_TEXTS = ("id", "path", "person", "split", "reason")
+_TEXTS = ("id", "path", "person", "clip", "split", "reason")
 
 
 def write_tars(

@@ -39,8 +39,15 @@ WORK_BYTES = 2**26
 """Memory that decoders take for themselves, whatever the photo: at most 64 MiB."""
 
 
+NO_FRAME = b"auheat: no frame: "
+"""What a file begins with that stands for frames which a video has lost; the reason follows."""
+
+
 NO_DIGEST = bytes(32)
 """What stands for the SHA-256 of a file that could not be read."""
+
+
+_LONGEST = 500  # bytes of such a file that are read
 
 
 def read_bytes(path: Path) -> bytes:
@@ -73,6 +80,9 @@ def decode(data: bytes) -> Array:
     EXIF orientation is applied, 16-bit is reduced to 8, alpha is dropped, gray and CMYK become
     RGB. Raises `UnreadableImageError`.
     """
+    if data.startswith(NO_FRAME):
+        reason = data[len(NO_FRAME) : _LONGEST].decode("utf-8", "replace")
+        raise UnreadableImageError("".join(c if c.isprintable() else " " for c in reason))
     return cv2.cvtColor(_decode(data, read_header(data)), cv2.COLOR_BGR2RGB)
 
 

@@ -15,6 +15,7 @@ from auheat.datasets.audit import find_leaks
 from auheat.datasets.layout import Listing
 from auheat.datasets.registry import load_own_points, read_dataset
 from auheat.errors import RequestError
+from auheat.images.videos import parse_step
 from auheat.landmarks.base import Detector
 from auheat.landmarks.imported.matching import ImportedPoints, import_points
 from auheat.landmarks.mesh.landmark_map import DEFAULT_MAP
@@ -22,7 +23,7 @@ from auheat.landmarks.registry import DETECTORS, load_detector
 from auheat.pipeline.extraction_jobs import ExtractionJob, PhotoList, take_spread
 from auheat.pipeline.landmark_sources import DetectorSource, ImportedSource
 from auheat.pipeline.workers import check_backend, place_workers, run_jobs
-from auheat.shards.manifest import ShardEntry
+from auheat.shards.manifest import ShardEntry, has_manifest, read_manifest
 from auheat.shards.schema import FORMAT_VERSION, LANDMARKS
 from auheat.shards.writer import ShardFolder, write_shard
 from auheat.store.store import write_source
@@ -34,7 +35,11 @@ from auheat.utils.locking import check_free, lock_store
 from auheat.utils.paths import check_text_path, find_store
 
 PHOTOS = "photos"
-"""Folder of a store for photos that were numbers in a table."""
+"""Folder of a store for photos that were numbers in a table, or frames of videos."""
+
+
+_ASKED = ("person_pattern", "split_pattern", "clip_pattern", "every")
+"""What is noted of how a set was read, where it was asked for."""
 
 
 OWN_POINTS = "dataset"
@@ -64,6 +69,8 @@ def extract(
     follow_links: bool = False,
     person_pattern: str | None = None,
     split_pattern: str | None = None,
+    clip_pattern: str | None = None,
+    every: int | str | None = None,
 ) -> Summary:
     """Find 68 landmarks on every photo of a data set and write them to `store`/landmarks.
 
@@ -72,9 +79,9 @@ def extract(
     again.
 
     Args:
-        src: Folder (or CSV) of the data set; see docs/datasets.md.
-        store: Folder to write to; None: $AUHEAT_STORE, else auheat-data. Photos out of a table are
-            written to its photos/.
+        src: Folder (or CSV, or video) of the data set; see docs/datasets.md.
+        store: Folder to write to; None: $AUHEAT_STORE, else auheat-data. Photos out of a table, and
+            frames of videos, are written to its photos/.
         dataset: "auto", or the layout's name (`auheat.datasets.DATASETS`).
         variant: Which of a set's photos: RAF-DB "aligned", "original"; CK+ "last1" to "last5",
             with "+neutral"; KDEF "frontal", "all"; "auto" is the first of each.
@@ -103,6 +110,9 @@ def extract(
             that a photo's relative path names; None: names as published sets have them.
         split_pattern: The same for the split ("train", "val", "test" and the like); None: what
             the layout says, or folders' names.
+        clip_pattern: The same for the clip that a photo is a frame of; None: what the layout says,
+            or folders of numbered frames; "none": of none.
+        every: Take each such frame of a clip: 5, or "0.5s" of a video; None: all.
 
     Returns:
         Rows by status, time, what was recognised, and warnings.
@@ -121,27 +131,25 @@ def extract(
     src, store = Path(src), find_store(store)
     check_text_path(os.path.realpath(src), "")  # as the store notes it, for `render`
     check_positive(batch_size=batch_size, workers=workers, limit=limit, shard_size=shard_size)
-    if retry_failed and overwrite:
-        raise RequestError("--retry-failed, --overwrite: one keeps what the other removes")
-    check_free(store)  # before minutes go by in listing photos and loading networks
-    patterns = {"person_pattern": person_pattern, "split_pattern": split_pattern}
-    listing = read_dataset(src, dataset, variant, follow_links, store / PHOTOS, labels, **patterns)
+    _check_asked(store, retry_failed, overwrite)
+    step = _choose_step(store, every, overwrite)
+    asked = person_pattern, split_pattern, clip_pattern, step
+    given = dataset, variant, follow_links, store / PHOTOS, labels, *asked, limit
+    listing = read_dataset(src, *given)
     device, placed = place_workers(device, check_backend(backend), workers)
     made_by = _Settings(detector, device, landmark_map, detector_model, engine, batch_size)
     locate = _open(made_by, listing, workers, backend)
     photos = PhotoList(listing.source, take_spread(listing.samples, limit), shard_size)
     total, about = len(photos.samples), _describe(listing, locate)
-    fingerprint = _fingerprint(photos, shard_size, about | {"detection_side": locate.side})
-    fingerprint |= listing.settings | {k: v for k, v in patterns.items() if v is not None}
+    made_with = about | {"detection_side": locate.side} | listing.settings
+    fingerprint = _fingerprint(photos, shard_size, made_with, asked)
     told = {"format": "auheat-landmarks", "version": FORMAT_VERSION, **about}
     with lock_store(store):
         if overwrite and isinstance(locate, ImportedSource):  # before anything is removed
             locate.check_fit(photos.source)
         folder = ShardFolder(store / LANDMARKS, fingerprint, overwrite, changing=("source",))
         jobs, started = photos.plan(folder, retry_failed, workers), time.perf_counter()
-        if isinstance(locate, ImportedSource):
-            locate.check_unchanged(photos.outdated)
-        _write_notes(store, listing, photos, follow_links)
+        _write_notes(store, listing, photos, follow_links, locate)
         folder.save()
         kept = total - sum(len(job.wanted) for job in jobs)
         with progress(total=total, initial=kept, desc="extract", unit="photo") as bar:
@@ -156,8 +164,43 @@ def extract(
         return summarize("extract", folder.folder, *done)
 
 
-def _write_notes(store: Path, listing: Listing, photos: PhotoList, follow_links: bool) -> None:
-    """Note beside the shards where the photos lie, and the votes that the set has for them."""
+def _check_asked(store: Path, retry_failed: bool, overwrite: bool) -> None:
+    """Raise `AuheatError` before minutes go by in listing photos and loading networks."""
+    if retry_failed and overwrite:
+        raise RequestError("--retry-failed, --overwrite: one keeps what the other removes")
+    check_free(store)
+
+
+def _choose_step(store: Path, every: int | str | None, overwrite: bool) -> str | None:
+    """Return how often a frame is taken.
+
+    Raises `AuheatError` where a store has others, before hours go by in decoding.
+    """
+    folder, step = store / LANDMARKS, None if every is None else str(parse_step(every))
+    if not overwrite and has_manifest(folder):
+        manifest = read_manifest(folder)
+        before = manifest.fingerprint.get("every")
+        if manifest.entries and before != step:
+            raise RequestError(
+                f"{folder}: made with every {before!r}, now asked with {step!r} (--overwrite makes "
+                "it anew)"
+            )
+    return step
+
+
+def _write_notes(
+    store: Path,
+    listing: Listing,
+    photos: PhotoList,
+    follow_links: bool,
+    locate: DetectorSource | ImportedSource,
+) -> None:
+    """Note beside the shards where the photos lie, and the votes that the set has for them.
+
+    Raises `AuheatError` where photos are others than those that points are read for.
+    """
+    if isinstance(locate, ImportedSource):
+        locate.check_unchanged(photos.outdated)
     write_source(store, listing.source, follow_links)
     votes = listing.votes
     write_votes(store, {s.id: votes[s.id] for s in photos.samples if s.id in votes})
@@ -169,10 +212,13 @@ def _describe(listing: Listing, locate: DetectorSource | ImportedSource) -> dict
     return {"dataset": listing.layout, **made_by}
 
 
-def _fingerprint(photos: PhotoList, shard_size: int, about: Mapping[str, Any]) -> dict[str, Any]:
+def _fingerprint(
+    photos: PhotoList, shard_size: int, about: Mapping[str, Any], asked: Sequence[str | None]
+) -> dict[str, Any]:
     """Return what a store of landmarks must have been made with, for a run to go on there."""
     rows = {"photos": len(photos.samples), "shard_size": shard_size}
-    return {"stage": "extract", "source": photos.digest, **about, **rows}
+    reading = {key: value for key, value in zip(_ASKED, asked, strict=True) if value is not None}
+    return {"stage": "extract", "source": photos.digest, **about, **rows, **reading}
 
 
 def _import_points(detector: str, listing: Listing) -> ImportedPoints | Path:

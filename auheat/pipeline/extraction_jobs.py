@@ -76,7 +76,8 @@ class ExtractionJob:
     """One shard to be written: its rows, those `wanted` from the detector, and where they are.
 
     `bytes` (N,) has the length of every row's file, -1 where it was absent; `kept` the columns of
-    the finished shard whose other rows stay, or None. A job is all that a worker needs to know.
+    the finished shard whose other rows stay, or None; `clips` says whether the set knows of clips.
+    A job is all that a worker needs to know.
     """
 
     number: int
@@ -85,6 +86,7 @@ class ExtractionJob:
     wanted: Sequence[Sample]
     at: Array
     bytes: Array
+    clips: bool = False
     kept: dict[str, Any] | None = None
 
     def check_presence(self, status: Array) -> None:
@@ -116,6 +118,7 @@ class ExtractionJob:
             "id": Column([r.id for r in rows], {}),
             "path": Column([r.path.as_posix() for r in rows], {}),
             "person": Column([r.person for r in rows], {}),
+            **({"clip": Column([r.clip for r in rows], {})} if self.clips else {}),
             "label": Column([r.label for r in rows], {"own": own} if own else {}),
             "split": Column([r.split for r in rows], {}),
             "landmarks": Column(values["landmarks"], {"order": "iBUG-68", "unit": "pixel"}),
@@ -133,8 +136,8 @@ class PhotoList:
 
     `digest` is the sha256 of what the photos are called, labelled, and how large their files are.
     After `plan`, `changed` has the photos whose file is another than their points were found on,
-    `outdated` those of them that have points, and `unproven` counts those of which nothing but
-    the length is known.
+    `outdated` those of them that have points, `unproven` counts those of which nothing but
+    the length is known, and `clipless` those that were written when no clips were.
     """
 
     def __init__(self, source: Path, samples: Sequence[Sample], shard_size: int) -> None:
@@ -143,7 +146,8 @@ class PhotoList:
         self.digest = _digest_listing(samples, self.sizes)
         self.changed: list[str] = []
         self.outdated: list[str] = []
-        self.unproven = 0
+        self.unproven = self.clipless = 0
+        self._clips = any(s.clip for s in samples)
 
     def plan(
         self, folder: ShardFolder, retry_failed: bool, workers: int | None
@@ -162,7 +166,9 @@ class PhotoList:
                 lengths = self.sizes[start : start + self._step]
                 if not folder.has(number):
                     every = np.arange(len(rows))
-                    jobs.append(ExtractionJob(number, self.source, rows, rows, every, lengths))
+                    jobs.append(
+                        ExtractionJob(number, self.source, rows, rows, every, lengths, self._clips)
+                    )
                     continue
                 kept = read_columns(
                     folder.folder / shard_name(number), LANDMARK_NEEDED, LANDMARK_OPTIONAL
@@ -175,9 +181,10 @@ class PhotoList:
                 where = np.flatnonzero(again)
                 wanted = [rows[i] for i in where.tolist()]
                 if wanted:
-                    jobs.append(
-                        ExtractionJob(number, self.source, rows, wanted, where, lengths, kept)
-                    )
+                    job = number, self.source, rows, wanted, where, lengths, self._clips, kept
+                    jobs.append(ExtractionJob(*job))
+                elif self._clips and "clip" not in kept:
+                    self.clipless += len(rows)
                 bar.update(len(rows))
         before = folder.before.get("source", self.digest)
         # the rows themselves don't keep their boxes
@@ -223,6 +230,11 @@ class PhotoList:
                 f"{self.unproven} rows were made by a version that kept no digest of the photos: "
                 "a photo changed at equal length is not noticed (--overwrite makes them anew)"
             )
+        if self.clipless:
+            notes.append(
+                f"{self.clipless} rows were made when no clips were kept: the frames of one may "
+                "stand on both sides of a split (--overwrite makes them anew)"
+            )
         return notes
 
 
@@ -232,6 +244,7 @@ def _digest_listing(samples: Sequence[Sample], sizes: Array) -> str:
     for s, n in zip(samples, sizes.tolist(), strict=True):
         row = [s.id, s.path.as_posix(), s.label, s.split, s.person, n]
         row += [] if s.box is None else [list(s.box)]
+        row += [s.clip] if s.clip else []
         digest.update(json.dumps(row).encode())
     return digest.hexdigest()
 
@@ -240,6 +253,7 @@ def _check_listed(rows: Sequence[Sample], kept: dict[str, Any], folder: Path) ->
     """Raise `AuheatError` where the data set says another thing of a row than it did."""
     for i, row in enumerate(rows):
         now = {key: getattr(row, key) for key in _TEXTS} | {"path": row.path.as_posix()}
+        now |= {"clip": row.clip} if "clip" in kept else {}
         for key, value in now.items():
             if kept[key][i] != value:
                 raise StoreError(

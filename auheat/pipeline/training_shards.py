@@ -200,6 +200,7 @@ class ShardBuilder:
             "id": Column(rows["id"], {}),
             "path": Column(rows["path"], {}),
             "person": Column(rows["person"], {}),
+            **({"clip": Column(rows["clip"], {})} if "clip" in rows else {}),
             "split": Column(rows["split"], {}),
             **({"image": Column(photos, encoding)} if self.images else {}),
             "label": Column(label, {"names": list(self.drawing.names)}),

@@ -56,6 +56,7 @@ _SHARED = {
     "status": Spec("u1", (), "what became of the photo; names in its attribute `names`"),
     "score": Spec("f4", (), "confidence in [0, 1]; 0 where there are no points"),
     "reason": Spec(TEXT, (), "why a row failed, where `status` alone does not say it", False),
+    "clip": Spec(TEXT, (), "the film, or run of frames, that it is a frame of", False),
 }
 
 

@@ -171,7 +171,7 @@ def check_usable(shard: h5py.File, rows: int) -> None:
 
 def _check_numbers(shard: h5py.File) -> Iterator[Place]:
     """S7, S10, S11, S12: texts, and numbers that stand for something else, such as a class."""
-    for name in ("id", "path", "person", "split"):
+    for name in ("id", "path", "person", "split", *(["clip"] if "clip" in shard else [])):
         yield from _check_text(name, shard[name][:].tolist())
     status, label = shard["status"][:].tolist(), shard["label"][:]
     expected = f" (expected 0 to {max(Status):d})"

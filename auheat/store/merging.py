@@ -40,7 +40,10 @@ from auheat.utils.console import progress
 from auheat.utils.locking import lock_store
 from auheat.utils.paths import check_store_place
 
-_OWN = ("source", "photos", "shard_size", "merged", "person_pattern", "split_pattern")
+_OWN = (
+    *("source", "photos", "shard_size", "merged", "every"),
+    *("person_pattern", "split_pattern", "clip_pattern"),
+)
 """What landmarks that are merged may differ in; all else of their fingerprints must be equal."""
 
 

@@ -70,6 +70,7 @@ class _Tally:
     rows: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     valid: Counter[str] = field(default_factory=Counter)
     persons: dict[str, set[str]] = field(default_factory=dict)
+    clips: dict[str, set[str]] = field(default_factory=dict)
     photos: dict[bytes, list[tuple[str, str]]] = field(default_factory=dict)
     looks: list[tuple[str, str, bytes, tuple[Array, Array]]] = field(default_factory=list)
     columns: dict[str, list[Array]] = field(default_factory=dict)
@@ -86,9 +87,9 @@ def describe_stats(
     of the map above 0.5 (`coverage`) and the mean of its squares (`energy`), over valid rows;
     `duplicates` are photos equal byte by byte, `leaks` those in more than one split (a row without
     one is of train); `near_duplicates` photos that look like one of another split, `near_leaks` the
-    most alike; `shared_persons` names persons in several splits; `codebook_against_data` says how
-    often the codebook's AUs were active, where they were measured. Second come the sums over each
-    class's heatmaps, none for landmarks. Raises `AuheatError`.
+    most alike; `shared_persons` names persons in several splits, `shared_clips` clips;
+    `codebook_against_data` says how often the codebook's AUs were active, where they were measured.
+    Second come the sums over each class's heatmaps, none for landmarks. Raises `AuheatError`.
     """
     rendered = any(has_manifest(f) for f in (store / SHARDS).glob("*/"))
     if shards is not None or rendered:
@@ -134,7 +135,8 @@ def _compare_looks(tally: _Tally) -> dict[str, Any]:
 
 def _wanted(material: ShardSet) -> list[str]:
     names = ["id", "split", "label", "person", "status", "score", "size", "landmarks"]
-    return names + [name for name in ("valid", "heatmap", "image") if name in material.datasets]
+    more = ("clip", "valid", "heatmap", "image")
+    return names + [name for name in more if name in material.datasets]
 
 
 def _count(tally: _Tally, block: Mapping[str, Any], material: ShardSet) -> None:
@@ -144,9 +146,10 @@ def _count(tally: _Tally, block: Mapping[str, Any], material: ShardSet) -> None:
     splits, used = block["split"], [split or "train" for split in block["split"]]
     names = [Status(s).name for s in status]
     tally.rows.update(zip(splits, labels, names, strict=True))
-    for person, split in zip(block["person"], used, strict=True):
-        if person:
-            tally.persons.setdefault(person, set()).add(split)
+    for where, column in ((tally.persons, block["person"]), (tally.clips, block.get("clip", ()))):
+        for name, split in zip(column, used, strict=len(column) > 0):
+            if name:
+                where.setdefault(name, set()).add(split)
     if "image" in block:
         for data, key, split in zip(block["image"], block["id"], used, strict=True):
             if data:
@@ -184,17 +187,25 @@ def _count_maps(tally: _Tally, block: Mapping[str, Any], labels: Array) -> None:
         tally.maps.setdefault(name, MapSums()).add(block["heatmap"][chosen])
 
 
+def _describe_shared(kind: str, splits: Mapping[str, set[str]]) -> dict[str, Any]:
+    """Return how many persons (or clips) there are, and which of them are in several splits."""
+    shared = sorted(name for name, own in splits.items() if len(own) > 1)
+    return {
+        f"{kind}s": len(splits),
+        f"{kind}s_in_several_splits": len(shared),
+        f"shared_{kind}s": [
+            {kind: name, "splits": sorted(splits[name])} for name in shared[:SHOWN]
+        ],
+    }
+
+
 def _sum_up(material: ShardSet, tally: _Tally) -> dict[str, Any]:
-    shared = sorted(person for person, splits in tally.persons.items() if len(splits) > 1)
     found: dict[str, Any] = {
         "folder": str(material.folder),
         "total": material.rows,
         "rows": _rows(tally),
-        "persons": len(tally.persons),
-        "persons_in_several_splits": len(shared),
-        "shared_persons": [
-            {"person": p, "splits": sorted(tally.persons[p])} for p in shared[:SHOWN]
-        ],
+        **_describe_shared("person", tally.persons),
+        **(_describe_shared("clip", tally.clips) if "clip" in material.datasets else {}),
         "photo_height": _spread(tally.columns["height"], (0, 50, 100)),
         "photo_width": _spread(tally.columns["width"], (0, 50, 100)),
         **{

@@ -70,7 +70,7 @@ def load_training_data(store: Path, config: TrainConfig) -> TrainingData:
     if len(val):
         chosen, val_rows = rows, np.arange(len(val))
     else:
-        cut = split_validation(train.labels, train.persons, config.val_fraction, config.seed)
+        cut = split_validation(train.labels, train.groups, config.val_fraction, config.seed)
         chosen, val_rows = rows[~cut], rows[cut]
         same = learnt_from == size
         val = train if same else open_rows("train", size)

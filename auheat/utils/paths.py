@@ -21,6 +21,7 @@ from auheat.utils.photo_files import (
     is_paper,
     is_store,
     is_store_part,
+    is_video,
     name_clutter,
     split_ending,
 )
@@ -119,13 +120,15 @@ def _is_own(folder: Path) -> bool:
     return all(map(is_store_part if stored else _is_own, inside)) and bool(inside)
 
 
-def find_names(source: Path) -> Iterator[str]:
-    """Yield the names of photos below a folder; links are not followed."""
+def find_names(source: Path, wanted: Callable[[str], bool] | None = None) -> Iterator[str]:
+    """Yield the names of photos, or of what is `wanted`, below a folder; no links are followed."""
     for root, folders, files in os.walk(source):
         keep = {d.name for d in list_folders(Path(root))}
         folders[:] = [name for name in folders if name in keep]
         for name in files:
-            if not name_clutter(name) and classify_file(f"{root}/{name}", name) == "photo":
+            if name_clutter(name):
+                continue
+            if wanted(name) if wanted else classify_file(f"{root}/{name}", name) == "photo":
                 yield name
 
 
@@ -194,7 +197,10 @@ class PhotoWalk:
 
     `again` lists links to photos or folders that are found without them, too; `left_out` files
     that are no photos, `own` pictures that auheat drew; `clutter` counts names of other programs.
+    With `videos`, what is listed as photos are video files instead.
     """
+
+    videos: bool = False
 
     photos: list[str] = field(default_factory=list)
     again: list[str] = field(default_factory=list)
@@ -205,7 +211,10 @@ class PhotoWalk:
     def sort_file(self, name: str, path: str) -> bool:
         """Put a file where it belongs unless it is a photo; return whether it is one."""
         folder, _, last = name.rpartition("/")
-        kind = classify_file(path, last, marked=not folder)
+        if self.videos:
+            kind = "photo" if is_video(last) else ""
+        else:
+            kind = classify_file(path, last, marked=not folder)
         if not kind and not is_paper(last):
             self.left_out.append(name)
         elif kind == "own":
@@ -218,7 +227,10 @@ def _refuse(error: AuheatError) -> None:
 
 
 def walk_photos(
-    fence: Fence, start: str = "", odd: Callable[[AuheatError], None] = _refuse
+    fence: Fence,
+    start: str = "",
+    odd: Callable[[AuheatError], None] = _refuse,
+    videos: bool = False,
 ) -> PhotoWalk:
     """List everything below `start` that is a photo by its ending or, without one, its content.
 
@@ -228,9 +240,9 @@ def walk_photos(
     so that no photo is listed twice and circles end. A link to nothing is listed. Raises
     `AuheatError` for a folder that cannot be read, a link that leaves the root, and a name that is
     not UTF-8: none may be lost silently. `odd`, where given, is handed such an error instead, and
-    what it names is left out.
+    what it names is left out. With `videos`, video files are listed, and not photos.
     """
-    walk, visited, links = PhotoWalk(), set[tuple[int, int]](), list[str]()
+    walk, visited, links = PhotoWalk(videos), set[tuple[int, int]](), list[str]()
     homes: dict[str, str] = {}
     fence.check_link(fence.join(start))
     scan = partial(_scan, fence, walk, visited, homes, links, odd)

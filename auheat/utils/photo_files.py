@@ -27,15 +27,21 @@ MARK = b"Software\x00auheat"
 """What every picture that auheat draws has in its first bytes, and no photo (`utils.marks`)."""
 
 
+VIDEOS = frozenset(
+    {
+        *(".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg"),
+        *(".mpg", ".mts", ".ogv", ".vob", ".webm", ".wmv"),
+    }
+)
+"""File name endings, in lower case, of videos."""
+
+
 REMEDIES = MappingProxyType(
     {
         "avif": "pip install 'pillow>=11.3'",
         "heic": "pip install 'auheat[heif]'",
         **dict.fromkeys((".jp2", ".jxl", ".psd", ".svg"), "convert to .png"),
-        **dict.fromkeys(
-            (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"),
-            "write out frames",
-        ),
+        **dict.fromkeys(VIDEOS, "--dataset clips reads videos"),
     }
 )
 """Kind or ending of what is not read -> what would help."""
@@ -87,7 +93,7 @@ _HIDDEN = frozenset(
 """Hidden names that are counted by themselves."""
 
 
-_UNPACKED = re.compile(r"fer2013-[0-9a-f]{12}(?:\.part)?")
+_UNPACKED = re.compile(r"fer2013-(?:rows-)?[0-9a-f]{12}(?:\.part)?|frames-every-[0-9.]+s?")
 
 _BEGINS = b'"fingerprint"'  # a manifest's first key
 
@@ -107,6 +113,11 @@ def split_ending(name: str) -> str:
     """Return a file name's ending in lower case, with its dot; "" for a name without one."""
     stem, dot, ending = name.rpartition(".")
     return (dot + ending).lower() if stem else ""
+
+
+def is_video(name: str) -> bool:
+    """Whether a file's name ends as a video's."""
+    return split_ending(name) in VIDEOS
 
 
 def name_kind(head: bytes) -> str:

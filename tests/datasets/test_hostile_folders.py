@@ -281,9 +281,9 @@ def test_a_csv_with_other_columns_is_not_passed_over_silently(tmp_path):
 
 
 def test_an_unknown_layout_says_what_was_seen(tmp_path):
-    sets.write(tmp_path / "videos/a.mp4", "")
+    sets.write(tmp_path / "sounds/a.wav", "")
     with pytest.raises(
-        AuheatError, match=r"no known layout: it has videos/, 1 \.mp4 .known: rafdb"
+        AuheatError, match=r"no known layout: it has sounds/, 1 \.wav .known: rafdb"
     ):
         read_samples(tmp_path)
 

@@ -122,8 +122,8 @@ def test_what_is_not_read_is_counted_by_ending_with_what_would_help(tmp_path, mo
     assert list_photos(tmp_path) == ["happy/a.jpg"]
     assert list_left_out(tmp_path) == [
         "left out: 12 .heic (pip install 'auheat[heif]'), 3 .txt, 1 .avif (pip install "
-        "'pillow>=11.3'), 1 .jpg_original, 1 .jpg~, 1 .mp4 (write out frames), 1 .nef (develop "
-        "them to .jpg), 1 .pdf, 1 other kinds"
+        "'pillow>=11.3'), 1 .jpg_original, 1 .jpg~, 1 .mp4 (--dataset clips reads videos), 1 .nef "
+        "(develop them to .jpg), 1 .pdf, 1 other kinds"
     ]
     (tmp_path / "happy/a.jpg").unlink()
     with pytest.raises(StoreError, match=r"no photos found \(left out: 12 \.heic \(pip"):
@@ -221,7 +221,7 @@ def test_every_layout_leaves_clutter_out_and_sees_photos_without_ending(tmp_path
         assert any(
             words in told for words in ("1 photos on disk are named by no row", "not called as in")
         )
-    assert "left out: 1 .mp4 (write out frames)" in listing.notes
+    assert "left out: 1 .mp4 (--dataset clips reads videos)" in listing.notes
     assert "left out, of other programs: 1 ._*, 1 @eaDir, 1 Thumbs.db" in listing.notes
 
 
@@ -365,7 +365,7 @@ def test_the_command_counts_what_it_left_out(tmp_path, stub_detector):
     words = ["extract", str(source), "--store", str(tmp_path / "s")]
     result = CliRunner().invoke(main, words)
     assert result.exit_code == 0
-    assert "left out: 1 .mov (write out frames)" in result.output
+    assert "left out: 1 .mov (--dataset clips reads videos)" in result.output
     assert "left out, of other programs: 1 @eaDir" in result.output
 
 
