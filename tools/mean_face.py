@@ -79,7 +79,8 @@ def write(name, rows, per_line):
 def main():
     source = Path(sys.argv[1])
     neutral = [s for s in read_samples(source, variant="original") if s.label == "Neutral"]
-    detector, to_points = MeshDetector(), load_map()
+    # the map that the mean face of codebooks/facs.yaml was made by
+    detector, to_points = MeshDetector(), load_map("fitted")
     photos = [decode(read_bytes(source / s.path)) for s in neutral]
     vertices, _, status = detector.find_mesh(photos)
     depth = detector.find_depth(photos, vertices)
