@@ -37,28 +37,40 @@ _OWN = ("attention", "CAM", "CAM predicted", "map")
 """The maps that a network has; those of the other kinds know nothing of it."""
 
 
-def findings_context(
-    runs: Sequence[Run], paired: Mapping[str, Any] | None, store: Mapping[str, Any]
-) -> dict[str, list[str]]:
-    """Return what the page says that it shows, and what was not measured.
+def findings_context(runs: Sequence[Run], paired: Mapping[str, Any] | None) -> dict[str, list[str]]:
+    """Return what the runs show, and what was not measured.
 
     Args:
         runs: Every run of the page.
         paired: What `auheat.reporting.paired.paired_context` has of them.
-        store: What `auheat.reporting.store_section.describe_store` has of the shards.
 
     Returns:
         Sentences: "shown" and "missing".
     """
     scored = [run for run in runs if run.scores]
-    shown = [] if scored else [_photos(store)]
+    shown: list[str] = []
     if scored:
         shown += _recognition(scored, bool(paired))
         shown += _differences(paired, int(scored[0].scores["n"])) if paired else []
         shown += [text for key in _HITS if (text := _hits(scored, key))]
         shown += _faithfulness(scored)
-    measured = store["attributes"].get("au_mode", "prior") != "prior"
-    return {"shown": shown, "missing": list(_missing(runs, scored, measured))}
+    return {"shown": shown, "missing": list(_missing(runs, scored))}
+
+
+def add_photos(
+    findings: Mapping[str, Sequence[str]], store: Mapping[str, Any]
+) -> dict[str, list[str]]:
+    """Return findings with what `auheat.reporting.store_section.describe_store` has of the shards.
+
+    That is what there is to learn from, where no run was scored, and that heatmaps are a prior.
+    """
+    missing = list(findings["missing"])
+    if store["attributes"].get("au_mode", "prior") == "prior":
+        missing.append(
+            "Which action units moved: heatmaps are what a codebook expects of the label, so "
+            "agreement is agreement with the codebook."
+        )
+    return {"shown": list(findings["shown"] or [_photos(store)]), "missing": missing}
 
 
 def _photos(store: Mapping[str, Any]) -> str:
@@ -68,7 +80,7 @@ def _photos(store: Mapping[str, Any]) -> str:
     classes = sum(valid > 0 for *_, valid in store["labels"]["rows"])
     return (
         f"In {sound} of {store['total']} photos a face was found with confidence; {store['valid']} "
-        f"have a heatmap, of {classes} expressions."
+        f"have a heatmap, of {classes} expression{'s' * (classes != 1)}."
     )
 
 
@@ -199,7 +211,7 @@ def _faithfulness(runs: Sequence[Run]) -> Iterator[str]:
         )
 
 
-def _missing(runs: Sequence[Run], scored: Sequence[Run], measured: bool) -> Iterator[str]:
+def _missing(runs: Sequence[Run], scored: Sequence[Run]) -> Iterator[str]:
     """Yield what was not measured, so that nobody reads it into the numbers."""
     if not runs:
         yield "Networks: no run was trained on these shards, so nothing here says what one sees."
@@ -222,11 +234,6 @@ def _missing(runs: Sequence[Run], scored: Sequence[Run], measured: bool) -> Iter
                 "Persons: they are not known here, so intervals take photos as independent, and "
                 "may be too narrow."
             )
-    if not measured:
-        yield (
-            "Which action units moved: heatmaps are what a codebook expects of the label, so "
-            "agreement is agreement with the codebook."
-        )
 
 
 def _list(names: Sequence[str]) -> str:

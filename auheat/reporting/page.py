@@ -34,7 +34,7 @@ from auheat.reporting.charts import (
 from auheat.reporting.class_maps_section import class_maps_context
 from auheat.reporting.console import format_source
 from auheat.reporting.faithfulness_section import faithfulness_context
-from auheat.reporting.findings import findings_context
+from auheat.reporting.findings import add_photos, findings_context
 from auheat.reporting.paired import paired_context
 from auheat.reporting.pictures import (
     MAX_RUNS,
@@ -117,7 +117,7 @@ def report(
     if shards is None and found:
         shards = found[0].settings.get("shards") or None
     content = describe_store(store, shards) | describe_runs(found) | {"made": _format_date()}
-    content |= {"findings": findings_context(found, content["paired"], content)}
+    content |= {"findings": add_photos(content["findings"], content)}
     units = {a["au"]: a["name"] for row in content["codebook"] for a in row["aus"]}
     if content["outdated"]:
         names = ", ".join(content["outdated"])
@@ -201,6 +201,7 @@ def describe_runs(runs: Sequence[Run]) -> dict[str, Any]:
     scored = [(index, run) for index, run in enumerate(runs) if run.scores]
     pictured = scored[:MAX_RUNS]
     started = [run for run in runs if run.curve]
+    paired = paired_context(runs)
     album, few = Album(), int(len(started) > MAX_TRAINING)
     return {
         "runs": [
@@ -221,7 +222,8 @@ def describe_runs(runs: Sequence[Run]) -> dict[str, Any]:
         "glance": strips_context(scored, [c.key for c in GLANCE], [c.heading for c in GLANCE]),
         "class_maps": class_maps_context(scored, pictured),
         "sources": _group_sources([run for _, run in scored]),
-        "paired": paired_context(runs),
+        "paired": paired,
+        "findings": findings_context(runs, paired),
         "across": across_context(list(enumerate(runs))),
         "confusions": [confusion_context(run, index) for index, run in scored],
         "matrices": [matrix_context(run, index) for index, run in scored],

@@ -39,9 +39,9 @@ def write_kind(root, kind):
         stop(write_run(root, "waiting", seed=2), ("config.json", "metrics.jsonl"))
         return ["done", "stopped", "waiting"]
     if kind == "many":
-        for i in range(14):
+        for i in range(13):
             write_run(root, f"run-{i}", seed=i // 2, au_weight=4.0 * (i % 2))
-        return [f"run-{i}" for i in range(14)]
+        return [f"run-{i}" for i in range(13)]
     if kind == "odd":
         names = ("Neutral", "سعادة بالغة", "驚き", LONG)
     if kind == "two classes":
@@ -212,3 +212,29 @@ def test_every_text_that_a_browser_draws_stands_out(pages, tmp_path, dark):
         looked = re.search(r'data-looked="\[(\d+),&quot;(.*?)&quot;\]"', shown)
         assert int(looked.group(1)) > 300
         assert (looked.group(2) == "") is fine, looked.group(2)
+
+
+CUT = """<script>
+document.querySelectorAll("details").forEach(e => { e.open = true; });
+const wide = [...document.querySelectorAll(".wide table, figure, h1, p, .pairs")].filter(
+  e => e.getClientRects().length && e.getBoundingClientRect().right > innerWidth + 1);
+document.body.dataset.cut = JSON.stringify([
+  innerWidth, wide.slice(0, 5).map(e => e.tagName + " " + e.className).join("; ")]);
+</script></body>"""
+
+A4 = 1047  # px across a sheet that lies, 277 mm between its margins
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no browser on the PATH to draw the page with")
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["many", "26 classes"])
+def test_a_sheet_of_paper_cuts_nothing(pages, tmp_path, kind):
+    copy = tmp_path / "copy.html"
+    text = pages[kind].read_text().replace("@media print", "@media all")
+    wider = ".matrices { min-width: 1200px; }"
+    for style, fine in (("", True), (wider, False)):
+        copy.write_text(text.replace("</style>", style + "</style>").replace("</body>", CUT))
+        shown, *_ = browse(copy, tmp_path, f"--window-size={A4},740", "--dump-dom")
+        width, cut = re.search(r'data-cut="\[(\d+),&quot;(.*?)&quot;\]"', shown).groups()
+        assert int(width) == A4
+        assert (cut == "") is fine, cut
