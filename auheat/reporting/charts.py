@@ -12,27 +12,20 @@ from typing import Any
 
 import numpy as np
 
-from auheat.evaluation.columns import COLUMNS
 from auheat.records import Array
 from auheat.reporting.run_data import Run
 from auheat.reporting.run_groups import Curve
-
-ALONG = tuple(sorted((c for c in COLUMNS if c.along), key=lambda column: column.along))
-"""The scores that are shown along the AU weight and the layers."""
-
+from auheat.reporting.score_axes import GLANCE, find_chance, list_ends, span_scores
 
 MAX_TRAINING = 6
 """Up to how many runs the learning curves show training beside validation."""
 
 
-_ROOM = 0.06
-"""Share of the range that is left free above and below the points."""
-
-
 def draw_curves(title: str, keys: Sequence[tuple[str, str]], runs: Sequence[Run]) -> dict[str, Any]:
     """Return a chart as polylines in a 100 x 100 square: one line per run and key.
 
-    x runs over the epochs of the longest run, y from the least to the greatest value.
+    x runs over the epochs of the longest run. y runs from 0 to the greatest value; a share, such as
+    accuracy, from chance to 1.
     """
     series = [
         (run.name, what, index, [float(line[key]) for line in run.curve])
@@ -40,9 +33,13 @@ def draw_curves(title: str, keys: Sequence[tuple[str, str]], runs: Sequence[Run]
         for key, what in keys
     ]
     values = [v for *_, line in series for v in line if np.isfinite(v)]
-    low, high = (min(values), max(values)) if values else (0.0, 1.0)
+    low, high, chance = min([0.0, *values]), max([0.0, *values]) or 1.0, None
+    if all(key.endswith("accuracy") for key, _ in keys):
+        counts = {len(run.about.get("classes", ())) for run in runs if run.curve}
+        chance = 1 / max(counts) if len(counts) == 1 and min(counts) > 1 else None
+        low, high = span_scores(values, [chance])
     longest = max((len(line) for *_, line in series), default=1)
-    span = high - low or 1.0
+    span = high - low
     lines = []
     for run, what, index, line in series:
         points = [
@@ -60,12 +57,20 @@ def draw_curves(title: str, keys: Sequence[tuple[str, str]], runs: Sequence[Run]
         "high": f"{high:.3g}",
         "epochs": longest,
         "lines": lines,
+        "chance": _place_chance(chance, low, high),
         "x_label": "epoch",
         "x_ticks": _epoch_ticks(longest),
         "y_label": title,
         "y_ticks": turn_up(find_ticks(low, high)),
         "label": f"{title} over {longest} epochs, {low:.3g} to {high:.3g}",
     }
+
+
+def _place_chance(chance: float | None, low: float, high: float) -> tuple[float, str] | None:
+    """Return the height of the line of chance, in percent from the top, and its text."""
+    if chance is None:
+        return None
+    return round(100 - 100 * (chance - low) / (high - low), 2), f"{chance:.2f}"
 
 
 def _epoch_ticks(longest: int) -> list[tuple[float, str]]:
@@ -80,17 +85,20 @@ def _epoch_ticks(longest: int) -> list[tuple[float, str]]:
 
 
 def draw_along(axis: str, curves: Sequence[Curve]) -> list[dict[str, Any]]:
-    """Return a chart for each score of `ALONG`, over the values that the curves have.
+    """Return a chart for each score of `GLANCE`, over the values that the curves have.
 
     The values are spaced equally. A point is the mean over seeds, its whisker one standard
-    deviation (of the sample) to either side; a score that no run has makes no chart.
+    deviation (of the sample) to either side; that of a single run is its interval, where it has
+    one. Heights run from chance to 1. A score that no run has makes no chart.
     """
     texts = _axis(curves)
     charts = []
-    for column in ALONG:
+    for column in GLANCE:
         lines = [_mean_and_spread(curve, column.key) for curve in curves]
         if any(lines):
-            charts.append(_draw_steps(axis, column.heading, texts, curves, lines))
+            runs = [run for curve in curves for _, step in curve.steps for run in step]
+            chances = [find_chance(run.scores, column.key) for run in runs]
+            charts.append(_draw_steps(axis, column.heading, texts, curves, lines, chances))
     return charts
 
 
@@ -119,14 +127,19 @@ def _number(text: str) -> float:
 
 
 def _mean_and_spread(curve: Curve, key: str) -> list[dict[str, Any]]:
-    """Return mean and spread of a score at each step that has it."""
+    """Return mean, spread and whisker of a score at each step that has it."""
     points = []
     for text, runs in curve.steps:
-        values = [float(r.scores[key]) for r in runs if r.scores.get(key) is not None]
-        if values:
-            spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-            mean = float(np.mean(values))
-            points.append({"at": text, "mean": mean, "spread": spread, "n": len(values)})
+        having = [run.scores for run in runs if run.scores.get(key) is not None]
+        if not having:
+            continue
+        values = [float(scores[key]) for scores in having]
+        spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+        mean = float(np.mean(values))
+        ends = [mean - spread, mean + spread]
+        if len(having) == 1:
+            ends = list_ends(having[0], key)[1:]
+        points.append({"at": text, "mean": mean, "spread": spread, "n": len(values), "ends": ends})
     return points
 
 
@@ -136,14 +149,12 @@ def _draw_steps(
     texts: Sequence[str],
     curves: Sequence[Curve],
     lines: Sequence[Sequence[Mapping[str, Any]]],
+    chances: Sequence[float | None],
 ) -> dict[str, Any]:
-    ends: list[float] = [
-        p["mean"] + sign * p["spread"] for line in lines for p in line for sign in (-1, 1)
-    ]
-    low, high = min(ends), max(ends)
-    room = _ROOM * (high - low) or 0.05
-    low, high = low - room, high + room
+    values = [v for line in lines for p in line for v in (p["mean"], *p["ends"])]
+    low, high = span_scores(values, chances)
     span: float = high - low
+    known = {round(chance, 6) for chance in chances if chance is not None}
     places = {text: round(100 * (i + 0.5) / len(texts), 2) for i, text in enumerate(texts)}
 
     def up(value: float) -> float:
@@ -160,14 +171,15 @@ def _draw_steps(
         )
         for p in line:
             spread = f" ± {p['spread']:.3f} ({p['n']} seeds)" if p["n"] > 1 else ""
+            if p["n"] == 1 and p["ends"]:
+                spread = f", {p['ends'][0]:.3f} to {p['ends'][1]:.3f}"
             marks.append(
                 {
                     "index": index,
                     "x": places[p["at"]],
                     "y": up(p["mean"]),
-                    "low": up(p["mean"] - p["spread"]),
-                    "high": up(p["mean"] + p["spread"]),
-                    "n": p["n"],
+                    "low": up(p["ends"][0]) if p["ends"] else None,
+                    "high": up(p["ends"][1]) if p["ends"] else None,
                     "what": f"{axis} {p['at']}: {p['mean']:.3f}{spread}",
                 }
             )
@@ -179,7 +191,8 @@ def _draw_steps(
         "y_ticks": turn_up(find_ticks(low, high)),
         "lines": drawn,
         "marks": marks,
-        "label": f"{title} along {axis}: " + "; ".join(mark["what"] for mark in marks),
+        "chance": _place_chance(known.pop(), low, high) if len(known) == 1 else None,
+        "label": f"{title} along {axis}: " + "; ".join(str(mark["what"]) for mark in marks),
     }
 
 
@@ -189,7 +202,7 @@ def tabulate_along(curves: Sequence[Curve]) -> list[dict[str, Any]]:
     for curve in curves:
         for text, runs in curve.steps:
             cells = []
-            for column in ALONG:
+            for column in GLANCE:
                 (point,) = _mean_and_spread(Curve("", ((text, runs),)), column.key) or (None,)
                 cells.append("-" if point is None else _describe_point(point))
             names = ", ".join(run.name for run in runs)
@@ -215,7 +228,6 @@ def draw_reliability(run: Run, index: int) -> dict[str, Any]:
             "index": index,
             "x": round(100 * float(one["confidence"]), 2),
             "y": round(100 - 100 * float(one["accuracy"]), 2),
-            "n": 1,
             "what": f"confidence {float(one['confidence']):.2f}: accuracy "
             f"{float(one['accuracy']):.2f} of {int(one['n'])} photos",
         }

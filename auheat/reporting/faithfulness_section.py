@@ -17,6 +17,7 @@ from auheat.reporting.charts import find_ticks, turn_up
 from auheat.reporting.console import format_interval
 from auheat.reporting.run_data import Run
 from auheat.reporting.run_groups import describe_aus
+from auheat.reporting.score_axes import draw_strip, find_chance, list_ends, span_scores
 from auheat.reporting.tables import format_score
 
 _SHOWN = tuple(measure for measure in MEASURES if measure.heading)
@@ -115,11 +116,23 @@ def faithfulness_context(runs: Sequence[tuple[int, Run]]) -> dict[str, Any] | No
         for kind in MAP_NAMES
         if any(kind in run.scores["faithfulness"]["maps"] for _, run in measured)
     ]
-    rows = []
+    rows: list[dict[str, Any]] = []
     for index, run in measured:
         maps = run.scores["faithfulness"]["maps"]
-        cells = [_with_range(maps[kind]["gain"] if kind in maps else (None,) * 3) for kind in kinds]
-        rows.append({"index": index, "name": run.name, "aus": describe_aus(run), "cells": cells})
+        gains = [maps[kind]["gain"] if kind in maps else (None,) * 3 for kind in kinds]
+        cells = [_with_range(gain) for gain in gains]
+        rows.append(
+            {
+                "index": index,
+                "name": run.name,
+                "aus": describe_aus(run),
+                "cells": cells,
+                "gains": [[float(v) for v in gain if v is not None] for gain in gains],
+            }
+        )
+    axis = span_scores([v for row in rows for gain in row["gains"] for v in gain], [0.0])
+    for row in rows:
+        row["strips"] = [draw_strip(gain, axis, 0.0) if gain else None for gain in row["gains"]]
     falls = [
         (
             index,
@@ -140,6 +153,7 @@ def faithfulness_context(runs: Sequence[tuple[int, Run]]) -> dict[str, Any] | No
             for name in _CLASSES.values()
             for what in ("own regions", *_LESS.values())
         ],
+        "axis": [f"{end:.2f}" for end in axis],
         "charts": charts,
         "names": [MAP_NAMES[kind] for kind in kinds],
         "rows": rows,
@@ -167,8 +181,16 @@ def _draw_plot(
             points.append((index, run, float(x), ends))
     if not points:
         return None
-    left, right = _widen([x for _, _, x, _ in points])
+    ends_of = {index: list_ends(run.scores, key)[1:] for index, run, *_ in points}
+    known = {"att_cos": "att_cos", "cam_cos_predicted": "cam_cos"}
+    left, right = span_scores(
+        [v for index, _, x, _ in points for v in (x, *ends_of[index])],
+        [find_chance(run.scores, known[key]) for _, run, *_ in points],
+    )
     low, high = _widen([v for *_, ends in points for v in ends] + [0.0])
+
+    def along(value: float) -> float:
+        return round(100 * (value - left) / (right - left), 2)
 
     def up(value: float) -> float:
         return round(100 - 100 * (value - low) / (high - low), 2)
@@ -176,11 +198,11 @@ def _draw_plot(
     marks = [
         {
             "index": index,
-            "x": round(100 * (x - left) / (right - left), 2),
+            "x": along(x),
+            "across": [along(v) for v in ends_of[index]],
             "y": up(mean),
             "low": up(bottom),
             "high": up(top),
-            "n": 2,
             "what": f"{run.name} ({describe_aus(run)}): {heading} {x:.3f}, gain {mean:.3f} "
             f"{format_interval(bottom, top)}",
         }

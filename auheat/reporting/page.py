@@ -9,7 +9,10 @@ from __future__ import annotations
 import functools
 import logging
 import math
+import os
+import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,15 +25,16 @@ from auheat import __version__
 from auheat.errors import AuheatError, StoreError
 from auheat.reporting.across import across_context
 from auheat.reporting.charts import (
-    ALONG,
     MAX_TRAINING,
     draw_along,
     draw_curves,
     draw_reliability,
     tabulate_along,
 )
+from auheat.reporting.class_maps_section import class_maps_context
 from auheat.reporting.console import format_source
 from auheat.reporting.faithfulness_section import faithfulness_context
+from auheat.reporting.findings import add_photos, findings_context
 from auheat.reporting.paired import paired_context
 from auheat.reporting.pictures import (
     MAX_RUNS,
@@ -41,6 +45,7 @@ from auheat.reporting.pictures import (
 )
 from auheat.reporting.run_data import CURVES, KINDS, Run, load_curve, load_run
 from auheat.reporting.run_groups import Curve, find_layer_curves, find_weight_curves
+from auheat.reporting.score_axes import GLANCE, strips_context
 from auheat.reporting.store_section import describe_store
 from auheat.reporting.tables import (
     HEADLINE,
@@ -66,6 +71,11 @@ _T = TypeVar("_T")
 _KIND = "report"
 
 _AGAIN = "run `auheat evaluate NAME` again"
+
+_MONTHS = (
+    *("January", "February", "March", "April", "May", "June", "July", "August"),
+    *("September", "October", "November", "December"),
+)
 
 _LOG = logging.getLogger(__name__)
 
@@ -106,7 +116,8 @@ def report(
     found = [read_run(find_run(store, run)) for run in runs or list_runs(store)]
     if shards is None and found:
         shards = found[0].settings.get("shards") or None
-    content = describe_store(store, shards) | describe_runs(found)
+    content = describe_store(store, shards) | describe_runs(found) | {"made": _format_date()}
+    content |= {"findings": add_photos(content["findings"], content)}
     units = {a["au"]: a["name"] for row in content["codebook"] for a in row["aus"]}
     if content["outdated"]:
         names = ", ".join(content["outdated"])
@@ -115,6 +126,14 @@ def report(
         )
     content["unit_names"] = {f"AU{au}": text for au, text in units.items()}
     return write_page(out, content)
+
+
+def _format_date() -> str:
+    """Return the day in UTC, or that of $SOURCE_DATE_EPOCH, for pages that can be made again."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+    seconds = int(epoch) if epoch.isdecimal() else time.time()
+    day = datetime.fromtimestamp(seconds, UTC)
+    return f"{day.day} {_MONTHS[day.month - 1]} {day.year}"
 
 
 def list_runs(store: Path) -> list[str]:
@@ -181,27 +200,41 @@ def describe_runs(runs: Sequence[Run]) -> dict[str, Any]:
     """Return what the report's page shows of the runs."""
     scored = [(index, run) for index, run in enumerate(runs) if run.scores]
     pictured = scored[:MAX_RUNS]
-    album, few = Album(), int(len(runs) > MAX_TRAINING)
+    started = [run for run in runs if run.curve]
+    paired = paired_context(runs)
+    album, few = Album(), int(len(started) > MAX_TRAINING)
     return {
-        "runs": [{"name": run.name, "settings": describe_run(run)} for run in runs],
+        "runs": [
+            {
+                "name": run.name,
+                "settings": describe_run(run),
+                "started": bool(run.curve),
+                "shown": bool(run.curve or run.scores),
+            }
+            for run in runs
+        ],
         "untrained": [run.name for run in runs if not run.curve and not run.scores],
         "unscored": [run.name for run in runs if run.curve and not run.scores],
         "outdated": [name for run in runs for name in run.outdated],
-        "curves": [draw_curves(title, keys[few:], runs) for title, keys in CURVES],
+        "curves": [draw_curves(title, keys[few:], runs) for title, keys in CURVES if started],
         "trained": not few,
         "headline": headline_context(scored) if scored else None,
+        "glance": strips_context(scored, [c.key for c in GLANCE], [c.heading for c in GLANCE]),
+        "class_maps": class_maps_context(scored, pictured),
         "sources": _group_sources([run for _, run in scored]),
-        "paired": paired_context(runs),
+        "paired": paired,
+        "findings": findings_context(runs, paired),
         "across": across_context(list(enumerate(runs))),
         "confusions": [confusion_context(run, index) for index, run in scored],
         "matrices": [matrix_context(run, index) for index, run in scored],
         "maps": [maps_context(run, index) for index, run in scored if run.scores.get("maps")],
-        "means": means_context(pictured),
+        "means": means_context(pictured, "attention"),
+        "no_class": means_context([(i, r) for i, r in pictured if not r.has_class_maps], "cam"),
         "examples": examples_context(pictured, album),
         "extremes": extremes_context(pictured, album),
         "unpictured": [run.name for _, run in scored[MAX_RUNS:]],
         "along": _along_context([run for _, run in scored]),
-        "along_names": [column.heading for column in ALONG],
+        "along_names": [column.heading for column in GLANCE],
         "units": units_context(scored),
         "calibration": calibration_context(scored),
         "reliability": [

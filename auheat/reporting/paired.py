@@ -52,14 +52,17 @@ def paired_context(runs: Sequence[Run]) -> dict[str, Any] | None:
         return None
     titles = distinguishing_settings(list(seeds))
     headings = {c.key: c.heading for c in COLUMNS}
-    rows = [
-        {
-            "title": title or f"{pairs[0][0].name} - {pairs[0][1].name}",
-            "pairs": len(pairs),
-            "cells": [_cell(compare_pairs(pairs, key)) for key in PAIRED],
-        }
-        for title, pairs in zip(titles, seeds.values(), strict=True)
-    ]
+    rows = []
+    for title, pairs in zip(titles, seeds.values(), strict=True):
+        found = {key: compare_pairs(pairs, key) for key in PAIRED}
+        rows.append(
+            {
+                "title": title or f"{pairs[0][0].name} - {pairs[0][1].name}",
+                "pairs": len(pairs),
+                "found": found,
+                "cells": [_cell(one) for one in found.values()],
+            }
+        )
     return {"headings": [headings[key] for key in PAIRED], "rows": rows}
 
 

@@ -7,6 +7,7 @@ over it. So a page of many runs stays small.
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -26,6 +27,10 @@ MAX_RUNS = 48
 
 _ROOM = 160
 """About how often a page shows a photo under a run; with many runs, fewer photos are shown."""
+
+
+_ACROSS = 6
+"""How many pairs of pictures stand side by side at most; more are spread evenly over lines."""
 
 
 _FIRST, _BEST, _WORST = "first", "best", "worst"
@@ -77,8 +82,8 @@ def _embed_webp(shape: tuple[int, ...], pixels: bytes) -> str:
     return "data:image/webp;base64," + base64.b64encode(data.tobytes()).decode()
 
 
-def means_context(runs: Sequence[tuple[int, Run]]) -> dict[str, Any]:
-    """Return the mean maps of each class: what is expected, then attention and map per run.
+def means_context(runs: Sequence[tuple[int, Run]], kind: str) -> dict[str, Any]:
+    """Return the mean maps of each class: what is expected, then each run's of a kind.
 
     Runs of other classes than the first one's are left out.
     """
@@ -90,16 +95,15 @@ def means_context(runs: Sequence[tuple[int, Run]]) -> dict[str, Any]:
     rows: list[dict[str, Any]] = [
         {"title": "expected (A)", "pictures": _tiles(first.arrays["mean_heatmap"][there])}
     ]
-    for kind in KINDS:
-        rows += [
-            {
-                "index": index,
-                "title": f"{run.name_map(kind)}, {run.name}",
-                "pictures": _tiles(run.arrays[f"mean_{kind}"][there]),
-            }
-            for index, run in runs
-            if list(run.scores["class_names"]) == names
-        ]
+    rows += [
+        {
+            "index": index,
+            "title": f"{run.name_map(kind)}, {run.name}",
+            "pictures": _tiles(run.arrays[f"mean_{kind}"][there]),
+        }
+        for index, run in runs
+        if list(run.scores["class_names"]) == names
+    ]
     return {"names": [names[k] for k in there], "rows": rows}
 
 
@@ -136,6 +140,7 @@ def _shared_context(runs: Sequence[tuple[int, Run]], album: Album) -> list[dict[
         shared = [key for key in shared if key in kept]
     index_of = {id(run): (index, place) for (index, run), place in zip(runs, places, strict=True)}
     groups = pair_runs([run for _, run in runs])
+    pairs = 1 + sum(len(group.runs) for group in groups)
     shown = []
     for key in shared:
         at = places[0][key]
@@ -143,6 +148,8 @@ def _shared_context(runs: Sequence[tuple[int, Run]], album: Album) -> list[dict[
             {
                 "id": key,
                 "label": names[labels[key]],
+                "pairs": pairs,
+                "across": math.ceil(pairs / math.ceil(pairs / _ACROSS)),
                 "photo": album.add(first.arrays["example_image"][at]),
                 "heatmap": embed_veil(first.arrays["example_heatmap"][at]),
                 "blocks": [

@@ -5,6 +5,7 @@ Pictures are drawn with OpenCV and embedded, so that the page is one file that l
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from auheat.reporting.console import tabulate_codebook
 from auheat.shards.reader import open_shard, read_attributes, read_columns
 from auheat.shards.row_reader import RowReader
 from auheat.shards.schema import UNIT_DATASETS
-from auheat.store.store import find_rendered, list_finished
+from auheat.store.store import find_rendered, list_finished, list_sources, read_layout
 from auheat.store.unit_counts import compare_codebook
 from auheat.utils.reading import parse_json
 from auheat.visualization import codebook_atlas
@@ -70,6 +71,7 @@ def describe_store(store: Path, name: str | None = None) -> dict[str, Any]:
     attributes = read_attributes(files[0])
     return {
         "title": folder.name,
+        "subject": _name_photos(store),
         "attributes": attributes,
         "total": len(table.row),
         "valid": int(table.columns["valid"].sum()),
@@ -85,6 +87,15 @@ def describe_store(store: Path, name: str | None = None) -> dict[str, Any]:
         "labelled": bool(table.names),
         "pictured": table.pictured,
     }
+
+
+def _name_photos(store: Path) -> str:
+    """Return what the photos are called: their folders, and the layout that they were read as."""
+    folders = [re.split(r"[\\/]", source.rstrip("\\/"))[-1] for source in list_sources(store)]
+    names, layout = ", ".join(filter(None, folders)), read_layout(store)
+    if not names:
+        return layout or store.resolve().name
+    return names if layout in ("", names) else f"{names} ({layout})"
 
 
 def _compare_codebook(

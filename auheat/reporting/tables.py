@@ -24,6 +24,9 @@ from auheat.reporting.run_groups import NO_MATTER
 HEADLINE = tuple(column for column in COLUMNS if column.heading)
 """The columns of the headline table."""
 
+_ACROSS = 12
+"""Up to how many runs and baselines stand side by side; more stand one below the other."""
+
 
 def find_columns(results: Sequence[Mapping[str, Any]]) -> list[ScoreColumn]:
     """Return the headline columns; of the `later` ones those of which a result has a value."""
@@ -44,6 +47,14 @@ def tabulate(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     keys = [column.key for column in columns]
     rows = [("", *(column.heading for column in columns))]
     rows += [(scores["run"], *_cells(scores, keys)) for scores in results]
+    return rows + tabulate_baselines(results, keys)
+
+
+def tabulate_baselines(
+    results: Sequence[Mapping[str, Any]], keys: Sequence[str]
+) -> list[tuple[str, ...]]:
+    """Return the baselines' rows of a table as `tabulate` has them, of some scores alone."""
+    rows: list[tuple[str, ...]] = []
     if results:
         tables = [
             {one.key: _cells(scores["baselines"][one.key], keys) for one in find_baselines(scores)}
@@ -86,7 +97,7 @@ def headline_context(runs: Sequence[tuple[int, Run]]) -> dict[str, Any]:
     results = [run.scores for _, run in runs]
     columns = find_columns(results)
     texts = tabulate(results)
-    comparable = len({_tested(scores) for scores in results}) == 1
+    comparable = is_comparable(results)
     best = [_find_best(results, column.key) if comparable else None for column in columns]
     rows: list[dict[str, Any]] = []
     for (index, run), (name, *cells) in zip(runs, texts[1:], strict=False):
@@ -106,12 +117,14 @@ def headline_context(runs: Sequence[tuple[int, Run]]) -> dict[str, Any]:
         "baselines": texts[1 + len(runs) :],
         "ranged": any(run.scores.get("intervals") for _, run in runs),
         "comparable": comparable,
+        "turned": len(texts) - 1 <= _ACROSS,
     }
 
 
-def _tested(scores: Mapping[str, Any]) -> str:
+def is_comparable(results: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether evaluations are of the same photos and classes."""
     keys = ("split", "n", "n_valid", "class_names", "shards")
-    return json.dumps([scores.get(key) for key in keys])
+    return len({json.dumps([scores.get(key) for key in keys]) for scores in results}) == 1
 
 
 def _find_best(results: Sequence[Mapping[str, Any]], key: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -21,7 +22,15 @@ _DARKEST = 0.3
 def colorize(heat: Array) -> Array:
     """Return a heatmap (h, w) in [0, 1] as RGB u8, black to yellow."""
     level = np.rint(255 * np.clip(heat, 0, 1)).astype(np.uint8)
-    return np.asarray(cv2.applyColorMap(level, cv2.COLORMAP_INFERNO))[..., ::-1].copy()
+    colors: Array = _list_colors()[level]
+    return colors
+
+
+@lru_cache(maxsize=1)
+def _list_colors() -> Array:
+    """Return the colours of all levels (256, 3): OpenCV makes them anew for every picture."""
+    levels = np.arange(256, dtype=np.uint8)[:, None]
+    return np.asarray(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO))[:, 0, ::-1].copy()
 
 
 def overlay(photo: Array, heat: Array) -> Array:

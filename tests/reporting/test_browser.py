@@ -2,38 +2,20 @@
 
 import json
 import re
-import shutil
-import subprocess
 from urllib.parse import urlsplit
 
 import cv2
 import pytest
+from browser_helpers import BROWSER, NAMES, browse
 from report_helpers import write_run
 from training_helpers import make_store
 
 from auheat.reporting.page import report
 
-NAMES = ("chromium", "google-chrome", "chromium-browser")
-BROWSER = next((found for found in map(shutil.which, NAMES) if found), None)
-
 pytestmark = pytest.mark.skipif(
     BROWSER is None, reason=f"no browser on the PATH ({', '.join(NAMES)}) to look at the page with"
 )
 
-QUIET = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--hide-scrollbars",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-default-apps",
-    "--disable-extensions",
-    "--disable-features=OptimizationHints,MediaRouter,Translate",
-    "--disable-sync",
-    "--enable-logging=stderr",
-)
 MEASURE = (
     "<script>document.body.dataset.measured = JSON.stringify([innerWidth,"
     "document.documentElement.scrollWidth, getComputedStyle(document.body).backgroundColor,"
@@ -48,21 +30,6 @@ def page(tmp_path_factory):
     write_run(root, "with-aus")
     write_run(root, "without-aus", au_weight=0.0)
     return report(store=root)
-
-
-def browse(page, folder, *options):
-    """Run the browser on a page: what it writes, and every web address in its log of the net."""
-    log = folder / "net.json"
-    command = [
-        BROWSER, *QUIET, f"--user-data-dir={folder / 'profile'}", f"--log-net-log={log}", *options,
-        page.as_uri(),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    text = log.read_text()
-    if not text.rstrip().endswith("}"):  # the browser may end before the log does
-        text = text.rstrip().rstrip(",") + "]}"
-    addresses = [event.get("params", {}).get("url", "") for event in json.loads(text)["events"]]
-    return done.stdout, done.stderr, {url for url in addresses if url.startswith(("http", "ws"))}
 
 
 def ask(page, folder, *options):

@@ -4,52 +4,15 @@ import re
 
 import pytest
 from helpers import Page
-from report_helpers import write_run
+from report_helpers import faithful, write_run
 from training_helpers import make_store
 
-from auheat.evaluation.faithfulness_columns import KEYS
 from auheat.reporting.faithfulness_section import (
     faithfulness_context,
     format_cost,
     tabulate_faithfulness,
 )
 from auheat.reporting.page import read_run, report
-
-
-def class_regions(gain):
-    """Falls of the predicted class, and half of them of every class, with intervals."""
-
-    def falls(value):
-        return {"logit_blur": [value, value - 0.05, value + 0.05]}
-
-    return {
-        which: {
-            "own": falls(part * gain),
-            "own_less": {"elsewhere": falls(part * gain - 0.1), "others": falls(part * gain - 0.2)},
-        }
-        for which, part in (("predicted", 1), ("every", 0.5))
-    } | {"left_out": {"the predicted class has no heatmap": 3}}
-
-
-def faithful(gain, kinds=("attention", "CAM", "CAM predicted", "heatmap", "random")):
-    """What evaluation.json has; the gain of each kind is a tenth less than the last one's."""
-    ends = [[gain - i / 10, gain - i / 10 - 0.05, gain - i / 10 + 0.05] for i in range(len(kinds))]
-    effects = ("comprehensiveness_blur", "sufficiency_blur")
-    likeness = {"rank": [0.5, 0.4, 0.6], "ssim": [0.25, 0.2, 0.3]}
-    by = {"mean": [0.1, 0.05, 0.2], "max": [0.3, 0.2, 0.4], "still": [0.125, 0.1, 0.15]}
-    return {
-        "photos": 12,
-        "steps": 10,
-        "forwards_per_photo": 406,
-        "left_out": {"map not finite": 2},
-        "maps": {k: {m: list(e) for m in KEYS} for k, e in zip(kinds, ends, strict=True)},
-        "regions": {
-            name: {key: [0.2, 0.1, 0.3] for key in effects} for name in ("expected", "random")
-        },
-        "class_regions": class_regions(gain),
-        "randomised": [{"down_to": "head", "attention": likeness}],
-        "moves": {"attention": by},
-    }
 
 
 @pytest.fixture(scope="module")
@@ -76,12 +39,19 @@ def test_marks_lie_where_agreement_and_gain_say(store):
     found = faithfulness_context(read(store))
     attention, cam = found["charts"]
     assert [chart["title"] for chart in found["charts"]] == ["attention", "CAM predicted"]
-    for chart, gains in ((attention, (0.3, 0.1)), (cam, (0.1, -0.1))):
+    for chart, cosines, gains in (
+        (attention, (0.8, 0.2), (0.3, 0.1)),
+        (cam, (0.4, 0.1), (0.1, -0.1)),
+    ):
         high, low = chart["marks"]
         assert (high["index"], low["index"]) == (1, 2)
-        # ends of the axes: 8 % of the range beyond the values, zero among those upwards
-        assert high["x"] == pytest.approx(100 * (1.08 / 1.16), abs=0.01)
-        assert low["x"] == pytest.approx(100 * (0.08 / 1.16), abs=0.01)
+        # to the right up to 1 from 0.04 below the lowest end, which lies below chance (0.5);
+        # upwards 8 % of the range beyond the values and zero
+        start = min(0.111, *cosines) - 0.04
+        for mark, x in zip((high, low), cosines, strict=True):
+            assert mark["x"] == pytest.approx(100 * (x - start) / (1 - start), abs=0.01)
+            ends = [100 * (end - start) / (1 - start) for end in (0.111, 0.999)]
+            assert mark["across"] == pytest.approx(ends, abs=0.01)
         top, bottom = gains[0] + 0.05, min(gains[1] - 0.05, 0)
         room = 0.08 * (top - bottom)
         for mark, gain in ((high, gains[0]), (low, gains[1])):
@@ -98,16 +68,17 @@ def test_the_page_has_one_point_and_one_row_for_each_measured_run(store):
     part = text.partition('id="faithfulness"')[2].partition("</details>")[0]
     parsed = Page(part)
     assert parsed.count("figure", "faithful") == 2
-    assert parsed.count("path", "whisker") == 4
+    assert parsed.count("path", "whisker") == 4 + 4  # upwards and across
+    assert parsed.count("i", "axis chance") == 2 * 5
     runs = [t for t in parsed.texts if t in ("with", "without", "plain")]
-    assert runs == ["with", "without"] * 2
-    headings = re.findall(r'<th class="n">(.*?)</th>', part)
+    assert runs == ["with", "without"] * 3  # gains, key of the charts, falls
+    headings = re.findall(r'<th scope="col" class="n">(.*?)</th>', part)
     falls = ("own regions", "less elsewhere", "less other classes&#39;")
     assert headings == [
         "attention", "CAM", "CAM predicted", "the codebook&#39;s heatmap", "random map",
         *(f"{which}: {what}" for which in ("the predicted class", "every class") for what in falls),
     ]  # fmt: skip
-    table = part.partition('<table class="falls">')[2]
+    table = part.partition('<table class="falls fill">')[2]
     cells = re.findall(r'<td class="n">(.*?)<small>(.*?)</small>', table)
     assert cells[:3] == [("0.300", "[.25, .35]"), ("0.200", "[.15, .25]"), ("0.100", "[.05, .15]")]
     assert cells[6 + 3][0] == "0.050"  # of the run whose gain is .1, every class's half of it
@@ -116,7 +87,8 @@ def test_the_page_has_one_point_and_one_row_for_each_measured_run(store):
 def test_a_page_of_runs_that_were_not_measured_has_no_such_part(store):
     text = report(["plain"], store, out=store / "plain.html").read_text()
     assert 'id="learning"' in text
-    assert "aithful" not in text
+    assert 'id="faithfulness"' not in text
+    assert "(evaluate --faithfulness): plain." in text  # what was not measured
 
 
 def test_a_run_without_a_value_is_a_dash_and_no_point(store):

@@ -9,6 +9,7 @@ import pytest
 import safetensors.torch
 from click.testing import CliRunner
 from helpers import Page
+from page_audit import read_table
 from training_helpers import make_store, save_tensors
 
 from auheat.cli import main
@@ -45,11 +46,11 @@ def test_the_report_holds_every_element_for_every_run(page):
     assert parsed.count("figure", "chart") == 3
     learning = Page(page.partition('id="learning"')[2].partition("</details>")[0])
     assert learning.count("polyline") == 3 * 2 * 2  # curves x runs x (train, validation)
-    assert parsed.count("table", "confusion shaded") == 2
-    assert parsed.count("table", "cosines shaded") == 2
-    assert parsed.count("img", "mean") == 3 * (1 + 2 + 2)  # classes x (A, attention, CAM per run)
+    assert parsed.count("table", "confusion shaded fill") == 2
+    assert parsed.count("table", "cosines shaded fill") == 2
+    assert parsed.count("img", "mean") == 3 * (1 + 2 + 1 + 2)  # classes x A and runs, of each map
     assert parsed.count("figure", "example") == 3 * 2
-    strip = page.partition('<div class="strip">')[2].partition("</figure>")[0]
+    strip = page.partition('<div class="strip"')[2].partition("</figure>")[0]
     assert strip.count('<div class="tile">') == 2 + 2 * 2  # photo, A, attention and CAM per run
     assert strip.count("<img") == 1 + 2 * 2  # the photo is a background, embedded once
     assert parsed.count("figure", "photo") > 0  # the store's own part is still there
@@ -58,22 +59,21 @@ def test_the_report_holds_every_element_for_every_run(page):
 
 
 def test_the_headline_shows_the_scores_and_the_baselines(store, page):
-    table = page.partition('<table id="scores">')[2].partition("</table>")[0]
-    rows = {
-        re.search(r"<td>(.*?)</td>", row).group(1): re.findall(r'class="n(?: best)?">([^<]*)<', row)
-        for row in table.split("<tr")[2:]
-    }
+    (_, *heads), *rows = read_table(page, 'id="scores"')
+    columns = {head: [row[1 + i] for row in rows] for i, head in enumerate(heads)}
+    shown = [column for column in COLUMNS if column.heading]
+    assert [row[0] for row in rows] == [column.heading for column in shown]
     for run in ("with-aus", "without-aus"):
         scores = json.loads((store / "runs" / run / "evaluation.json").read_text())
-        keys = [column.key for column in COLUMNS if column.heading]
-        assert rows[run] == [f"{scores[k]:.3f}" for k in keys]
-    assert "uniform map" in rows
-    assert rows["uniform map"][12:15] == ["0.000"] * 3
+        assert [cell[: len("0.000")] for cell in columns[run]] == [
+            f"{scores[column.key]:.3f}"[: len("0.000")] for column in shown
+        ]
+    assert columns["uniform map"][12:15] == ["0.000"] * 3
 
 
 def test_confusion_counts_are_those_of_the_evaluation(store, page):
     scores = json.loads((store / "runs" / "with-aus" / "evaluation.json").read_text())
-    table = page.partition('<table class="confusion shaded">')[2].partition("</table>")[0]
+    table = page.partition('<table class="confusion shaded fill">')[2].partition("</table>")[0]
     cells = [int(n) for n in re.findall(r"--share:[\d.]+\">(\d+)<", table)]
     assert cells == np.array(scores["confusion"]).ravel().tolist()
 
@@ -93,7 +93,7 @@ def test_the_report_needs_nothing_from_outside(page):
 def test_runs_can_be_chosen_and_copied_elsewhere(store, tmp_path):
     shutil.copytree(store / "runs" / "with-aus", tmp_path / "carried")
     text = report([str(tmp_path / "carried")], store, out=tmp_path / "r.html").read_text()
-    assert Page(text).count("table", "confusion shaded") == 1
+    assert Page(text).count("table", "confusion shaded fill") == 1
     assert "carried" in text
     with pytest.raises(AuheatError, match="nobody: no such run"):
         report(["nobody"], store)
@@ -107,7 +107,7 @@ def test_a_run_that_was_not_evaluated_is_said_to_be_so(store, tmp_path):
         file.unlink()
     text = report(store=other).read_text()
     assert "Not evaluated yet: with-aus" in text
-    assert Page(text).count("table", "confusion shaded") == 1
+    assert Page(text).count("table", "confusion shaded fill") == 1
 
 
 def test_scores_of_older_weights_are_said_to_be_so(store, page, tmp_path, caplog):
@@ -205,13 +205,13 @@ def test_a_run_stopped_in_its_first_epoch_is_said_to_be_so(store, tmp_path):
     text = report(store=other).read_text()
     assert "Not trained yet: with-aus" in text
     assert "Not evaluated yet" not in text
-    assert Page(text).count("table", "confusion shaded") == 1
+    assert Page(text).count("table", "confusion shaded fill") == 1
     assert "Not trained yet" in report(["with-aus"], other).read_text()
 
 
 @pytest.mark.slow
 def test_validation_scores_stay_out_of_the_report(store, page, tmp_path):
-    other = tmp_path / "store"
+    other = tmp_path / store.name
     shutil.copytree(store, other)
     evaluate("with-aus", other, split="val")
     assert report(store=other).read_text() == page
@@ -262,8 +262,8 @@ def test_a_map_of_no_class_is_shown_and_never_scored(store, tmp_path):
     rows = {row[0]: row for row in tabulate([saved])}
     assert rows["pooled"][5] == "-"
     assert "-" not in (*rows["pooled"][:5], *rows["pooled"][6:])
-    table = page.partition('<table id="scores">')[2].partition("</table>")[0]
-    assert ">-<" in table.partition("pooled")[2].partition("<tr")[0]
+    heads, *rows = read_table(page, 'id="scores"')
+    assert [row[heads.index("pooled")] for row in rows if row[0] == "CAM-COS"] == ["-"]
     titles = [t for t in Page(page).texts if t.startswith("map of no class, pooled")]
     assert len(titles) == 1  # the mean maps
     assert page.count('alt="map of no class, pooled, photo') == 6
@@ -275,14 +275,24 @@ def test_a_map_of_no_class_is_shown_and_never_scored(store, tmp_path):
     assert re.search(r"^ATT-COS +0\.\d{3} +\[[-.\d]+, [-.\d]+\]( +0\.\d{3}){4}", shown.output, re.M)
 
 
-def test_curves_run_from_left_to_right_and_from_least_to_greatest():
+def test_curves_run_from_left_to_right_and_from_zero_to_the_greatest():
     curve = [{"a": 1.0, "b": 3.0}, {"a": 2.0, "b": 5.0}, {"a": 1.5, "b": 4.0}]
     chart = draw_curves("t", (("a", "train"), ("b", "validation")), [Run("r", {}, curve, {}, {})])
-    assert chart["low"] == "1"
-    assert chart["high"] == "5"
-    assert chart["lines"][0]["points"] == "0.00,100.00 50.00,75.00 100.00,87.50"
-    assert chart["lines"][1]["points"] == "0.00,50.00 50.00,0.00 100.00,25.00"
+    assert (chart["low"], chart["high"]) == ("0", "5")  # zero is at the foot of the chart
+    assert chart["lines"][0]["points"] == "0.00,80.00 50.00,60.00 100.00,70.00"
+    assert chart["lines"][1]["points"] == "0.00,40.00 50.00,0.00 100.00,20.00"
     assert [line["dashed"] for line in chart["lines"]] == [True, False]
+
+
+def test_curves_of_accuracy_run_from_chance_to_one():
+    runs = [Run("r", {}, [{"val_accuracy": v} for v in (0.2, 0.6)], {}, {}, {"classes": "abcde"})]
+    keys = (("val_accuracy", "validation"),)
+    chart = draw_curves("accuracy", keys, runs)
+    assert chart["lines"][0]["points"] == "0.00,100.00 100.00,50.00"
+    assert chart["chance"] == (100.0, "0.20")
+    below = [Run("r", {}, [{"val_accuracy": 0.0}], {}, {}, {"classes": "abcde"})]
+    low = draw_curves("accuracy", keys, below)
+    assert low["chance"][0] == pytest.approx(100 - 100 * 0.24 / 1.04, abs=0.01)  # 0.04 of room
 
 
 def test_curves_of_a_run_without_epochs_are_empty():

@@ -195,7 +195,7 @@ def test_learning_curves_have_whole_epochs_as_ticks():
 def test_a_missing_value_leaves_a_gap_and_no_nan():
     curve = [{"a": 1.0}, {"a": float("nan")}, {"a": 3.0}]
     chart = draw_curves("t", (("a", "train"),), [Run("r", {}, curve, {}, {})])
-    assert chart["lines"][0]["points"] == "0.00,100.00 100.00,0.00"
+    assert chart["lines"][0]["points"] == "0.00,66.67 100.00,0.00"
 
 
 def test_settings_in_which_runs_differ_come_first_and_are_marked():

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from helpers import Page
 from hypothesis import strategies
+from page_audit import read_table
 from training_helpers import make_store
 
 from auheat.errors import AuheatError
@@ -46,9 +47,7 @@ def test_the_report_holds_all_its_elements(page):
 def test_the_report_holds_the_codebook_against_what_was_measured(tmp_path):
     store = make_store(tmp_path, levels={1: 2.0, 6: float("nan"), 12: 3.0, 25: 0.5, 45: 4.0})
     page = report(store=store).read_text()
-    table = page.partition('<table id="measured">')[2].partition("</table>")[0]
-    rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in table.split("</tr>")[1:]]
-    happy = [row[1:] for row in rows if row and row[0] == "Happiness"]
+    happy = [row[1:] for row in read_table(page, 'id="measured"') if row[0] == "Happiness"]
     assert happy == [  # AU, weight, photos, active, intensity
         ["AU6", "1", "0", "-", "-"],
         ["AU12", "1", "11", "100%", "3.00"],
@@ -75,12 +74,12 @@ def test_the_report_needs_nothing_from_outside(page):
 
 @pytest.mark.slow
 def test_counts_in_the_report_are_those_of_the_shards(page):
-    rows = re.findall(r"<tr><td>(\w+)</td>(.*?)</tr>", page)
-    counts = {name: [int(n) for n in re.findall(r">(\d+)<", cells)] for name, cells in rows}
-    # train, test, all, with heatmap
-    assert counts["Happiness"] == [2, 0, 2, 2]
-    assert counts["Neutral"] == [1, 1, 2, 0]
-    assert counts["OK"] == [12]
+    counts = {name: cells for name, *cells in read_table(page, 'id="labels"')}
+    assert counts["expression"] == ["train", "test", "all", "with heatmap"]
+    assert counts["Happiness"] == ["2", "0", "2", "2"]
+    assert counts["Neutral"] == ["1", "1", "2", "0"]
+    status = {name: cells for name, *cells in read_table(page, 'id="status"')}
+    assert status["OK"][0] == "12"
 
 
 def test_shards_without_photos_show_landmarks_and_heatmaps_alone(rafdb, tmp_path, stub_detector):
@@ -91,7 +90,7 @@ def test_shards_without_photos_show_landmarks_and_heatmaps_alone(rafdb, tmp_path
     assert parsed.count("figure", "photo") == 12
     assert parsed.count("figure", "doubt") == 12
     assert "These shards hold no photos" in text
-    assert 'alt="Happiness: landmarks, heatmap"' in text
+    assert re.search('alt="Happiness, photo [^"]+: landmarks, heatmap"', text)
     source = next(s for s in parsed.sources if s.startswith("data:"))
     data = np.frombuffer(base64.b64decode(source.partition(",")[2]), np.uint8)
     height, width = cv2.imdecode(data, cv2.IMREAD_COLOR).shape[:2]

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from auheat.evaluation.faithfulness_columns import KEYS
 from auheat.training.config import make_config
 
 NAMES = ("Neutral", "Happiness", "Surprise", "Sadness")
@@ -170,4 +171,40 @@ def _new_arrays(names, n, side, rng):
         "row_id": np.array([f"test{i:05d}" for i in range(n)]),
         "row_columns": np.array(["att_cos", "margin"]),
         "row_scores": rng.random((n, 2), np.float32),
+    }
+
+
+def class_regions(gain):
+    """Falls of the predicted class, and half of them of every class, with intervals."""
+
+    def falls(value):
+        return {"logit_blur": [value, value - 0.05, value + 0.05]}
+
+    return {
+        which: {
+            "own": falls(part * gain),
+            "own_less": {"elsewhere": falls(part * gain - 0.1), "others": falls(part * gain - 0.2)},
+        }
+        for which, part in (("predicted", 1), ("every", 0.5))
+    } | {"left_out": {"the predicted class has no heatmap": 3}}
+
+
+def faithful(gain, kinds=("attention", "CAM", "CAM predicted", "heatmap", "random")):
+    """What evaluation.json has; the gain of each kind is a tenth less than the last one's."""
+    ends = [[gain - i / 10, gain - i / 10 - 0.05, gain - i / 10 + 0.05] for i in range(len(kinds))]
+    effects = ("comprehensiveness_blur", "sufficiency_blur")
+    likeness = {"rank": [0.5, 0.4, 0.6], "ssim": [0.25, 0.2, 0.3]}
+    by = {"mean": [0.1, 0.05, 0.2], "max": [0.3, 0.2, 0.4], "still": [0.125, 0.1, 0.15]}
+    return {
+        "photos": 12,
+        "steps": 10,
+        "forwards_per_photo": 406,
+        "left_out": {"map not finite": 2},
+        "maps": {k: {m: list(e) for m in KEYS} for k, e in zip(kinds, ends, strict=True)},
+        "regions": {
+            name: {key: [0.2, 0.1, 0.3] for key in effects} for name in ("expected", "random")
+        },
+        "class_regions": class_regions(gain),
+        "randomised": [{"down_to": "head", "attention": likeness}],
+        "moves": {"attention": by},
     }

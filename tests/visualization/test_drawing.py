@@ -88,7 +88,7 @@ def test_a_text_keeps_within_the_box_that_it_is_measured_to_have(text):
     width = drawing.write(page, text, (100, 60), 20, (0, 0, 0))
     assert width == drawing.measure_text(text, 20)
     ys, xs = np.nonzero((page < 250).any(2))
-    assert 100 - 3 <= xs.min()
+    assert xs.min() >= 100 - 3
     assert xs.max() < 100 + width + 3
     assert ys.min() >= 60 - 2 * 20
     assert ys.max() <= 60 + 20
