@@ -1,5 +1,6 @@
 """Videos as data sets: labels, splits and persons by folders, tables, names; one row a frame."""
 
+import os
 from pathlib import PurePosixPath
 
 import pytest
@@ -74,6 +75,16 @@ def test_ravdess_names_tell_label_and_person(tmp_path):
     calm = sets.write(tmp_path / "map.yaml", "calm: Neutral\n")
     kept = read(tmp_path / "p", tmp_path, labels=calm)
     assert ("Actor_02/01-01-02-01-01-01-02.mp4", "Neutral", "", "02") in rows(kept)
+
+
+def test_a_video_that_may_not_be_read_is_a_row_that_says_so(tmp_path, monkeypatch):
+    film(tmp_path / "p/happy/1.mp4")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "p/happy/2.mp4").symlink_to(tmp_path / "pipe")
+    listing = read(tmp_path / "p", tmp_path, follow_links=True)
+    (lost,) = (s for s in listing.samples if s.clip == "happy/2.mp4")
+    text = (listing.source / lost.path).read_text()
+    assert text == "auheat: no frame: video damaged: cannot be read (no regular file)"
 
 
 def test_cremad_names_tell_label_and_person(tmp_path):
