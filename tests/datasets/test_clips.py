@@ -143,6 +143,12 @@ def test_a_table_of_videos_that_are_nowhere_is_an_error(tmp_path):
         read(tmp_path / "p", tmp_path)
 
 
+def test_a_folder_without_videos_says_what_is_read(tmp_path):
+    sets.photo(tmp_path / "p/happy/1.jpg")
+    with pytest.raises(StoreError, match=r"p: no videos \(\.3gp, .*\.mp4.* are read\)"):
+        read(tmp_path / "p", tmp_path, dataset="clips")
+
+
 def test_one_film_is_a_set_without_labels(tmp_path):
     file = film(tmp_path / "p/talk.mp4")
     assert [s.id for s in read(file, tmp_path).samples] == [f"talk.mp4#00000{i}" for i in range(3)]
