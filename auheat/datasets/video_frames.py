@@ -145,6 +145,9 @@ def _describe(
     notes = [
         f"{kept} of {decoded} frames of {len(records)} videos lie in {target}: {how}",
     ]
+    others = sorted(d.name for d in target.parent.glob("frames-every-*") if d != target)
+    if others:
+        notes.append(f"{target.parent}: {', '.join(others)}: of other --every, and of no more use")
     groups = defaultdict[str, list[str]](list)
     for clip, record in records.items():
         for remark in record.get("remarks", ()):
