@@ -34,10 +34,13 @@ from auheat.landmarks.imported.matching import MIN_SCORE, clean_name, list_some,
 from auheat.records import Array
 from auheat.shards.schema import STRONGEST, UNMEASURED
 from auheat.utils.files import file_digest
-from auheat.utils.photo_files import is_clutter
+from auheat.utils.photo_files import is_clutter, is_video
 
 VERSION = "units 1"
 """Raised whenever the code changes what comes of a file, so that the digest changes too."""
+
+
+_FROM_ONE = ("disfa", "openface")  # forms whose films begin with frame 1
 
 
 MIN_LEVEL, MIN_PROBABILITY = 1.0, 0.5
@@ -200,7 +203,8 @@ class UnitMatching:
     def _match_frames(self, rows: Array, paths: Sequence[str]) -> None:
         """Give photos whose path has a film's name and ends in a frame's number that frame's rows.
 
-        Of several films that fit, the one of the longest name counts.
+        Of several films that fit, the one of the longest name counts. A folder that is called as a
+        video has its frames, counted from 0.
         """
         units, frames = self.units, dict[tuple[str, float], list[int]]()
         for row in rows.tolist():
@@ -216,7 +220,9 @@ class UnitMatching:
             fitting = named.findall(stem[1]) if stem else []
             if not stem or not fitting or self.group[photo] >= 0:
                 continue
-            key = (max(fitting, key=len), float(stem[2]))
+            # frames of a video that was read here count from 0
+            later = units.form in _FROM_ONE and is_video(path.rpartition("/")[0])
+            key = (max(fitting, key=len), float(stem[2]) + later)
             if key in frames:
                 if key not in group:
                     group[key] = len(self._rows)

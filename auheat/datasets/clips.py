@@ -21,7 +21,7 @@ from auheat.datasets.video_frames import unpack_videos
 from auheat.errors import AuheatError, StoreError
 from auheat.expressions import SYNONYMS
 from auheat.utils.paths import find_names, is_inside_name, list_few
-from auheat.utils.photo_files import is_video
+from auheat.utils.photo_files import VIDEOS, is_video
 
 _OF_VIDEOS = ("video", "video_name", "video_path", "clip_name", "clip_path")
 """What a table may call the column that names videos, with their endings or without."""
@@ -128,6 +128,8 @@ def read_clips(folder: Folder) -> None:
         clips = [_Clip(alone[0], "")]
     else:
         clips = _read_names(folder, folder.walk(videos=True).photos)
+    if not clips and not folder.dropped:
+        raise StoreError(f"{folder.source}: no videos ({', '.join(sorted(VIDEOS))} are read)")
     if folder.most_clips is not None and folder.most_clips < len(clips):
         most = folder.most_clips
         folder.notes.append(f"--limit: {most} of {len(clips)} videos were read, spread over them")

@@ -43,6 +43,7 @@ _FORMS = {
     "Yale (subject01.happy)": r"(subject\d{2})\.[a-z]+",
     "RAVDESS (01-01-03-01-01-01-12)": r"0[1-3]-0[12]-0[1-8](?:-0[12]){3}-(\d\d)",
     "CREMA-D (1001_DFA_ANG_XX)": r"(\d{4})_[A-Z]{3}_(?:ANG|DIS|FEA|HAP|NEU|SAD)_(?:HI|LO|MD|XX?)",
+    "DISFA (LeftVideoSN001_comp)": r"(?:Left|Right)Video(SN\d{3})(?:_comp)?",
     "Multi-PIE (001_01_02_051_07)": r"(\d{3})_\d\d_\d\d_\d{3}_\d\d",
 }
 """What a note calls a form -> the form, whose group is the person; names may go on around it."""
@@ -217,7 +218,8 @@ def _name_persons(samples: Sequence[Sample]) -> list[tuple[str, str]]:
 
 def _name_person(path: PurePath) -> tuple[str, str]:
     for form, pattern in _PATTERNS.items():
-        if match := pattern.search(path.name):
+        # frames may lie in a folder that is called as their film
+        if match := pattern.search(path.name) or pattern.fullmatch(path.parent.name):
             return form, match[1].upper()
     home = next(filter(is_home, path.parts[:-1]), "")
     return (_FOLDERS, home) if home else ("", "")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -49,42 +49,41 @@ def unpack_videos(folder: Folder, clips: Sequence[str]) -> dict[str, list[str]]:
             "Python give `unpack`, a folder for them)"
         )
     source, target = folder.base, folder.unpack / f"frames-every-{step}"
-    stop, records = Event(), dict[str, dict[str, Any]]()
-    pool = ThreadPoolExecutor(count_cores(), "auheat-videos")
-    try:
-        work = partial(_read_clip, source, target, step, stop)
-        for clip, record in zip(
-            clips,
-            progress(
-                pool.map(work, clips), total=len(clips), desc="read videos", unit="clip", delay=1
-            ),
-            strict=True,
-        ):
-            records[clip] = record
-    finally:
-        stop.set()
-        pool.shutdown(wait=True, cancel_futures=True)
+    stop, cores = Event(), count_cores()
+    pool = ThreadPoolExecutor(cores, "auheat-videos")
+    with progress(desc=f"read {len(clips)} videos", unit="frame", delay=1) as bar:
+        try:
+            work = partial(_read_clip, source, target, step, stop, bar)
+            records = dict(zip(clips, pool.map(work, clips), strict=True))
+        finally:
+            stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
     folder.move(target)
     folder.notes += _describe(records, target, folder.step)
     return {clip: record.get("files", []) for clip, record in records.items()}
 
 
-def _read_clip(source: Path, target: Path, step: Step, stop: Event, clip: str) -> dict[str, Any]:
+def _read_clip(
+    source: Path, target: Path, step: Step, stop: Event, bar: Any, clip: str
+) -> dict[str, Any]:
     """Return the record of a clip whose frames lie in `target`; {} where its file is absent."""
     file, home = source / clip, target / clip
     if not file.exists():
         return {}
+    log, digest = VideoLog(), ""
     try:
         digest = file_digest(file)
     except OSError as error:
-        raise StoreError(f"{file}: cannot be read: {error.strerror or error}") from error
+        log.faults.append(f"cannot be read ({error.strerror or error})")
     record = _load(home, digest)
     if record:
         return record
     try:
         home.parent.mkdir(parents=True, exist_ok=True)
         with write_folder(home) as part:
-            return _decode(file, part, step, stop, digest)
+            frames = read_frames(file, step, log) if digest else iter(())
+            sizes = _write_frames(part, frames, stop, bar)
+            return _write_record(part, log, sizes, digest)
     except OSError as error:
         raise cannot_write(home, error) from error
 
@@ -102,14 +101,22 @@ def _load(home: Path, digest: str) -> dict[str, Any]:
     return record if same else {}
 
 
-def _decode(file: Path, part: Path, step: Step, stop: Event, digest: str) -> dict[str, Any]:
-    log, sizes = VideoLog(), dict[str, int]()
-    for number, data in read_frames(file, step, log):
+def _write_frames(
+    part: Path, frames: Iterator[tuple[int, bytes]], stop: Event, bar: Any
+) -> dict[str, int]:
+    """Write frames by their numbers, and return how long the files are."""
+    sizes = {}
+    for number, data in frames:
         if stop.is_set():
-            raise AuheatError(f"{file}: stopped (the same command begins this clip again)")
-        ending = ".png" if data.startswith(b"\x89") else ".jpg"
-        name = f"{number:06d}{ending}"
+            raise AuheatError(f"{part.name}: stopped (the same command begins this video again)")
+        name = f"{number:06d}{'.png' if data[1:4] == b'PNG' else '.jpg'}"
         sizes[name] = (part / name).write_bytes(data)
+        bar.update()
+    return sizes
+
+
+def _write_record(part: Path, log: VideoLog, sizes: dict[str, int], digest: str) -> dict[str, Any]:
+    """Note what a clip's frames were made of, and in a file of its own why others are lost."""
     if log.faults:
         reason = f"video damaged: {'; '.join(log.faults)}"
         name = f"{log.decoded:06d}{LOST}"
@@ -138,6 +145,9 @@ def _describe(
     notes = [
         f"{kept} of {decoded} frames of {len(records)} videos lie in {target}: {how}",
     ]
+    others = sorted(d.name for d in target.parent.glob("frames-every-*") if d != target)
+    if others:
+        notes.append(f"{target.parent}: {', '.join(others)}: of other --every, and of no more use")
     groups = defaultdict[str, list[str]](list)
     for clip, record in records.items():
         for remark in record.get("remarks", ()):

@@ -222,18 +222,17 @@ def _turn(image: Array, a: int, b: int, c: int, d: int) -> Array:
 
 
 def _check_whole(stream: Any, container: Any, lasts: float, log: VideoLog) -> None:
-    """Note where a film has fewer frames, or less time, than its file says."""
+    """Note where a film has less time, or fewer frames, than its file says.
+
+    Time goes first: of a film that was trimmed without coding it anew, the file counts all frames.
+    """
+    time = _said_time(stream, container)
+    missing = lasts < _WHOLE * time if time else log.decoded < _WHOLE * stream.frames
     if not log.decoded:
         log.faults += [] if log.faults else ["no frame in it"]
-    elif any(fault.startswith("breaks off") for fault in log.faults):
-        return
-    elif stream.frames:
-        if log.decoded < _WHOLE * stream.frames:
-            log.faults.append(f"breaks off after {log.decoded} of {stream.frames} frames")
-    else:
-        time = _said_time(stream, container)
-        if lasts < _WHOLE * time:
-            log.faults.append(f"breaks off after {lasts:.1f} of {time:.1f} s")
+    elif missing and not any(fault.startswith("breaks off") for fault in log.faults):
+        rest = f"{lasts:.1f} of {time:.1f} s" if time else f"of {stream.frames}"
+        log.faults.append(f"breaks off after {log.decoded} frames ({rest})")
 
 
 def _said_time(stream: Any, container: Any) -> float:

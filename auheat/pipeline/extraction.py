@@ -15,7 +15,7 @@ from auheat.datasets.audit import find_leaks
 from auheat.datasets.layout import Listing
 from auheat.datasets.registry import load_own_points, read_dataset
 from auheat.errors import RequestError
-from auheat.images.videos import parse_step
+from auheat.images.videos import Step, parse_step
 from auheat.landmarks.base import Detector
 from auheat.landmarks.imported.matching import ImportedPoints, import_points
 from auheat.landmarks.mesh.landmark_map import DEFAULT_MAP
@@ -172,11 +172,12 @@ def _check_asked(store: Path, retry_failed: bool, overwrite: bool) -> None:
 
 
 def _choose_step(store: Path, every: int | str | None, overwrite: bool) -> str | None:
-    """Return how often a frame is taken.
+    """Return how often a frame is taken, None for every one.
 
     Raises `AuheatError` where a store has others, before hours go by in decoding.
     """
-    folder, step = store / LANDMARKS, None if every is None else str(parse_step(every))
+    folder, asked = store / LANDMARKS, parse_step(every)
+    step = None if asked in (None, Step()) else str(asked)
     if not overwrite and has_manifest(folder):
         manifest = read_manifest(folder)
         before = manifest.fingerprint.get("every")

@@ -365,6 +365,8 @@ def _write(
     columns = filter_rows(columns, keep)
     for name in ("id", "path"):
         columns[name] = [part.prefix + text for text in columns[name]]
+    if "clip" in columns:
+        columns["clip"] = [part.prefix + text if text else "" for text in columns["clip"]]
     if classes is not None:
         new = np.array([*(list(classes).index(n) for n in material.names), -1], np.int64)
         if not ((columns["label"] >= -1) & (columns["label"] < len(new) - 1)).all():

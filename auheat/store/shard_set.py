@@ -23,8 +23,8 @@ from auheat.shards.schema import FORMATS, ROW_COUNTS, UNIT_DATASETS
 from auheat.store.store import list_finished
 from auheat.utils.files import file_digest
 
-_ADDED = frozenset({"reason", "photo_sha256", *UNIT_DATASETS})
-"""Datasets that shards of earlier versions lack: a set has them where every shard does."""
+_ADDED = frozenset({"reason", "photo_sha256", "clip", *UNIT_DATASETS})
+"""Datasets that shards of earlier versions, or of photos, lack: a set has what every shard has."""
 
 
 ROOT = ""

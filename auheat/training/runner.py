@@ -39,6 +39,7 @@ from auheat.training.training_data import (
     describe_training_data,
     join_geometry,
     load_training_data,
+    note_groups,
     note_left_out,
     pack_split_and_maps,
 )
@@ -252,6 +253,7 @@ def _prepare(
         *notes,
         f"{config.method} on {config.backbone} at {config.image_size} px, {device}: "
         f"{len(material.train)} photos to learn from, {len(material.val)} held out",
+        *note_groups(material),
         *note_left_out(material),
     )
     return Trainer(config, material, model, optimizer, device, world), notes

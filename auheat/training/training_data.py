@@ -31,6 +31,7 @@ from auheat.store.votes import VOTES, read_votes
 from auheat.training.config import TrainConfig
 from auheat.utils.checks import check_distinct
 from auheat.utils.files import encode_json, file_digest
+from auheat.utils.paths import list_few
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -186,6 +187,23 @@ def draw_part(labels: Array, n: int, seed: int) -> Array:
         share[own] = (np.arange(len(own)) + 0.5) / len(own)
     ranked = order[np.argsort(share[order], kind="stable")]
     return np.sort(ranked[:n])
+
+
+def note_groups(material: TrainingData) -> list[str]:
+    """Return a note on the persons and clips held out, and whether all of them are whole."""
+    learnt, held = (
+        {data.groups[row] for row in rows.tolist()} - {""}
+        for data, rows in ((material.dataset, material.train), (material.held_out, material.val))
+    )
+    both = sorted(learnt & held)
+    if both:
+        return [
+            f"warning: {len(both)} of the {len(held)} persons and clips held out are learnt from, "
+            f"too, by the set's own splits: {list_few(both)}"
+        ]
+    if not held:
+        return []
+    return [f"held out whole: {len(held)} of {len(learnt | held)} persons and clips"]
 
 
 def note_left_out(material: TrainingData) -> list[str]:

@@ -167,6 +167,13 @@ def test_frames_of_a_film_fit_photos_that_name_it_and_end_in_their_number(tmp_pa
     assert note(notes, "belong to no photo").startswith("2 rows")
 
 
+def test_frames_of_videos_count_from_0_and_those_of_disfa_from_1(tmp_path):
+    write_disfa(tmp_path, {"SN001": {12: [0, 4, 0], 6: [0, 0, 0]}})
+    paths = [f"LeftVideoSN001_comp.avi/{i:06d}.jpg" for i in range(4)]
+    active, reasons, _ = match(tmp_path, paths)
+    assert (active, reasons) == ([0, 1, 0, None], ["", "", "", NO_ROW])
+
+
 def test_a_film_of_another_tool_is_called_as_its_csv_and_no_longer_word_will_do(tmp_path):
     frames = [{"frame": n, "present": {12} if n == 7 else set(), "levels": {}} for n in (6, 7)]
     (tmp_path / "ann.csv").write_text(libreface(frames))

@@ -1,5 +1,6 @@
 """Videos as data sets: labels, splits and persons by folders, tables, names; one row a frame."""
 
+import os
 from pathlib import PurePosixPath
 
 import pytest
@@ -76,6 +77,16 @@ def test_ravdess_names_tell_label_and_person(tmp_path):
     assert ("Actor_02/01-01-02-01-01-01-02.mp4", "Neutral", "", "02") in rows(kept)
 
 
+def test_a_video_that_may_not_be_read_is_a_row_that_says_so(tmp_path, monkeypatch):
+    film(tmp_path / "p/happy/1.mp4")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "p/happy/2.mp4").symlink_to(tmp_path / "pipe")
+    listing = read(tmp_path / "p", tmp_path, follow_links=True)
+    (lost,) = (s for s in listing.samples if s.clip == "happy/2.mp4")
+    text = (listing.source / lost.path).read_text()
+    assert text == "auheat: no frame: video damaged: cannot be read (no regular file)"
+
+
 def test_cremad_names_tell_label_and_person(tmp_path):
     film(tmp_path / "p/VideoFlash/1001_DFA_ANG_XX.mp4")
     film(tmp_path / "p/VideoFlash/1002_IEO_HAP_HI.mp4", 4)
@@ -130,6 +141,12 @@ def test_a_table_of_videos_that_are_nowhere_is_an_error(tmp_path):
     sets.write(tmp_path / "p/list.csv", "path,label\na/1.mp4,happy\n")
     with pytest.raises(StoreError, match=r"none of the 1 videos listed is there.*p/a/1\.mp4"):
         read(tmp_path / "p", tmp_path)
+
+
+def test_a_folder_without_videos_says_what_is_read(tmp_path):
+    sets.photo(tmp_path / "p/happy/1.jpg")
+    with pytest.raises(StoreError, match=r"p: no videos \(\.3gp, .*\.mp4.* are read\)"):
+        read(tmp_path / "p", tmp_path, dataset="clips")
 
 
 def test_one_film_is_a_set_without_labels(tmp_path):

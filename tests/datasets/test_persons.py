@@ -35,6 +35,7 @@ NAMES = {
     "Yale": ("subject{:02d}.happy", ("subject{:02d}.sad", "SUBJECT{:02d}")),
     "RAVDESS": ("01-01-03-01-01-01-{:02d}.png", ("01-01-04-01-01-01-{:02d}.png", "{:02d}")),
     "CREMA-D": ("{:04d}_DFA_HAP_XX.png", ("{:04d}_IEO_SAD_HI.png", "{:04d}")),
+    "DISFA": ("LeftVideoSN{:03d}_comp_17.jpg", ("RightVideoSN{:03d}_comp_18.jpg", "SN{:03d}")),
     "Multi-PIE": ("{:03d}_01_02_051_07.png", ("{:03d}_02_02_051_07.png", "{:03d}")),
     "JAFFE": ("K{:.0s}{}.HA1.29.tiff", ("K{:.0s}{}.SA2.30.tiff", "K{:.0s}{}")),
     "KDEF": ("AF{:02d}HAS.JPG", ("BF{:02d}SAS.JPG", "F{:02d}")),

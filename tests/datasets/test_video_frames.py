@@ -134,6 +134,10 @@ def test_the_command_takes_each_nth_frame_and_says_so(clips, tmp_path, stub_dete
     result = CliRunner().invoke(main, [*words[:-1], "3"])
     assert result.exit_code == 1
     assert "made with every '0.08s', now asked with '3' (--overwrite" in result.output
+    result = CliRunner().invoke(main, [*words[:-1], "1", "--overwrite"])
+    assert "20 of 20 frames of 4 videos" in result.output
+    assert "photos: frames-every-0.08s: of other --every, and of no more use" in result.output
+    assert extract(clips, tmp_path / "s").resumed == 20
 
 
 def test_frames_without_a_place_or_pyav_are_a_clear_error(clips, tmp_path, monkeypatch):

@@ -34,7 +34,7 @@ from auheat.store.maintenance import verify_store
 
 KINDS = {"webdataset": "tars", "npz": "all.npz"}
 
-TEXTS = ("id", "path", "person", "split")
+TEXTS = ("id", "path", "person", "clip", "split")
 
 PLACES = ("image_start", "image_length")
 ODD = [
@@ -46,7 +46,7 @@ ODD = [
 @pytest.fixture
 def store(tmp_path):
     """Eleven rows of every status, split and class, with ids that are hard to live with."""
-    return write_store(tmp_path / "store", Made(ODD, per_au=True))
+    return write_store(tmp_path / "store", Made(ODD, per_au=True, clips=ODD))
 
 
 def wanted(store, kind, split=None, name="martinez"):

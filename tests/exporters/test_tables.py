@@ -29,7 +29,8 @@ AUS = [6, 12]
 @pytest.fixture
 def store(tmp_path):
     """Eleven rows of every status, split and class, in shards of three."""
-    return write_store(tmp_path / "store", Made(IDS))
+    clips = [f"film {i // 3}" if i < 9 else "" for i in range(len(IDS))]
+    return write_store(tmp_path / "store", Made(IDS, clips=clips))
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def test_a_csv_has_every_row_with_its_values(measured, tmp_path):
     assert about["rows"] == len(rows) == len(wanted) == 11
     assert (about["maps"], about["photos"], about["left_out"]) == ([], False, 0)
     for row, own in zip(rows, wanted, strict=True):
-        for name in ("id", "path", "person", "split"):
+        for name in ("id", "path", "person", "clip", "split"):
             assert row[name] == own[name]
         assert row["label"] == (NAMES[own["label"]] if own["label"] >= 0 else "")
         assert int(row["class"]) == own["label"]
@@ -134,8 +135,8 @@ def test_pyarrow_reads_equal_values_and_photos(measured, tmp_path):
     assert about["rows"] == len(rows) == len(wanted)
     assert about["photos"] is True
     for row, own in zip(rows, wanted, strict=True):
-        assert [row[name] for name in ("id", "path", "person", "split")] == [
-            own[name] for name in ("id", "path", "person", "split")
+        assert [row[name] for name in ("id", "path", "person", "clip", "split")] == [
+            own[name] for name in ("id", "path", "person", "clip", "split")
         ]
         assert (row["class"], row["valid"]) == (own["label"], own["valid"])
         assert np.float32(row["score"]) == own["score"]

@@ -1,5 +1,8 @@
 """Films, made here frame by frame: what is decoded is what was drawn, in order and upright."""
 
+import re
+import struct
+
 import numpy as np
 import pytest
 from films import gray, turn_film, write_film, write_sound
@@ -95,6 +98,27 @@ def test_a_film_that_breaks_off_gives_the_frames_before(tmp_path):
     assert numbers == list(range(len(numbers)))
     np.testing.assert_array_equal(images, noise[numbers])
     assert [fault.partition(" after")[0] for fault in log.faults][-1:] == ["breaks off"]
+
+
+def test_an_mp4_that_breaks_off_behind_its_index_says_so(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (20, 32, 48, 3), np.uint8)
+    file = write_film(tmp_path / "a.mp4", list(noise), container={"movflags": "faststart"})
+    file.write_bytes(file.read_bytes()[: int(file.stat().st_size * 0.5)])
+    numbers, _, log = read(file)
+    assert 3 <= len(numbers) <= 12
+    assert re.search(r"breaks off after \d+ frames \(0\.[1-5] of 0\.8 s\)", log.faults[-1])
+
+
+def test_a_film_trimmed_by_its_edit_list_is_whole(tmp_path):
+    frames = [gray(k) for k in range(50)]
+    file = write_film(tmp_path / "a.mp4", frames, "libx264", options={"bf": "0", "g": "10"})
+    data = bytearray(file.read_bytes())
+    at = data.index(b"elst") + 12  # ISO/IEC 14496-12, 8.6.6: duration in ms, begin in ticks
+    data[at : at + 8] = struct.pack(">Ii", 400, 20 * 512)
+    file.write_bytes(data)
+    numbers, images, log = read(file)
+    assert (len(numbers), log.faults) == (10, [])
+    assert [round(image.mean() / 20) for image in images] == [1 + k % 11 for k in range(20, 30)]
 
 
 def test_the_frames_behind_a_damaged_one_are_read(tmp_path):

@@ -161,8 +161,8 @@ def test_some_rows_of_a_shard_may_be_kept_and_others_not(tmp_path):
 
 @pytest.mark.slow
 def test_prefixes_tell_rows_of_equal_ids_apart(tmp_path):
-    one = make(tmp_path, "one", list("abc"))
-    other = make(tmp_path, "other", list("abc"), seed=1)
+    one = make(tmp_path, "one", list("abc"), clips=["f", "f", ""])
+    other = make(tmp_path, "other", list("abc"), seed=1, clips=["f", "f", ""])
     write_votes(one, {"b": {"Fear": 3, "NF": 1}})
     write_votes(other, {"b": {"Anger": 2, "Fear": 0}})
     merge([one, other], tmp_path / "all", prefix="auto")
@@ -172,6 +172,7 @@ def test_prefixes_tell_rows_of_equal_ids_apart(tmp_path):
     rows = plain_rows(tmp_path / "all" / "shards" / "martinez")
     assert [row["id"] for row in rows] == [f"{s}/{i}" for s in ("one", "other") for i in "abc"]
     assert [row["path"] for row in rows][:2] == ["one/a/0.jpg", "one/a/1.jpg"]
+    assert [row["clip"] for row in rows] == ["one/f", "one/f", "", "other/f", "other/f", ""]
     assert verify_store(tmp_path / "all")[1] == []
     with pytest.raises(AuheatError, match="merged from stores of several photo folders"):
         render(tmp_path / "all", name="new")

@@ -31,6 +31,7 @@ def small(tmp_path):
         sizes=np.array([[40, 20]] * 5), status=[0, 1, 0, 3, 4],
         labels=["Happiness", "Happiness", "Anger", "Neutral", ""],
         splits=["train", "test", "test", "", "train"], persons=["p", "q", "p", "", ""],
+        clips=["c", "d", "c", "e", "e"],
     )  # fmt: skip
     made.score[:3] = [0.5, 1, 0.75]
     return write_store(tmp_path / "small", made)
@@ -50,6 +51,8 @@ def test_every_number_of_a_small_set_is_the_one_counted_by_hand(small):
     assert (told["valid"], told["valid_share"], told["thin_rows"]) == (3, 0.6, 2)
     assert told["turned_rows"] == 4  # two in each shard, as the shards say
     assert (told["persons"], told["persons_in_several_splits"]) == (2, 1)
+    assert (told["clips"], told["clips_in_several_splits"]) == (3, 1)
+    assert told["shared_clips"] == [{"clip": "c", "splits": ["test", "train"]}]
     assert told["photo_height"] == {"min": 40, "median": 40, "max": 40}
     assert told["photo_width"] == {"min": 20, "median": 20, "max": 20}
     assert told["eye_distance"]["median"] == 10

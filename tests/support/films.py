@@ -12,13 +12,15 @@ def gray(k, size=(48, 32)):
     return np.full((size[1], size[0], 3), 20 + 20 * (k % 11), np.uint8)
 
 
-def write_film(file: Path, frames, codec="mpeg4", pixels="yuv420p", times=None, **settings):
+def write_film(
+    file: Path, frames, codec="mpeg4", pixels="yuv420p", times=None, container=None, **settings
+):
     """Write frames (H, W, 3) u8 RGB as a film of 25 frames a second, or at `times` in ms."""
     import av
 
     file.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(file), "w") as container:
-        stream = container.add_stream(codec, rate=25 if times is None else 1000)
+    with av.open(str(file), "w", options=container or {}) as output:
+        stream = output.add_stream(codec, rate=25 if times is None else 1000)
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = pixels
         for name, value in settings.items():
@@ -27,8 +29,8 @@ def write_film(file: Path, frames, codec="mpeg4", pixels="yuv420p", times=None, 
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels_of), format="rgb24")
             if times is not None:
                 frame.pts, frame.time_base = times[k], Fraction(1, 1000)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode())
     return file
 
 

@@ -25,6 +25,7 @@ class Made:
     labels: list[str] = field(default_factory=list)
     splits: list[str] = field(default_factory=list)
     persons: list[str] = field(default_factory=list)
+    clips: list[str] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     status: list[int] = field(default_factory=list)
     photos: list[bytes] | None = None
@@ -107,6 +108,7 @@ def write_store(store: Path, made: Made, rendered: bool = True) -> Path:
             "id": Column(made.ids[at], {}),
             "path": Column(made.paths[at], {}),
             "person": Column(made.persons[at], {}),
+            **({"clip": Column(made.clips[at], {})} if made.clips else {}),
             "split": Column(made.splits[at], {}),
             "status": Column(np.array(made.status, np.uint8)[at], {"names": STATUS}),
             "score": Column(made.score[at], {}),

@@ -15,6 +15,7 @@ import pytest
 import safetensors.torch
 import torch
 from click.testing import CliRunner
+from stores import seal
 from training_helpers import BOOK, NAMES, make_store, save_tensors
 
 from auheat import losses
@@ -285,6 +286,35 @@ def test_training_leaves_the_callers_randomness_alone(store):
     torch.manual_seed(3)
     train(store, quick(epochs=1))
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_clips_are_held_out_whole_and_counted(tmp_path, caplog):
+    caplog.set_level("INFO", "auheat")
+    store = make_store(tmp_path)
+    clip = {}
+    for file in sorted((store / "shards" / "martinez").glob("*.h5")):
+        with h5py.File(file, "r+") as shard:
+            ids = [key.decode() for key in shard["id"]]
+            clip |= {key: f"film {(len(clip) + i) // 4 % 8}" for i, key in enumerate(ids)}
+            shard["clip"] = np.array([clip[key].encode() for key in ids])
+    seal(store / "shards" / "martinez")
+    train(store, quick(epochs=1))
+    folder = store / "runs" / "quick"
+    rows = ShardDataset(store / "shards" / "martinez", "train").ids
+    held = set(json.loads((folder / "split.json").read_text())["val"])
+    films = [{clip[key] for key in rows if (key in held) == side} for side in (True, False)]
+    assert films[0]
+    assert not films[0] & films[1]
+    told = f"held out whole: {len(films[0])} of {len(films[0] | films[1])} persons and clips"
+    assert told in caplog.messages
+
+
+def test_persons_on_both_sides_of_a_given_split_are_a_warning(tmp_path, caplog):
+    counts = (("train", 4), ("val", 2), ("test", 2))
+    store = make_store(tmp_path, counts, person=lambda split, i: f"p{i % 2}")
+    train(store, quick(epochs=1))
+    (text,) = (m for m in caplog.messages if "persons and clips" in m)
+    assert text.startswith("warning: 2 of the 2 persons and clips held out are learnt from, too")
 
 
 def test_what_should_be_known_is_logged_before_the_first_epoch(store, monkeypatch, caplog):
