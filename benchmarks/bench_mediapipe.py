@@ -17,6 +17,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -95,9 +96,7 @@ def gather(folder, work, megapixels):
     photos.mkdir()
     for turn in range(-(-AT_LEAST // len(files))):
         for i, file in enumerate(files):
-            os.link(file, photos / f"{turn}-{i}{file.suffix}") if megapixels else (
-                photos / f"{turn}-{i}{file.suffix}"
-            ).write_bytes(file.read_bytes())
+            shutil.copyfile(file, photos / f"{turn}-{i}{file.suffix}")
     return photos
 
 
@@ -143,9 +142,7 @@ def main():
             write_demo(work / "rafdb")
         photos = gather(args.folder or work / "rafdb", work, args.megapixels)
         count, engine, rounds = measure(photos, peer, work)
-    ratios = {
-        key: [theirs[key] / ours[key] for ours, theirs in rounds] for key in ("wall", "busy")
-    }
+    ratios = {key: [theirs[key] / ours[key] for ours, theirs in rounds] for key in ("wall", "busy")}
     ours, theirs = rounds[-1]
     result = {
         "stage": "mediapipe",

@@ -17,13 +17,13 @@ from auheat.data.dataset import fit_square
 from auheat.errors import RequestError, StoreError
 from auheat.explanation.inputs import match_detector
 from auheat.facs.records import Frame
-from auheat.images.decoding import NO_DIGEST, decode, make_portable, read_bytes
+from auheat.images.decoding import decode, make_portable, read_bytes
 from auheat.images.headers import UnreadableImageError
 from auheat.images.pillow_formats import read_pixels
 from auheat.landmarks.face_shape import find_faults
 from auheat.pipeline.framing import move_points
 from auheat.pipeline.landmark_sources import DetectorSource
-from auheat.pipeline.photo_loading import LoadedPhoto, crop_view
+from auheat.pipeline.photo_loading import load_view, show_pixels
 from auheat.pipeline.reframing import JPEG, PhotoFraming, apply_framing, frame_photo
 from auheat.records import Array, Status
 
@@ -85,7 +85,10 @@ class PhotoTransform:
         """
         pixels, kind = _read(photo)
         size = (pixels.shape[0], pixels.shape[1])
-        seen = LoadedPhoto(NO_DIGEST, "", size, crop_view(pixels, None))
+        if isinstance(photo, str | Path):
+            seen = load_view((Path(photo), None))
+        else:
+            seen = show_pixels(pixels)
         marks = self._load().locate([seen]).found
         points, status = marks.points[0], Status(int(marks.status[0]))
         sure = status < Status.LOW_CONFIDENCE

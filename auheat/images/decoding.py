@@ -18,7 +18,9 @@ from __future__ import annotations
 
 import hashlib
 import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -48,6 +50,31 @@ NO_DIGEST = bytes(32)
 
 
 _LONGEST = 500  # bytes of such a file that are read
+
+
+FRACTIONS = {
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+}
+"""Steps at which a JPEG can be decoded to a fraction of its size, the coarsest first."""
+
+
+_FLIPPED_ASIDE, _FLIPPED_DOWN, _TRANSPOSED = (2, 3, 6, 7), (3, 4, 7, 8), 5  # EXIF's orientations
+
+
+class Picture(NamedTuple):
+    """An upright photo of `size` (H, W) px, perhaps at a fraction of that.
+
+    `pixels` (h, w, 3) u8 are RGB; each stands for `step` x `step` px of the photo, the first one
+    for those from `origin` (x, y) on. What lies outside of the photo (an origin below 0, or a last
+    pixel over the border) is what its last block was filled up with.
+    """
+
+    pixels: Array
+    size: tuple[int, int]
+    step: int = 1
+    origin: tuple[int, int] = (0, 0)
 
 
 def read_bytes(path: Path) -> bytes:
@@ -80,10 +107,37 @@ def decode(data: bytes) -> Array:
     EXIF orientation is applied, 16-bit is reduced to 8, alpha is dropped, gray and CMYK become
     RGB. Raises `UnreadableImageError`.
     """
+    return _decode(data, _read_photo_header(data), cv2.IMREAD_COLOR_RGB)
+
+
+def _read_photo_header(data: bytes) -> Header | None:
+    """Return what the header of photo bytes says; raise the reason of frames that are lost."""
     if data.startswith(NO_FRAME):
         reason = data[len(NO_FRAME) : _LONGEST].decode("utf-8", "replace")
         raise UnreadableImageError("".join(c if c.isprintable() else " " for c in reason))
-    return cv2.cvtColor(_decode(data, read_header(data)), cv2.COLOR_BGR2RGB)
+    return read_header(data)
+
+
+def decode_picture(data: bytes, choose: Callable[[tuple[int, int]], int]) -> Picture:
+    """Decode photo bytes as `decode` does, a plain JPEG at 1/2, 1/4 or 1/8 of its size if wanted.
+
+    `choose` is asked for the step, 1 or one of FRACTIONS, by the upright size (H, W). libjpeg makes
+    the small pixels from the coefficients: close to the means of their blocks.
+    Raises `UnreadableImageError` where `decode` does.
+    """
+    header = _read_photo_header(data)
+    if header is not None and header.orientation:
+        turned = header.orientation >= _TRANSPOSED
+        height, width = size = header.size[::-1] if turned else header.size
+        step = choose(size)
+        if step > 1:
+            small = cv2.cvtColor(_decode(data, header, FRACTIONS[step]), cv2.COLOR_BGR2RGB)
+            if small.shape[:2] == (-(-height // step), -(-width // step)):
+                x = width - step * small.shape[1] if header.orientation in _FLIPPED_ASIDE else 0
+                y = height - step * small.shape[0] if header.orientation in _FLIPPED_DOWN else 0
+                return Picture(small, size, step, (x, y))
+    pixels = _decode(data, header, cv2.IMREAD_COLOR_RGB)
+    return Picture(pixels, (pixels.shape[0], pixels.shape[1]))
 
 
 def decode_stored(data: bytes) -> Array:
@@ -137,15 +191,16 @@ def _encode_like(data: bytes, image: Array) -> bytes:
     return out.tobytes()
 
 
-def _decode(data: bytes, header: Header | None) -> Array:
-    """Return upright BGR pixels (H, W, 3) u8."""
+def _decode(data: bytes, header: Header | None, flag: int = cv2.IMREAD_COLOR) -> Array:
+    """Return upright pixels (H, W, 3) u8, BGR unless OpenCV's `flag` is that for RGB."""
     if header is not None and header.packed_text:
         data = drop_packed_texts(data)
     kind = name_format(data)
     try:
         if kind:
-            return cv2.cvtColor(decode_image(data, kind), cv2.COLOR_RGB2BGR)
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+            rgb = decode_image(data, kind)
+            return rgb if flag == cv2.IMREAD_COLOR_RGB else cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
     except (cv2.error, *ERRORS) as error:
         raise UnreadableImageError("damaged: cannot be decoded") from error
     if image is None:

@@ -54,7 +54,7 @@ _TURNED = re.compile(rb"tiff:Orientation\s*(?:=\s*[\"']|>)\s*(?!1[\"'<])")
 
 _TIFF = {b"II*\x00": "<", b"MM\x00*": ">"}
 
-_WIDTH, _HEIGHT, _ORIENTATION, _LONG = 0x0100, 0x0101, 0x0112, 4
+_WIDTH, _HEIGHT, _ORIENTATION, _SHORT, _LONG = 0x0100, 0x0101, 0x0112, 3, 4
 
 _OLD_BITMAP = 12  # bytes of the first BMP header, with sides of two bytes
 
@@ -89,13 +89,15 @@ class Header:
 
     `portable` is True where every reader decodes the same upright 8-bit gray or RGB pixels, as
     far as the parts of the file tell; `packed_text` where a PNG holds texts that unpack to any
-    length.
+    length. `orientation` is EXIF's number for how a JPEG is to be turned, 1 for not at all; 0 where
+    readers may differ in that or in its size, and for a PNG.
     """
 
     size: tuple[int, int]
     portable: bool
     kind: str
     packed_text: bool = False
+    orientation: int = 0
 
 
 def read_header(data: bytes) -> Header | None:
@@ -141,7 +143,8 @@ def _check_size(height: int, width: int) -> None:
 
 def _read_jpeg_header(data: bytes) -> Header:
     """Walk the segments to the first scan, then look at the scans."""
-    size, frame, portable, seen_exif, restarts, at = None, 0, True, False, 0, 2
+    size, frame, portable, restarts, at = None, 0, True, 0, 2
+    alike, exif = True, b""  # whether all readers know its size and which way it is turned
     for _ in range(MAX_PARTS):
         found = _NEXT_MARKER.search(data, at)
         if found is None:
@@ -161,15 +164,17 @@ def _read_jpeg_header(data: bytes) -> Header:
         if marker in _FRAMES:
             precision, height, width, channels = struct.unpack_from(">BHHB", data, at + 2)
             portable &= marker in _COMMON_FRAMES and precision == 8 and channels in (1, 3)
+            alike &= marker in _COMMON_FRAMES and precision == 8 and size is None
             portable &= size is None
             size, frame = (height, width), marker
             _check_size(height, width)
         elif marker == 0xE1:
             body = data[at + 2 : at + length]
             is_exif = body[:6] == b"Exif\x00\x00"
-            portable &= not (seen_exif and is_exif)
+            alike &= not (exif and is_exif)
+            portable &= not (exif and is_exif)
             portable = portable and (_is_upright(body[6:]) if is_exif else not _TURNED.search(body))
-            seen_exif |= is_exif
+            exif = body if is_exif else exif
         elif marker == 0xDD:
             (restarts,) = _length(data, at + 2)
         at += length
@@ -184,7 +189,8 @@ def _read_jpeg_header(data: bytes) -> Header:
         )
     # a second scan over a frame of one is refused by some readers, ignored by others
     portable = portable and sound and (scans == 1 or frame == _PROGRESSIVE)
-    return Header(size, portable, "jpeg")
+    turned = _read_orientation(exif[6:]) if exif else 1
+    return Header(size, portable, "jpeg", orientation=turned if alike else 0)
 
 
 def _count_scans(data: bytes, at: int, restarts: int) -> tuple[int, bool]:
@@ -264,19 +270,30 @@ def _is_upright(tiff: bytes) -> bool:
         return not tiff.strip(b"\x00")
     upright = True
     with suppress(struct.error):  # entries behind the block's end are read by nobody
-        for tag, value in _read_directory(tiff, _TIFF[tiff[:4]]):
+        for tag, _, value in _read_directory(tiff, _TIFF[tiff[:4]]):
             upright &= tag != _ORIENTATION or value == 1
     return upright
 
 
-def _read_directory(tiff: bytes, order: str) -> Iterator[tuple[int, int]]:
-    """Yield tag and first value of each entry of the first directory; LONG is read as such."""
+def _read_orientation(tiff: bytes) -> int:
+    """Return the orientation that an EXIF block gives, 1 for none, 0 where it is not plain."""
+    try:
+        entries = list(_read_directory(tiff, _TIFF[tiff[:4]]))
+    except (struct.error, KeyError):
+        return 0
+    given = [(kind, value) for tag, kind, value in entries if tag == _ORIENTATION]
+    plain = [value for kind, value in given if kind == _SHORT and 1 <= value <= 8]
+    return 1 if not given else plain[0] if len(given) == len(plain) == 1 else 0
+
+
+def _read_directory(tiff: bytes, order: str) -> Iterator[tuple[int, int, int]]:
+    """Yield tag, kind and first value of each entry of the first directory."""
     (start,) = struct.unpack_from(order + "I", tiff, 4)
     (n,) = struct.unpack_from(order + "H", tiff, start)
     for at in range(start + 2, start + 2 + 12 * n, 12):
         tag, kind = struct.unpack_from(order + "HH", tiff, at)
         (value,) = struct.unpack_from(order + ("I" if kind == _LONG else "H"), tiff, at + 8)
-        yield tag, value
+        yield tag, kind, value
 
 
 def _read_other_size(data: bytes) -> tuple[int, int]:
@@ -289,7 +306,7 @@ def _read_other_size(data: bytes) -> tuple[int, int]:
         width, height = struct.unpack_from("<HH", data, 6)
         return height, width
     if data[:4] in _TIFF:
-        sizes = dict(_read_directory(data, _TIFF[data[:4]]))
+        sizes = {tag: value for tag, _, value in _read_directory(data, _TIFF[data[:4]])}
         return sizes.get(_HEIGHT, 0), sizes.get(_WIDTH, 0)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return _read_webp_size(data)

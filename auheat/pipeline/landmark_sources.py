@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from functools import cache
 from itertools import chain, islice
@@ -19,6 +19,7 @@ from auheat.landmarks.registry import load_detector
 from auheat.pipeline.extraction_jobs import LocatedRows, take_spread
 from auheat.pipeline.photo_loading import (
     DETECTION_SIDE,
+    DetectorView,
     LoadedPhoto,
     count_threads,
     load_size,
@@ -36,8 +37,36 @@ SAMPLE = 64
 _AT_ONCE = 16  # photos that a thread is handed
 
 
+SMALL_FACE = 80
+"""Pixels of the longer side of a face's 68 points under which it is looked at in a larger picture.
+
+Shrunk to these, 27 photos with marks err by 3.94 % of the eye distance as they do unshrunk; by 4.02
+at 56 pixels, by 4.16 at 37.
+"""
+
+
+FULL_FACE = 112
+"""Pixels that it is then shown in: those in which the mesh looks at a face."""
+
+
+LEAST_GAIN = 1.5
+"""How much larger, at least, a photo must be than what was shown of it."""
+
+
+SAME_FACE = 0.15
+"""Share of a face's longer side that its points may be off, on the mean, in the larger picture."""
+
+
 def _load_views(photos: Sequence[tuple[Path, Box | None]]) -> list[LoadedPhoto]:
     return [load_view(photo) for photo in photos]
+
+
+def _look_closer(
+    batch: Sequence[LoadedPhoto], wanted: Mapping[int, tuple[Box | None, float]]
+) -> dict[int, DetectorView]:
+    """Return larger views of some photos, by box and step, where they can still be had."""
+    views = {i: batch[i].look_closer(*how) for i, how in wanted.items()}
+    return {i: view for i, view in views.items() if view is not None}
 
 
 class DetectorSource:
@@ -77,20 +106,59 @@ class DetectorSource:
                     yield LocatedRows.join(parts)
 
     def locate(self, batch: Sequence[LoadedPhoto]) -> LocatedRows:
-        """Run the detector over a batch; photos that could not be read are rows that say so."""
+        """Run the detector over a batch; photos that could not be read are rows that say so.
+
+        What was shown at a fraction of a photo is seen again as large as detectors are shown any,
+        where it is not one sure face, and a face too small in that in a larger picture.
+        """
         n = len(batch)
         points = np.full((n, 68, 2), np.nan, np.float32)
         score, status = np.zeros(n, np.float32), np.full(n, Status.UNREADABLE, np.uint8)
-        seen = [(i, *photo.view) for i, photo in enumerate(batch) if photo.view is not None]
-        if seen:
-            at, images, origin, extent = zip(*seen, strict=True)
-            index = list(at)
-            found = self._detect(images)
-            small = np.array([image.shape[:2] for image in images])
-            grow = (np.array(extent) / small)[:, None, ::-1]
-            points[index] = (found.points + 0.5) * grow - 0.5 + np.array(origin)[:, None]
-            score[index], status[index] = found.score, found.status
+        views = {i: photo.view for i, photo in enumerate(batch) if photo.view is not None}
+        self._find(views, points, score, status)
+        shrunk = [i for i, view in views.items() if view.step > 1]
+        least = {i: max(views[i].extent) / DETECTION_SIDE for i in shrunk}
+        unsure = {i: (None, least[i]) for i in shrunk if status[i] > 0 and least[i] < views[i].step}
+        larger = _look_closer(batch, unsure)
+        self._find(larger, points, score, status)
+        views |= larger
+        self._refine(batch, {i: views[i] for i in shrunk}, points)
         return LocatedRows.of(Landmarks(points, score, status), batch)
+
+    def _refine(
+        self, batch: Sequence[LoadedPhoto], views: Mapping[int, DetectorView], points: Array
+    ) -> None:
+        """Find the points of faces that are small in their views in larger pictures of the faces.
+
+        Points that are not those of the same face are left as they were.
+        """
+        small: dict[int, tuple[Box, float]] = {}
+        for i, view in views.items():
+            low, high = points[i].min(0), points[i].max(0)
+            side = float((high - low).max())
+            # Without a face that is not a number, which is not less than any.
+            if view.step >= LEAST_GAIN and side < SMALL_FACE * view.step:
+                (left, top), (right, bottom) = (low - side / 2).tolist(), (high + side / 2).tolist()
+                small[i] = (left, top, right, bottom), side / FULL_FACE
+        faces = _look_closer(batch, small)
+        again, n = points.copy(), len(points)
+        status = np.zeros(n, np.uint8)
+        self._find(faces, again, np.zeros(n, np.float32), status)
+        for i in faces:
+            away = np.hypot(*(again[i] - points[i]).T).mean()
+            if status[i] < Status.LOW_CONFIDENCE and away < SAME_FACE * np.ptp(points[i], 0).max():
+                points[i] = again[i]
+
+    def _find(
+        self, views: Mapping[int, DetectorView], points: Array, score: Array, status: Array
+    ) -> None:
+        """Write what the detector finds in some rows' views into those rows."""
+        if not views:
+            return
+        found = self._detect([view.image for view in views.values()])
+        for row, (i, view) in enumerate(views.items()):
+            points[i] = view.enlarge(found.points[row])
+            score[i], status[i] = found.score[row], found.status[row]
 
     def _detect(self, images: Sequence[Array]) -> Landmarks:
         """Run the detector; a device or a memory that fails it is one clear error."""

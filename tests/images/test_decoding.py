@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps, features
 
 from auheat.images import headers, pillow_formats
-from auheat.images.decoding import decode, make_portable, read_bytes
+from auheat.images.decoding import FRACTIONS, decode, decode_picture, make_portable, read_bytes
 from auheat.images.headers import MAX_PIXELS, UnreadableImageError, read_header
 
 RNG = np.random.default_rng(0)
@@ -226,3 +226,95 @@ def test_mutated_bytes_decode_or_are_unreadable_and_nothing_else(kind, draw):
         return
     assert image.dtype == np.uint8
     assert image.shape[2] == 3
+
+
+def ramp(width: int, height: int) -> np.ndarray:
+    """An upright photo whose red tells the column and whose green the row, in percent of them."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[..., 0] = (np.arange(width) * 250 / width).astype(np.uint8)
+    pixels[..., 1] = (np.arange(height) * 250 / height).astype(np.uint8)[:, None]
+    return pixels
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("step", FRACTIONS)
+def test_a_jpeg_at_a_fraction_shows_each_part_where_it_lies(orientation, step):
+    """A pixel is the mean of its block of the whole photo, turned by Pillow; sides are odd."""
+    image = Image.fromarray(ramp(203, 157))
+    data = encode(image, "JPEG", quality=95, exif=turned(orientation))
+    whole = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))), float)
+    asked = []
+    picture = decode_picture(data, lambda size: asked.append(size) or step)
+    assert asked == [picture.size] == [whole.shape[:2]]
+    assert picture.step == step
+    height, width = picture.pixels.shape[:2]
+    assert (height, width) == tuple(-(-side // step) for side in whole.shape[:2])
+    (left, top), (tall, wide) = picture.origin, whole.shape[:2]
+    for row, column in [(0, 0), (0, width - 1), (height - 1, 0), (height // 2, width // 3)]:
+        x, y = left + column * step, top + row * step
+        block = whole[max(y, 0) : min(y + step, tall), max(x, 0) : min(x + step, wide)]
+        assert block.size
+        np.testing.assert_allclose(picture.pixels[row, column], block.mean((0, 1)), atol=3)
+
+
+@pytest.mark.parametrize("kind", BYTES)
+def test_what_is_no_jpeg_and_no_wish_for_a_fraction_is_decoded_whole(kind):
+    whole, picture = decode(BYTES[kind]), decode_picture(BYTES[kind], lambda _: 4)
+    assert picture.size == whole.shape[:2]
+    assert picture.step == (4 if "jpeg" in kind else 1)
+    if "jpeg" in kind:
+        means = whole.reshape(20, 4, 30, 4, 3).mean((1, 3))
+        assert np.abs(picture.pixels - means).mean() < 2
+        picture = decode_picture(BYTES[kind], lambda _: 1)
+    np.testing.assert_array_equal(picture.pixels, whole)
+
+
+def test_a_damaged_jpeg_fails_at_a_fraction_as_it_does_whole():
+    rng, data = np.random.default_rng(1), BYTES["progressive jpeg"] + BYTES["jpeg"]
+    outcomes = set()
+    for start in (BYTES["jpeg"], BYTES["progressive jpeg"], BYTES["gray jpeg"]):
+        for _ in range(60):
+            data = bytearray(start)
+            for at in rng.integers(2, len(data), 4):
+                data[at] = rng.integers(256)
+            cut = bytes(data[: rng.choice([len(data), len(data) // 2])])
+            said = []
+            for read in (decode, lambda d: decode_picture(d, lambda _: 2)):
+                try:
+                    read(cut)
+                    said.append("")
+                except UnreadableImageError as error:
+                    said.append(str(error))
+            assert said[0] == said[1]
+            outcomes.add(said[0])
+    assert len(outcomes) > 2
+
+
+def exif_block(*entries: tuple[int, int]) -> bytes:
+    """An EXIF segment whose directory has these orientations, (kind, value) each."""
+    rows = b"".join(
+        struct.pack("<HHI", 0x0112, kind, 1) + struct.pack("<I", value) for kind, value in entries
+    )
+    body = (
+        b"Exif\x00\x00II*\x00\x08\x00\x00\x00" + struct.pack("<H", len(entries)) + rows + bytes(4)
+    )
+    return b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body
+
+
+@pytest.mark.parametrize(
+    "blocks",
+    [
+        [exif_block((3, 6)), exif_block((3, 8))],
+        [exif_block((3, 6), (3, 1))],
+        [exif_block((4, 6))],
+        [exif_block((3, 9))],
+        [exif_block((3, 6))[:-8] + bytes(8), exif_block((3, 6))],
+    ],
+    ids=["two blocks", "two entries", "a long", "out of range", "a broken block"],
+)
+def test_a_jpeg_that_readers_may_turn_differently_is_decoded_whole(blocks):
+    data = BYTES["jpeg"][:2] + b"".join(blocks) + BYTES["jpeg"][2:]
+    picture = decode_picture(data, lambda _: 8)
+    assert picture.step == 1
+    np.testing.assert_array_equal(picture.pixels, decode(data))
+    assert decode_picture(data[:2] + exif_block((3, 6)) + BYTES["jpeg"][2:], lambda _: 8).step == 8
