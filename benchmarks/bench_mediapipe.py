@@ -143,9 +143,7 @@ def main():
             write_demo(work / "rafdb")
         photos = gather(args.folder or work / "rafdb", work, args.megapixels)
         count, engine, rounds = measure(photos, peer, work)
-    ratios = {
-        key: [theirs[key] / ours[key] for ours, theirs in rounds] for key in ("wall", "busy")
-    }
+    ratios = {key: [theirs[key] / ours[key] for ours, theirs in rounds] for key in ("wall", "busy")}
     ours, theirs = rounds[-1]
     result = {
         "stage": "mediapipe",

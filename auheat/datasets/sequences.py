@@ -22,6 +22,7 @@ from auheat.errors import RequestError
 from auheat.expressions import SPLITS
 from auheat.images.videos import Step
 from auheat.records import Sample
+from auheat.utils.photo_files import is_video
 
 NONE = "none"
 """What --clip-pattern is where no photo is to be taken for a frame."""
@@ -143,9 +144,11 @@ def _thin(folder: Folder, step: Step) -> None:
         if sample.clip:
             rows[sample.clip].append(row)
     if not rows:
+        videos = sum(is_video(path) for walk in folder.walked for path in walk.left_out)
+        beside = f"; beside photos lie {videos} videos, which --dataset clips reads"
         raise RequestError(
             "--every: no photo is known to be a frame of a clip (--clip-pattern REGEX says of "
-            "which)"
+            f"which{beside if videos else ''})"
         )
     wanted = [True] * len(folder.samples)
     for own in rows.values():

@@ -94,6 +94,15 @@ def test_steps_that_nothing_can_be_done_with_are_refused(tmp_path, every, said):
         read_dataset(fill(tmp_path, form), every=every)
 
 
+def test_steps_among_photos_name_the_videos_beside_them(tmp_path):
+    fill(tmp_path, "happy/{k}{i}.png")
+    sets.write(tmp_path / "happy/a.mp4", "")
+    with pytest.raises(
+        RequestError, match="beside photos lie 1 videos, which --dataset clips reads"
+    ):
+        read_dataset(tmp_path, every=2)
+
+
 def test_a_pattern_names_clips_and_none_names_no_clip(tmp_path):
     fill(tmp_path, "happy/take{k}-{i}.png")
     named = read_dataset(tmp_path, clip_pattern="(take[0-9])-")
