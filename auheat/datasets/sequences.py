@@ -17,7 +17,7 @@ import numpy as np
 
 from auheat.datasets.generic import find_class
 from auheat.datasets.layout import Folder
-from auheat.datasets.persons import NEARLY_ALL, find_all, is_home, name_source
+from auheat.datasets.persons import NEARLY_ALL, find_all, is_home
 from auheat.errors import RequestError
 from auheat.expressions import SPLITS
 from auheat.images.videos import Step
@@ -64,7 +64,7 @@ def assign_clips(folder: Folder, pattern: re.Pattern[str] | None, known: bool) -
         clips = _find_clips(folder)
     pairs = zip(samples, clips, strict=True)
     folder.samples = [s if s.clip == clip else replace(s, clip=clip) for s, clip in pairs]
-    if folder.step is not None and any(name_source(s) == s.path for s in folder.samples):
+    if folder.step is not None and not folder.stepped:
         _thin(folder, folder.step)
 
 

@@ -59,6 +59,7 @@ def unpack_videos(folder: Folder, clips: Sequence[str]) -> dict[str, list[str]]:
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
     folder.move(target)
+    folder.stepped = True
     folder.notes += _describe(records, target, folder.step)
     return {clip: record.get("files", []) for clip, record in records.items()}
 
