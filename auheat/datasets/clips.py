@@ -59,13 +59,17 @@ _AFEW = re.compile(r"(train|val|test)_afew", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class _Clip:
-    """A video with its label, as it is and as the set has it, and where a table says so."""
+    """A video with its label, as it is and as the set has it, and where a table says so.
+
+    `part_of` is the clip that a table says it is a part of, "" for one of its own.
+    """
 
     path: str
     label: str
     said: str = ""
     split: str = ""
     person: str = ""
+    part_of: str = ""
     file: Path | None = None
     line: int = 0
 
@@ -151,7 +155,7 @@ def read_clips(folder: Folder) -> None:
                 clip.said,
                 file=clip.file,
                 line=clip.line,
-                clip=clip.path,
+                clip=clip.part_of or clip.path,
             )
 
 
@@ -177,7 +181,8 @@ def _read_table(folder: Folder, file: Path, columns: tuple[str, str]) -> Iterato
         named.add(path)
         label = to_name(said, where, folder.names) if said else ""
         split = to_split(row.get("split", ""), where)
-        yield _Clip(path, label, said, split, row.get("person", ""), file, line)
+        more = row.get("person", ""), row.get("clip", "")
+        yield _Clip(path, label, said, split, *more, file, line)
     rest = [path for path in videos if path not in named]
     if rest:
         folder.notes.append(

@@ -68,7 +68,8 @@ class Folder:
     `walked` has what was seen on disk, `files` the label files that were read; `names` says which
     label a class's name means. `votes` has, of a set that tells them, how often a photo (by id) was
     seen as each expression, or as anything else. `step` says how often a frame of a clip is taken,
-    None where nobody asked; of videos, at most `most_clips` are read.
+    None where nobody asked, and `stepped` whether that was done; of videos at most `most_clips`
+    are read.
     """
 
     source: Path
@@ -86,6 +87,7 @@ class Folder:
     votes: dict[str, dict[str, int]] = field(default_factory=dict)
     step: Step | None = None
     most_clips: int | None = None
+    stepped: bool = False
     _base: Path | None = None
     _fence: Fence | None = None
     _seen: dict[str, int] = field(default_factory=dict)

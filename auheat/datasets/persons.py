@@ -204,7 +204,7 @@ def is_home(folder: str) -> bool:
 def name_source(sample: Sample) -> PurePath:
     """Return the path in the set that a sample comes from: of a video's frame, the video's."""
     home = sample.path.parent
-    return home if sample.clip == home.as_posix() and is_video(home.name) else sample.path
+    return home if sample.clip and is_video(home.name) else sample.path
 
 
 def _share(named: Sequence[tuple[str, str]]) -> float:

@@ -17,11 +17,12 @@ import numpy as np
 
 from auheat.datasets.generic import find_class
 from auheat.datasets.layout import Folder
-from auheat.datasets.persons import NEARLY_ALL, find_all, is_home, name_source
+from auheat.datasets.persons import NEARLY_ALL, find_all, is_home
 from auheat.errors import RequestError
 from auheat.expressions import SPLITS
 from auheat.images.videos import Step
 from auheat.records import Sample
+from auheat.utils.photo_files import is_video
 
 NONE = "none"
 """What --clip-pattern is where no photo is to be taken for a frame."""
@@ -63,7 +64,7 @@ def assign_clips(folder: Folder, pattern: re.Pattern[str] | None, known: bool) -
         clips = _find_clips(folder)
     pairs = zip(samples, clips, strict=True)
     folder.samples = [s if s.clip == clip else replace(s, clip=clip) for s, clip in pairs]
-    if folder.step is not None and any(name_source(s) == s.path for s in folder.samples):
+    if folder.step is not None and not folder.stepped:
         _thin(folder, folder.step)
 
 
@@ -143,9 +144,11 @@ def _thin(folder: Folder, step: Step) -> None:
         if sample.clip:
             rows[sample.clip].append(row)
     if not rows:
+        videos = sum(is_video(path) for walk in folder.walked for path in walk.left_out)
+        beside = f"; beside photos lie {videos} videos, which --dataset clips reads"
         raise RequestError(
             "--every: no photo is known to be a frame of a clip (--clip-pattern REGEX says of "
-            "which)"
+            f"which{beside if videos else ''})"
         )
     wanted = [True] * len(folder.samples)
     for own in rows.values():

@@ -19,7 +19,7 @@ from typing import Any
 from auheat.datasets.layout import Folder
 from auheat.errors import AuheatError, StoreError
 from auheat.images.decoding import NO_FRAME
-from auheat.images.videos import Step, VideoLog, read_frames
+from auheat.images.videos import Step, VideoLog, load_library, read_frames
 from auheat.utils.console import progress
 from auheat.utils.devices import count_cores
 from auheat.utils.files import cannot_write, encode_json, file_digest, write_folder
@@ -59,6 +59,7 @@ def unpack_videos(folder: Folder, clips: Sequence[str]) -> dict[str, list[str]]:
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
     folder.move(target)
+    folder.stepped = True
     folder.notes += _describe(records, target, folder.step)
     return {clip: record.get("files", []) for clip, record in records.items()}
 
@@ -78,6 +79,7 @@ def _read_clip(
     record = _load(home, digest)
     if record:
         return record
+    load_library()  # before anything is written
     try:
         home.parent.mkdir(parents=True, exist_ok=True)
         with write_folder(home) as part:

@@ -83,7 +83,9 @@ def load_library() -> Any:
     try:
         return import_module("av")
     except ImportError as error:
-        raise MissingExtraError('videos: need PyAV (pip install "auheat[video]")') from error
+        raise MissingExtraError(
+            'videos: PyAV is not installed (pip install "auheat[video]")'
+        ) from error
 
 
 def read_frames(file: Path, step: Step, log: VideoLog) -> Generator[tuple[int, bytes], None, None]:

@@ -117,6 +117,21 @@ def test_a_table_names_videos_by_path_or_by_what_is_clear(tmp_path, written):
     assert rows(read(tmp_path / "p/labels.csv", tmp_path)) == rows(listing)
 
 
+def test_a_table_says_which_videos_are_parts_of_one_clip(tmp_path):
+    for k in range(3):
+        film(tmp_path / f"p/{k}.mp4", k)
+    sets.write(
+        tmp_path / "p/list.csv", "path,label,clip\n0.mp4,happy,talk\n1.mp4,sad,talk\n2.mp4,sad,\n"
+    )
+    listing = read(tmp_path / "p", tmp_path, every=2)
+    assert {(s.id[:5], s.clip) for s in listing.samples} == {
+        ("0.mp4", "talk"),
+        ("1.mp4", "talk"),
+        ("2.mp4", "2.mp4"),
+    }
+    assert len(listing.samples) == 6
+
+
 @pytest.mark.parametrize(
     ("row", "said"),
     [

@@ -19,6 +19,7 @@ SETS = {
     "FERV39k": "Action/Happy/026{k}/0000{i}.jpg",
     "DFEW": "clips/0000{k}/0000{i}.jpg",
     "a film a folder": "LeftVideoSN00{k}_comp/frame_{i}.png",
+    "a film a folder, called so": "LeftVideoSN00{k}_comp.avi/{i:05d}.jpg",
     "a film a folder, from 1": "videos/talk-{k}/img_{i:04d}.png",
 }
 
@@ -92,6 +93,21 @@ def test_steps_that_nothing_can_be_done_with_are_refused(tmp_path, every, said):
     form = "happy/{k}{i}.png" if every == 2 else SETS["DISFA"]
     with pytest.raises(RequestError, match=f"--every: .*{said}"):
         read_dataset(fill(tmp_path, form), every=every)
+
+
+def test_frames_in_a_folder_called_as_a_video_are_thinned_too(tmp_path):
+    listing = read_dataset(fill(tmp_path, SETS["a film a folder, called so"]), every=3)
+    assert len(listing.samples) == 6
+    assert {s.person for s in listing.samples} == {"SN001", "SN002", "SN003"}
+
+
+def test_steps_among_photos_name_the_videos_beside_them(tmp_path):
+    fill(tmp_path, "happy/{k}{i}.png")
+    sets.write(tmp_path / "happy/a.mp4", "")
+    with pytest.raises(
+        RequestError, match="beside photos lie 1 videos, which --dataset clips reads"
+    ):
+        read_dataset(tmp_path, every=2)
 
 
 def test_a_pattern_names_clips_and_none_names_no_clip(tmp_path):
