@@ -1,15 +1,21 @@
 """Draw the README's pictures from the store that `make demo` makes.
 
     auheat train --preset demo --class-map-weight 1 --name each-class --store demo-run/store
+    auheat evaluate each-class --faithfulness --store demo-run/store
     python tools/draw_pictures.py demo-run/store
 
-docs/report.jpg: photos with landmarks, heatmap, and both together. docs/attention.jpg: what is
+docs/faces.jpg: photos with landmarks, heatmap, and both together. docs/attention.jpg: what is
 expected of each expression, and the mean attention of the runs with-aus and without-aus.
 docs/explain.jpg: what `auheat explain` shows of the first test photo. docs/classes.jpg: on one face
 the heatmap that each expression would have, and the class maps of with-aus and each-class.
+docs/report.jpg, report-dark.jpg, report-phone.jpg: the report of the three runs in Chromium, where
+that is on the PATH.
 """
 
+import shutil
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import cv2
@@ -21,27 +27,67 @@ from auheat.explanation.explainer import explain
 from auheat.heatmaps.class_maps import ClassMapRenderer
 from auheat.heatmaps.plan import plan_heatmaps
 from auheat.images.decoding import decode
+from auheat.reporting.page import report
 from auheat.runs.checkpoint import load_classifier
 from auheat.runs.codebook import read_codebook
 from auheat.runs.run_folder import read_config
 from auheat.shards.reader import list_shards, read_attributes, read_columns
 from auheat.store.store import find_rendered
 from auheat.utils.maps import on_grid
+from auheat.visualization.drawing import INK, WHITE, fill_box, measure_text, write
 from auheat.visualization.face_panel import draw_panel
 from auheat.visualization.overlays import colorize
 
 DOCS = Path(__file__).parent.parent / "docs"
 SHOWN = ("Happiness", "Surprise", "Anger", "Sadness")
-FONT = cv2.FONT_HERSHEY_SIMPLEX
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 
 
-def write(name, picture):
+def save(name, picture, quality=88):
     """Write an RGB picture as JPEG."""
     bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    cv2.imwrite(str(DOCS / name), bgr, [cv2.IMWRITE_JPEG_QUALITY, 88])
+    cv2.imwrite(str(DOCS / name), bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
 
 
-def draw_report(store):
+def shrink(picture, width):
+    """Return a picture of a width."""
+    height = round(picture.shape[0] * width / picture.shape[1])
+    return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def take(page, parts, size, dark=False, scale=1):
+    """Return what a browser shows of some parts of a page, RGB, in a window of a size (W, H)."""
+    hidden = f".part:not({', '.join(f'#{part}' for part in parts)})"
+    head = "" if "findings" in parts else "nav, h1, main > p, "
+    with tempfile.TemporaryDirectory() as folder:
+        copy, file = Path(folder) / "copy.html", Path(folder) / "taken.png"
+        style = f"<style>{head}{hidden} {{ display: none; }} .part {{ margin-top: .4rem; }}</style>"
+        copy.write_text(page.read_text().replace("</head>", f"{style}</head>"))
+        command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+        command += [f"--user-data-dir={folder}", f"--window-size={size[0]},{size[1]}"]
+        command += [f"--force-device-scale-factor={scale}", f"--screenshot={file}"]
+        command += ["--blink-settings=preferredColorScheme=0"] if dark else []
+        subprocess.run([*command, copy.as_uri()], check=True, capture_output=True)
+        return cv2.imread(str(file))[..., ::-1]
+
+
+def draw_screens(store):
+    """Write what the report looks like: light and dark on a screen, and on a phone."""
+    with tempfile.TemporaryDirectory() as folder:
+        runs = ["each-class", "with-aus", "without-aus"]
+        page = report(runs, store, out=Path(folder) / "report.html")
+        top = take(page, ("findings", "headline"), (1280, 1235))
+        save("report.jpg", shrink(np.vstack([top, take(page, ("photos",), (1280, 430))]), 960), 74)
+        dark = take(page, ("class-maps", "faithfulness"), (1280, 1560), dark=True)
+        save("report-dark.jpg", shrink(dark, 960), 74)
+        shown = (("findings", False), ("headline", False), ("photos", True), ("along", True))
+        phone = [take(page, (part,), (390, 780), night, 1.5) for part, night in shown]
+        edge = np.full((phone[0].shape[0], 16, 3), 150, np.uint8)
+        row = [piece for one in phone for piece in (one, edge)][:-1]
+        save("report-phone.jpg", shrink(np.hstack(row), 1300), 74)
+
+
+def draw_faces(store):
     """Return four test photos of different expressions, two in a row."""
     (file,) = list_shards(find_rendered(store))
     rows, names = read_columns(file), read_attributes(file, "label")["names"]
@@ -51,8 +97,8 @@ def draw_report(store):
         i = int(np.flatnonzero((labels == names.index(name)) & (splits == "test"))[1])
         heat = rows["heatmap"][i] / 255
         cell = draw_panel(decode(bytes(rows["image"][i])), rows["landmarks"][i], heat, 190)
-        for color, width in (((20, 20, 20), 4), ((255, 255, 255), 1)):
-            cv2.putText(cell, name, (6, 20), FONT, 0.55, color, width, cv2.LINE_AA)
+        fill_box(cell, (0, 0, measure_text(name, 10) + 16, 26), INK)
+        write(cell, name, (8, 18), 10, WHITE)
         cells.append(cell)
     return np.vstack([np.hstack(cells[:2]), np.hstack(cells[2:])])
 
@@ -68,14 +114,14 @@ def draw_attention(store):
     rows = [("expected", runs[0]["mean_heatmap"]), ("with AUs", runs[0]["mean_attention"])]
     rows.append(("without", runs[1]["mean_attention"]))
     for r, (title, maps) in enumerate(rows):
-        cv2.putText(picture, title, (6, top + r * side + 60), FONT, 0.45, (30, 30, 30), 1, 16)
+        write(picture, title, (6, top + r * side + 60), 9)
         for c, k in enumerate(shown):
             heat = cv2.resize(maps[k].astype(np.float32), (side - 2, side - 2))
             heat = (heat - heat.min()) / max(float(np.ptp(heat)), 1e-9)
             y, x = top + r * side, left + c * side
             picture[y : y + side - 2, x : x + side - 2] = colorize(heat)
     for c, k in enumerate(shown):
-        cv2.putText(picture, names[k], (left + c * side + 4, 18), FONT, 0.45, (30, 30, 30), 1, 16)
+        write(picture, names[k], (left + c * side + 4, 18), 9)
     return picture
 
 
@@ -98,7 +144,7 @@ def draw_classes(store):
     photo = cv2.resize(item["image"].permute(1, 2, 0).numpy(), (side - 2, side - 2))
     gray = np.repeat(photo.mean(2, keepdims=True), 3, 2)
     for r, (title, maps) in enumerate(rows):
-        cv2.putText(picture, title, (4, top + r * side + 60), FONT, 0.4, (30, 30, 30), 1, 16)
+        write(picture, title, (4, top + r * side + 60), 9)
         for c, heat in enumerate(maps.numpy()):
             heat = cv2.resize(heat, (side - 2, side - 2))[..., None]
             y, x = top + r * side, left + c * side
@@ -106,17 +152,19 @@ def draw_classes(store):
             picture[y : y + side - 2, x : x + side - 2] = mixed.round().astype(np.uint8)
     for c, k in enumerate(renderer.drawn):
         name = dataset.class_names[k]
-        cv2.putText(picture, name, (left + c * side + 4, 18), FONT, 0.45, (30, 30, 30), 1, 16)
+        write(picture, name, (left + c * side + 4, 18), 9)
     return picture
 
 
 def main():
     store = Path(sys.argv[1])
-    write("report.jpg", draw_report(store))
-    write("attention.jpg", draw_attention(store))
-    write("classes.jpg", draw_classes(store))
+    save("faces.jpg", draw_faces(store))
+    save("attention.jpg", draw_attention(store))
+    save("classes.jpg", draw_classes(store))
     photo = next((store.parent / "rafdb").rglob("test_00001*.jpg"))
-    write("explain.jpg", explain(store / "runs" / "with-aus", photo).panel())
+    save("explain.jpg", shrink(explain(store / "runs" / "with-aus", photo).panel(), 1040), 76)
+    if BROWSER:
+        draw_screens(store)
 
 
 if __name__ == "__main__":

@@ -118,6 +118,5 @@ def _draw_row(title: str, maps: Array, captions: Sequence[str]) -> Array:
         cells.append(drawing.caption(cell, caption, []) if any(captions) else cell)
     head = np.full((cells[0].shape[0], 3 * _CELL, 3), 255, np.uint8)
     for number, line in enumerate(title.split(": ")):
-        place = (6, 20 + 18 * number)
-        cv2.putText(head, line, place, cv2.FONT_HERSHEY_SIMPLEX, 0.42, (20, 20, 20), 1, cv2.LINE_AA)
+        drawing.write(head, drawing.shorten(line, 8.5, 3 * _CELL - 12), (6, 20 + 18 * number), 8.5)
     return np.hstack([head, *cells])

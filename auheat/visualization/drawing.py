@@ -9,6 +9,7 @@ Lengths are pixels, `cap` is the height of a capital, y of a text is its baselin
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import unicodedata
 from collections.abc import Sequence
@@ -22,8 +23,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from auheat.errors import RequestError, StoreError
 from auheat.records import Array
+from auheat.utils.console import log_notes
 from auheat.utils.files import write_whole
 from auheat.utils.marks import check_target, mark_picture
+
+_LOG = logging.getLogger(__name__)
 
 Color: TypeAlias = tuple[int, int, int]
 
@@ -104,7 +108,17 @@ def plain(text: str) -> str:
 def _replace(sign: str, index: int) -> str:
     """Return a sign, without its accent or as "?" where the font lacks it."""
     bare = unicodedata.normalize("NFKD", sign)[0]
-    return next((s for s in (sign, bare) if _has(index, s)), "?")
+    drawn = next((s for s in (sign, bare) if _has(index, s)), "?")
+    if drawn == "?" != sign and sign.isprintable():
+        _note_missing()
+    return drawn
+
+
+@lru_cache(maxsize=1)
+def _note_missing() -> None:
+    """Say once that letters are missing: all pictures of a process lack the same ones."""
+    note = 'warning: pictures: letters that no font here has are drawn as "?" (install a font that '
+    log_notes(_LOG, [note + "has them, such as Noto Sans CJK)"])
 
 
 def _stroke(cap: float, bold: bool) -> int:

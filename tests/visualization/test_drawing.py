@@ -77,8 +77,15 @@ def test_a_word_from_right_to_left_begins_at_the_right():
     assert min(near) < 0.5 * np.abs(word[:, start : start + width].astype(int) - letter).mean()
 
 
-def test_without_another_font_accents_are_dropped_and_other_signs_become_questions(no_other_font):
-    assert drawing.plain("žena λ\n.jpg") == "zena ??.jpg"
+def test_without_another_font_accents_are_dropped_and_other_signs_become_questions(
+    no_other_font, caplog
+):
+    drawing._note_missing.cache_clear()
+    assert drawing.plain("žena?\n") == "zena??"
+    assert caplog.messages == []
+    assert drawing.plain("žena λ\n.jpg") == drawing.plain("zena β\n.jpg") == "zena ??.jpg"
+    (note,) = caplog.messages
+    assert 'letters that no font here has are drawn as "?"' in note
     np.testing.assert_array_equal(ink("žena λ"), ink("zena ?"))
 
 
