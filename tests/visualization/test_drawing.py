@@ -18,7 +18,8 @@ def ink(text, **options):
 @pytest.fixture
 def no_system_font(monkeypatch):
     def clear():
-        for cached in (drawing._load_font, drawing._has, drawing._font, drawing._ink):
+        kept = (drawing._load_font, drawing._has, drawing._font, drawing._ink)
+        for cached in (*kept, drawing.plain, drawing.measure_text):
             cached.cache_clear()
 
     monkeypatch.setattr(drawing, "_SYSTEM_FONTS", ())
@@ -41,6 +42,20 @@ def test_letters_are_drawn_as_themselves_where_the_system_has_them(text):
 def test_without_a_system_font_accents_are_dropped_and_other_signs_become_questions(no_system_font):
     assert drawing.plain("žena λ\n.jpg") == "zena ??.jpg"
     np.testing.assert_array_equal(ink("žena λ"), ink("zena ?"))
+
+
+@pytest.mark.parametrize("at", [(30, 25), (-8, 3), (55, 41), (200, 200)])
+def test_every_pixel_is_mixed_of_page_and_color_by_the_share_that_ink_covers(at):
+    before = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    page, color = before.copy(), (200, 30, 90)
+    width = drawing.write(page, "Åg", at, 9, color)
+    share, base = drawing._ink("Åg", 9, False)
+    left, top = at[0] - (share.shape[1] - width) // 2, at[1] - base
+    for y, x in np.ndindex(40, 60):
+        inside = 0 <= y - top < share.shape[0] and 0 <= x - left < share.shape[1]
+        part = float(share[y - top, x - left]) if inside else 0.0
+        mixed = before[y, x] * (1 - part) + np.array(color) * part
+        assert np.abs(page[y, x] - mixed).max() <= 0.5 + 1e-4
 
 
 @pytest.mark.parametrize("align", ["left", "middle", "right"])
