@@ -15,7 +15,7 @@ TIMM_PACKAGES := timm torchvision accelerate lightning transformers onnx onnxrun
 TIMM_SUITE := $(TIMM_BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile
 FUZZ_SECONDS ?= 600
 
-.PHONY: help demo methods test quick check test-timm test-timm-all faults fuzz bench bench-quick docs gpu gpu-files clean
+.PHONY: help demo methods test quick check test-timm test-timm-all test-wheel faults fuzz bench bench-quick docs gpu gpu-files clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -72,6 +72,9 @@ test-timm: $(TIMM_INSTALLED)  ## the tests that need timm, in an environment of 
 test-timm-all: $(TIMM_INSTALLED)  ## every test once more in that environment: newer torch, torchvision, timm
 	$(TIMM_SUITE)
 
+test-wheel:  ## the built wheel in an empty environment, through the whole chain (PYTHON=python3.13)
+	tools/check_wheel.sh $(PYTHON)
+
 faults: $(INSTALLED)  ## kill, fill up and damage stores, runs and exports at every site (minutes)
 	AUHEAT_FAULTS=full $(BIN)/python -m pytest -s tests/store/test_faults.py tests/store/test_run_faults.py tests/test_hostile.py tests/images/test_damaged_photos.py tests/exporters/test_exporter.py tests/store/test_merging.py
 
@@ -101,4 +104,4 @@ gpu: gpu-files  ## check and time every CUDA path (GPU_CHECK_DRY=1: tiny, on the
 	PYTHON=$(CURDIR)/$(BIN)/python bash .gpu/gpu_check.sh
 
 clean:  ## remove what the targets made
-	rm -rf demo-run .gpu build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf demo-run .gpu .wheel build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -167,7 +167,7 @@ class Group(click.Group):
             _check_here()
             return super().invoke(ctx)
         except AuheatError as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(escape_controls(str(error), "")) from error
         except BrokenPipeError:  # the reader of a pipe has gone; click ends quietly
             raise
         except OSError as error:  # a full disk, a folder that may not be written
@@ -178,7 +178,7 @@ class Group(click.Group):
             text = describe_failure(error)
             if not text:
                 raise
-            raise click.ClickException(text) from error
+            raise click.ClickException(escape_controls(text)) from error
         except KeyboardInterrupt as stop:
             note = str(stop) or "Stopped; the same command goes on from here."
             print_line(err=True)

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from auheat.data.row_selection import (
     ITEM_DATASETS,
     MAX_IMAGE_SIDE,
+    RowTable,
     Selection,
     list_files,
     scan_shards,
@@ -81,6 +82,7 @@ class ShardDataset(Dataset[Item]):
         names: Label of the shards -> the class of `classes` that it stands for; others are left
             out, and a class may be in none of the shards. None: they are called alike.
         faces_only: Leave out photos in which no face was found.
+        tables: The row table of every file, where they were read before.
 
     Raises:
         StoreError: No such shards, or damaged ones.
@@ -104,12 +106,13 @@ class ShardDataset(Dataset[Item]):
         classes: Sequence[str] | None = None,
         names: Mapping[str, str] | None = None,
         faces_only: bool = False,
+        tables: Sequence[RowTable] | None = None,
     ) -> None:
         check_image_size(image_size)
         self.files = list_files(files)
         self.image_size = image_size
         self.shard_classes, self.class_names, parts = scan_shards(
-            self.files, split, classes, names, faces_only
+            self.files, split, classes, names, faces_only, tables
         )
         self.left_out: Counter[str] = Counter()
         self.ids: list[str] = []

@@ -107,25 +107,34 @@ def read_row_table(file: Path) -> RowTable:
     return RowTable(file, names, map_size, aus, *about_rows, digest.digest())
 
 
+def read_row_tables(files: Sequence[Path], first: RowTable | None = None) -> Iterator[RowTable]:
+    """Read the row metadata of shards one by one, but of one that was read; raises `AuheatError`.
+
+    A bar says how far, where it takes long.
+    """
+    for file in progress(files, desc="read rows", unit="shard", delay=1, leave=False):
+        yield first if first is not None and file == first.file else read_row_table(file)
+
+
 def scan_shards(
     files: Sequence[Path],
     split: str | None,
     classes: Sequence[str] | None,
     names: Mapping[str, str] | None = None,
     faces_only: bool = False,
+    tables: Sequence[RowTable] | None = None,
 ) -> tuple[tuple[str, ...], tuple[str, ...], Iterator[tuple[RowTable, Selection]]]:
     """Return the shards' classes, those asked for, and each shard's table and chosen rows.
 
-    Tables are read as they are asked for; `names` and `faces_only` are as of `select_rows`, with
-    `names` a class may be in none of the shards. Raises `AuheatError`, also where shards are not
-    alike.
+    Tables that are not given are read as they are asked for; `names` and `faces_only` are as of
+    `select_rows`, with `names` a class may be in none of the shards. Raises `AuheatError`, also
+    where shards are not alike.
     """
-    first = read_row_table(files[0])
+    first = tables[0] if tables else read_row_table(files[0])
     chosen = order_classes(first.names, classes) if names is None else tuple(classes or ())
 
     def select_each() -> Iterator[tuple[RowTable, Selection]]:
-        for file in progress(files, desc="read rows", unit="shard", delay=1, leave=False):
-            table = first if file == first.file else read_row_table(file)
+        for table in tables or read_row_tables(files, first):
             check_alike(table, first)
             yield table, select_rows(table, split, chosen, names, faces_only)
 

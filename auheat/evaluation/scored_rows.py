@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from auheat.data.dataset import ShardDataset
-from auheat.data.row_selection import RowTable, read_row_table
+from auheat.data.row_selection import RowTable, read_row_tables
 from auheat.errors import RequestError, StoreError
 from auheat.expressions import match_name
 from auheat.records import Array, Status
@@ -68,7 +68,7 @@ def choose_rows_of_run(
     files, fingerprint = list_rendered(
         store, usual if shards is None and (store / SHARDS / usual).is_dir() else shards
     )
-    tables = [read_row_table(file) for file in files]
+    tables = list(read_row_tables(files))
     names, classes = tables[0].names, tuple(config["class_names"])
     folder, size = files[0].parent, int(config["settings"]["image_size"])
     alike = sorted(names) == sorted(config["shard_classes"])
@@ -79,7 +79,9 @@ def choose_rows_of_run(
     meant = None if own else match_labels(folder, names, run, classes)
     if learnt and split in ("train", "all"):
         raise RequestError(f"--split: {split} (run {run.name} has learnt from these; test or val)")
-    open_rows = partial(ShardDataset, files, image_size=size, classes=classes, names=meant)
+    open_rows = partial(
+        ShardDataset, files, image_size=size, classes=classes, names=meant, tables=tables
+    )
     chosen = split or SPLITS[0]
     dataset, notes = open_rows(None if chosen == "all" else chosen), []
     rows = np.arange(len(dataset))
@@ -112,8 +114,9 @@ def choose_rows_alone(store: Path, side: int, split: str | None, shards: str | N
     """Choose the rows of a split (by default "test"), where no run says which were learnt from."""
     files, _ = list_rendered(store, shards)
     chosen = split or SPLITS[0]
-    dataset = ShardDataset(files, None if chosen == "all" else chosen, side)
-    counts = count_splits([read_row_table(file) for file in files])
+    tables = list(read_row_tables(files))
+    dataset = ShardDataset(files, None if chosen == "all" else chosen, side, tables=tables)
+    counts = count_splits(tables)
     if not len(dataset):
         raise StoreError(
             f"{files[0].parent}: no {chosen} photos (there: {_list(counts)}; --split all scores "

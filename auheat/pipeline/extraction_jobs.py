@@ -160,7 +160,8 @@ class PhotoList:
         jobs, sizes = [], self.sizes.copy()
         starts = range(0, len(self.samples), self._step)
         finished = sum(map(folder.has, range(len(starts)))) * self._step
-        with progress(None, finished > 0, total=finished, desc="check photos", leave=False) as bar:
+        options = {"desc": "check photos", "unit": "photo", "leave": False}
+        with progress(None, finished > 0, total=finished, **options) as bar:
             for number, start in enumerate(starts):
                 rows = self.samples[start : start + self._step]
                 lengths = self.sizes[start : start + self._step]

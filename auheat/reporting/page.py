@@ -65,6 +65,7 @@ from auheat.utils.files import write_whole
 from auheat.utils.marks import check_target, page_mark
 from auheat.utils.npz import DAMAGE
 from auheat.utils.paths import find_store
+from auheat.utils.text import escape_controls
 
 _T = TypeVar("_T")
 
@@ -273,11 +274,20 @@ def _along_context(runs: Sequence[Run]) -> list[Mapping[str, Any]]:
     ]
 
 
+def _escape(value: Any) -> Any:
+    """Return a plain text without control characters, such as one that turns a line about."""
+    return escape_controls(value) if type(value) is str else value
+
+
 @functools.cache
 def _templates() -> jinja2.Environment:
     """Return the environment that compiles each template once in a process."""
     return jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, loader=jinja2.FunctionLoader(_read)
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=jinja2.FunctionLoader(_read),
+        finalize=_escape,
     )
 
 

@@ -61,6 +61,8 @@ _KNOWN = frozenset(
     )
 )
 
+_HALVES = re.compile("[\ud800-\udfff]")  # of characters
+
 Place = tuple[str, str, str, int | None]
 """A broken rule: its name, what is wrong, the dataset, the row."""
 
@@ -168,7 +170,7 @@ def _describe(name: str, values: Mapping[str, Any]) -> str:
 
 def _is_text(value: Any) -> bool:
     """Whether a value is a text that can be written as UTF-8; HDF5 does not see to that."""
-    return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)
+    return isinstance(value, str) and not _HALVES.search(value)
 
 
 def _are_names(value: Any) -> bool:
@@ -200,6 +202,7 @@ _RULES: Sequence[tuple[str, str, str, Callable[[Any], bool], str]] = (
 )
 
 
+@lru_cache(maxsize=64)  # all shards of a set have the same
 def _problem_of_codebook(text: str) -> str:
     """Return what is wrong with the JSON of a codebook, "" where nothing is."""
     try:

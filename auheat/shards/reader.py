@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -187,9 +187,9 @@ def _count_bytes(shape: Sequence[int], dtype: np.dtype[Any]) -> int:
     return math.prod(shape) * dtype.itemsize
 
 
-def check_format(file: Path, wanted: str) -> None:
+def check_format(shard: h5py.File, wanted: str) -> None:
     """Raise `AuheatError` unless a shard is of the format wanted, in a version that is read."""
-    found = read_attributes(file)
+    file, found = shard.filename, plain_attributes(shard)
     kind, version = found.get("format"), found.get("version")
     if kind != wanted:
         raise StoreError(f"{file}: format {kind!r} (expected {wanted!r}; run `auheat verify`)")
@@ -261,7 +261,16 @@ def _read_dataset(shard: h5py.File, name: str, rows: slice) -> Any:
         return values
     if values.ndim > 1:  # none of ours
         return np.char.decode(values, "utf-8")
-    return [value.decode() for value in values.tolist()]
+    return _decode_texts(values.tolist())
+
+
+def _decode_texts(values: list[bytes]) -> list[str]:
+    """Return texts decoded, all by one call unless one is no UTF-8 or has a zero in it."""
+    with suppress(UnicodeDecodeError):
+        texts = b"\0".join(values).decode().split("\0")
+        if len(texts) == len(values):
+            return texts
+    return [value.decode() for value in values]
 
 
 def _read_photos(shard: h5py.File, rows: slice) -> list[bytes]:

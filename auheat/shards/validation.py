@@ -173,14 +173,15 @@ def _check_numbers(shard: h5py.File) -> Iterator[Place]:
     """S7, S10, S11, S12: texts, and numbers that stand for something else, such as a class."""
     for name in ("id", "path", "person", "split", *(["clip"] if "clip" in shard else [])):
         yield from _check_text(name, shard[name][:].tolist())
-    status, label = shard["status"][:].tolist(), shard["label"][:]
+    status, label = shard["status"][:], shard["label"][:]
     expected = f" (expected 0 to {max(Status):d})"
-    yield from _check_sizes(shard["status"][:], shard["size"][:])
-    yield from _check_rows("S11", "status", status, lambda v: v <= max(Status), expected)
+    yield from _check_sizes(status, shard["size"][:])
+    yield from _check_numbers_of("S11", "status", status, status <= max(Status), expected)
     if label.dtype.kind == "i":
         last = len(plain_attributes(shard["label"])["names"]) - 1
         expected = f" (expected -1 to {last})"
-        yield from _check_rows("S10", "label", label.tolist(), lambda v: -1 <= v <= last, expected)
+        good = (label >= -1) & (label <= last)
+        yield from _check_numbers_of("S10", "label", label, good, expected)
     if BYTES_OF in shard:
         start, length = (shard[name][:] for name in PLACES_OF)
         row, problem = find_bad_place(start, length, len(shard[BYTES_OF]))
@@ -341,12 +342,21 @@ def _check_text(name: str, values: Sequence[bytes]) -> Iterator[Place]:
 
 
 def _check_rows(
-    rule: str, name: str, values: Any, good: Callable[[Any], bool], expected: str = ""
+    rule: str, name: str, values: Iterable[str], good: Callable[[str], bool], expected: str = ""
 ) -> Iterator[Place]:
     """Yield a place for every row whose value is not good."""
-    for row, value in enumerate(values):
-        if not good(value):
+    wrong = {value for value in {*values} if not good(value)}
+    for row, value in enumerate(values if wrong else ()):
+        if value in wrong:
             yield rule, f"{value!r}{expected}", name, row
+
+
+def _check_numbers_of(
+    rule: str, name: str, values: Array, good: Array, expected: str
+) -> Iterator[Place]:
+    """Yield a place, with its value, for every row where a mask is false."""
+    for row in np.flatnonzero(~good).tolist():
+        yield rule, f"{values[row].item()!r}{expected}", name, row
 
 
 def _check_mask(rule: str, name: str, good: Array, what: str) -> Iterator[Place]:
@@ -395,8 +405,8 @@ def _check_training(columns: Mapping[str, Any], shard: h5py.File) -> Iterator[Pl
     for name in ("heatmap", "heatmap_au"):
         if name in shard:
             pieces = (shard[name][rows] for rows in cut_rows(shard[name]))
-            filled = [row.any() for piece in pieces for row in piece]
-            good = columns["valid"] | ~np.array(filled, bool)
+            filled = [piece.reshape(len(piece), -1).any(1) for piece in pieces]
+            good = columns["valid"] | ~np.concatenate([np.zeros(0, bool), *filled])
             yield from _check_mask("S13", name, good, "not zero, but not valid")
     yield from _check_units(columns)
     pointed = columns["status"] <= Status.LOW_CONFIDENCE

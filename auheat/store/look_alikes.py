@@ -28,7 +28,8 @@ has 0.93 to 0.98, one of a quarter of the size or of JPEG quality 20 has 0.99.
 """
 
 
-_CHUNK = 2**22  # pairs that are compared at once
+_CHUNK = 2**22  # most pairs that are compared at once
+_FEW = 2**14  # fewer wait for others: values of a band that two rows share are many
 
 
 def find_look_alikes(
@@ -42,7 +43,7 @@ def find_look_alikes(
     words, bands = hashes.view(np.uint64), hashes.view(np.uint16)
     pairs = dict[tuple[int, int], int]()
     for band in bands.T:
-        for first, second in _share_band(band, split):
+        for first, second in _join(_share_band(band, split)):
             bits = np.bitwise_count(words[first] ^ words[second]).sum(1)
             near = bits <= MOST_BITS
             first, second, bits = first[near], second[near], bits[near]
@@ -63,6 +64,25 @@ def correlate(first: Array, second: Array) -> Array:
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     alike: Array = np.einsum("nd,nd->n", a, b) / np.maximum(lengths, 1e-6)
     return alike
+
+
+def _join(parts: Iterator[tuple[Array, Array]]) -> Iterator[tuple[Array, Array]]:
+    """Yield the same pairs, in parts of no fewer than `_FEW` but for the last."""
+    waiting: list[tuple[Array, Array]] = []
+    pairs = 0
+    for part in parts:
+        waiting.append(part)
+        pairs += len(part[0])
+        if pairs >= _FEW:
+            yield _concatenate(waiting)
+            waiting, pairs = [], 0
+    if waiting:
+        yield _concatenate(waiting)
+
+
+def _concatenate(parts: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
+    first, second = zip(*parts, strict=True)
+    return np.concatenate(first), np.concatenate(second)
 
 
 def _share_band(band: Array, split: Array) -> Iterator[tuple[Array, Array]]:

@@ -99,8 +99,8 @@ def list_finished(folder: Path, command: str) -> tuple[list[Path], dict[str, Any
         )
     files = list_shards(folder)
     for file, entry in zip(files, manifest.entries, strict=True):
-        check_format(file, _FORMATS[command])
         with open_shard(file) as shard:
+            check_format(shard, _FORMATS[command])
             check_usable(shard, entry.rows)
             check_listed(shard, entry, manifest.fingerprint)
     return files, dict(manifest.fingerprint)

@@ -267,7 +267,9 @@ def _estimate_time(engine: Trainer, done: int, rate: float) -> list[str]:
     config, material = engine.config, engine.material
     epochs = config.epochs - done
     wait = epochs * (len(material.train) + len(material.val) / 3) / rate
-    lines = [f"{rate:.0f} images/s, {epochs} epochs: about {format_duration(wait)}"]
+    speed = f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}"
+    many = "1 epoch" if epochs == 1 else f"{epochs} epochs"
+    lines = [f"{speed} images/s, {many}: about {format_duration(wait)}"]
     on_cuda = engine.device.type == "cuda"
     if wait > SLOW_SECONDS and not on_cuda:
         lines.append(

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from auheat.data.dataset import ShardDataset, mean_heatmaps, split_validation
-from auheat.data.row_selection import read_row_table
+from auheat.data.row_selection import read_row_table, read_row_tables
 from auheat.errors import RequestError, StoreError
 from auheat.expressions import match_name
 from auheat.facs.records import Codebook
@@ -63,7 +63,10 @@ def load_training_data(store: Path, config: TrainConfig) -> TrainingData:
     folder = files[0].parent
     size, classes = config.image_size, _match_classes(files, config.classes)
     learnt_from = config.resize or size
-    open_rows = partial(ShardDataset, files, classes=classes, faces_only=config.faces_only)
+    tables = list(read_row_tables(files))
+    open_rows = partial(
+        ShardDataset, files, classes=classes, faces_only=config.faces_only, tables=tables
+    )
     train, val = open_rows("train", learnt_from), open_rows("val", size)
     if len(train.class_names) < 2:
         raise StoreError(f"{folder}: {len(train.class_names)} classes (at least 2 are needed)")

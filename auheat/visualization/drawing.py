@@ -98,6 +98,7 @@ def _font(index: int, cap: float) -> ImageFont.FreeTypeFont:
     return font.font_variant(size=100 * cap * _OVER / (bottom - top))
 
 
+@lru_cache(maxsize=4096)
 def plain(text: str) -> str:
     """Return text in the letters that can be drawn."""
     text = unicodedata.normalize("NFC", text)
@@ -140,6 +141,7 @@ def _ink(text: str, cap: float, bold: bool) -> tuple[Array, int]:
     return small.astype(np.float32) / 255, 2 * pad
 
 
+@lru_cache(maxsize=4096)
 def measure_text(text: str, cap: float, bold: bool = False) -> int:
     """Return the width of a text."""
     text = plain(text)
@@ -205,8 +207,10 @@ def write(
     y = round(at[1]) - base
     top, left = max(0, y), max(0, x)
     here = page[top : max(0, y + ink.shape[0]), left : max(0, x + ink.shape[1])]
-    part = ink[top - y : top - y + here.shape[0], left - x : left - x + here.shape[1], None]
-    here[:] = np.rint(here * (1 - part) + np.array(color) * part).astype(np.uint8)
+    part = ink[top - y : top - y + here.shape[0], left - x : left - x + here.shape[1]]
+    inked = part > 0
+    share = part[inked][:, None]
+    here[inked] = np.rint(here[inked] * (1 - share) + np.array(color) * share).astype(np.uint8)
     return width
 
 

@@ -95,6 +95,30 @@ def test_progress_bars_are_drawn_unless_they_are_not_wanted(talking, tmp_path, m
     assert "work:" not in run("demo", tmp_path).stderr
 
 
+def test_a_command_says_first_what_it_was_asked_for(tmp_path):
+    words = ["train", "--preset", "demo", "--au-weight", "0", "--layers", "5+4", "--no-freeze-bn"]
+    (tmp_path / "shards").mkdir()
+    first, *_, last = run(*words, "--store", tmp_path, "--json", code=1).stderr.splitlines()
+    asked = "preset demo; au-weight 0.0; layers 5, 4; no-freeze-bn"
+    assert first == f"train: {asked}; store {tmp_path}"
+    assert last.startswith("Error: ")
+    assert len(run(*words, "--store", tmp_path, "-q", code=1).stderr.splitlines()) == 1
+    assert len(run(*words, "--store", tmp_path / "none", code=1).stderr.splitlines()) == 1
+
+
+def test_no_text_of_a_users_is_obeyed_by_the_terminal_or_looks_like_another_line(tmp_path):
+    bad = "a\x1b[2J\u202eb"
+    odd = tmp_path / "odd.yaml"
+    odd.write_text('"a\\nError: gone\\e[2J": 1\n')
+    for words in ([bad], [f"--{bad}"], ["train", "--preset", bad], ["train", "--config", odd],
+                  ["evaluate", bad, "--store", tmp_path], ["explain", bad, bad]):  # fmt: skip
+        result = CliRunner().invoke(main, list(map(str, words)))
+        assert result.exit_code in (1, 2)
+        assert not {"\x1b", "\u202e"} & {*result.output}
+        assert "\nError: gone" not in result.output
+        assert "\\x1b[2J" in result.output
+
+
 def test_an_error_says_where_it_comes_from_when_asked(tmp_path):
     assert "Traceback" not in run("report", "--store", tmp_path, code=1).output
     assert "Traceback" in run("report", "--store", tmp_path, "-v", code=1).output

@@ -289,11 +289,12 @@ def test_a_page_is_the_same_every_time(store, page):
 def test_names_of_runs_cannot_become_markup(tmp_path):
     root = make_store(tmp_path)
     folder = write_run(root, "plain", scores={"run": "<b>x</b>"})
-    folder.rename(folder.with_name("<i>run"))
+    folder.rename(folder.with_name("<i>r\x1b[2J\u202eun"))
     text = report(store=root).read_text()
-    assert "<i>run" not in text
+    assert not {"\x1b", "\u202e"} & {*text}
+    assert "<i>r" not in text
     assert "<b>x" not in text
-    assert "&lt;i&gt;run" in text
+    assert r"&lt;i&gt;r\x1b[2J\u202eun" in text
 
 
 def test_the_names_of_helpers_are_those_of_the_shards():

@@ -17,6 +17,7 @@ from auheat.shards.reader import (
     check_format,
     content_digest,
     list_shards,
+    open_shard,
     read_attributes,
     read_columns,
 )
@@ -187,11 +188,17 @@ def test_a_shard_of_another_kind_or_version_is_refused(tmp_path):
     made = ShardFolder(tmp_path, PRINT)
     made.write(0, columns(), {"format": "auheat-training", "version": 1})
     made.write(1, columns(), {"format": "auheat-training", "version": 2})
-    check_format(tmp_path / "00000.h5", "auheat-training")
-    with pytest.raises(AuheatError, match=r"format 'auheat-training' \(expected 'auheat-landmarks"):
-        check_format(tmp_path / "00000.h5", "auheat-landmarks")
-    with pytest.raises(AuheatError, match=r"version 2 \(this auheat reads 1\)"):
-        check_format(tmp_path / "00001.h5", "auheat-training")
+    first, second = tmp_path / "00000.h5", tmp_path / "00001.h5"
+    with open_shard(first) as shard:
+        check_format(shard, "auheat-training")
+        text = r"00000\.h5: format 'auheat-training' \(expected 'auheat-landmarks"
+        with pytest.raises(AuheatError, match=text):
+            check_format(shard, "auheat-landmarks")
+    with (
+        open_shard(second) as shard,
+        pytest.raises(AuheatError, match=r"version 2 \(this auheat reads 1\)"),
+    ):
+        check_format(shard, "auheat-training")
 
 
 def test_finished_shards_are_kept_and_leftovers_removed(folder):

@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 from dataclasses import replace
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -317,6 +318,14 @@ def test_persons_on_both_sides_of_a_given_split_are_a_warning(tmp_path, caplog):
     assert text.startswith("warning: 2 of the 2 persons and clips held out are learnt from, too")
 
 
+@pytest.mark.parametrize(("rate", "shown"), [(0.234, "0.23"), (7.0, "7"), (345.6, "346")])
+def test_no_speed_is_reported_as_none(rate, shown):
+    material = SimpleNamespace(train=range(10), val=())
+    config = SimpleNamespace(epochs=2)
+    engine = SimpleNamespace(config=config, material=material, device=torch.device("cpu"))
+    assert runner._estimate_time(engine, 0, rate)[0].startswith(f"{shown} images/s, 2 epochs: ")
+
+
 def test_what_should_be_known_is_logged_before_the_first_epoch(store, monkeypatch, caplog):
     caplog.set_level("INFO", "auheat")
     monkeypatch.setattr(runner, "SLOW_SECONDS", 0)
@@ -324,7 +333,7 @@ def test_what_should_be_known_is_logged_before_the_first_epoch(store, monkeypatc
     text = "\n".join(caplog.messages)
     assert "weights: none" in text
     assert "cam on thin at 32 px, cpu: 28 photos to learn from, 4 held out" in text
-    assert "images/s, 1 epochs: about" in text
+    assert "images/s, 1 epoch: about" in text
     assert "auheat train --preset demo" in text
 
 

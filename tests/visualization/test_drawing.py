@@ -18,20 +18,20 @@ def ink(text, **options):
     return page
 
 
+def clear_fonts():
+    """Forget the fonts, and all that was kept of texts set in them."""
+    for kept in vars(drawing).values():
+        if hasattr(kept, "cache_clear") and kept.__module__ == drawing.__name__:
+            kept.cache_clear()
+
+
 @pytest.fixture
 def no_other_font(monkeypatch):
-    def clear():
-        for cached in (
-            *(drawing._load_fonts, drawing._has, drawing._choose_font),
-            *(drawing._font, drawing._ink),
-        ):
-            cached.cache_clear()
-
     monkeypatch.setattr(drawing, "_FONTS", ("no such font.ttf",))
-    clear()
+    clear_fonts()
     yield
     monkeypatch.undo()
-    clear()
+    clear_fonts()
 
 
 @pytest.mark.parametrize("text", ["žena.jpg", "λ 4", "Ünïcode ß ø", "Печаль", "עצב", "غضب"])
@@ -52,14 +52,12 @@ def test_the_font_that_opencv_carries_is_enough_for_accents_and_greek(monkeypatc
     if not Path(own).is_file():
         pytest.skip("an OpenCV without windows")
     monkeypatch.setattr(drawing, "_FONTS", (own,))
-    for cached in (drawing._load_fonts, drawing._has, drawing._choose_font, drawing._font):
-        cached.cache_clear()
+    clear_fonts()
     try:
         assert drawing.plain("λ ± Ünïcode žena Ёж") == "λ ± Ünïcode žena Ёж"
     finally:
         monkeypatch.undo()
-        for cached in (drawing._load_fonts, drawing._has, drawing._choose_font, drawing._font):
-            cached.cache_clear()
+        clear_fonts()
 
 
 def test_a_word_from_right_to_left_begins_at_the_right():
@@ -99,6 +97,20 @@ def test_a_text_keeps_within_the_box_that_it_is_measured_to_have(text):
     assert xs.max() < 100 + width + 3
     assert ys.min() >= 60 - 2 * 20
     assert ys.max() <= 60 + 20
+
+
+@pytest.mark.parametrize("at", [(30, 25), (-8, 3), (55, 41), (200, 200)])
+def test_every_pixel_is_mixed_of_page_and_color_by_the_share_that_ink_covers(at):
+    before = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    page, color = before.copy(), (200, 30, 90)
+    width = drawing.write(page, "Åg", at, 9, color)
+    share, base = drawing._ink("Åg", 9, False)
+    left, top = at[0] - (share.shape[1] - width) // 2, at[1] - base
+    for y, x in np.ndindex(40, 60):
+        inside = 0 <= y - top < share.shape[0] and 0 <= x - left < share.shape[1]
+        part = float(share[y - top, x - left]) if inside else 0.0
+        mixed = before[y, x] * (1 - part) + np.array(color) * part
+        assert np.abs(page[y, x] - mixed).max() <= 0.5 + 1e-4
 
 
 @pytest.mark.parametrize("align", ["left", "middle", "right"])
