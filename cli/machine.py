@@ -59,7 +59,11 @@ def find_model_files() -> list[dict[str, str | None]]:
     from auheat.landmarks.mesh.model_files import MODELS, find_model
 
     finders: list[tuple[str, str, Callable[[], Path]]] = [
-        *(("mesh", name, lambda name=name: find_model(name)) for name in MODELS),
+        *(
+            (detector, name, lambda name=name: find_model(name))
+            for detector in ("mesh", "mesh-accurate")
+            for name in MODELS
+        ),
         ("fan", fan.WEIGHTS, fan.find_fan_weights),
         ("mediapipe", "face_landmarker.task", mediapipe.find_task),
     ]

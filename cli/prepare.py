@@ -7,8 +7,6 @@ from typing import Any
 
 import click
 
-from auheat.errors import RequestError
-
 from .choices import (
     AU_MODES,
     CROPS,
@@ -114,7 +112,7 @@ def demo(folder: Path, as_json: bool, **settings: Any) -> None:
 @option(
     "--accurate",
     is_flag=True,
-    help="mesh-accurate as the detector: the points are averaged over two more views of each face.",
+    help="Average two more views of each face, in twice the time: the detector mesh-accurate.",
 )
 @option(
     "--landmark-map",
@@ -152,7 +150,7 @@ def demo(folder: Path, as_json: bool, **settings: Any) -> None:
 @overwrite_option
 @fail_option
 @json_option
-def extract(as_json: bool, accurate: bool, **settings: Any) -> None:
+def extract(as_json: bool, **settings: Any) -> None:
     """Find 68 landmarks on every photo in SRC.
 
     SRC is a copy of RAF-DB, AffectNet, FER2013, FER+, ExpW, SFEW, CK+, JAFFE or KDEF as it was
@@ -178,10 +176,6 @@ def extract(as_json: bool, accurate: bool, **settings: Any) -> None:
     """
     from auheat.pipeline.extraction import extract as run
 
-    if accurate and settings["detector"] not in ("mesh", "mesh-accurate"):
-        raise RequestError("--accurate: is of the detector mesh alone (leave --detector out)")
-    if accurate:
-        settings["detector"] = "mesh-accurate"
     print_summary(run(**settings), as_json)
 
 

@@ -21,7 +21,6 @@ from auheat.errors import AuheatError, StoreError
 from auheat.images.decoding import NO_FRAME
 from auheat.images.videos import Step, VideoLog, load_library, read_frames
 from auheat.utils.console import progress
-from auheat.utils.devices import count_cores
 from auheat.utils.files import cannot_write, encode_json, file_digest, write_folder
 from auheat.utils.paths import list_few
 from auheat.utils.reading import read_json
@@ -42,6 +41,8 @@ def unpack_videos(folder: Folder, clips: Sequence[str]) -> dict[str, list[str]]:
     whose file is as it was is not decoded again; one that is absent has no frames. Raises
     `AuheatError`, also where there is no place for frames, or PyAV is missing.
     """
+    from auheat.utils.devices import count_cores  # loads torch, which lists of layouts need not
+
     step = folder.step or Step()
     if folder.unpack is None:
         raise StoreError(

@@ -42,6 +42,10 @@ _ASKED = ("person_pattern", "split_pattern", "clip_pattern", "every")
 """What is noted of how a set was read, where it was asked for."""
 
 
+ACCURATE = "mesh-accurate"
+"""What the detector `mesh` is called that averages further views of each face."""
+
+
 OWN_POINTS = "dataset"
 """What `detector` is called where a data set carries points itself."""
 
@@ -54,6 +58,7 @@ def extract(
     variant: str = "auto",
     labels: str | Path | None = None,
     detector: str = "mesh",
+    accurate: bool = False,
     landmark_map: str = DEFAULT_MAP,
     detector_model: str | Path | None = None,
     device: str = "auto",
@@ -87,9 +92,11 @@ def extract(
             with "+neutral"; KDEF "frontal", "all"; "auto" is the first of each.
         labels: YAML file that says what class names of one's own mean: expressions, or classes
             without action units; see docs/datasets.md.
-        detector: "mesh", "mesh-accurate" (nearer to the face's own points, twice the time), "fan",
-            "mediapipe"; "dataset" for points that a set carries itself; or a
-            file or folder of points that exist already, matched to the photos by their ids.
+        detector: "mesh", "mesh-accurate", "fan", "mediapipe"; "dataset" for points that a set
+            carries itself; or a file or folder of points that exist already, matched to the photos
+            by their ids.
+        accurate: Average two more views of each face, for points nearer to the face's own, in twice
+            the time: the detector "mesh-accurate".
         landmark_map: How the mesh's 468 vertices become 68 points: "contour" (jaw and brows spaced
             evenly, as the markup has them), "fitted" (not so) or "index" (one vertex each).
         detector_model: File of the detector's weights (fan, mediapipe).
@@ -131,9 +138,8 @@ def extract(
     src, store = Path(src), find_store(store)
     check_text_path(os.path.realpath(src), "")  # as the store notes it, for `render`
     check_positive(batch_size=batch_size, workers=workers, limit=limit, shard_size=shard_size)
-    _check_asked(store, retry_failed, overwrite)
-    step = _choose_step(store, every, overwrite)
-    asked = person_pattern, split_pattern, clip_pattern, step
+    detector = _check_asked(store, retry_failed, overwrite, detector, accurate)
+    asked = person_pattern, split_pattern, clip_pattern, _choose_step(store, every, overwrite)
     given = dataset, variant, follow_links, store / PHOTOS, labels, *asked, limit
     listing = read_dataset(src, *given)
     device, placed = place_workers(device, check_backend(backend), workers)
@@ -164,11 +170,18 @@ def extract(
         return summarize("extract", folder.folder, *done)
 
 
-def _check_asked(store: Path, retry_failed: bool, overwrite: bool) -> None:
-    """Raise `AuheatError` before minutes go by in listing photos and loading networks."""
+def _check_asked(
+    store: Path, retry_failed: bool, overwrite: bool, detector: str, accurate: bool
+) -> str:
+    """Return the detector's name; raise `AuheatError` before minutes go by in listing photos."""
     if retry_failed and overwrite:
         raise RequestError("--retry-failed, --overwrite: one keeps what the other removes")
     check_free(store)
+    if accurate and detector not in ("mesh", ACCURATE):
+        raise RequestError(
+            f"--accurate: {detector}: the mesh alone averages views (leave --detector out)"
+        )
+    return ACCURATE if accurate else detector
 
 
 def _choose_step(store: Path, every: int | str | None, overwrite: bool) -> str | None:

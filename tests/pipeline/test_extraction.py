@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from auheat.errors import AuheatError
+from auheat.errors import AuheatError, RequestError
 from auheat.heatmaps.plan import plan_heatmaps
 from auheat.heatmaps.render import render_heatmaps
 from auheat.images.decoding import decode
@@ -63,9 +63,9 @@ def test_landmarks_are_those_of_the_detector_in_the_photos_own_pixels(
     rows = read_all(tmp_path / "s" / "landmarks")
     i = rows["id"].index("train_00003")
     assert rows["size"][i].tolist() == [1600, 2000]
-    # seen by the detector at 1024 x 1280, with 60 as the first pixel
-    small = 1280 * (0.4 + 60 / 2550) * stub_detector.mean + [640, 1024 * 0.4]
-    expected = (small + 0.5) * 2000 / 1280 - 0.5
+    # seen by the detector at half its size, 800 x 1000, with 60 as the first pixel
+    small = 1000 * (0.4 + 60 / 2550) * stub_detector.mean + [500, 800 * 0.4]
+    expected = (small + 0.5) * 2 - 0.5
     np.testing.assert_allclose(rows["landmarks"][i], expected, atol=1e-3)
 
 
@@ -359,3 +359,10 @@ def test_a_killed_run_resumes_to_what_an_undisturbed_one_gives(rafdb, tmp_path, 
         assert [content_digest(f) for f in folders] == calm
         assert list_finished(folders[0], "auheat extract")[1]["photos"] == 12
     assert kills >= 4
+
+
+def test_more_views_are_asked_of_the_mesh_and_of_nothing_else(rafdb, tmp_path):
+    summary = extract(rafdb, tmp_path / "s", accurate=True, limit=1)
+    assert summary.details["detector"] == "mesh-accurate"
+    with pytest.raises(RequestError, match="--accurate: fan: the mesh alone averages views"):
+        extract(rafdb, tmp_path / "t", detector="fan", accurate=True)

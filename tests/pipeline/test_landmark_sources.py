@@ -136,7 +136,9 @@ def test_the_command_line_reads_points_and_says_what_matched(marked, tmp_path):
     assert any("stray" in warning for warning in summary["warnings"])
     wrong = CliRunner().invoke(main, [*arguments[:-1], str(tmp_path / "nowhere")])
     assert wrong.exit_code == 1
-    assert "is no detector (mesh, fan, mediapipe) and no file or folder" in wrong.output
+    assert (
+        "is no detector (mesh, fan, mediapipe, mesh-accurate) and no file or folder" in wrong.output
+    )
 
 
 @pytest.fixture(scope="module")

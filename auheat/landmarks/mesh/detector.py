@@ -251,8 +251,9 @@ class MeshDetector:
             absent = status == Status.NO_FACE
             score = torch.minimum(look.score, look.flag).masked_fill(absent, 0)
             points = look.points.masked_fill(absent.view(-1, 1, 1), float("nan"))
-            if self._views:
-                points = self._average_views(photos, points, (~absent).nonzero().squeeze(1))
+            present = (~absent).nonzero().squeeze(1)
+            if self._views and len(present):
+                points = self._average_views(photos, points, present)
             return _copy_home(points, score, status)
 
     def _average_views(self, photos: Any, points: Tensor, image: Tensor) -> Tensor:

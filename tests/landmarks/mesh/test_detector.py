@@ -421,6 +421,7 @@ def test_more_views_of_a_face_are_averaged_and_its_status_stays(mesh, portrait):
     assert 0 < apart.mean() < 0.03 * width
     assert np.isnan(found.points[1]).all()
     np.testing.assert_array_equal(accurate(batch[:1]).points[0], found.points[0])
+    assert accurate(batch[1:2]).status.tolist() == [Status.NO_FACE]
 
 
 def test_only_what_decides_the_points_is_in_the_digest(mesh):
