@@ -5,11 +5,11 @@
 Prints one JSON line, of CUDA where there is one and else of the CPU. The bare loop has one batch on
 the device and does forward pass, loss, backward pass and optimizer; the engine also fetches,
 varies and measures. `flop_share` is what the bare loop reaches of the speed of a large product of
-matrices. With "decode", its photos are JPEG files that worker processes decode. What is compared
-alternates, so that a disturbance hits both. The AU term reads one layer's features once: its cost
-grows with that layer's channels x pixels, the step's with the network. The contrast and the class
-maps' loss also draw a heatmap of each class on each photo, or move those that are kept for photos
-in memory: photos x classes x heatmap pixels.
+matrices, or of a wide convolution. With "decode", its photos are JPEG files that worker processes
+decode. What is compared alternates, so that a disturbance hits both. The AU term reads one layer's
+features once: its cost grows with that layer's channels x pixels, the step's with the network. The
+contrast and the class maps' loss also draw a heatmap of each class on each photo, or move those of
+photos in memory: photos x classes x heatmap pixels.
 """
 
 import contextlib
@@ -128,9 +128,17 @@ def main() -> None:
 
 
 def measure_peak(device) -> float:
-    """Return the floating-point operations per second of a large product of float32 matrices."""
+    """Return the operations per second of what is fastest: a product, or a wide convolution."""
     a = torch.rand(2048, 2048, device=device)
-    return 2 * 2048**3 / min(timed(device, lambda: a @ a) for _ in range(5))
+    layer = torch.nn.Conv2d(256, 256, 3, padding=1, bias=False).to(device)
+    layer, x = (
+        v.to(memory_format=torch.channels_last) for v in (layer, torch.rand(8, 256, 56, 56))
+    )
+    x = x.to(device)
+    with torch.inference_mode():
+        product = 2 * 2048**3 / min(timed(device, lambda: a @ a) for _ in range(5))
+        wide = min(timed(device, lambda: layer(x)) for _ in range(5))
+    return max(product, 2 * 9 * 256**2 * 8 * 56**2 / wide)
 
 
 def make_engine(config, device, decode) -> Trainer:

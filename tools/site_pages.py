@@ -24,7 +24,7 @@ PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
     "SECURITY.md": "security.md",
-    "benchmarks/README.md": "benchmarks.md",
+    "benchmarks/README.md": "benchmark-scripts.md",
     "examples/README.md": "examples.md",
 }
 """The pages beside docs/, and what they are called on the site."""

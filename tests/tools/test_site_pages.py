@@ -118,7 +118,7 @@ def test_every_link_of_the_site_leads_to_a_page_picture_or_address(place):
         ("docs/aus.md", "[a](../FORMAT.md)", "[a](format.md)", None),
         ("docs/aus.md", "[a](landmarks.md)", "[a](landmarks.md)", None),
         ("benchmarks/README.md", "[a](../docs/gpu.md)", "[a](gpu.md)", None),
-        ("docs/aus.md", "[a](../benchmarks/README.md)", "[a](benchmarks.md)", None),
+        ("docs/aus.md", "[a](../benchmarks/README.md)", "[a](benchmark-scripts.md)", None),
         ("docs/aus.md", "[a](../codebooks/b.yaml)", "a", f"[a]({HOME}/blob/main/codebooks/b.yaml)"),
         ("CONTRIBUTING.md", "[a](auheat)", "a", f"[a]({HOME}/blob/main/auheat)"),
         ("README.md", "[a](https://b.c/d.md)", "[a](https://b.c/d.md)", None),
