@@ -251,13 +251,14 @@ class MeshDetector:
             absent = status == Status.NO_FACE
             score = torch.minimum(look.score, look.flag).masked_fill(absent, 0)
             points = look.points.masked_fill(absent.view(-1, 1, 1), float("nan"))
-            present = (~absent).nonzero().squeeze(1)
-            if self._views and len(present):
-                points = self._average_views(photos, points, present)
+            if self._views:
+                points = self._average_views(photos, points, (~absent).nonzero().squeeze(1))
             return _copy_home(points, score, status)
 
     def _average_views(self, photos: Any, points: Tensor, image: Tensor) -> Tensor:
         """Return points (N, 468, 2) with those of images (M,) averaged over further views."""
+        if not len(image):
+            return points
         region = roi_from_points(points[image], *EYE_CORNERS)
         total = torch.zeros_like(points[image])
         for degrees, scale in self._views:
