@@ -23,7 +23,7 @@ from auheat.images.pillow_formats import read_pixels
 from auheat.landmarks.face_shape import find_faults
 from auheat.pipeline.framing import move_points
 from auheat.pipeline.landmark_sources import DetectorSource
-from auheat.pipeline.photo_loading import load_view, show_pixels
+from auheat.pipeline.photo_loading import load_view, wrap_pixels
 from auheat.pipeline.reframing import JPEG, PhotoFraming, apply_framing, frame_photo
 from auheat.records import Array, Status
 
@@ -88,7 +88,7 @@ class PhotoTransform:
         if isinstance(photo, str | Path):
             seen = load_view((Path(photo), None))
         else:
-            seen = show_pixels(pixels)
+            seen = wrap_pixels(pixels)
         marks = self._load().locate([seen]).found
         points, status = marks.points[0], Status(int(marks.status[0]))
         sure = status < Status.LOW_CONFIDENCE

@@ -61,11 +61,11 @@ def _load_views(photos: Sequence[tuple[Path, Box | None]]) -> list[LoadedPhoto]:
     return [load_view(photo) for photo in photos]
 
 
-def _look_closer(
+def _load_larger_views(
     batch: Sequence[LoadedPhoto], wanted: Mapping[int, tuple[Box | None, float]]
 ) -> dict[int, DetectorView]:
     """Return larger views of some photos, by box and step, where they can still be had."""
-    views = {i: batch[i].look_closer(*how) for i, how in wanted.items()}
+    views = {i: batch[i].reload_view(*how) for i, how in wanted.items()}
     return {i: view for i, view in views.items() if view is not None}
 
 
@@ -119,7 +119,7 @@ class DetectorSource:
         shrunk = [i for i, view in views.items() if view.step > 1]
         least = {i: max(views[i].extent) / DETECTION_SIDE for i in shrunk}
         unsure = {i: (None, least[i]) for i in shrunk if status[i] > 0 and least[i] < views[i].step}
-        larger = _look_closer(batch, unsure)
+        larger = _load_larger_views(batch, unsure)
         self._find(larger, points, score, status)
         views |= larger
         self._refine(batch, {i: views[i] for i in shrunk}, points)
@@ -140,7 +140,7 @@ class DetectorSource:
             if view.step >= LEAST_GAIN and side < SMALL_FACE * view.step:
                 (left, top), (right, bottom) = (low - side / 2).tolist(), (high + side / 2).tolist()
                 small[i] = (left, top, right, bottom), side / FULL_FACE
-        faces = _look_closer(batch, small)
+        faces = _load_larger_views(batch, small)
         again, n = points.copy(), len(points)
         status = np.zeros(n, np.uint8)
         self._find(faces, again, np.zeros(n, np.float32), status)

@@ -31,7 +31,7 @@ COARSE_SIDE = 640
 """A JPEG over DETECTION_SIDE is decoded at the least fraction that leaves a longer side of this.
 
 The detector looks at a photo in 102 pixels, and in 256 where it sees no face. A face that is shown
-in too few is looked at again in a larger picture: see `LoadedPhoto.look_closer`.
+in too few is looked at again in a larger picture: see `LoadedPhoto.reload_view`.
 """
 
 
@@ -122,7 +122,7 @@ class DetectorView(NamedTuple):
         return float(max(self.extent) / max(self.image.shape[:2]))
 
 
-def _show_nothing(*_: object) -> DetectorView | None:
+def _have_no_view(*_: object) -> DetectorView | None:
     """Return nothing: what a photo that was not read has to show."""
     return None
 
@@ -131,7 +131,7 @@ class LoadedPhoto(NamedTuple):
     """One photo as it was read: what its file was, and what there is to see.
 
     `digest` is the SHA-256 of the bytes that were decoded; `reason` says why there are no pixels
-    (`size` (0, 0), no `view`), and is "" where there are. `look_closer` is given a box, None for
+    (`size` (0, 0), no `view`), and is "" where there are. `reload_view` is given a box, None for
     what `view` shows, and returns that in pixels of at most so many of the photo's; None where the
     photo has changed since.
     """
@@ -140,7 +140,7 @@ class LoadedPhoto(NamedTuple):
     reason: str
     size: tuple[int, int] = (0, 0)
     view: DetectorView | None = None
-    look_closer: Callable[[Box | None, float], DetectorView | None] = _show_nothing
+    reload_view: Callable[[Box | None, float], DetectorView | None] = _have_no_view
 
 
 def load_view(photo: tuple[Path, Box | None]) -> LoadedPhoto:
@@ -158,8 +158,8 @@ def load_view(photo: tuple[Path, Box | None]) -> LoadedPhoto:
     loaded, picture = _load(file, choose)
     if picture is None:
         return loaded
-    closer = partial(_look_closer, file, loaded.digest, box)
-    return loaded._replace(view=crop_view(picture, box), look_closer=closer)
+    again = partial(_reload_view, file, loaded.digest, box)
+    return loaded._replace(view=crop_view(picture, box), reload_view=again)
 
 
 def load_size(file: Path) -> LoadedPhoto:
@@ -167,14 +167,14 @@ def load_size(file: Path) -> LoadedPhoto:
     return _load(file, lambda _: max(FRACTIONS))[0]
 
 
-def show_pixels(image: Array) -> LoadedPhoto:
+def wrap_pixels(image: Array) -> LoadedPhoto:
     """Return a photo (H, W, 3) that is in memory as if it had been read."""
     picture = Picture(image, (image.shape[0], image.shape[1]))
     view = crop_view(picture, None)
     return LoadedPhoto(NO_DIGEST, "", picture.size, view, lambda box, _: crop_view(picture, box))
 
 
-def _look_closer(
+def _reload_view(
     file: Path, digest: bytes, own: Box | None, box: Box | None, step: float
 ) -> DetectorView | None:
     """Read a file once more for what is in a box, or in the one it had, see `LoadedPhoto`."""

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from auheat.pipeline.landmark_sources import DetectorSource
-from auheat.pipeline.photo_loading import DETECTION_SIDE, load_size, load_view, show_pixels
+from auheat.pipeline.photo_loading import DETECTION_SIDE, load_size, load_view, wrap_pixels
 from auheat.records import Landmarks, Status
 
 SHARE = np.linspace(0, 1, 68)
@@ -150,7 +150,7 @@ def test_a_photo_that_changes_before_it_is_seen_again_keeps_its_first_points(tmp
 def test_pixels_in_memory_are_seen_as_those_of_a_file_are(tmp_path):
     truth = write_square(tmp_path / "a.png", (3000, 2000), 1400, 900, 120)
     pixels = np.asarray(Image.open(tmp_path / "a.png"))
-    rows = DetectorSource(SquareFinder(), None, 0).locate([show_pixels(pixels)])
+    rows = DetectorSource(SquareFinder(), None, 0).locate([wrap_pixels(pixels)])
     np.testing.assert_allclose(rows.found.points[0], truth, atol=0.8)
     np.testing.assert_array_equal(
         rows.found.points, locate(SquareFinder(), tmp_path / "a.png").found.points
@@ -170,7 +170,7 @@ def test_a_face_in_a_large_photo_has_the_points_of_the_whole_decoding(portrait, 
     for file, image in zip(files, (near, far), strict=True):
         Image.fromarray(image).save(file, quality=90)
     rows = locate(detector, *files)
-    whole = [show_pixels(np.asarray(Image.open(file))) for file in files]
+    whole = [wrap_pixels(np.asarray(Image.open(file))) for file in files]
     expected = DetectorSource(detector, None, 0).locate(whole).found
     assert rows.found.status.tolist() == expected.status.tolist() == [Status.OK] * 2
     eyes = np.linalg.norm(expected.points[:, 36] - expected.points[:, 45], axis=1)
