@@ -104,8 +104,8 @@ def _find_mapping(name: str, digest: Any) -> str:
     from auheat.landmarks.mesh.detector import settings_digest
 
     accurate = name == "mesh-accurate"
-    told = (m for m in MAPS if settings_digest(load_map(m), accurate) == digest)
-    return next(told, DEFAULT_MAP)
+    matching = (m for m in MAPS if settings_digest(load_map(m), accurate) == digest)
+    return next(matching, DEFAULT_MAP)
 
 
 def name_outputs(photos: Sequence[Path], folder: Path) -> list[str]:
