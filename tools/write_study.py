@@ -1,10 +1,11 @@
-"""Write what a sweep of FER+ measured into docs/ferplus.md, its numbers and figures beside it.
+"""Write what a sweep of FER+ measured into the documents, its numbers and figures beside them.
 
     auheat sweep --grid ferplus --source FERPlus/ --store STORE --jobs 2
     python tools/write_study.py STORE/sweeps/ferplus
 
-docs/ferplus.json is the sweep's study.json; the page between its marks is made of that alone, and
-the figures are the sweep's. The same command without a folder makes the page anew from the JSON.
+docs/ferplus.json is the sweep's study.json. What stands between marks in docs/ferplus.md,
+docs/results.md and README.md is made of that alone; the figures are the sweep's. The same command
+without a folder writes the documents anew from the JSON.
 """
 
 import json
@@ -12,36 +13,55 @@ import shutil
 import sys
 from pathlib import Path
 
+from PIL import Image
+
 from auheat.sweeps.study_files import STUDY
 from auheat.sweeps.study_page import AGREEMENT, CURVES, MEANS, write_study_page
+from auheat.sweeps.study_summary import summarize_study, tabulate_headline
 
-DOCS = Path(__file__).parent.parent / "docs"
+ROOT = Path(__file__).parent.parent
 PREFIX = "ferplus-"
-START, END = "<!-- measured -->\n", "<!-- /measured -->"
+COLORS = 128
+"""A figure of maps has few colours: with a palette it is a third of the size."""
 
 
-def copy_study(folder, docs):
-    """Copy a sweep's numbers and figures to a folder of documents."""
+def copy_study(folder, root):
+    """Copy a sweep's numbers and figures to the documents of a project."""
+    docs = root / "docs"
     shutil.copyfile(folder / STUDY, docs / "ferplus.json")
-    for name in (CURVES, AGREEMENT, MEANS):
+    for name in (CURVES, AGREEMENT):
         shutil.copyfile(folder / name, docs / f"{PREFIX}{name}")
+    with Image.open(folder / MEANS) as means:
+        means.convert("RGB").quantize(COLORS).save(docs / f"{PREFIX}{MEANS}", optimize=True)
 
 
-def fill_page(docs):
-    """Write the tables of ferplus.json between the marks of ferplus.md."""
-    study = json.loads((docs / "ferplus.json").read_text(encoding="utf-8"))
-    page = docs / "ferplus.md"
-    before, rest = page.read_text(encoding="utf-8").split(START)
-    _, after = rest.split(END)
-    measured = write_study_page(study, PREFIX)
-    page.write_text(f"{before}{START}{measured}{END}{after}", encoding="utf-8")
+def list_parts(study):
+    """Return what is made of a study: document, name of its marks, text."""
+    summary = summarize_study(study) + "\n"
+    return (
+        ("README.md", "ferplus", summary),
+        ("docs/results.md", "ferplus", f"{summary}\n{tabulate_headline(study)}\n"),
+        ("docs/ferplus.md", "summary", summary),
+        ("docs/ferplus.md", "measured", write_study_page(study, PREFIX)),
+    )
 
 
-def main(arguments, docs=DOCS):
+def fill_documents(root):
+    """Write what is made of ferplus.json between its marks."""
+    study = json.loads((root / "docs/ferplus.json").read_text(encoding="utf-8"))
+    for name, mark, text in list_parts(study):
+        page = root / name
+        start, end = f"<!-- {mark} -->\n", f"<!-- /{mark} -->"
+        before, rest = page.read_text(encoding="utf-8").split(start)
+        _, after = rest.split(end)
+        page.write_text(f"{before}{start}{text}{end}{after}", encoding="utf-8")
+
+
+def main(arguments, root=ROOT):
     """Run what is asked for on the command line."""
     if arguments:
-        copy_study(Path(arguments[0]), docs)
-    fill_page(docs)
+        copy_study(Path(arguments[0]), root)
+    fill_documents(root)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from auheat.sweeps.study_page import (
     draw_learning_curves,
     write_study_page,
 )
+from auheat.sweeps.study_summary import summarize_study
 from auheat.utils.files import encode_json, write_whole
 from auheat.utils.npz import read_npz
 from auheat.visualization import drawing
@@ -59,7 +60,7 @@ def write_study(
     write_whole(folder / STUDY, encoded)
     study = json.loads(encoded)  # the page is that of the file, and in its order
     texts = {
-        STUDY_PAGE: write_study_page(study),
+        STUDY_PAGE: f"{summarize_study(study)}\n\n{write_study_page(study)}".lstrip(),
         CURVES: draw_learning_curves(study),
         AGREEMENT: draw_faithfulness(study),
     }

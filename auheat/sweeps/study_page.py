@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from statistics import fmean
 from typing import Any
 
@@ -13,7 +13,19 @@ from auheat.reporting.faithfulness_section import draw_agreement
 from auheat.reporting.figures import write_figure
 from auheat.reporting.run_data import Run
 from auheat.reporting.run_groups import Curve
-from auheat.sweeps.study import GROUPED, SCORES, StudyScore
+from auheat.sweeps.study import GROUPED, SCORES
+from auheat.sweeps.study_summary import (
+    LOSSES,
+    QUESTIONS,
+    WITHOUT,
+    change_direction,
+    find_changes,
+    find_score,
+    format_change,
+    format_number,
+    name_setting,
+    tabulate_scores,
+)
 from auheat.sweeps.tables import format_grid
 
 CURVES, AGREEMENT, MEANS = "curves.svg", "agreement.svg", "means.png"
@@ -24,14 +36,6 @@ _FIGURES = {
     AGREEMENT: "Agreement with the action units against faithfulness",
     MEANS: "Mean attention and class maps of each class",
 }
-
-_QUESTIONS = (
-    ("accuracy", "Accuracy"),
-    ("att_cos", "Agreement of attention with the action units (ATT-COS)"),
-    ("class_rank1", "Class maps that are closest to their own class (class rank-1)"),
-    ("cam_gain", "Faithfulness of the predicted class's map (gain)"),
-)
-"""Score -> what a reader asks of it, in the order of the page's first lines."""
 
 _TABLES = (
     ("What is recognised", SCORES[:4]),
@@ -49,7 +53,7 @@ def write_study_page(study: Mapping[str, Any], prefix: str = "") -> str:
         prefix: What the names of the figures' files begin with.
 
     Returns:
-        The answer in a few lines, then costs, scores, differences and classes as tables.
+        The differences in a few lines, then costs, scores, differences and classes as tables.
 
     Example:
         >>> from auheat.sweeps.planner import plan_sweep
@@ -58,11 +62,11 @@ def write_study_page(study: Mapping[str, Any], prefix: str = "") -> str:
         >>> "0 of 72 runs" in write_study_page(describe_study(plan_sweep("ferplus"), [], {}))
         True
     """
-    parts = [*_answer(study), _describe_cost(study)]
+    parts = [*_list_changes(study), _describe_cost(study)]
     for photos in _sizes(study["settings"]):
         rows = [s for s in study["settings"] if s["photos"] == photos]
         for title, columns in _TABLES:
-            parts += [f"### {title}, {_name_size(photos)}", _tabulate_scores(rows, columns)]
+            parts += [f"### {title}, {_name_size(photos)}", tabulate_scores(rows, columns)]
     if study["differences"]:
         parts += ["### Differences", _DIFFERENCES]
         parts += [_tabulate_differences(study, n) for n in _sizes(study["differences"])]
@@ -92,40 +96,22 @@ def _name_size(photos: int) -> str:
     return f"{photos:,d} training photos" if photos else "all training photos"
 
 
-def _title(row: Mapping[str, Any]) -> str:
-    return f"{METHODS[row['method']].title}, {row['what']}"
-
-
-def _answer(study: Mapping[str, Any]) -> list[str]:
-    """Return what the paired differences on all photos say, loss by loss."""
+def _list_changes(study: Mapping[str, Any]) -> list[str]:
+    """Return what the paired differences on all photos say, loss by loss and method by method."""
     lines = []
-    for key, question in _QUESTIONS:
-        for what in ("the paper's loss", "the paper's loss and class maps"):
-            cells = [
-                (METHODS[d["method"]].title, d["scores"][key])
-                for d in study["differences"]
-                if not d["photos"]
-                and (d["first"], d["second"]) == (what, "without AUs")
-                and key in d["scores"]
-            ]
-            if cells:
-                said = "; ".join(f"{name} {_format_change(key, c)}" for name, c in cells)
-                up = sum(_direction(c) > 0 for _, c in cells)
-                down = sum(_direction(c) < 0 for _, c in cells)
+    for key, question in QUESTIONS.items():
+        for what in LOSSES:
+            if cells := find_changes(study, key, what, WITHOUT):
+                said = "; ".join(f"{name} {format_change(key, c)}" for name, c in cells.items())
+                up = sum(change_direction(c) > 0 for c in cells.values())
+                down = sum(change_direction(c) < 0 for c in cells.values())
                 lines.append(
-                    f"- **{question}**, {what}: higher for {up}, lower for {down}, neither for "
-                    f"{len(cells) - up - down} of {len(cells)} methods ({said})."
+                    f"- **{question[0].upper()}{question[1:]}**, {what}: higher for {up}, lower "
+                    f"for {down}, neither for {len(cells) - up - down} of {len(cells)} methods "
+                    f"({said})."
                 )
     head = "With AUs less without, over the seeds (surely higher or lower: the interval leaves out "
     return [f"{head}zero, or p < 0.05 where there is none):", "\n".join(lines)] if lines else []
-
-
-def _direction(change: Sequence[float | None]) -> int:
-    value, low, high, _, p = change
-    assert value is not None
-    apart = p is not None and p < 0.05
-    sure = apart if low is None or high is None else low > 0 or high < 0
-    return (1 if value > 0 else -1) if sure else 0
 
 
 def _describe_cost(study: Mapping[str, Any]) -> str:
@@ -144,25 +130,6 @@ def _describe_cost(study: Mapping[str, Any]) -> str:
     )
 
 
-def _format_number(score: StudyScore, value: float, signed: bool = False) -> str:
-    factor, digits = (100, 1) if score.percent else (1, 3)
-    return f"{factor * value:{'+' if signed else ''}.{digits}f}"
-
-
-def _tabulate_scores(rows: Sequence[Mapping[str, Any]], columns: Sequence[StudyScore]) -> str:
-    lines = []
-    for row in rows:
-        cells = []
-        for column in columns:
-            found = row["scores"][column.key]
-            text = "-" if found is None else _format_number(column, found[0])
-            if found is not None and found[1] is not None:
-                text += f" ± {_format_number(column, found[1])}"
-            cells.append(text)
-        lines.append([_title(row), str(row["seeds"]), *cells])
-    return format_grid(["trained with", "seeds", *(c.heading for c in columns)], lines)
-
-
 _SHOWN = ("accuracy", "macro_f1", "att_cos", "rank1", "cam_rank1_predicted", "class_rank1",
           "attention_gain", "cam_gain")  # fmt: skip
 
@@ -173,7 +140,7 @@ def _tabulate_differences(study: Mapping[str, Any], photos: int) -> str:
         [
             f"{METHODS[d['method']].title}: {d['first']} less {d['second']}, {_name_size(photos)}",
             *(
-                _format_change(key, d["scores"][key]) if key in d["scores"] else "-"
+                format_change(key, d["scores"][key]) if key in d["scores"] else "-"
                 for key in _SHOWN
             ),
         ]
@@ -181,19 +148,6 @@ def _tabulate_differences(study: Mapping[str, Any], photos: int) -> str:
         if d["photos"] == photos
     ]
     return format_grid(["difference", *(headings[key] for key in _SHOWN)], lines)
-
-
-def _format_change(key: str, change: Sequence[float | None]) -> str:
-    score = next(score for score in SCORES if score.key == key)
-    value, low, high, deviation, p = change
-    assert value is not None
-    text = _format_number(score, value, signed=True)
-    if low is not None and high is not None:
-        ends = (_format_number(score, end, signed=True) for end in (low, high))
-        text += f" [{', '.join(ends)}]"
-    elif deviation is not None:
-        text += f" ± {_format_number(score, deviation)}"
-    return text if p is None else f"{text} ({'p < 0.001' if p < 0.001 else f'p = {p:.3f}'})"
 
 
 def _tabulate_classes(study: Mapping[str, Any]) -> str:
@@ -204,10 +158,10 @@ def _tabulate_classes(study: Mapping[str, Any]) -> str:
     lines = []
     for row in rows:
         for key, heading in (("accuracy", "recognised (%)"), ("att_cos", "ATT-COS")):
-            score = next(score for score in SCORES if score.key == key)
+            score = find_score(key)
             values = (row["per_class"][name].get(key) for name in names)
-            cells = ("-" if v is None else _format_number(score, v) for v in values)
-            lines.append([_title(row), heading, *cells])
+            cells = ("-" if v is None else format_number(score, v) for v in values)
+            lines.append([name_setting(row), heading, *cells])
     return format_grid(["trained with", "", *names], lines)
 
 
@@ -217,14 +171,14 @@ def _tabulate_parts(study: Mapping[str, Any], key: str) -> str:
     for run in study["runs"]:
         names = [] if run["photos"] else sorted(run[key], key=_order)
         for name in names:
-            runs.setdefault((_title(run), name), []).append(run[key][name])
+            runs.setdefault((name_setting(run), name), []).append(run[key][name])
     shown = [score for score in SCORES if score.key in GROUPED]
     lines = []
     for (title, name), parts in runs.items():
         cells = []
         for score in shown:
             known = [part[score.key] for part in parts if part[score.key] is not None]
-            cells.append(_format_number(score, fmean(known)) if known else "-")
+            cells.append(format_number(score, fmean(known)) if known else "-")
         lines.append([title, name, str(parts[0]["n"]), str(len(parts)), *cells])
     heading = ["trained with", "photos", "n", "seeds", *(score.heading for score in shown)]
     return format_grid(heading, lines) if lines else ""

@@ -6,11 +6,13 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from auheat.sweeps.grid import GRIDS
 from auheat.sweeps.planner import plan_sweep
-from auheat.sweeps.study_page import AGREEMENT, CURVES, MEANS, write_study_page
+from auheat.sweeps.study_page import AGREEMENT, CURVES, MEANS
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -25,33 +27,46 @@ def tool():
     return module
 
 
-def test_the_measured_part_of_the_page_is_its_jsons():
+def test_what_stands_between_marks_is_made_of_the_json(tool):
     study = json.loads((DOCS / "ferplus.json").read_text())
+    for name, mark, text in tool.list_parts(study):
+        page = (ROOT / name).read_text()
+        assert page.split(f"<!-- {mark} -->\n")[1].split(f"<!-- /{mark} -->")[0] == text
     page = (DOCS / "ferplus.md").read_text()
-    measured = page.split("<!-- measured -->\n")[1].split("<!-- /measured -->")[0]
-    assert measured == write_study_page(study, "ferplus-")
     for name in re.findall(r"\]\(([^)]*\.(?:svg|png))\)", page):
         assert (DOCS / name).is_file()
 
 
-def test_the_tool_fills_the_page_and_copies_what_it_shows(tool, tmp_path):
+def test_the_tool_fills_the_documents_and_copies_what_they_show(tool, tmp_path):
     sweep = tmp_path / "sweep"
     sweep.mkdir()
-    shutil.copyfile(DOCS / "ferplus.md", tmp_path / "ferplus.md")
+    (tmp_path / "docs").mkdir()
+    for name in ("README.md", "docs/results.md", "docs/ferplus.md"):
+        shutil.copyfile(ROOT / name, tmp_path / name)
     study = json.loads((DOCS / "ferplus.json").read_text()) | {"peak_bytes": 7 * 2**30}
+    del study["differences"][1:]
     (sweep / "study.json").write_text(json.dumps(study))
-    for name in (CURVES, AGREEMENT, MEANS):
+    for name in (CURVES, AGREEMENT):
         (sweep / name).write_bytes(name.encode())
+    colors = np.arange(100, dtype=np.uint8).repeat(300).reshape(100, 100, 3)
+    Image.fromarray(colors).save(sweep / MEANS)
     tool.main([str(sweep)], tmp_path)
-    page = (tmp_path / "ferplus.md").read_text()
-    assert "at most 7.0 GiB of memory in a process" in page
-    assert (
-        page.split("<!-- measured -->")[0]
-        == (DOCS / "ferplus.md").read_text().split("<!-- measured -->")[0]
-    )
-    assert (tmp_path / f"ferplus-{CURVES}").read_bytes() == CURVES.encode()
+    pages = {
+        name: (tmp_path / name).read_text()
+        for name in ("README.md", "docs/results.md", "docs/ferplus.md")
+    }
+    assert "at most 7.0 GiB of memory in a process" in pages["docs/ferplus.md"]
+    for name, text in pages.items():
+        mark = "<!-- summary -->" if name == "docs/ferplus.md" else "<!-- ferplus -->"
+        before, after = text.split(mark)
+        assert before == (ROOT / name).read_text().split(mark)[0]
+        assert after.startswith("\n- **The paper's loss** against none: accuracy rises (+")
+    assert (tmp_path / f"docs/ferplus-{CURVES}").read_bytes() == CURVES.encode()
+    with Image.open(tmp_path / f"docs/ferplus-{MEANS}") as image:
+        assert image.mode == "P"
+        assert np.abs(np.asarray(image.convert("RGB")).astype(int) - colors).max() <= 4
     tool.main([], tmp_path)  # again, of the JSON alone
-    assert (tmp_path / "ferplus.md").read_text() == page
+    assert all((tmp_path / name).read_text() == text for name, text in pages.items())
 
 
 def test_the_page_counts_the_grids_runs():
