@@ -26,6 +26,7 @@ from auheat.explanation.inputs import (
     gather_photos,
     match_detector,
     name_outputs,
+    name_reason,
     remove_earlier,
 )
 from auheat.explanation.results import (
@@ -195,6 +196,8 @@ class Explainer:
         out = []
         for i, photo in enumerate(photos):
             notes = (MEANING[status[i]],) if status[i] in MEANING else ()
+            if status[i] == Status.UNREADABLE:
+                notes = (f"{MEANING[status[i]]}: {name_reason(photo)}",)
             one = Explanation(photo, self.run, status[i], notes, label=label)
             if batch is not None and i in ready:
                 size = int(sizes[i][0]), int(sizes[i][1])

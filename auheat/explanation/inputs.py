@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from auheat.errors import AuheatError, StoreError
+from auheat.images.decoding import decode, make_portable, read_bytes
+from auheat.images.headers import UnreadableImageError
 from auheat.landmarks.base import Detector
 from auheat.landmarks.mesh.landmark_map import DEFAULT_MAP, MAPS, load_map
 from auheat.landmarks.registry import DETECTORS, load_detector
 from auheat.utils.marks import is_own
 from auheat.utils.paths import Fence, walk_photos
+from auheat.utils.photo_files import is_video
 from auheat.utils.reading import read_json
 
 _LOG = logging.getLogger(__name__)
@@ -69,6 +72,17 @@ def _is_panel(photo: Path) -> bool:
         return True
     earlier = _read_earlier(photo.with_name(f"{photo.stem}.json"))
     return earlier.get("panel") == photo.name and isinstance(earlier.get("photo"), str)
+
+
+def name_reason(photo: Path) -> str:
+    """Return why a file is no photo that can be read, and what would help."""
+    if is_video(photo.name):
+        return "a video (`auheat extract --dataset clips` keeps its frames, which are photos)"
+    try:
+        decode(make_portable(read_bytes(photo)))
+    except UnreadableImageError as error:
+        return str(error)
+    return "it was changed meanwhile"
 
 
 def match_detector(

@@ -100,7 +100,8 @@ def _recognition(runs: Sequence[Run], paired: bool) -> Iterator[str]:
     if len(runs) == 1:
         text = f"{best.name} has an accuracy of {_quote(scores, 'accuracy')}"
     elif best.scores["accuracy"] == last.scores["accuracy"]:
-        text = f"all {len(runs)} runs have an accuracy of {format_score(scores['accuracy'])}"
+        every = "both runs" if len(runs) == 2 else f"all {len(runs)} runs"
+        text = f"{every} have an accuracy of {format_score(scores['accuracy'])}"
     else:
         text = (
             f"accuracy goes from {_quote(last.scores, 'accuracy')} ({last.name}) to "

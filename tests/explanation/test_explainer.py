@@ -663,6 +663,25 @@ def test_a_photo_that_cannot_be_read_is_an_error(tmp_path, finder):
         found.panel()
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("empty.png", b"", "empty"),
+        ("torn.png", b"\x89PNG\r\n\x1a\n torn", "damaged: malformed header"),
+        ("film.MP4", b"\0\0\0\x18ftypmp42\0\0\0\0", "a video (`auheat extract --dataset clips`"),
+        ("words.jpg", b"no photo at all", "not"),
+    ],
+)
+def test_the_reason_is_named_for_which_a_photo_cannot_be_read(
+    name, content, reason, tmp_path, finder
+):
+    photo = tmp_path / name
+    photo.write_bytes(content)
+    (found,) = auheat.explain(make_run(tmp_path / "run"), [photo], device="cpu")
+    assert found.status == Status.UNREADABLE
+    assert found.notes[0].startswith(f"no photo that can be read: {reason}")
+
+
 def test_names_differ_by_more_than_case(tmp_path):
     photos = [tmp_path / "a" / "Face.png", tmp_path / "b" / "face.png", tmp_path / "c" / "FACE.jpg"]
     names = [name.casefold() for name in name_outputs(photos, tmp_path / "out")]

@@ -66,7 +66,7 @@ def test_one_photo_of_forty_is_no_difference_and_a_clear_one_is_called_by_its_si
 def test_equal_answers_are_said_to_be_equal():
     shown = find(make_run("with", ALL), make_run("without", ALL, 0.5, 0.0))["shown"]
     assert shown[0] == (
-        "On the same 40 test photos of 4 expressions, all 2 runs have an accuracy of 1.000; "
+        "On the same 40 test photos of 4 expressions, both runs have an accuracy of 1.000; "
         "guessing would get 0.250."
     )
     assert "accuracy no difference in any of 40 photos" in shown[1]
