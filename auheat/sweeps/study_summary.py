@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from auheat.models.registry import METHODS
@@ -24,6 +25,11 @@ LOSSES = (VARIANTS[""].title, VARIANTS["maps"].title)
 WITHOUT = "without AUs"
 
 _UNSURE = "is not surely changed"
+
+_COMPARED = {
+    (LOSSES[0], WITHOUT): "**The paper's loss**, against training without AUs",
+    (LOSSES[1], LOSSES[0]): "**Class maps beside it**, against the paper's loss alone",
+}
 
 _HEADLINE = ("accuracy", "macro_f1", "att_cos", "rank1", "cam_cos", "class_rank1", "cam_gain")
 
@@ -53,21 +59,21 @@ def summarize_study(study: Mapping[str, Any]) -> str:
         >>> pair = {"method": "cam", "photos": 0, "first": "the paper's loss",
         ...         "second": "without AUs", "scores": {"accuracy": change}}
         >>> summarize_study({"differences": [pair]})
-        "- **The paper's loss** against none: accuracy rises (+2.0 points)."
+        "- **The paper's loss**, against training without AUs: accuracy rises (+2.0 points)."
     """
     lines = []
-    for what in LOSSES:
-        changes = {key: find_changes(study, key, what, WITHOUT) for key in QUESTIONS}
+    for (first, second), title in _COMPARED.items():
+        changes = {key: find_changes(study, key, first, second) for key in QUESTIONS}
         said = [
             f"{QUESTIONS[key]} {_describe_changes(key, list(by.values()))}"
+            f"{_describe_levels(study, key, by, (second, first))}"
             for key, by in changes.items()
             if by
         ]
         if said:
-            title = what[0].upper() + what[1:]
-            more = _name_shared(study, what)
-            more += _compare_with_controls(study) if what == LOSSES[0] else ""
-            lines.append(f"- **{title}** against none: {'; '.join(said)}.{more}")
+            more = _name_shared(study, first)
+            more += _compare_with_controls(study) if second == WITHOUT else ""
+            lines.append(f"- {title}: {'; '.join(said)}.{more}")
     return "\n".join(lines)
 
 
@@ -121,7 +127,7 @@ def change_direction(change: Sequence[float | None]) -> int:
 
 
 def _describe_changes(key: str, changes: Sequence[Sequence[float | None]]) -> str:
-    """Return for how many methods a score rises and falls, and by how much."""
+    """Return for how many methods a score rises and falls, and by how much, in an open bracket."""
     ways = [change_direction(change) for change in changes]
     counts = {"rises": ways.count(1), "falls": ways.count(-1), _UNSURE: ways.count(0)}
     said = {verb: count for verb, count in counts.items() if count}
@@ -138,7 +144,22 @@ def _describe_changes(key: str, changes: Sequence[Sequence[float | None]]) -> st
     values = [change[0] for change in changes if change[0] is not None]
     score = find_score(key)
     ends = [format_number(score, value, signed=True) for value in (min(values), max(values))]
-    return f"{text} ({' to '.join(dict.fromkeys(ends))}{' points' if score.percent else ''})"
+    return f"{text} ({' to '.join(dict.fromkeys(ends))}{' points' if score.percent else ''}"
+
+
+def _describe_levels(
+    study: Mapping[str, Any], key: str, methods: Iterable[str], losses: Sequence[str]
+) -> str:
+    """Return the mean of a score over methods with each of two losses, "; from ... to ...)"."""
+    means = []
+    for what in losses:
+        values = [
+            row["scores"][key][0]
+            for row in study.get("settings", ())
+            if not row["photos"] and row["what"] == what and METHODS[row["method"]].title in methods
+        ]
+        means += [format_number(find_score(key), fmean(values))] if values else []
+    return f"; {means[0]} to {means[1]})" if len(means) == len(losses) else ")"
 
 
 def _name_shared(study: Mapping[str, Any], what: str) -> str:

@@ -60,7 +60,9 @@ def test_the_tool_fills_the_documents_and_copies_what_they_show(tool, tmp_path):
         mark = "<!-- summary -->" if name == "docs/ferplus.md" else "<!-- ferplus -->"
         before, after = text.split(mark)
         assert before == (ROOT / name).read_text().split(mark)[0]
-        assert after.startswith("\n- **The paper's loss** against none: accuracy rises (+")
+        assert after.startswith(
+            "\n- **The paper's loss**, against training without AUs: accuracy ri"
+        )
     assert (tmp_path / f"docs/ferplus-{CURVES}").read_bytes() == CURVES.encode()
     with Image.open(tmp_path / f"docs/ferplus-{MEANS}") as image:
         assert image.mode == "P"

@@ -6,6 +6,8 @@ from auheat.sweeps.study import SCORES
 from auheat.sweeps.study_summary import change_direction, summarize_study, tabulate_headline
 
 PAPER, MAPS, NONE = "the paper's loss", "the paper's loss and class maps", "without AUs"
+ALONE = "**The paper's loss**, against training without AUs"
+BESIDE = "**Class maps beside it**, against the paper's loss alone"
 SURE_UP = [0.02, 0.01, 0.03, 0.005, 0.3]
 SURE_DOWN = [-0.01, -0.015, -0.005, 0.001, 0.3]
 UNSURE = [0.004, -0.01, 0.02, 0.001, 0.01]
@@ -65,24 +67,39 @@ def test_a_change_is_sure_by_its_interval_or_else_by_p(change, wanted):
     ],
 )
 def test_a_mixed_or_negative_result_is_counted_as_one(changes, wanted):
-    assert accuracy_line(*changes) == f"- **The paper's loss** against none: {wanted}"
+    assert accuracy_line(*changes) == f"- {ALONE}: {wanted}"
 
 
 def test_each_loss_and_score_has_its_own_pairs_of_all_photos_alone():
     study = {
         "differences": [
             pair("cam", {"accuracy": SURE_UP, "att_cos": [0.2, 0.1, 0.3, None, None]}),
-            pair("cam", {"accuracy": SURE_DOWN}, MAPS),
-            pair("cam", {"accuracy": [0.5, 0.4, 0.6, None, None]}, MAPS, PAPER),
+            pair("cam", {"accuracy": SURE_DOWN}, MAPS, PAPER),
+            pair("cam", {"accuracy": [0.5, 0.4, 0.6, None, None]}, MAPS),
             pair("cam", {"accuracy": [0.7, 0.6, 0.8, None, None]}, photos=2500),
         ]
     }
     assert summarize_study(study).splitlines() == [
-        "- **The paper's loss** against none: accuracy rises (+2.0 points); agreement of attention "
-        "with the action units (ATT-COS) rises (+0.200).",
-        "- **The paper's loss and class maps** against none: accuracy falls (-1.0 points).",
+        f"- {ALONE}: accuracy rises (+2.0 points); agreement of attention with the action units "
+        "(ATT-COS) rises (+0.200).",
+        f"- {BESIDE}: accuracy falls (-1.0 points).",
     ]
     assert summarize_study({"differences": []}) == ""
+
+
+def test_the_means_before_and_after_are_of_the_methods_compared():
+    scores = ({"accuracy": [level, 0.1, 3]} for level in (0.70, 0.80, 0.74, 0.82, 0.1, 0.2))
+    rows = [
+        {"method": method, "what": what, "photos": photos, "scores": next(scores)}
+        for method, what, photos in (
+            ("cam", NONE, 0), ("wildcat", NONE, 0), ("cam", PAPER, 0), ("wildcat", PAPER, 0),
+            ("ts-cam", NONE, 0), ("cam", NONE, 2500),
+        )
+    ]  # fmt: skip
+    pairs = [pair(method, {"accuracy": SURE_UP}) for method in ("cam", "wildcat")]
+    assert summarize_study({"differences": pairs, "settings": rows}) == (
+        f"- {ALONE}: accuracy rises for both methods (+2.0 points; 75.0 to 78.0)."
+    )
 
 
 def test_the_controls_say_what_accuracy_owes_to_the_right_class():
@@ -93,7 +110,7 @@ def test_the_controls_say_what_accuracy_owes_to_the_right_class():
             pair("cam", {"accuracy": SURE_UP}),
             pair("cam", {"accuracy": UNSURE}, second=blind),
             pair("cam", {"accuracy": SURE_UP}, second=wrong),
-            pair("cam", {"accuracy": SURE_UP}, MAPS),
+            pair("cam", {"accuracy": SURE_UP}, MAPS, PAPER),
         ]
     }
     first, second = summarize_study(study).splitlines()
