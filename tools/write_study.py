@@ -17,7 +17,7 @@ from PIL import Image
 
 from auheat.sweeps.study_files import STUDY
 from auheat.sweeps.study_page import AGREEMENT, CURVES, MEANS, write_study_page
-from auheat.sweeps.study_summary import summarize_study, tabulate_headline
+from auheat.sweeps.study_summary import summarize_study, tabulate_losses
 
 ROOT = Path(__file__).parent.parent
 PREFIX = "ferplus-"
@@ -40,7 +40,7 @@ def list_parts(study):
     summary = summarize_study(study) + "\n"
     return (
         ("README.md", "ferplus", summary),
-        ("docs/results.md", "ferplus", f"{summary}\n{tabulate_headline(study)}\n"),
+        ("docs/results.md", "ferplus", f"{summary}\n{tabulate_losses(study)}\n"),
         ("docs/ferplus.md", "summary", summary),
         ("docs/ferplus.md", "measured", write_study_page(study, PREFIX)),
     )

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from auheat.errors import AuheatError
+from auheat.records import Array
 from auheat.reporting.paired import (
     NEEDED,
     are_of_the_same_photos,
@@ -91,13 +92,18 @@ def pair_seeds(
 def load_scored(result: RunResult, store: Path) -> Run:
     """Return a run with what each photo scored; without arrays where they cannot be read."""
     name = result.cell.name
+    arrays = read_photo_scores(store / RUNS / name / ARRAYS)
+    return Run(name, {}, [], result.scores, arrays)
+
+
+def read_photo_scores(file: Path) -> dict[str, Array]:
+    """Return the arrays that have what each photo scored, {} where they cannot be read."""
     try:
-        arrays = read_npz(store / RUNS / name / ARRAYS, NEEDED)
+        return read_npz(file, NEEDED)
     except AuheatError:
         raise
     except (OSError, *DAMAGE):
-        arrays = {}
-    return Run(name, {}, [], result.scores, arrays)
+        return {}
 
 
 def pair_photos(one: Run, other: Run) -> bool:

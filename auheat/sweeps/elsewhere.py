@@ -62,7 +62,7 @@ def score_elsewhere(runs: Sequence[Path], others: Sequence[Path], device: str = 
 
 def _is_scored(run: Path, other: Path) -> bool:
     """Whether a run has scores of its weights on a store's shards as they are now."""
-    whole = [scores for scores in read_elsewhere(run) if scores.get("split") == _SPLIT]
+    whole = [scores for scores in read_elsewhere(run).values() if scores.get("split") == _SPLIT]
     for about in (scores.get("scored_on") or {} for scores in whole):
         shards = other / SHARDS / str(about.get("shards"))
         if about.get("store") != str(other.resolve()) or not has_manifest(shards):
@@ -73,12 +73,15 @@ def _is_scored(run: Path, other: Path) -> bool:
     return False
 
 
-def read_elsewhere(run: Path) -> list[dict[str, Any]]:
-    """Return a run's scores on other stores; those that cannot be read are left out, and named."""
-    found = []
+def read_elsewhere(run: Path) -> dict[Path, dict[str, Any]]:
+    """Return the files of a run's scores on other stores, and what they hold.
+
+    Those that cannot be read are left out, and named.
+    """
+    found = {}
     for file in sorted((run / ELSEWHERE).glob("*/evaluation*.json")):
         try:
-            found.append(dict(read_json(file)))
+            found[file] = dict(read_json(file))
         except (OSError, ValueError, TypeError):
             _LOG.warning("%s: unreadable, and left out", file)
     return found

@@ -15,9 +15,10 @@ from auheat.evaluation.agreement import score_by_votes
 from auheat.evaluation.bootstrap import paired_t_test
 from auheat.evaluation.columns import CLASS_COLUMNS, COLUMNS
 from auheat.reporting.paired import NEEDED, compare_pairs
+from auheat.reporting.run_data import Run
 from auheat.runs.run_folder import ARRAYS, BEST, RUNS, read_config, read_metadata
 from auheat.store.votes import read_votes
-from auheat.sweeps.differences import load_scored, pair_photos, pair_seeds
+from auheat.sweeps.differences import load_scored, pair_photos, pair_seeds, read_photo_scores
 from auheat.sweeps.elsewhere import read_elsewhere
 from auheat.sweeps.grid import VARIANTS, RunKey, SweepPlan
 from auheat.sweeps.results import RunResult, spread
@@ -222,13 +223,21 @@ def list_elsewhere(folder: Path) -> dict[str, Any]:
         {}
     """
     listed: dict[str, Any] = {}
-    for scores in read_elsewhere(folder):
-        about = scores.get("scored_on") or {}
-        name = f"{Path(about.get('store', '')).name}, {scores.get('split')}"
-        name += f", {str(about.get('content'))[:8]}" if name in listed else ""
-        absent = {"absent_classes": list(about.get("absent_classes", ()))}
+    for name, (_, scores) in _name_elsewhere(folder).items():
+        absent = {"absent_classes": list((scores.get("scored_on") or {}).get("absent_classes", ()))}
         listed[name] = {"n": scores.get("n"), **absent, **flatten_scores(scores)}
     return listed
+
+
+def _name_elsewhere(folder: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
+    """Return the file and scores of each other set: name of the store and split -> both."""
+    named: dict[str, tuple[Path, dict[str, Any]]] = {}
+    for file, scores in read_elsewhere(folder).items():
+        about = scores.get("scored_on") or {}
+        name = f"{Path(about.get('store', '')).name}, {scores.get('split')}"
+        name += f", {str(about.get('content'))[:8]}" if name in named else ""
+        named[name] = file, scores
+    return named
 
 
 def _describe_key(key: RunKey) -> dict[str, Any]:
@@ -279,8 +288,39 @@ def _list_differences(
             if pairs:
                 first, second = (_describe_key(known[name])["what"] for name in (one, other))
                 about = {"method": method, "photos": photos, "first": first, "second": second}
-                listed.append(about | {"pairs": len(pairs), "scores": _compare(pairs, place)})
+                about |= {"pairs": len(pairs), "scores": _compare(pairs, place)}
+                listed.append(about | {"elsewhere": _compare_elsewhere(pairs, place)})
     return listed
+
+
+def _compare_elsewhere(pairs: Sequence[tuple[RunResult, RunResult]], store: Path) -> dict[str, Any]:
+    """Return the differences on other sets, of scores that each photo has: set -> score -> values.
+
+    Pairs without each photo's scores are left out; `pairs` counts those that are compared.
+    """
+    found: dict[str, list[tuple[Run, Run]]] = {}
+    for one, other in pairs:
+        first, second = (_load_elsewhere(store / RUNS / r.cell.name) for r in (one, other))
+        for name in first:
+            if name in second and pair_photos(first[name], second[name]):
+                found.setdefault(name, []).append((first[name], second[name]))
+    listed: dict[str, Any] = {}
+    for name, alike in found.items():
+        listed[name] = {"pairs": len(alike)}
+        for score in SCORES:
+            change = compare_pairs(alike, score.key) if score.key in _OF_PHOTOS else None
+            if change is not None:
+                values = *change.interval, change.deviation, change.p
+                listed[name][score.key] = [_round(v) for v in values]
+    return listed
+
+
+def _load_elsewhere(folder: Path) -> dict[str, Run]:
+    """Return a run's scores on other sets, with what each photo scored where that can be read."""
+    return {
+        name: Run(folder.name, {}, [], scores, read_photo_scores(file.with_suffix(".npz")))
+        for name, (file, scores) in _name_elsewhere(folder).items()
+    }
 
 
 def _compare(pairs: Sequence[tuple[RunResult, RunResult]], store: Path) -> dict[str, Any]:

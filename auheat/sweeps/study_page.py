@@ -110,8 +110,11 @@ def _list_changes(study: Mapping[str, Any]) -> list[str]:
                     f"for {down}, neither for {len(cells) - up - down} of {len(cells)} methods "
                     f"({said})."
                 )
-    head = "With AUs less without, over the seeds (surely higher or lower: the interval leaves out "
-    return [f"{head}zero, or p < 0.05 where there is none):", "\n".join(lines)] if lines else []
+    head = (
+        "With AUs less without, over the seeds (surely higher or lower: the interval leaves out "
+        "zero and p < 0.05; p alone where there is no interval):"
+    )
+    return [head, "\n".join(lines)] if lines else []
 
 
 def _describe_cost(study: Mapping[str, Any]) -> str:

@@ -31,6 +31,8 @@ _COMPARED = {
     (LOSSES[1], LOSSES[0]): "**Class maps beside it**, against the paper's loss alone",
 }
 
+_LEVEL = 0.05
+
 _HEADLINE = ("accuracy", "macro_f1", "att_cos", "rank1", "cam_cos", "class_rank1", "cam_gain")
 
 _OF_PROBABILITIES = ("accuracy", "macro_f1", "ece", "nll")
@@ -44,8 +46,8 @@ _CONTROLS = (
 def summarize_study(study: Mapping[str, Any]) -> str:
     """Return what AUs change, as one list item of Markdown for each loss.
 
-    A change is sure where the interval over the photos leaves out zero, or, of scores that have no
-    such interval, where p over the seeds is below 0.05.
+    A change is sure where it is so for other photos and for other seeds: the interval over the
+    photos leaves out zero, and p over the seeds is below 0.05, as far as a score has them.
 
     Args:
         study: What study.json holds.
@@ -57,7 +59,7 @@ def summarize_study(study: Mapping[str, Any]) -> str:
         >>> from auheat.sweeps.study_summary import summarize_study
         >>> change = [0.02, 0.01, 0.03, 0.005, 0.04]
         >>> pair = {"method": "cam", "photos": 0, "first": "the paper's loss",
-        ...         "second": "without AUs", "scores": {"accuracy": change}}
+        ...         "second": "without AUs", "scores": {"accuracy": change}, "elsewhere": {}}
         >>> summarize_study({"differences": [pair]})
         "- **The paper's loss**, against training without AUs: accuracy rises (+2.0 points)."
     """
@@ -74,11 +76,29 @@ def summarize_study(study: Mapping[str, Any]) -> str:
             more = _name_shared(study, first)
             more += _compare_with_controls(study) if second == WITHOUT else ""
             lines.append(f"- {title}: {'; '.join(said)}.{more}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_summarize_elsewhere(study)])
+
+
+def _summarize_elsewhere(study: Mapping[str, Any]) -> list[str]:
+    """Return what the paper's loss changes on other data sets, a line for each."""
+    lines = []
+    for place in dict.fromkeys(name for d in study["differences"] for name in d["elsewhere"]):
+        changes = {key: find_changes(study, key, LOSSES[0], WITHOUT, place) for key in QUESTIONS}
+        said = [
+            f"{QUESTIONS[key]} {_describe_changes(key, list(by.values()))})"
+            for key, by in changes.items()
+            if by
+        ]
+        if said:
+            lines.append(
+                f"- **On other photos** ({place}), the paper's loss against training without AUs: "
+                f"{'; '.join(said)}."
+            )
+    return lines
 
 
 def find_changes(
-    study: Mapping[str, Any], key: str, first: str, second: str
+    study: Mapping[str, Any], key: str, first: str, second: str, place: str = ""
 ) -> dict[str, Sequence[float | None]]:
     """Return how a score of runs on all photos differs between two losses, method by method.
 
@@ -87,6 +107,7 @@ def find_changes(
         key: The score.
         first: What the first were trained with.
         second: What the others were trained with.
+        place: Another set that the runs were scored on, by its name; "" for their own.
 
     Returns:
         Name of the method -> difference, ends of its interval, deviation over the seeds, p.
@@ -96,11 +117,12 @@ def find_changes(
         >>> find_changes({"differences": []}, "accuracy", "the paper's loss", "without AUs")
         {}
     """
-    return {
-        METHODS[d["method"]].title: d["scores"][key]
-        for d in study["differences"]
-        if not d["photos"] and (d["first"], d["second"]) == (first, second) and key in d["scores"]
-    }
+    changes: dict[str, Sequence[float | None]] = {}
+    for pair in study["differences"]:
+        scores = pair["elsewhere"].get(place, {}) if place else pair["scores"]
+        if not pair["photos"] and (pair["first"], pair["second"]) == (first, second):
+            changes |= {METHODS[pair["method"]].title: scores[key]} if key in scores else {}
+    return changes
 
 
 def change_direction(change: Sequence[float | None]) -> int:
@@ -110,19 +132,21 @@ def change_direction(change: Sequence[float | None]) -> int:
         change: Difference, ends of its interval, deviation over the seeds, p.
 
     Returns:
-        What the interval says; p, against 0.05, where there is none.
+        0 where the interval has zero in it, p is 0.05 or more, or neither is known.
 
     Example:
         >>> from auheat.sweeps.study_summary import change_direction
         >>> change_direction([-0.2, -0.3, -0.1, None, None])
         -1
-        >>> change_direction([0.2, None, None, 0.1, 0.06])
+        >>> change_direction([0.2, 0.1, 0.3, 0.1, 0.06])
         0
     """
     value, low, high, _, p = change
     assert value is not None
-    apart = p is not None and p < 0.05
-    sure = apart if low is None or high is None else low > 0 or high < 0
+    if low is None or high is None:
+        sure = p is not None and p < _LEVEL
+    else:
+        sure = (low > 0 or high < 0) and (p is None or p < _LEVEL)
     return (1 if value > 0 else -1) if sure else 0
 
 
@@ -189,7 +213,7 @@ def _compare_with_controls(study: Mapping[str, Any]) -> str:
     return f" Its accuracy less that of the controls: {'; '.join(said)}." if said else ""
 
 
-def tabulate_headline(study: Mapping[str, Any]) -> str:
+def tabulate_losses(study: Mapping[str, Any]) -> str:
     """Return the main scores of all settings on all photos as one Markdown table.
 
     Args:
@@ -199,8 +223,8 @@ def tabulate_headline(study: Mapping[str, Any]) -> str:
         A row for each method and loss: mean and standard deviation over the seeds.
 
     Example:
-        >>> from auheat.sweeps.study_summary import tabulate_headline
-        >>> tabulate_headline({"settings": []}).splitlines()[0][:50]
+        >>> from auheat.sweeps.study_summary import tabulate_losses
+        >>> tabulate_losses({"settings": []}).splitlines()[0][:50]
         '| trained with | seeds | accuracy (%) | macro-F1 |'
     """
     rows = [s for s in study["settings"] if not s["photos"]]

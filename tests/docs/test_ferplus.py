@@ -13,6 +13,7 @@ from PIL import Image
 from auheat.sweeps.grid import GRIDS
 from auheat.sweeps.planner import plan_sweep
 from auheat.sweeps.study_page import AGREEMENT, CURVES, MEANS
+from auheat.sweeps.study_summary import LOSSES, WITHOUT, change_direction, find_changes
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -35,6 +36,35 @@ def test_what_stands_between_marks_is_made_of_the_json(tool):
     page = (DOCS / "ferplus.md").read_text()
     for name in re.findall(r"\]\(([^)]*\.(?:svg|png))\)", page):
         assert (DOCS / name).is_file()
+
+
+def test_the_words_before_the_figures_are_what_the_json_shows():
+    study = json.loads((DOCS / "ferplus.json").read_text())
+    text = " ".join((DOCS / "ferplus.md").read_text().split())
+    paper, maps = LOSSES
+
+    def changes(key, first=paper, second=WITHOUT, place=""):
+        return find_changes(study, key, first, second, place)
+
+    assert "raises accuracy by one to two points" in text
+    assert {0.0095 < change[0] < 0.02 for change in changes("accuracy").values()} == {True}
+    assert "on the photos of another set accuracy is not surely changed" in text
+    elsewhere = changes("accuracy", place="fer_dev, all")
+    assert [change_direction(change) for change in elsewhere.values()] == [0] * 4
+    assert "no class's map to its own regions with TS-CAM" in text
+    rises = {name: change_direction(c) for name, c in changes("class_rank1").items()}
+    assert rises == {"CAM": 1, "LayerCAM": 1, "WILDCAT": 1, "TS-CAM": 0}
+    assert "Class maps do so with every method, at no cost of accuracy that can be told" in text
+    beside = changes("class_rank1", maps, paper).values()
+    assert {change_direction(change) for change in beside} == {1}
+    beside = changes("accuracy", maps, paper).values()
+    assert {change_direction(change) for change in beside} == {0}
+    assert "for CAM and WILDCAT faithfulness is even lower" in text
+    beside = changes("cam_gain", maps, paper)
+    lower = {name for name, change in beside.items() if change_direction(change) < 0}
+    assert lower == {"CAM", "WILDCAT"}
+    runs = {run["method"] for run in study["runs"]}
+    assert (len(runs), study["photos"]["train"]) == (4, 26937)
 
 
 def test_the_tool_fills_the_documents_and_copies_what_they_show(tool, tmp_path):

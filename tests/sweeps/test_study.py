@@ -3,7 +3,9 @@
 import csv
 import json
 import re
+import shutil
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -20,13 +22,14 @@ from auheat.sweeps.grid import Grid, SubGrid
 from auheat.sweeps.planner import plan_sweep
 from auheat.sweeps.results import read_results
 from auheat.sweeps.runner import run_plan, sweep
-from auheat.sweeps.study import PAIRS, SCORES, list_elsewhere
+from auheat.sweeps.study import PAIRS, SCORES, describe_study, list_elsewhere
 from auheat.sweeps.study_files import write_study
 from auheat.sweeps.study_page import (
     draw_faithfulness,
     draw_learning_curves,
     write_study_page,
 )
+from auheat.sweeps.study_summary import summarize_study
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
@@ -158,6 +161,38 @@ def test_the_study_has_the_scores_by_votes_and_on_other_sets(studied):
     assert f"{row}{100 * np.mean(wanted):.1f} | " in page
 
 
+def test_differences_on_other_sets_are_of_the_same_photos(studied):
+    store, plan, _, files = studied
+    study = json.loads(files[0].read_text())
+    (first, *rest) = study["differences"]
+    assert all(d["elsewhere"] == {} for d in rest)
+    # of the plain setting both seeds are scored there, of those with AUs none
+    assert first["elsewhere"] == {}
+    runs = [store / "runs" / c.name for c in plan.cells[2:4]]
+    (other,) = {json.loads(f.read_text())["scored_on"]["store"] for f in store.glob(
+        "runs/*/evaluations/*/evaluation-all.json")}  # fmt: skip
+    try:
+        assert score_elsewhere(runs, [Path(other)], "cpu") == 2
+        results = read_results(plan, {"": store}, studied[2].runs)
+        (first, *_) = describe_study(plan, results, {"": store})["differences"]
+        sides = [
+            [np.load(next(store.glob(f"runs/{c.name}/evaluations/*/evaluation-all.npz")))
+             for c in cells]
+            for cells in (plan.cells[2:4], plan.cells[:2])
+        ]  # fmt: skip
+        hits = [
+            [(one["row_predicted"] == one["row_label"]).mean() for one in side] for side in sides
+        ]
+        there = first["elsewhere"]["set, all"]
+        assert there["pairs"] == 2
+        assert there["accuracy"][0] == pytest.approx(np.subtract(*hits).mean(), abs=1e-6)
+        assert there["accuracy"][3] == pytest.approx(np.subtract(*hits).std(ddof=1), abs=1e-6)
+        assert there["accuracy"][1] <= there["accuracy"][0] <= there["accuracy"][2]
+    finally:
+        for run in runs:
+            shutil.rmtree(run / "evaluations")
+
+
 def test_stores_that_are_called_alike_have_an_entry_each(tmp_path):
     for number, place in enumerate(("a", "b")):
         folder = tmp_path / "evaluations" / place
@@ -211,7 +246,7 @@ def test_the_page_is_made_of_the_json_alone_and_so_are_its_charts(studied):
     by_name = {file.name: file for file in files}
     study = json.loads(by_name["study.json"].read_text())
     page = by_name["study.md"].read_text()
-    assert page == write_study_page(study)
+    assert page == f"{summarize_study(study)}\n\n{write_study_page(study)}"
     for row, line in zip(ROWS, study["settings"], strict=False):
         mean, deviation, _ = line["scores"]["balanced_accuracy"]
         cell = f"{100 * mean:.1f} ± {100 * deviation:.1f}"

@@ -3,20 +3,19 @@
 import pytest
 
 from auheat.sweeps.study import SCORES
-from auheat.sweeps.study_summary import change_direction, summarize_study, tabulate_headline
+from auheat.sweeps.study_summary import change_direction, summarize_study, tabulate_losses
 
 PAPER, MAPS, NONE = "the paper's loss", "the paper's loss and class maps", "without AUs"
 ALONE = "**The paper's loss**, against training without AUs"
 BESIDE = "**Class maps beside it**, against the paper's loss alone"
-SURE_UP = [0.02, 0.01, 0.03, 0.005, 0.3]
-SURE_DOWN = [-0.01, -0.015, -0.005, 0.001, 0.3]
+SURE_UP = [0.02, 0.01, 0.03, 0.005, 0.03]
+SURE_DOWN = [-0.01, -0.015, -0.005, 0.001, 0.03]
 UNSURE = [0.004, -0.01, 0.02, 0.001, 0.01]
 
 
 def pair(method, scores, first=PAPER, second=NONE, photos=0):
-    return {
-        "method": method, "first": first, "second": second, "photos": photos, "scores": scores
-    }  # fmt: skip
+    about = {"method": method, "first": first, "second": second, "photos": photos}
+    return about | {"scores": scores, "elsewhere": {}}
 
 
 def run(method, seed, accuracy, what=PAPER, photos=0):
@@ -36,6 +35,8 @@ def accuracy_line(*changes):
         (SURE_UP, 1),
         (SURE_DOWN, -1),
         (UNSURE, 0),  # p of the seeds does not make up for the interval
+        ([-0.02, -0.03, -0.01, 0.1, 0.75], 0),  # nor the interval for seeds that do not agree
+        ([-0.02, -0.03, -0.01, None, None], -1),
         ([0.1, None, None, 0.01, 0.049], 1),
         ([-0.1, None, None, 0.01, 0.049], -1),
         ([0.1, None, None, 0.01, 0.05], 0),
@@ -43,7 +44,7 @@ def accuracy_line(*changes):
         ([0.1, 0.0, 0.2, None, None], 0),
     ],
 )
-def test_a_change_is_sure_by_its_interval_or_else_by_p(change, wanted):
+def test_a_change_is_sure_for_other_photos_and_for_other_seeds(change, wanted):
     assert change_direction(change) == wanted
 
 
@@ -116,7 +117,7 @@ def test_the_controls_say_what_accuracy_owes_to_the_right_class():
     first, second = summarize_study(study).splitlines()
     assert first.endswith(
         "Its accuracy less that of the controls: heatmaps that know no class +0.4 [-1.0, +2.0] "
-        "(p = 0.010) with CAM; heatmaps of a wrong class +2.0 [+1.0, +3.0] (p = 0.300) with CAM."
+        "(p = 0.010) with CAM; heatmaps of a wrong class +2.0 [+1.0, +3.0] (p = 0.030) with CAM."
     )
     assert "control" not in second
 
@@ -131,10 +132,23 @@ def test_methods_that_train_the_same_networks_are_named():
     assert same not in summarize_study({"differences": pairs, "runs": other})
 
 
+def test_what_changes_on_other_sets_has_a_line_of_its_own():
+    pairs = [pair(method, {"accuracy": SURE_UP}) for method in ("cam", "wildcat")]
+    pairs[0]["elsewhere"] = {"other, all": {"pairs": 3, "accuracy": SURE_DOWN}}
+    pairs[1]["elsewhere"] = {"other, all": {"pairs": 3, "accuracy": UNSURE}}
+    maps = pair("cam", {}, MAPS, PAPER) | {"elsewhere": {"other, all": {"accuracy": SURE_UP}}}
+    small = pair("cam", {}, photos=2500) | {"elsewhere": {"other, all": {"accuracy": SURE_UP}}}
+    assert summarize_study({"differences": [*pairs, maps, small]}).splitlines() == [
+        f"- {ALONE}: accuracy rises for both methods (+2.0 points).",
+        "- **On other photos** (other, all), the paper's loss against training without AUs: "
+        "accuracy falls for 1, is not surely changed for 1 of 2 methods (-1.0 to +0.4 points).",
+    ]
+
+
 def test_the_headline_has_a_row_for_each_setting_on_all_photos():
     scores = {s.key: [0.5, 0.25, 2] for s in SCORES} | {"cam_gain": None}
     row = {"method": "cam", "what": PAPER, "photos": 0, "seeds": 2, "scores": scores}
-    table = tabulate_headline({"settings": [row, row | {"photos": 2500}]}).splitlines()
+    table = tabulate_losses({"settings": [row, row | {"photos": 2500}]}).splitlines()
     assert len(table) == 3
     assert table[2] == (
         "| CAM, the paper's loss | 2 | 50.0 ± 25.0 | 0.500 ± 0.250 | 0.500 ± 0.250 | 50.0 ± 25.0 | "
