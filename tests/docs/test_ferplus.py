@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from auheat.sweeps.grid import GRIDS
+from auheat.sweeps.grid import GRIDS, VARIANTS
 from auheat.sweeps.planner import plan_sweep
 from auheat.sweeps.study_page import AGREEMENT, CURVES, MEANS
 from auheat.sweeps.study_summary import LOSSES, WITHOUT, change_direction, find_changes
@@ -48,10 +48,14 @@ def test_the_words_before_the_figures_are_what_the_json_shows():
 
     assert "raises accuracy by one to two points" in text
     assert {0.0095 < change[0] < 0.02 for change in changes("accuracy").values()} == {True}
+    assert "heatmaps that know no class (a control) raise CAM's accuracy as much" in text
+    (blind,) = changes("accuracy", paper, VARIANTS["mean"].title).values()
+    assert change_direction(blind) == 0
+    assert blind[2] < changes("accuracy")["CAM"][0]  # nearer to the paper's loss than to none
     assert "on the photos of another set accuracy is not surely changed" in text
     elsewhere = changes("accuracy", place="fer_dev, all")
     assert [change_direction(change) for change in elsewhere.values()] == [0] * 4
-    assert "no class's map to its own regions with TS-CAM" in text
+    assert "With TS-CAM the paper's loss draws no class's map to its own regions" in text
     rises = {name: change_direction(c) for name, c in changes("class_rank1").items()}
     assert rises == {"CAM": 1, "LayerCAM": 1, "WILDCAT": 1, "TS-CAM": 0}
     assert "Class maps do so with every method, at no cost of accuracy that can be told" in text
