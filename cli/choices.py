@@ -28,7 +28,7 @@ PRESETS = (
     *("none", "demo", "methods", "explain", "rafdb", "affectnet", "rafdb-code", "affectnet-code"),
     "ferplus",
 )
-GRIDS = ("none", "paper", "demo", "ferplus")
+GRIDS = ("none", "paper", "demo", "losses", "ferplus")
 AU_TARGETS = ("own", "mean", "wrong")
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("auto", "constant", "step", "cosine", "onecycle")

@@ -32,8 +32,8 @@ from .runs import preset_option, training_options
     show_default=True,
     section="Grid",
     help="A grid by name. demo: 9 narrow runs for the set of `auheat demo`, about half an hour; "
-    "paper: tables 1 to 3 and figure 5, 67 runs; ferplus: AU losses, their controls and learning "
-    "curves, 72 runs, hours.",
+    "paper: tables 1 to 3 and figure 5, 67 runs; losses: each method without AUs, with the paper's "
+    "loss, and with class maps; ferplus: that with controls and learning curves, 72 runs, hours.",
 )
 @option(
     "--methods",
@@ -89,6 +89,7 @@ def sweep(dry_run: bool, as_json: bool, **settings: Any) -> None:
     auheat sweep --grid demo
     auheat sweep --grid paper --dry-run
     auheat sweep --grid paper --rafdb rafdb-data --affectnet affectnet-data --device cuda
+    auheat sweep --grid losses --methods cam,ts-cam --seeds 0,1,2 --preset rafdb
     auheat sweep --grid ferplus --source FERPlus/ --jobs 2
     auheat sweep --methods cam,layercam --au-weights 0,1,4 --seeds 0,1,2 --preset demo
     auheat sweep --layers 5,5+4,5+4+3 --preset rafdb

@@ -7,7 +7,7 @@ a run is the same whatever layers a table asks for.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -224,8 +224,10 @@ def _paper_parts(data: str) -> tuple[SubGrid, ...]:
 
 _WEIGHT = TrainConfig().au_weight
 
+_LOSSES = SubGrid(("cam",), (0.0, _WEIGHT), variants=("", "maps"))
+
 _FERPLUS = (
-    SubGrid(("cam", "layercam", "wildcat", "ts-cam"), (0.0, _WEIGHT), variants=("", "maps")),
+    replace(_LOSSES, methods=("cam", "layercam", "wildcat", "ts-cam")),
     SubGrid(("cam",), (_WEIGHT,), variants=("mean", "wrong", "faces")),
     SubGrid(
         ("cam",),
@@ -253,6 +255,7 @@ GRIDS: Mapping[str, Grid] = MappingProxyType(
             ),
             MappingProxyType({"preset": "methods"}),
         ),
+        "losses": Grid(MappingProxyType({"": (_LOSSES,)}), {}, faithfulness=128),
         "ferplus": Grid(
             MappingProxyType({"": _FERPLUS}),
             MappingProxyType({"preset": "ferplus"}),
@@ -266,7 +269,8 @@ GRIDS: Mapping[str, Grid] = MappingProxyType(
 """Name -> grid.
 
 "paper" is tables 1 to 3 and figure 5, with its presets; "demo" a small one for `auheat demo`;
-"ferplus" the comparison with controls and learning curves of docs/ferplus.md.
+"losses" no AUs, the paper's loss and class maps on any set; "ferplus" that comparison with controls
+and learning curves (docs/ferplus.md).
 """
 
 

@@ -71,7 +71,7 @@ def plan_sweep(
         training = {**given, "preset": preset or "none"}
         data_set = preset if preset in DATA else ""
         parts = {data_set: (_make_part(methods, au_weights, layers, training, seeds),)}
-    _check_variants(parts, given)
+    _check_variants(parts, given, preset)
     positive = [part.positive() for grids in parts.values() for part in grids]
     begun = {**PRESETS.get(training.get("preset", "none"), {}), **training}
     for key, what in (("contrast_weight", "contrast"), ("class_map_weight", "aligned class maps")):
@@ -95,26 +95,37 @@ def plan_sweep(
 
 
 def _choose_methods(grids: Sequence[SubGrid], methods: Sequence[str] | None) -> tuple[SubGrid, ...]:
-    """Return a grid's parts for other methods: those of one method are of the first of them."""
+    """Return a grid's parts for other methods.
+
+    Beside a part of several methods, those of one are of the first alone.
+    """
     if methods is None:
         return tuple(grids)
     _check_known("--methods", methods, METHODS.__contains__, f"one of {', '.join(METHODS)}")
     check_distinct("--methods", methods, str)
     if not methods:
         raise RequestError("--methods: an empty list (leave it out)")
+    several = next((part for part in grids if len(part.methods) > 1), None)
     return tuple(
-        replace(part, methods=tuple(methods[: len(methods) if len(part.methods) > 1 else 1]))
+        replace(part, methods=tuple(methods if several in (part, None) else methods[:1]))
         for part in grids
     )
 
 
-def _check_variants(parts: Mapping[str, Sequence[SubGrid]], given: Mapping[str, Any]) -> None:
+def _check_variants(
+    parts: Mapping[str, Sequence[SubGrid]], given: Mapping[str, Any], preset: str | None
+) -> None:
     """Raise `AuheatError` for a setting that a grid's variants have values of their own for."""
     grids = [part for some in parts.values() for part in some]
     decided = {key for part in grids for name in part.variants for key in VARIANTS[name].settings}
     decided |= {"train_photos"} if any(any(part.photos) for part in grids) else set()
+    decided |= {"contrast_weight"} if decided else set()  # the paper's loss has no contrast
     for key in sorted(decided & {*given}):
-        raise RequestError(f"--{key.replace('_', '-')}: not beside --grid, whose runs differ in it")
+        raise RequestError(f"--{key.replace('_', '-')}: not beside --grid, which decides it")
+    for key in sorted(decided & {*PRESETS.get(preset or "none", {})}):
+        raise RequestError(
+            f"--preset {preset}: not beside --grid, which decides the {key.replace('_', ' ')}"
+        )
 
 
 def _check_given(
@@ -145,7 +156,7 @@ def _check_grid(grid: str, chosen: Mapping[str, Any], preset: str | None) -> Non
     if grid not in GRIDS:
         raise RequestError(f"--grid: {grid!r} is not known (one of none, {', '.join(GRIDS)})")
     for key, value in chosen.items():
-        if value is not None and (key, grid) != ("methods", "ferplus"):
+        if value is not None and not (key == "methods" and grid in ("ferplus", "losses")):
             option = f"--{key.replace('_', '-')}"
             raise RequestError(f"{option}: not beside --grid {grid}, which has its own")
     if grid == "paper" and preset:

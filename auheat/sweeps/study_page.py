@@ -66,13 +66,13 @@ def write_study_page(study: Mapping[str, Any], prefix: str = "") -> str:
     for photos in _sizes(study["settings"]):
         rows = [s for s in study["settings"] if s["photos"] == photos]
         for title, columns in _TABLES:
-            parts += [f"### {title}, {_name_size(photos)}", tabulate_scores(rows, columns)]
+            parts += [f"### {title}, {_name_size(study, photos)}", tabulate_scores(rows, columns)]
     if study["differences"]:
         parts += ["### Differences", _DIFFERENCES]
         parts += [_tabulate_differences(study, n) for n in _sizes(study["differences"])]
     for title, key in (("By votes for the label", "by_votes"), ("On other sets", "elsewhere")):
         if table := _tabulate_parts(study, key):
-            parts += [f"### {title}, all training photos", table]
+            parts += [f"### {title}, {_name_size(study, 0)}", table]
     if study["runs"]:
         parts += ["### Class by class", _tabulate_classes(study), "### Figures"]
         parts += [f"![{text}]({prefix}{name})" for name, text in _FIGURES.items()]
@@ -92,7 +92,9 @@ def _sizes(rows: Iterable[Mapping[str, Any]]) -> list[int]:
     return sorted({row["photos"] for row in rows})
 
 
-def _name_size(photos: int) -> str:
+def _name_size(study: Mapping[str, Any], photos: int) -> str:
+    """Return how many photos runs learnt from: 0 is all, or as many as the sweep was given."""
+    photos = photos or study["grid"].get("train_photos") or 0
     return f"{photos:,d} training photos" if photos else "all training photos"
 
 
@@ -139,9 +141,10 @@ _SHOWN = ("accuracy", "macro_f1", "att_cos", "rank1", "cam_rank1_predicted", "cl
 
 def _tabulate_differences(study: Mapping[str, Any], photos: int) -> str:
     headings = {score.key: score.heading for score in SCORES}
+    size = _name_size(study, photos)
     lines = [
         [
-            f"{METHODS[d['method']].title}: {d['first']} less {d['second']}, {_name_size(photos)}",
+            f"{METHODS[d['method']].title}: {d['first']} less {d['second']}, {size}",
             *(
                 format_change(key, d["scores"][key]) if key in d["scores"] else "-"
                 for key in _SHOWN

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
@@ -76,7 +77,32 @@ def summarize_study(study: Mapping[str, Any]) -> str:
             more = _name_shared(study, first)
             more += _compare_with_controls(study) if second == WITHOUT else ""
             lines.append(f"- {title}: {'; '.join(said)}.{more}")
-    return "\n".join([*lines, *_summarize_elsewhere(study)])
+    return "\n".join([*lines, *_summarize_curves(study), *_summarize_elsewhere(study)])
+
+
+def _summarize_curves(study: Mapping[str, Any]) -> list[str]:
+    """Return what the paper's loss changes with fewer training photos, a line for each method."""
+    by_method: dict[str, list[Mapping[str, Any]]] = {}
+    for pair in sorted(study["differences"], key=lambda pair: pair["photos"] or math.inf):
+        if pair["scores"] and (pair["first"], pair["second"]) == (LOSSES[0], WITHOUT):
+            by_method.setdefault(pair["method"], []).append(pair)
+    lines = []
+    for method, pairs in by_method.items():
+        said = []
+        for key, question in QUESTIONS.items():
+            changes = [
+                f"{format_change(key, pair['scores'][key])} with "
+                f"{format(pair['photos'], ',d') if pair['photos'] else 'all'}"
+                for pair in pairs
+                if key in pair["scores"]
+            ]
+            said += [f"{question} {', '.join(changes)}"] if changes else []
+        if said and pairs[0]["photos"]:
+            lines.append(
+                f"- **By the number of training photos**, the paper's loss less training without "
+                f"AUs, {METHODS[method].title}: {'; '.join(said)}."
+            )
+    return lines
 
 
 def _summarize_elsewhere(study: Mapping[str, Any]) -> list[str]:

@@ -154,7 +154,7 @@ def test_no_two_runs_have_one_name():
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        ({"grid": "papr"}, "--grid: 'papr' is not known (one of none, paper, demo, ferplus)"),
+        ({"grid": "papr"}, "--grid: 'papr' is not known (one of none, paper, demo, losses,"),
         ({"grid": "demo", "methods": ["cam"]}, "--methods: not beside --grid demo"),
         ({"grid": "paper", "preset": "rafdb"}, "--preset: not beside --grid paper"),
         ({}, "nothing to vary"),
@@ -344,12 +344,31 @@ def test_the_ferplus_grid_takes_other_methods_seeds_and_epochs():
         ({"methods": ["camm"]}, "--methods: 'camm' is not known"),
         ({"methods": []}, "--methods: an empty list"),
         ({"layers": [[4]]}, "--layers: not beside --grid ferplus"),
+        ({"preset": "explain"}, "--preset explain: not beside --grid, which decides the class map"),
+        ({"contrast_weight": 1.0}, "--contrast-weight: not beside --grid, which decides it"),
     ],
 )
 def test_what_the_ferplus_grid_decides_cannot_be_given(asked, message):
     with pytest.raises(AuheatError) as error:
         plan_sweep("ferplus", **asked)
     assert message in str(error.value)
+
+
+def test_the_losses_grid_has_each_loss_of_each_method_and_takes_all_of_training():
+    plan = plan_sweep(
+        "losses", methods=["ts-cam", "apvit"], seeds=[3, 5], preset="methods", train_photos=40
+    )
+    wanted = [("ts-cam", 0.0, 0.0), ("ts-cam", 4.0, 0.0), ("ts-cam", 4.0, 1.0), ("apvit", 0.0, 0.0),
+              ("apvit", 4.0, 0.0)]  # fmt: skip
+    runs = [(c.config.method, c.config.au_weight, c.config.class_map_weight) for c in plan.cells]
+    assert runs == [one for one in wanted for _ in range(2)]
+    assert [c.config.seed for c in plan.cells] == [3, 5] * 5
+    assert {(c.config.train_photos, c.config.preset) for c in plan.cells} == {(40, "methods")}
+    assert plan.has_variants
+    assert [c.config.method for c in plan_sweep("losses").cells] == ["cam"] * 3
+    for refused in ({"preset": "explain"}, {"class_map_weight": 1.0}, {"au_weights": [1.0]}):
+        with pytest.raises(AuheatError, match="not beside --grid"):
+            plan_sweep("losses", **refused)
 
 
 def test_a_run_without_aus_is_no_control():

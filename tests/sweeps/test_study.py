@@ -286,3 +286,15 @@ def test_a_run_without_faithfulness_is_not_scored_where_it_is_asked_for(studied)
     evaluate(run.name, store, device="cpu")
     assert not single_run.is_scored(run, "test", 1)
     assert single_run.is_scored(run, "test")
+
+
+def test_a_page_says_how_many_photos_were_asked_for(studied):
+    *_, files = studied
+    study = json.loads(files[0].read_text())
+    assert "### What is recognised, all training photos" in write_study_page(study)
+    study["grid"]["train_photos"] = 6000
+    page = write_study_page(study)
+    assert "### What is recognised, 6,000 training photos" in page
+    assert "### By votes for the label, 6,000 training photos" in page
+    assert "### What is recognised, 9 training photos" in page
+    assert "all training photos" not in page
