@@ -20,6 +20,7 @@ from auheat.sweeps.study_page import (
     MEANS,
     draw_faithfulness,
     draw_learning_curves,
+    list_figures,
     write_study_page,
 )
 from auheat.sweeps.study_summary import summarize_study
@@ -59,19 +60,15 @@ def write_study(
     encoded = encode_json(describe_study(plan, results, places))
     write_whole(folder / STUDY, encoded)
     study = json.loads(encoded)  # the page is that of the file, and in its order
-    texts = {
-        STUDY_PAGE: f"{summarize_study(study)}\n\n{write_study_page(study)}".lstrip(),
-        CURVES: draw_learning_curves(study),
-        AGREEMENT: draw_faithfulness(study),
-    }
-    for name, text in texts.items():
-        write_whole(folder / name, text.encode())
-    names = [STUDY, *texts]
-    scored = [r for r in results if r.scores]
-    if scored:
-        drawing.write_plot(folder / MEANS, draw_means(scored, places))
-        names.append(MEANS)
-    return tuple(folder / name for name in names)
+    page = f"{summarize_study(study)}\n\n{write_study_page(study)}".lstrip()
+    write_whole(folder / STUDY_PAGE, page.encode())
+    figures = list_figures(study)
+    for name, draw in ((CURVES, draw_learning_curves), (AGREEMENT, draw_faithfulness)):
+        if name in figures:
+            write_whole(folder / name, draw(study).encode())
+    if MEANS in figures:
+        drawing.write_plot(folder / MEANS, draw_means([r for r in results if r.scores], places))
+    return tuple(folder / name for name in (STUDY, STUDY_PAGE, *figures))
 
 
 def draw_means(scored: Sequence[RunResult], places: Mapping[str, Path]) -> Array:

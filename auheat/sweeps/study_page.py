@@ -75,8 +75,31 @@ def write_study_page(study: Mapping[str, Any], prefix: str = "") -> str:
             parts += [f"### {title}, {_name_size(study, 0)}", table]
     if study["runs"]:
         parts += ["### Class by class", _tabulate_classes(study), "### Figures"]
-        parts += [f"![{text}]({prefix}{name})" for name, text in _FIGURES.items()]
+        parts += [f"![{_FIGURES[name]}]({prefix}{name})" for name in list_figures(study)]
     return "\n\n".join(parts) + "\n"
+
+
+def list_figures(study: Mapping[str, Any]) -> list[str]:
+    """Return the names of the figures that a comparison has something to show in.
+
+    Args:
+        study: What study.json holds.
+
+    Returns:
+        Some of `CURVES`, `AGREEMENT` and `MEANS`.
+
+    Example:
+        >>> from auheat.sweeps.study_page import list_figures
+        >>> list_figures({"runs": [{"photos": 0, "gains": {}}]})
+        ['means.png']
+    """
+    runs = study["runs"]
+    shown = {
+        CURVES: any(run["photos"] for run in runs),
+        AGREEMENT: any(run["gains"] and not run["photos"] for run in runs),
+        MEANS: bool(runs),
+    }
+    return [name for name, is_shown in shown.items() if is_shown]
 
 
 _DIFFERENCES = (

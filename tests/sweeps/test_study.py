@@ -298,3 +298,24 @@ def test_a_page_says_how_many_photos_were_asked_for(studied):
     assert "### By votes for the label, 6,000 training photos" in page
     assert "### What is recognised, 9 training photos" in page
     assert "all training photos" not in page
+
+
+def test_a_figure_that_would_be_empty_is_left_out(studied, tmp_path):
+    store, plan, summary, files = studied
+    assert {file.name for file in files} >= {"curves.svg", "agreement.svg", "means.png"}
+    results = read_results(plan, {"": store}, summary.runs)
+    whole = [one for one in results if not one.cell.setting.photos]
+    written = write_study(tmp_path, plan, whole, {"": store})
+    assert {file.name for file in tmp_path.iterdir()} == {file.name for file in written}
+    assert {file.name for file in written} == {
+        "study.json", "study.md", "agreement.svg", "means.png"
+    }  # fmt: skip
+    page = (tmp_path / "study.md").read_text()
+    assert re.findall(r"\]\((.*)\)", page) == ["agreement.svg", "means.png"]
+    study = json.loads((tmp_path / "study.json").read_text())
+    for run in study["runs"]:
+        run["gains"] = {}
+    assert re.findall(r"\]\((.*)\)", write_study_page(study)) == ["means.png"]
+    (nothing := tmp_path / "none").mkdir()
+    written = write_study(nothing, plan, [], {"": store})
+    assert [file.name for file in written] == ["study.json", "study.md"]
