@@ -226,6 +226,9 @@ _WEIGHT = TrainConfig().au_weight
 
 _LOSSES = SubGrid(("cam",), (0.0, _WEIGHT), variants=("", "maps"))
 
+# of fewer photos as many epochs would be fewer steps, and the curve one of training time
+_LONGER = MappingProxyType({"epochs": 2 * int(PRESETS["ferplus"]["epochs"])})
+
 _FERPLUS = (
     replace(_LOSSES, methods=("cam", "layercam", "wildcat", "ts-cam")),
     SubGrid(("cam",), (_WEIGHT,), variants=("mean", "wrong", "faces")),
@@ -234,9 +237,9 @@ _FERPLUS = (
         (0.0, _WEIGHT),
         variants=("", "maps"),
         photos=(2_500, 5_000, 10_000),
-        # as many epochs would be fewer steps, and the curve one of training time
-        training=MappingProxyType({"epochs": 2 * int(PRESETS["ferplus"]["epochs"])}),
+        training=_LONGER,
     ),
+    SubGrid(("cam",), (_WEIGHT,), variants=("mean",), photos=(2_500,), training=_LONGER),
 )
 """What is compared, its controls, and learning curves."""
 

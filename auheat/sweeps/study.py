@@ -130,7 +130,7 @@ def describe_study(
         "format": STUDY_VERSION,
         "auheat": __version__,
         "name": plan.name,
-        "grid": dict(plan.grid),
+        "grid": _leave_out_folders(plan.grid),
         "missing": [c.name for c in plan.cells if c.name not in {r.cell.name for r in scored}],
         "training_hours": round(sum(r.seconds for r in records) / 3600, 3),
         # what a stopped call took beyond its epochs is not known
@@ -145,6 +145,12 @@ def describe_study(
         ],
         "differences": _list_differences(scored, places),
     }
+
+
+def _leave_out_folders(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings as they may be published: a file of weights by its name alone."""
+    weights = settings.get("weights")
+    return {**settings, **({"weights": Path(weights).name} if weights else {})}
 
 
 def _count_photos(scored: Sequence[RunResult], places: Mapping[str, Path]) -> dict[str, Any]:
@@ -174,7 +180,9 @@ def _describe_run(result: RunResult, store: Path) -> dict[str, Any]:
         **_describe_key(key),
         "seed": result.cell.config.seed,
         "train_rows": config["data"]["train_rows"],
-        "config": {k: v for k, v in config["settings"].items() if k not in _NO_MATTER},
+        "config": {
+            k: v for k, v in _leave_out_folders(config["settings"]).items() if k not in _NO_MATTER
+        },
         "best_epoch": read_metadata(folder / BEST).get("epoch"),
         "seconds": result.record.seconds,
         "elapsed": result.record.elapsed,

@@ -101,6 +101,7 @@ def _summarize_curves(study: Mapping[str, Any]) -> list[str]:
             lines.append(
                 f"- **By the number of training photos**, the paper's loss less training without "
                 f"AUs, {METHODS[method].title}: {'; '.join(said)}."
+                f"{_compare_with_controls(study, pairs[0]['photos'])}"
             )
     return lines
 
@@ -124,9 +125,14 @@ def _summarize_elsewhere(study: Mapping[str, Any]) -> list[str]:
 
 
 def find_changes(
-    study: Mapping[str, Any], key: str, first: str, second: str, place: str = ""
+    study: Mapping[str, Any],
+    key: str,
+    first: str,
+    second: str,
+    place: str = "",
+    photos: int = 0,
 ) -> dict[str, Sequence[float | None]]:
-    """Return how a score of runs on all photos differs between two losses, method by method.
+    """Return how a score of runs on as many photos differs between two losses, method by method.
 
     Args:
         study: What study.json holds.
@@ -134,6 +140,7 @@ def find_changes(
         first: What the first were trained with.
         second: What the others were trained with.
         place: Another set that the runs were scored on, by its name; "" for their own.
+        photos: How many training photos they learnt from, 0 for all.
 
     Returns:
         Name of the method -> difference, ends of its interval, deviation over the seeds, p.
@@ -146,7 +153,7 @@ def find_changes(
     changes: dict[str, Sequence[float | None]] = {}
     for pair in study["differences"]:
         scores = pair["elsewhere"].get(place, {}) if place else pair["scores"]
-        if not pair["photos"] and (pair["first"], pair["second"]) == (first, second):
+        if (pair["photos"], pair["first"], pair["second"]) == (photos, first, second):
             changes |= {METHODS[pair["method"]].title: scores[key]} if key in scores else {}
     return changes
 
@@ -230,12 +237,14 @@ def _name_shared(study: Mapping[str, Any], what: str) -> str:
     return "".join(said)
 
 
-def _compare_with_controls(study: Mapping[str, Any]) -> str:
+def _compare_with_controls(study: Mapping[str, Any], photos: int = 0) -> str:
     """Return what accuracy owes to the right class's heatmaps, " ..." or ""."""
+    of_as_many = f" and {photos:,d} photos" if photos else ""
     said = []
     for title, name in _CONTROLS:
-        for method, change in find_changes(study, "accuracy", LOSSES[0], title).items():
-            said.append(f"{name} {format_change('accuracy', change)} with {method}")
+        changes = find_changes(study, "accuracy", LOSSES[0], title, photos=photos)
+        for method, change in changes.items():
+            said.append(f"{name} {format_change('accuracy', change)} with {method}{of_as_many}")
     return f" Its accuracy less that of the controls: {'; '.join(said)}." if said else ""
 
 

@@ -29,8 +29,8 @@ def tool():
 
 
 def test_what_stands_between_marks_is_made_of_the_json(tool):
-    study = json.loads((DOCS / "ferplus.json").read_text())
-    for name, mark, text in tool.list_parts(study):
+    both = [json.loads((DOCS / name).read_text()) for name in (tool.NUMBERS, tool.PUBLISHED)]
+    for name, mark, text in tool.list_parts(*both):
         page = (ROOT / name).read_text()
         assert page.split(f"<!-- {mark} -->\n")[1].split(f"<!-- /{mark} -->")[0] == text
     page = (DOCS / "ferplus.md").read_text()
@@ -43,15 +43,33 @@ def test_the_words_before_the_figures_are_what_the_json_shows():
     text = " ".join((DOCS / "ferplus.md").read_text().split())
     paper, maps = LOSSES
 
-    def changes(key, first=paper, second=WITHOUT, place=""):
-        return find_changes(study, key, first, second, place)
+    def changes(key, first=paper, second=WITHOUT, place="", photos=0):
+        return find_changes(study, key, first, second, place, photos)
 
     assert "raises accuracy by one to two points" in text
     assert {0.0095 < change[0] < 0.02 for change in changes("accuracy").values()} == {True}
-    assert "heatmaps that know no class (a control) raise CAM's accuracy as much" in text
-    (blind,) = changes("accuracy", paper, VARIANTS["mean"].title).values()
-    assert change_direction(blind) == 0
-    assert blind[2] < changes("accuracy")["CAM"][0]  # nearer to the paper's loss than to none
+    assert "CAM's by almost four with 2,500 training photos" in text
+    few = {n: changes("accuracy", photos=n)["CAM"] for n in (2500, 5000, 10000, 0)}
+    assert max(few, key=lambda n: few[n][0]) == 2500
+    assert 0.037 < few[2500][0] < 0.04
+    assert change_direction(few[2500]) == 1
+    assert "(a control) raise CAM's accuracy as much, with few photos and with all" in text
+    for n in (2500, 0):
+        (blind,) = changes("accuracy", paper, VARIANTS["mean"].title, photos=n).values()
+        assert change_direction(blind) == 0
+        assert blind[2] < few[n][0]  # nearer to the paper's loss than to none
+    assert "(those of a wrong class cost 0.7 points of it)" in text
+    (wrong,) = changes("accuracy", paper, VARIANTS["wrong"].title).values()
+    assert (change_direction(wrong), round(100 * wrong[0], 1)) == (1, 0.7)
+    assert "accuracy is not surely changed (-0.6 points, from -1.2 to 0.0)" in text
+    (faces,) = (d["scores"] for d in study["differences"] if d["first"] == VARIANTS["faces"].title)
+    sure = {key: (change_direction(c), round(c[0], 3)) for key, c in faces.items()}
+    assert "two are surely a little lower, CAM-COS by 0.004 and the class margin by 0.014" in text
+    assert {key: c for key, c in sure.items() if c[0]} == {
+        "cam_cos": (-1, -0.004),
+        "class_margin": (-1, -0.014),
+    }
+    assert [round(100 * value, 1) for value in faces["accuracy"][:3]] == [-0.6, -1.2, 0.0]
     assert "on the photos of another set accuracy is not surely changed" in text
     elsewhere = changes("accuracy", place="fer_dev, all")
     assert [change_direction(change) for change in elsewhere.values()] == [0] * 4
@@ -68,7 +86,43 @@ def test_the_words_before_the_figures_are_what_the_json_shows():
     lower = {name for name, change in beside.items() if change_direction(change) < 0}
     assert lower == {"CAM", "WILDCAT"}
     runs = {run["method"] for run in study["runs"]}
-    assert (len(runs), study["photos"]["train"]) == (4, 26937)
+    assert (len(runs), study["photos"]["train"], study["missing"]) == (4, 26937, [])
+
+
+def test_the_words_on_published_weights_are_what_their_json_shows(tool):
+    study, whole = (
+        json.loads((DOCS / name).read_text()) for name in (tool.PUBLISHED, tool.NUMBERS)
+    )
+    text = " ".join((DOCS / "ferplus.md").read_text().split())
+    assert "gains no accuracy that can be told. In numbers" in text
+    assert "it gains none that can be told (-0.2 points, from -1.3 to 0.9)" in text
+    (change,) = find_changes(study, "accuracy", LOSSES[0], WITHOUT).values()
+    assert [round(100 * value, 1) for value in change[:3]] == [-0.2, -1.3, 0.9]
+    assert "gains 2.0 points of accuracy by the paper's loss with as many photos" in text
+    with_as_many = find_changes(whole, "accuracy", LOSSES[0], WITHOUT, photos=5000)["CAM"]
+    assert (round(100 * with_as_many[0], 1), change_direction(with_as_many)) == (2.0, 1)
+    assert "Class maps again draw each class's map to its own regions" in text
+    (change,) = find_changes(study, "class_rank1", LOSSES[1], LOSSES[0]).values()
+    assert change_direction(change) == 1
+    assert "A run takes 0.3 hours on a core that others use, too, and 2.8 GiB of memory" in text
+    assert round(study["elapsed_hours"] / 3, 1) == 0.3
+    assert round(study["peak_bytes"] / 2**30, 1) == 2.8
+    configs = [run["config"] for run in study["runs"]]
+    command = re.search(r"auheat sweep --grid losses[^`]*", text)[0].replace("\\ ", "")
+    for flag in ("backbone", "image_size", "lr", "epochs", "train_photos"):
+        (value,) = {config[flag] for config in configs}
+        (written,) = re.findall(rf"--{flag.replace('_', '-')} (\S+)", command)
+        assert written == str(value) or float(written) == value
+    assert {config["weights"] for config in configs} == {"efficientnet-lite0-57934424.pth"}
+
+
+def test_the_readme_has_a_line_of_each_loss():
+    lines = (ROOT / "README.md").read_text().split("<!-- ferplus -->\n")[1].splitlines()
+    assert [line.split("**")[1] for line in lines[:2]] == [
+        "The paper's loss",
+        "Class maps beside it",
+    ]
+    assert lines[2] == "<!-- /ferplus -->"
 
 
 def test_the_tool_fills_the_documents_and_copies_what_they_show(tool, tmp_path):
@@ -84,7 +138,11 @@ def test_the_tool_fills_the_documents_and_copies_what_they_show(tool, tmp_path):
         (sweep / name).write_bytes(name.encode())
     colors = np.arange(100, dtype=np.uint8).repeat(300).reshape(100, 100, 3)
     Image.fromarray(colors).save(sweep / MEANS)
-    tool.main([str(sweep)], tmp_path)
+    published = tmp_path / "lite0"
+    published.mkdir()
+    shutil.copyfile(DOCS / tool.PUBLISHED, published / "study.json")
+    tool.main([str(sweep), str(published)], tmp_path)
+    assert (tmp_path / "docs" / tool.PUBLISHED).read_bytes() == (DOCS / tool.PUBLISHED).read_bytes()
     pages = {
         name: (tmp_path / name).read_text()
         for name in ("README.md", "docs/results.md", "docs/ferplus.md")

@@ -291,6 +291,7 @@ def test_the_ferplus_grid_has_losses_controls_and_learning_curves_of_three_seeds
         (m, *rest, 0) for m in methods for rest in ((0.0, ""), (4.0, ""), (4.0, "maps"))
     }  # fmt: skip
     wanted |= {("cam", 4.0, variant, 0) for variant in ("mean", "wrong", "faces")}
+    wanted |= {("cam", 4.0, "mean", 2500)}
     wanted |= {
         ("cam", *rest, n)
         for n in (2500, 5000, 10000)
@@ -298,7 +299,7 @@ def test_the_ferplus_grid_has_losses_controls_and_learning_curves_of_three_seeds
     }
     made = Counter((s.method, s.au_weight, s.variant, s.photos) for s in settings_of(plan))
     assert made == dict.fromkeys(wanted, 3)
-    assert len({cell.name for cell in plan.cells}) == len(plan.cells) == 72
+    assert len({cell.name for cell in plan.cells}) == len(plan.cells) == 75
     for cell in plan.cells:
         config, s = cell.config, cell.setting
         assert (config.preset, config.method, config.au_weight) == (
@@ -326,6 +327,7 @@ def test_the_ferplus_grid_takes_other_methods_seeds_and_epochs():
         ("wildcat", "", False): 2,
         ("wildcat", "maps", False): 1,
         ("wildcat", "mean", False): 1,
+        ("wildcat", "mean", True): 1,
         ("wildcat", "wrong", False): 1,
         ("wildcat", "faces", False): 1,
         ("wildcat", "", True): 6,

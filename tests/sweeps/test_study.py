@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -138,6 +139,21 @@ def test_the_studys_json_has_each_runs_config_cost_and_scores(studied):
         assert row["per_class"]["Happiness"]["accuracy"] == pytest.approx(
             np.mean(recalls), abs=1e-6
         )
+
+
+def test_a_study_names_the_file_of_weights_without_its_folder(studied, tmp_path):
+    store, plan, summary, _ = studied
+    name = plan.cells[0].name
+    shutil.copytree(store / "runs" / name, tmp_path / "runs" / name)
+    file = tmp_path / "runs" / name / "config.json"
+    config = json.loads(file.read_text())
+    config["settings"]["weights"] = "/home/someone/weights/lite0.pth"
+    file.write_text(json.dumps(config))
+    weights = {"weights": "/home/someone/weights/lite0.pth"}
+    plan = replace(plan, cells=plan.cells[:1], grid={**plan.grid, **weights})
+    study = describe_study(plan, read_results(plan, {"": tmp_path}, summary.runs), {"": tmp_path})
+    assert study["grid"]["weights"] == study["runs"][0]["config"]["weights"] == "lite0.pth"
+    assert "someone" not in json.dumps(study)
 
 
 def test_the_study_has_the_scores_by_votes_and_on_other_sets(studied):
