@@ -33,7 +33,7 @@ from .runs import preset_option, training_options
     section="Grid",
     help="A grid by name. demo: 9 narrow runs for the set of `auheat demo`, about half an hour; "
     "paper: tables 1 to 3 and figure 5, 67 runs; losses: each method without AUs, with the paper's "
-    "loss, and with class maps; ferplus: that with controls and learning curves, 75 runs, hours.",
+    "loss, and with class maps; ferplus: that with controls and learning curves, 87 runs, hours.",
 )
 @option(
     "--methods",

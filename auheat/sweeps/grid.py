@@ -231,7 +231,9 @@ _LONGER = MappingProxyType({"epochs": 2 * int(PRESETS["ferplus"]["epochs"])})
 
 _FERPLUS = (
     replace(_LOSSES, methods=("cam", "layercam", "wildcat", "ts-cam")),
-    SubGrid(("cam",), (_WEIGHT,), variants=("mean", "wrong", "faces")),
+    # of LayerCAM these would be CAM's networks once more
+    SubGrid(("cam", "wildcat", "ts-cam"), (_WEIGHT,), variants=("mean", "wrong")),
+    SubGrid(("cam",), (_WEIGHT,), variants=("faces",)),
     SubGrid(
         ("cam",),
         (0.0, _WEIGHT),

@@ -97,7 +97,7 @@ def plan_sweep(
 def _choose_methods(grids: Sequence[SubGrid], methods: Sequence[str] | None) -> tuple[SubGrid, ...]:
     """Return a grid's parts for other methods.
 
-    Beside a part of several methods, those of one are of the first alone.
+    Beside parts of several methods, those of one are of the first alone.
     """
     if methods is None:
         return tuple(grids)
@@ -105,9 +105,9 @@ def _choose_methods(grids: Sequence[SubGrid], methods: Sequence[str] | None) -> 
     check_distinct("--methods", methods, str)
     if not methods:
         raise RequestError("--methods: an empty list (leave it out)")
-    several = next((part for part in grids if len(part.methods) > 1), None)
+    most = max(len(part.methods) for part in grids)
     return tuple(
-        replace(part, methods=tuple(methods if several in (part, None) else methods[:1]))
+        replace(part, methods=tuple(methods if len(part.methods) > 1 or most == 1 else methods[:1]))
         for part in grids
     )
 

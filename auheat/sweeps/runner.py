@@ -148,7 +148,7 @@ def sweep(
     Args:
         store: Folder of the shards and the sweep; None: $AUHEAT_STORE, else auheat-data.
         grid: A grid by name: "demo" (9 narrow runs), "paper" (tables 1 to 3 and figure 5, 67
-            runs), "ferplus" (AU losses, controls and learning curves, 75 runs); "none": every
+            runs), "ferplus" (AU losses, controls and learning curves, 87 runs); "none": every
             combination of what follows.
         methods: Names of methods; None: the preset's, or the grid's.
         au_weights: Weights of the AU loss, 0 or more, 0 for none; None: 0 and the preset's.

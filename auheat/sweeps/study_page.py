@@ -59,7 +59,7 @@ def write_study_page(study: Mapping[str, Any], prefix: str = "") -> str:
         >>> from auheat.sweeps.planner import plan_sweep
         >>> from auheat.sweeps.study import describe_study
         >>> from auheat.sweeps.study_page import write_study_page
-        >>> "0 of 75 runs" in write_study_page(describe_study(plan_sweep("ferplus"), [], {}))
+        >>> "0 of 87 runs" in write_study_page(describe_study(plan_sweep("ferplus"), [], {}))
         True
     """
     parts = [*_list_changes(study), _describe_cost(study)]

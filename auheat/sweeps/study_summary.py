@@ -243,8 +243,11 @@ def _compare_with_controls(study: Mapping[str, Any], photos: int = 0) -> str:
     said = []
     for title, name in _CONTROLS:
         changes = find_changes(study, "accuracy", LOSSES[0], title, photos=photos)
-        for method, change in changes.items():
-            said.append(f"{name} {format_change('accuracy', change)} with {method}{of_as_many}")
+        of_each = [
+            f"{format_change('accuracy', change)} with {method}{of_as_many}"
+            for method, change in changes.items()
+        ]
+        said += [f"{name} {', '.join(of_each)}"] if of_each else []
     return f" Its accuracy less that of the controls: {'; '.join(said)}." if said else ""
 
 

@@ -290,8 +290,9 @@ def test_the_ferplus_grid_has_losses_controls_and_learning_curves_of_three_seeds
     wanted = {
         (m, *rest, 0) for m in methods for rest in ((0.0, ""), (4.0, ""), (4.0, "maps"))
     }  # fmt: skip
-    wanted |= {("cam", 4.0, variant, 0) for variant in ("mean", "wrong", "faces")}
-    wanted |= {("cam", 4.0, "mean", 2500)}
+    controlled = ("cam", "wildcat", "ts-cam")  # LayerCAM's networks are CAM's
+    wanted |= {(m, 4.0, variant, 0) for m in controlled for variant in ("mean", "wrong")}
+    wanted |= {("cam", 4.0, "faces", 0), ("cam", 4.0, "mean", 2500)}
     wanted |= {
         ("cam", *rest, n)
         for n in (2500, 5000, 10000)
@@ -299,7 +300,7 @@ def test_the_ferplus_grid_has_losses_controls_and_learning_curves_of_three_seeds
     }
     made = Counter((s.method, s.au_weight, s.variant, s.photos) for s in settings_of(plan))
     assert made == dict.fromkeys(wanted, 3)
-    assert len({cell.name for cell in plan.cells}) == len(plan.cells) == 75
+    assert len({cell.name for cell in plan.cells}) == len(plan.cells) == 87
     for cell in plan.cells:
         config, s = cell.config, cell.setting
         assert (config.preset, config.method, config.au_weight) == (
@@ -333,6 +334,8 @@ def test_the_ferplus_grid_takes_other_methods_seeds_and_epochs():
         ("wildcat", "", True): 6,
         ("wildcat", "maps", True): 3,
         ("apvit", "", False): 2,
+        ("apvit", "mean", False): 1,
+        ("apvit", "wrong", False): 1,
     }
 
 

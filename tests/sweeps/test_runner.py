@@ -805,7 +805,7 @@ def test_a_published_set_is_extracted_and_rendered_before_the_runs(tmp_path, mon
         ("render", (store,), {"codebook": "martinez", "map_size": 28}),
         "runs",
     ]
-    assert len(json.loads((tmp_path / "study.json").read_text())["missing"]) == 75
+    assert len(json.loads((tmp_path / "study.json").read_text())["missing"]) == 87
 
 
 def test_the_papers_grid_takes_stores_and_no_published_set(tmp_path):

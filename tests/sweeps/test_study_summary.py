@@ -111,6 +111,7 @@ def test_the_controls_say_what_accuracy_owes_to_the_right_class():
         "differences": [
             pair("cam", {"accuracy": SURE_UP}),
             pair("cam", {"accuracy": UNSURE}, second=blind),
+            pair("ts-cam", {"accuracy": SURE_DOWN}, second=blind),
             pair("cam", {"accuracy": SURE_UP}, second=wrong),
             pair("cam", {"accuracy": SURE_UP}, MAPS, PAPER),
         ]
@@ -118,7 +119,8 @@ def test_the_controls_say_what_accuracy_owes_to_the_right_class():
     first, second = summarize_study(study).splitlines()
     assert first.endswith(
         "Its accuracy less that of the controls: heatmaps that know no class +0.4 [-1.0, +2.0] "
-        "(p = 0.010) with CAM; heatmaps of a wrong class +2.0 [+1.0, +3.0] (p = 0.030) with CAM."
+        "(p = 0.010) with CAM, -1.0 [-1.5, -0.5] (p = 0.030) with TS-CAM; "
+        "heatmaps of a wrong class +2.0 [+1.0, +3.0] (p = 0.030) with CAM."
     )
     assert "control" not in second
 
