@@ -39,7 +39,8 @@ from .runs import preset_option, training_options
     "--methods",
     type=Listed(METHOD),
     section="Grid",
-    help="Such as cam,layercam; those of `train --method`  [default: cam]",
+    help="Such as cam,layercam; those of `train --method`; beside --grid ferplus learning curves "
+    "are of the first  [default: cam, or the grid's]",
 )
 @option(
     "--au-weights",
